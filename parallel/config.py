@@ -1,0 +1,214 @@
+"""The configuration of a run: one dataclass per Hydra group, validated when it is made.
+
+`conf/` holds the values and this file the types, defaults and rules. Nothing here imports Hydra: the entry
+points turn a composed configuration into a `Config`, and everything below them takes these dataclasses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+MODELS = ("alexnet",)
+VARIANTS = ("owt", "original", "ungrouped")
+INITS = ("kaiming", "paper", "torch")
+DATA_SETS = ("digits", "tiny_imagenet", "dogs_vs_cats", "imagenet", "synthetic")
+STRATEGIES = ("single", "data_parallel", "model_parallel", "one_weird_trick", "from_file", "ddp")
+PRECISIONS = ("fp32", "bf16", "fp64")
+SCHEDULES = ("constant", "step", "cosine")
+LR_SCALINGS = ("none", "linear", "sqrt")
+PIPELINES = ("fill_drain", "1f1b")
+UPDATES = ("step", "pass")
+
+
+def require(ok: bool, name: str, value: object, rule: str) -> None:
+    """Raise `ValueError` with a sentence that names the field, the value and the rule it breaks."""
+    if not ok:
+        raise ValueError(f"{name}={value} {rule}")
+
+
+def require_one_of(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise `ValueError` unless `value` is one of `choices`."""
+    require(value in choices, name, value, f"is not known; it must be one of {', '.join(choices)}")
+
+
+@dataclass
+class ModelConfig:
+    """Which network, and at what size."""
+
+    name: str = "alexnet"
+    variant: str = "owt"
+    num_classes: int | None = None
+    """None: as many as the data set has."""
+    image_size: int = 64
+    """Height and width of the input in pixels."""
+    init: str = "kaiming"
+    dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        require_one_of("model.name", self.name, MODELS)
+        require_one_of("model.variant", self.variant, VARIANTS)
+        require_one_of("model.init", self.init, INITS)
+        require(self.num_classes is None or self.num_classes >= 2, "model.num_classes", self.num_classes,
+                "must be at least 2")
+        require(self.image_size >= 63, "model.image_size", self.image_size,
+                "is too small: AlexNet's three poolings need at least 63 pixels")
+        require(0.0 <= self.dropout < 1.0, "model.dropout", self.dropout, "must be in [0, 1)")
+
+
+@dataclass
+class DataConfig:
+    """Which data set, where it lies, and how its images are prepared."""
+
+    name: str = "digits"
+    root: str | None = None
+    """Folder of the data set as it is distributed; digits and synthetic need none."""
+    cache: str = ".cache/parallel"
+    """Folder of the decoded uint8 caches."""
+    cache_limit_gb: float = 64.0
+    """A decoded cache larger than this is not made: the images stay JPEG and are decoded by batch."""
+    stored_size: int | None = None
+    """Side in pixels of the stored square image, at least model.image_size. None: model.image_size, or with crop
+    8/7 of it (256 for 224)."""
+    crop: bool = False
+    """Train on a random crop of the stored image (validation: the centre)."""
+    flip: bool = False
+    """Train on a random horizontal flip."""
+    train_images: int | None = None
+    """Use only this many training images (synthetic: make this many). None: all."""
+    val_images: int | None = None
+    """Likewise for validation."""
+    num_classes: int = 1000
+    """Of synthetic data; the real sets bring their own."""
+    decoders: int | None = None
+    """Processes that decode while a cache is built. None: one per core."""
+
+    def __post_init__(self) -> None:
+        require_one_of("data.name", self.name, DATA_SETS)
+        require(self.stored_size is None or self.stored_size >= 1, "data.stored_size", self.stored_size,
+                "must be at least 1 pixel")
+        require(self.cache_limit_gb >= 0, "data.cache_limit_gb", self.cache_limit_gb, "must not be negative")
+        for name in ("train_images", "val_images", "decoders"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"data.{name}", value, "must be at least 1")
+        require(self.num_classes >= 2, "data.num_classes", self.num_classes, "must be at least 2")
+
+
+@dataclass
+class StrategyConfig:
+    """Which plan: `parallel/strategies/` has a page for each name."""
+
+    name: str = "single"
+    scheme: str | None = None
+    """model_parallel: layers or tensor; one_weird_trick: a, b or c."""
+    micro_batches: int = 1
+    """model_parallel, scheme layers: 1 is the naive split, more a pipeline."""
+    pipeline: str = "1f1b"
+    """Order of the micro-batches: fill_drain or 1f1b."""
+    update: str = "step"
+    """one_weird_trick: when the fully connected weights are updated, once per step or every pass."""
+    path: str | None = None
+    """from_file: the plan file."""
+    bucket_mb: float = 25.0
+    """ddp: torch's bucket_cap_mb."""
+
+    def __post_init__(self) -> None:
+        require_one_of("strategy", self.name, STRATEGIES)
+        require_one_of("strategy.pipeline", self.pipeline, PIPELINES)
+        require_one_of("strategy.update", self.update, UPDATES)
+        require(self.micro_batches >= 1, "strategy.micro_batches", self.micro_batches, "must be at least 1")
+        require(self.bucket_mb > 0, "strategy.bucket_mb", self.bucket_mb, "must be positive")
+
+
+@dataclass
+class ClusterConfig:
+    """What the workers run on."""
+
+    device: str = "auto"
+    """auto, cpu or cuda (one GPU per worker)."""
+    backend: str = "auto"
+    """auto, gloo or nccl."""
+    threads: int = 1
+    """CPU threads of each worker."""
+    timeout_s: float = 60.0
+    """How long a collective may wait for a peer before the run ends."""
+
+    def __post_init__(self) -> None:
+        require_one_of("cluster.device", self.device, ("auto", "cpu", "cuda"))
+        require_one_of("cluster.backend", self.backend, ("auto", "gloo", "nccl"))
+        require(self.threads >= 1, "cluster.threads", self.threads, "must be at least 1")
+        require(self.timeout_s > 0, "cluster.timeout_s", self.timeout_s, "must be positive")
+
+
+@dataclass
+class TrainerConfig:
+    """How the model is trained: equal for every strategy that is compared."""
+
+    epochs: int = 3
+    batch_size: int = 32
+    """Global: over all workers."""
+    precision: str = "fp32"
+    seed: int = 0
+    lr: float = 0.002
+    momentum: float = 0.9
+    weight_decay: float = 0.0005
+    schedule: str = "constant"
+    """constant; step: lr × gamma every step_epochs; cosine: to zero over the epochs."""
+    step_epochs: int = 30
+    gamma: float = 0.1
+    lr_scaling: str = "none"
+    """How lr follows the batch: none, or × (batch_size / base_batch_size), linear or its square root."""
+    base_batch_size: int = 128
+    channels_last: bool = True
+    compile: bool = False
+    warmup_steps: int = 2
+    """Untimed steps before the first epoch; they change no weight."""
+
+    def __post_init__(self) -> None:
+        require_one_of("trainer.precision", self.precision, PRECISIONS)
+        require_one_of("trainer.schedule", self.schedule, SCHEDULES)
+        require_one_of("trainer.lr_scaling", self.lr_scaling, LR_SCALINGS)
+        for name in ("epochs", "batch_size", "step_epochs", "base_batch_size"):
+            require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "must be at least 1")
+        require(self.lr > 0, "trainer.lr", self.lr, "must be positive")
+        require(0 <= self.momentum < 1, "trainer.momentum", self.momentum, "must be in [0, 1)")
+        require(self.weight_decay >= 0, "trainer.weight_decay", self.weight_decay, "must not be negative")
+        require(self.gamma > 0, "trainer.gamma", self.gamma, "must be positive")
+        require(self.warmup_steps >= 0, "trainer.warmup_steps", self.warmup_steps, "must not be negative")
+        require(self.seed >= 0, "trainer.seed", self.seed, "must not be negative")
+
+
+@dataclass
+class TrackerConfig:
+    """Where the epochs are sent besides the record on disk."""
+
+    name: str = "wandb"
+    """wandb or none."""
+    project: str = "parallel"
+    mode: str = "auto"
+    """auto: online with a key, offline without; or online, offline."""
+
+    def __post_init__(self) -> None:
+        require_one_of("tracker", self.name, ("wandb", "none"))
+        require_one_of("tracker.mode", self.mode, ("auto", "online", "offline"))
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
+    workers: int | None = None
+    """How many workers the plan is for. None: the world that torchrun made. `single` always takes one."""
+    sweep: str | None = None
+    """The sweep that this run belongs to: the W&B group."""
+
+    def __post_init__(self) -> None:
+        require(self.workers is None or self.workers >= 1, "workers", self.workers, "must be at least 1")
+        stored = self.data.stored_size
+        require(stored is None or stored >= self.model.image_size, "data.stored_size", stored,
+                f"must be at least model.image_size={self.model.image_size}")

@@ -1,0 +1,106 @@
+"""AlexNet in its three published variants: one plain PyTorch definition that knows nothing of parallelism."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What distinguishes one published AlexNet from the next."""
+
+    channels: tuple[int, int, int, int, int]
+    """Output channels of conv1 to conv5."""
+    groups: tuple[int, int, int, int, int]
+    """Groups of conv1 to conv5: 2 where the 2012 network kept its two GPUs' feature maps apart."""
+    normalised: bool
+    """Local response normalisation after the first two convolutions."""
+    dropout_first: bool
+    """Dropout before fc6 and fc7 (2014) or after them (2012)."""
+
+
+VARIANTS = {
+    # Krizhevsky 2014, "One weird trick", footnote 1: a single tower. 61,100,840 parameters at 1000 classes.
+    "owt": Variant((64, 192, 384, 256, 256), (1, 1, 1, 1, 1), normalised=False, dropout_first=True),
+    # Krizhevsky, Sutskever, Hinton 2012, section 3: two towers. 60,965,224 parameters.
+    "original": Variant((96, 256, 384, 384, 256), (1, 2, 1, 2, 2), normalised=True, dropout_first=False),
+    # The 2012 network with the towers joined, as single-GPU code writes it. 62,378,344 parameters.
+    "ungrouped": Variant((96, 256, 384, 384, 256), (1, 1, 1, 1, 1), normalised=True, dropout_first=False),
+}
+
+
+class AlexNet(nn.Sequential):
+    """AlexNet for `num_classes` classes: images [n, 3, s, s] to logits [n, num_classes].
+
+    At 224 (or 227) pixels the last pooling gives a 6×6 map, and `avgpool`, an adaptive average to 6×6, changes
+    nothing. Smaller images leave a smaller map (64 pixels: 1×1), which `avgpool` repeats to 6×6; larger ones are
+    averaged down. So fc6 has 9216 inputs, and the network the same number of parameters, at every image size.
+    """
+
+    def __init__(self, *, variant: str, num_classes: int, dropout: float, init: str) -> None:
+        v = VARIANTS[variant]
+        kernels, strides, paddings = (11, 5, 3, 3, 3), (4, 1, 1, 1, 1), (2, 2, 1, 1, 1)
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        width = 3
+        for i in range(5):
+            layers[f"conv{i + 1}"] = nn.Conv2d(
+                width, v.channels[i], kernels[i], strides[i], paddings[i], groups=v.groups[i]
+            )
+            layers[f"relu{i + 1}"] = nn.ReLU()
+            if v.normalised and i < 2:
+                # alpha is divided by the window's size in PyTorch and not in the 2012 paper (section 3.3).
+                layers[f"norm{i + 1}"] = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+            if i in (0, 1, 4):
+                layers[f"pool{i + 1}"] = nn.MaxPool2d(3, 2)
+            width = v.channels[i]
+        layers["avgpool"] = nn.AdaptiveAvgPool2d(6)
+        layers["flatten"] = nn.Flatten()
+        width *= 36
+        for i in (6, 7):
+            if v.dropout_first:
+                layers[f"drop{i}"] = nn.Dropout(dropout)
+            layers[f"fc{i}"] = nn.Linear(width, 4096)
+            layers[f"relu{i}"] = nn.ReLU()
+            if not v.dropout_first:
+                layers[f"drop{i}"] = nn.Dropout(dropout)
+            width = 4096
+        layers["fc8"] = nn.Linear(width, num_classes)
+        super().__init__(layers)
+        INITS[init](self)
+
+
+def init_torch(model: nn.Module) -> None:
+    """PyTorch's default (uniform in ±1/√fan_in): what the layers did when they were made."""
+
+
+def init_paper(model: nn.Module) -> None:
+    """Krizhevsky et al. 2012, section 5: weights N(0, 0.01²); biases 1 in conv2, conv4, conv5, fc6, fc7, else 0."""
+    ones = {"conv2", "conv4", "conv5", "fc6", "fc7"}
+    for name, layer in model.named_children():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.normal_(layer.weight, std=0.01)
+            if layer.bias is not None:
+                nn.init.constant_(layer.bias, 1.0 if name in ones else 0.0)
+
+
+def init_kaiming(model: nn.Module) -> None:
+    """He et al. 2015, section 2.2, fan-in: weights N(0, 2/fan_in), biases 0."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+INITS = {"torch": init_torch, "paper": init_paper, "kaiming": init_kaiming}
+
+
+def alexnet(*, variant: str, num_classes: int, dropout: float, init: str, seed: int) -> AlexNet:
+    """AlexNet with the weights that `seed` gives, whatever the state of the global generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AlexNet(variant=variant, num_classes=num_classes, dropout=dropout, init=init)

@@ -1,0 +1,45 @@
+"""Element-wise ops: every part needs exactly its own box."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from parallel.ops.dropout import dropout_mask
+from parallel.ops.op import Context, Op, Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReLU(Op):
+    """max(x, 0)."""
+
+    @property
+    def dims(self) -> str:
+        return "nchw"[: len(self.shape) + 1]
+
+    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+        return F.relu(xs[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropout(Op):
+    """Zero each element with probability p and scale the rest by 1/(1−p), the same ones whatever the split."""
+
+    p: float
+
+    @property
+    def dims(self) -> str:
+        return "nchw"[: len(self.shape) + 1]
+
+    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+        x = xs[0]
+        if not context.training or self.p == 0.0:
+            return x
+        return x * dropout_mask(
+            key=context.key, op=zlib.crc32(self.name.encode()), samples=context.samples, box=part.box,
+            shape=self.shape, p=self.p, dtype=x.dtype,
+        )
