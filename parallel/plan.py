@@ -1,0 +1,238 @@
+"""Plans: a layout for every op, the scheme of the exchanges, the number of micro-batches.
+
+A layout cuts an op's output in some dims and says which worker holds which part. Parts are numbered row-major over
+the dims n, c, k, h, w; part i is held by `on[i]`. The text form of a layout is `n2 c2 @0,1,2,3`; a plan's is YAML:
+
+    workers: 4
+    micro_batches: 1
+    ops:
+      conv1: {n: 4, on: [0, 1, 2, 3]}
+      fc6: {c: 3, on: [0, 1, 2]}
+      fc8: {on: [0]}
+
+An op that is not named follows the producer of its first input; see `follow`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import yaml
+
+from parallel.box import Box, Span, cut
+from parallel.config import PIPELINES, UPDATES, require, require_one_of
+from parallel.graph import INPUT, Graph
+from parallel.ops import DIMS, Op, Part
+
+SCHEMES = ("a", "b", "c")
+"""How data-parallel ops hand over to the rest (Krizhevsky 2014, section 4): a at once; b workers take turns;
+c every worker sends 1/K of its samples per pass."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A degree per dim and the worker of each part."""
+
+    on: tuple[int, ...]
+    n: int = 1
+    c: int = 1
+    k: int = 1
+    h: int = 1
+    w: int = 1
+
+    def __post_init__(self) -> None:
+        for dim in DIMS:
+            require(getattr(self, dim) >= 1, dim, getattr(self, dim), "must be a degree of at least 1")
+        require(math.prod(self.degrees) == len(self.on), "on", list(self.on),
+                f"must name as many workers as there are parts, {math.prod(self.degrees)}")
+        require(len(set(self.on)) == len(self.on), "on", list(self.on), "must not name a worker twice")
+        require(all(worker >= 0 for worker in self.on), "on", list(self.on), "must name workers from 0")
+
+    @property
+    def degrees(self) -> tuple[int, ...]:
+        return tuple(getattr(self, dim) for dim in DIMS)
+
+    def index(self, worker: int) -> dict[str, int]:
+        """Index along each dim of the part that `worker` holds."""
+        rest, found = self.on.index(worker), {}
+        for dim, degree in zip(reversed(DIMS), reversed(self.degrees), strict=True):
+            rest, found[dim] = divmod(rest, degree)
+        return found
+
+    def part(self, op: Op, worker: int, samples: Span) -> Part:
+        """The part of `op` that `worker` holds, for the samples `samples` of the global batch."""
+        index = self.index(worker)
+        start, stop = cut(samples[1] - samples[0], self.n, index["n"])
+        spans = [(samples[0] + start, samples[0] + stop)]
+        for dim, size in zip("chw", op.shape, strict=False):
+            spans.append(cut(size, getattr(self, dim), index[dim]))
+        return Part(Box(tuple(spans)), cut(op.extent("k"), self.k, index["k"]) if self.k > 1 else None)
+
+    def __str__(self) -> str:
+        cuts = [f"{dim}{degree}" for dim, degree in zip(DIMS, self.degrees, strict=True) if degree > 1]
+        return " ".join([*cuts, "@" + ",".join(map(str, self.on))])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where every op of a graph is computed, and in what order. Made by `make_plan` or `read_plan`, which check it."""
+
+    workers: int
+    layouts: Mapping[str, Layout] = field(hash=False)
+    micro_batches: int = 1
+    scheme: str = "a"
+    pipeline: str = "1f1b"
+    update: str = "step"
+
+    def __post_init__(self) -> None:
+        require(self.workers >= 1, "workers", self.workers, "must be at least 1")
+        require(self.micro_batches >= 1, "micro_batches", self.micro_batches, "must be at least 1")
+        require_one_of("scheme", self.scheme, SCHEMES)
+        require_one_of("pipeline", self.pipeline, PIPELINES)
+        require_one_of("update", self.update, UPDATES)
+        require(self.update == "step" or self.scheme in ("b", "c"), "update", self.update,
+                f"needs passes, which scheme={self.scheme} has not")
+
+    def __getitem__(self, op: str) -> Layout:
+        return self.layouts[op]
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that differ for different plans."""
+        return hashlib.sha256(str(self).encode()).hexdigest()[:8]
+
+    def __str__(self) -> str:
+        head = {
+            "workers": self.workers,
+            "micro_batches": self.micro_batches,
+            "scheme": self.scheme,
+            "pipeline": self.pipeline,
+            "update": self.update,
+        }
+        lines = [f"{key}: {value}" for key, value in head.items()] + ["ops:"]
+        for name, layout in self.layouts.items():
+            cuts = [f"{dim}: {getattr(layout, dim)}" for dim in DIMS if getattr(layout, dim) > 1]
+            lines.append(f"  {name}: {{{', '.join([*cuts, f'on: {list(layout.on)}'])}}}")
+        return "\n".join(lines) + "\n"
+
+
+def follow(op: Op, layout: Layout) -> Layout:
+    """The layout of an op that follows a producer's: the same parts on the same workers where the op allows it.
+
+    A degree in a dim that the op cannot be split in, or in which it has too few positions, moves to c (after the
+    producer's own c), or else to n. So a k split is followed by a split of the reduced output in c, a split feature
+    map by split features, and the loss by a split in n alone.
+    """
+    degrees = {dim: getattr(layout, dim) for dim in DIMS}
+    for dim in "khwc":
+        fits = dim in op.dims and dim != "k" and degrees[dim] <= op.extent(dim)
+        if degrees[dim] > 1 and not fits:
+            target = "c" if dim != "c" and "c" in op.dims and degrees["c"] * degrees[dim] <= op.extent("c") else "n"
+            degrees[target] *= degrees[dim]
+            degrees[dim] = 1
+    return Layout(on=layout.on, **degrees)
+
+
+def make_plan(graph: Graph, workers: int, layouts: Mapping[str, Layout], **settings: Any) -> Plan:
+    """The plan with a layout for every op of `graph`: those given, and for the rest `follow`.
+
+    Raises `ValueError`, with the op, the value and the rule, for a plan that is not legal.
+    """
+    for name in layouts:
+        require(name in graph, "ops", name, f"is not an op of the model; its ops are {', '.join(graph.names)}")
+    complete: dict[str, Layout] = {}
+    for op in graph:
+        if op.name in layouts:
+            layout = layouts[op.name]
+        elif op.inputs[0] == INPUT:
+            raise ValueError(f"ops.{op.name}: the first op must be named, for the others follow it")
+        else:
+            layout = follow(op, complete[op.inputs[0]])
+        _check(op, layout, workers)
+        complete[op.name] = layout
+    plan = Plan(workers=workers, layouts=complete, **settings)
+    if plan.scheme != "a":
+        first = plan[graph.ops[0].name]
+        require(first.n == len(first.on), "scheme", plan.scheme, f"needs its first op split in n alone, not {first}")
+        require(plan.micro_batches == first.n, "micro_batches", plan.micro_batches,
+                f"must be the number of passes of scheme {plan.scheme}, one for each of {first.n} workers")
+    return plan
+
+
+def _check(op: Op, layout: Layout, workers: int) -> None:
+    where = f"ops.{op.name}"
+    for worker in layout.on:
+        require(worker < workers, f"{where}.on", list(layout.on), f"names a worker that workers={workers} has not")
+    for dim, degree in zip(DIMS, layout.degrees, strict=True):
+        if degree == 1:
+            continue
+        require(dim in op.dims, f"{where}.{dim}", degree,
+                f"splits a dim that {type(op).__name__} cannot be split in; it has {', '.join(op.dims)}")
+        if dim != "n":
+            require(degree <= op.extent(dim), f"{where}.{dim}", degree,
+                    f"is more parts than the dim has positions, {op.extent(dim)}")
+
+
+def check_batch(graph: Graph, plan: Plan, batch_size: int) -> None:
+    """Raise `ValueError` if a global batch of this size cannot be cut as the plan wants it."""
+    require(batch_size % plan.micro_batches == 0, "trainer.batch_size", batch_size,
+            f"must be a multiple of the plan's micro_batches={plan.micro_batches}")
+    samples = batch_size // plan.micro_batches
+    for op in graph:
+        require(plan[op.name].n <= samples, "trainer.batch_size", batch_size,
+                f"is too small: {op.name} is split in n into {plan[op.name].n} parts of {samples} samples"
+                + (f" (1 of {plan.micro_batches} micro-batches)" if plan.micro_batches > 1 else ""))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads the word `on` as true; a plan means the word."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def read_plan(text: str, graph: Graph, workers: int | None = None) -> Plan:
+    """The plan in `text`, checked against the graph and, if it is given, the number of workers."""
+    try:
+        data = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"the plan is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict) or not isinstance(data.get("ops"), dict):
+        raise ValueError("the plan must be a mapping with the keys workers and ops")
+    known = ("workers", "micro_batches", "scheme", "pipeline", "update", "ops")
+    for key in data:
+        require(key in known, "plan", key, f"is not a key of a plan; its keys are {', '.join(known)}")
+    for key in ("workers", "micro_batches"):
+        require(key not in data or type(data[key]) is int, key, data.get(key), "must be a whole number")
+    require("workers" in data, "workers", None, "must be given in the plan")
+    require(workers in (None, data["workers"]), "workers", workers,
+            f"does not fit the plan, which is for {data['workers']}")
+    settings = {key: data[key] for key in known[1:-1] if key in data}
+    return make_plan(graph, data["workers"], {name: _read_layout(name, value) for name, value in data["ops"].items()},
+                     **settings)
+
+
+def _read_layout(name: str, value: object) -> Layout:
+    where = f"ops.{name}"
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}={value} must be a mapping such as {{n: 2, on: [0, 1]}}")
+    for key, entry in value.items():
+        require(key == "on" or key in DIMS, where, key, f"is neither `on` nor one of the dims {', '.join(DIMS)}")
+        require(key == "on" or type(entry) is int, f"{where}.{key}", entry, "must be a whole number")
+    on = value.get("on")
+    if not isinstance(on, list) or not all(type(worker) is int for worker in on):
+        raise ValueError(f"{where}.on={on} must be a list of workers such as [0, 1]")
+    try:
+        return Layout(**{**value, "on": tuple(on)})
+    except ValueError as error:
+        raise ValueError(f"{where}.{error}") from error

@@ -1,0 +1,89 @@
+"""In which order the segments of the micro-batches are computed: fill-drain, or one forward one backward (1F1B).
+
+Both come from one list scheduler over unit costs (forward 1, backward 2). A task runs when the tasks that it depends
+on have ended and all its workers are idle; among the ready ones,
+
+    fill_drain  forwards go before backwards (GPipe, Huang et al. 2019);
+    1f1b        backwards go first, and a segment holds no more micro-batches in flight than there are pipeline stages
+                from it to the loss (PipeDream-flush, Narayanan et al. 2021, section 2.2).
+
+The order of their starts is a total order that respects every dependency. All workers follow it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Task:
+    """Forward or backward of a segment for a micro-batch (None: all of them)."""
+
+    backward: bool
+    segment: int
+    micro_batch: int | None
+
+
+def schedule(
+    workers: Sequence[frozenset[int]], merged: Sequence[bool], edges: Sequence[tuple[int, int]], micro_batches: int,
+    pipeline: str,
+) -> list[Task]:
+    """The order of all tasks. `workers` and `merged` are per segment, `edges` are (producer, consumer) segments."""
+    count = len(workers)
+    after: Mapping[int, list[int]] = {s: [c for p, c in edges if p == s] for s in range(count)}
+    before: Mapping[int, list[int]] = {s: [p for p, c in edges if c == s] for s in range(count)}
+
+    def tasks_of(segment: int, backward: bool) -> list[Task]:
+        batches: Sequence[int | None] = [None] if merged[segment] else range(micro_batches)
+        return [Task(backward, segment, m) for m in batches]
+
+    def at(segment: int, backward: bool, m: int | None) -> list[Task]:
+        """Tasks of a neighbouring segment that concern micro-batch m: all of them if either side is merged."""
+        return [t for t in tasks_of(segment, backward) if m is None or t.micro_batch in (None, m)]
+
+    dependencies: dict[Task, list[Task]] = {}
+    for s in range(count):
+        for task in tasks_of(s, False):
+            dependencies[task] = [t for p in before[s] for t in at(p, False, task.micro_batch)]
+        for task in tasks_of(s, True):
+            own = Task(False, s, task.micro_batch)
+            dependencies[task] = [own, *(t for c in after[s] for t in at(c, True, task.micro_batch))]
+
+    depth = [1] * count  # pipeline stages from the segment to the loss
+    for s in reversed(range(count)):
+        depth[s] = max([depth[c] + (not workers[s] & workers[c]) for c in after[s]], default=1)
+
+    def priority(task: Task) -> tuple[int, int, int]:
+        m = task.micro_batch or 0
+        if pipeline == "fill_drain":
+            return int(task.backward), m, -task.segment if task.backward else task.segment
+        return int(not task.backward), m, -task.segment if task.backward else task.segment
+
+    order: list[Task] = []
+    ended: dict[Task, int] = {}
+    running: list[tuple[int, Task]] = []
+    idle_from: dict[int, int] = {}
+    in_flight = [0] * count
+    pending = set(dependencies)
+    now = 0
+    while pending:
+        busy = {w for end, t in running for w in workers[t.segment] if end > now}
+        ready = sorted((t for t in pending if all(ended.get(d, now + 1) <= now for d in dependencies[t])), key=priority)
+        for task in ready:
+            limited = pipeline == "1f1b" and not task.backward and in_flight[task.segment] >= depth[task.segment]
+            if limited or workers[task.segment] & busy:
+                continue
+            pending.remove(task)
+            order.append(task)
+            busy |= workers[task.segment]
+            in_flight[task.segment] += -1 if task.backward else 1
+            end = now + (2 if task.backward else 1)
+            ended[task] = end
+            running.append((end, task))
+            for worker in workers[task.segment]:
+                idle_from[worker] = end
+        running = [(end, t) for end, t in running if end > now]
+        if pending:
+            now = min(end for end, _ in running)
+    return order

@@ -1,0 +1,12 @@
+"""Every op split over the samples: each worker has all weights and a part of the batch."""
+
+from __future__ import annotations
+
+from parallel.config import StrategyConfig
+from parallel.graph import Graph
+from parallel.plan import Layout, Plan, make_plan
+
+
+def data_parallel(graph: Graph, workers: int, config: StrategyConfig) -> Plan:
+    """The plan with every op split in n over all workers."""
+    return make_plan(graph, workers, {graph.ops[0].name: Layout(on=tuple(range(workers)), n=workers)})

@@ -1,0 +1,64 @@
+"""The weights are divided among the workers: whole layers each (scheme layers), or a part of every layer (tensor)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from parallel.config import StrategyConfig, require, require_one_of
+from parallel.graph import Graph, whole_part
+from parallel.plan import Layout, Plan, make_plan
+from parallel.strategies.strategy import weighted
+
+
+def model_parallel(graph: Graph, workers: int, config: StrategyConfig) -> Plan:
+    """The plan; `config.scheme` is layers (default) or tensor; `config.micro_batches` above 1 make a pipeline."""
+    scheme = config.scheme or "layers"
+    require_one_of("strategy.scheme", scheme, ("layers", "tensor"))
+    layouts = _layers(graph, workers) if scheme == "layers" else _tensor(graph, workers)
+    return make_plan(graph, workers, layouts, micro_batches=config.micro_batches, pipeline=config.pipeline)
+
+
+def _tensor(graph: Graph, workers: int) -> dict[str, Layout]:
+    """Every weighted op split in c; the ops between follow."""
+    return {op.name: Layout(on=tuple(range(workers)), c=workers) for op in weighted(graph)}
+
+
+def _layers(graph: Graph, workers: int) -> dict[str, Layout]:
+    """Consecutive ops on consecutive workers, cut before weighted ops so that the most loaded worker has least."""
+    stages = weighted(graph)
+    require(workers <= len(stages), "workers", workers,
+            f"are more than the {len(stages)} layers with weights that scheme layers can place")
+    starts = balance([cost_of(graph, op.name) for op in stages], workers)
+    placed = {stages[start].name: Layout(on=(worker,)) for worker, start in enumerate(starts)}
+    placed[graph.ops[0].name] = Layout(on=(0,))
+    return placed
+
+
+UPDATE_MULTIPLY_ADDS = 40
+"""What updating one weight costs, in multiply-adds of the same worker: an update moves 20 bytes (weight, gradient and
+momentum read, weight and momentum written), which takes a core about as long as 40 multiply-adds (`docs/performance.md`).
+"""
+
+
+def cost_of(graph: Graph, name: str, samples: int = 32) -> int:
+    """Relative cost of one weighted op in a step: forward and twice that for backward, and the update."""
+    op = graph[name]
+    return 3 * op.multiply_adds(whole_part(op, samples)) + UPDATE_MULTIPLY_ADDS * op.parameter_count
+
+
+def balance(costs: Sequence[int], workers: int) -> list[int]:
+    """Where to cut a chain into `workers` runs, none empty, so that the largest sum is smallest: first item of each."""
+    best: dict[tuple[int, int], tuple[int, list[int]]] = {}
+
+    def solve(first: int, runs: int) -> tuple[int, list[int]]:
+        if runs == 1:
+            return sum(costs[first:]), [first]
+        if (first, runs) not in best:
+            candidates = []
+            for end in range(first + 1, len(costs) - runs + 2):
+                rest, starts = solve(end, runs - 1)
+                candidates.append((max(sum(costs[first:end]), rest), [first, *starts]))
+            best[first, runs] = min(candidates)
+        return best[first, runs]
+
+    return solve(0, workers)[1]
