@@ -1,0 +1,1 @@
+"""Running programs on workers: the only part that talks to process groups."""

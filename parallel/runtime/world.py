@@ -1,0 +1,108 @@
+"""The world of one run: this worker's rank, its device, and the process group that joins the workers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from parallel.config import ClusterConfig, require
+
+
+@dataclass(frozen=True)
+class World:
+    """What a worker knows of itself and its peers."""
+
+    rank: int
+    size: int
+    device: torch.device
+    backend: str
+    """gloo or nccl; none for a single worker."""
+
+    def barrier(self) -> None:
+        """Return when every worker has called this, its device idle."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        if self.size > 1:
+            dist.barrier()
+
+    def gather(self, value: object) -> list[object]:
+        """Every worker's value, by rank, on every worker."""
+        if self.size == 1:
+            return [value]
+        values: list[object] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of the workers' tensors, on every worker."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+
+def environment_size() -> int:
+    """How many workers the launcher started; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def open_world(cluster: ClusterConfig) -> Iterator[World]:
+    """Set this worker's device, threads and allocator, and join the workers that torchrun started.
+
+    Raises `ValueError` when the configured device or backend is not to be had.
+    """
+    rank, size = int(os.environ.get("RANK", "0")), environment_size()
+    cuda = torch.cuda.is_available()
+    require(cluster.device != "cuda" or cuda, "cluster.device", "cuda", "needs a GPU, and torch sees none; use cpu")
+    require(cluster.backend != "nccl" or cuda, "cluster.backend", "nccl", "needs GPUs, and torch sees none; use gloo")
+    device_type = ("cuda" if cuda else "cpu") if cluster.device == "auto" else cluster.device
+    require(cluster.backend != "nccl" or device_type == "cuda", "cluster.backend", "nccl",
+            "needs cluster.device=cuda; with cpu use gloo")
+    require(cluster.backend != "gloo" or device_type == "cpu" or size == 1, "cluster.backend", "gloo",
+            "needs cluster.device=cpu; with cuda use nccl")
+    device = torch.device("cpu")
+    if device_type == "cuda":
+        local, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        require(local < here, "workers", local + 1, f"on this machine are more than its GPUs, {here}: one GPU each")
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    torch.set_num_threads(cluster.threads)
+    keep_freed_memory()
+    if size == 1:
+        yield World(0, 1, device, "none")
+        return
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend,
+        timeout=timedelta(seconds=cluster.timeout_s),
+        device_id=device if backend == "nccl" else None,  # makes the communicator now, with all ranks
+    )
+    try:
+        yield World(rank, size, device, backend)
+    finally:
+        dist.destroy_process_group()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large buffers after they are freed.
+
+    By default it returns each to the kernel, and the page faults of the next step cost up to a fifth of it. Called
+    for every strategy and the baseline alike, or the speedups would compare allocators.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+    libc.mallopt(mmap_threshold, 1 << 30)
+    libc.mallopt(trim_threshold, (1 << 31) - 1)
+    libc.mallopt(top_pad, 64 << 20)
