@@ -1,0 +1,41 @@
+"""The data sets by name. A new one is a file beside these and a line in one of the two tables.
+
+`parallel.data.loader` makes batches of what is opened here. It is not imported here: it needs torch, and the
+processes that decode images must do without (see `decoder.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from parallel.config import DataConfig, require_one_of
+from parallel.data import digits, dogs_vs_cats, imagenet, synthetic, tiny_imagenet
+from parallel.data.dataset import ArrayImages, DataSet, Images
+from parallel.data.layout import Layout, open_layout
+
+__all__ = ["IN_MEMORY", "ON_DISK", "ArrayImages", "DataSet", "Images", "open_data"]
+
+IN_MEMORY: dict[str, Callable[[DataConfig, int, int], DataSet]] = {
+    "digits": digits.open_digits,
+    "synthetic": synthetic.open_synthetic,
+}
+
+ON_DISK: dict[str, Layout] = {
+    "tiny_imagenet": tiny_imagenet.LAYOUT,
+    "dogs_vs_cats": dogs_vs_cats.LAYOUT,
+    "imagenet": imagenet.LAYOUT,
+}
+
+
+def open_data(data: DataConfig, image_size: int, seed: int, verbose: bool = False) -> DataSet:
+    """Open the data set `data.name` for a model that takes squares of `image_size` pixels.
+
+    `seed` is that of synthetic data; splits and subsets of the real sets never change. The first call decodes the
+    images into a cache, which can take long: all ranks may call at once (one builds, the others wait), but do so
+    before a collective starts to count its time-out. `verbose` shows progress and says what was skipped: for one rank.
+    Raises `ValueError`, one sentence, for a folder that is missing, empty, of another layout, or full of broken files.
+    """
+    require_one_of("data.name", data.name, (*IN_MEMORY, *ON_DISK))
+    if data.name in IN_MEMORY:
+        return IN_MEMORY[data.name](data, image_size, seed)
+    return open_layout(data.name, ON_DISK, data, image_size, verbose)

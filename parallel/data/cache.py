@@ -1,0 +1,244 @@
+"""Image files decoded once into a uint8 array on disk, then read by index.
+
+    <cache>/<name>-<fingerprint>/images.npy      uint8 [files, size, size, 3]; memory-mapped, so ranks share its pages
+                                 cache.json      settings, versions, and the broken files with the reason
+    <cache>/<name>-<fingerprint>.lock            held by the one process that builds; names how many it has decoded
+
+The fingerprint is of the settings and of every file's path, length and time of change: other settings or other files
+make another folder, and a cache of other settings is never read. The folder appears by one rename when it is whole.
+The lock is the kernel's (flock), so it falls when its holder dies; the next in line removes what that one left.
+
+A set too large to be decoded stays as files (`FileImages`); they are still all decoded once, to find the broken ones,
+and the folder then holds `cache.json` only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from parallel.config import DataConfig
+from parallel.data.build import Broken, cores, decode_all, progress_bar
+from parallel.data.decode import BrokenImageError, decode
+
+FORMAT = 1  # to be raised when the same files and settings would give another content
+GB = 1e9
+POLL_S = 0.1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Labelled image files: one split of a data set as it lies on disk."""
+
+    root: Path
+    files: tuple[str, ...]
+    """Relative to `root`."""
+    labels: np.ndarray
+    """int64 [files]"""
+
+    def take(self, rows: np.ndarray) -> ImageFiles:
+        return ImageFiles(self.root, tuple(self.files[row] for row in rows), self.labels[rows])
+
+
+class CachedImages:
+    """Images in a memory-mapped array."""
+
+    def __init__(self, pixels: np.ndarray, rows: np.ndarray, labels: np.ndarray) -> None:
+        self._pixels, self._rows, self.labels, self.size = pixels, rows, labels, int(pixels.shape[1])
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        images: np.ndarray = self._pixels.take(self._rows[indices], axis=0)  # as opposed to [], it frees the GIL
+        return images
+
+
+class FileImages:
+    """Images that stay files and are decoded, by threads, when they are read."""
+
+    def __init__(self, source: ImageFiles, size: int, threads: int) -> None:
+        self._source, self.labels, self.size = source, source.labels, size
+        self._pool = ThreadPoolExecutor(threads, "decode")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        images = np.empty((len(indices), self.size, self.size, 3), dtype=np.uint8)
+
+        def fill(row: int) -> None:
+            path = self._source.root / self._source.files[indices[row]]
+            try:
+                images[row] = decode(path.read_bytes(), self.size)
+            except BrokenImageError as error:
+                raise ValueError(f"{path} was whole when the cache was built and is broken now: {error}") from error
+
+        for _ in self._pool.map(fill, range(len(indices))):
+            pass
+        return images
+
+
+def open_images(name: str, source: ImageFiles, size: int, data: DataConfig, verbose: bool) -> CachedImages | FileImages:
+    """The images of `source` but the broken ones, as squares of `size` pixels; decodes them if there is no cache yet.
+
+    May be called by several processes at once: one builds, the others wait. `name` is the beginning of the cache's
+    name; `verbose` shows progress and says what was skipped: let one rank do so. Raises `ValueError` if more than
+    1 % of the images are broken, or the cache can't be written or is damaged.
+    """
+    decoded = len(source.files) * size * size * 3
+    stay = decoded > data.cache_limit_gb * GB
+    folder = Path(data.cache) / f"{name}-{fingerprint(source, size, stay)}"
+    if not folder.exists():
+        _build_once(folder, source, size, stay, data, verbose)
+    broken = _read_broken(folder)
+    rows = np.setdiff1d(np.arange(len(source.files)), np.array([row for row, _ in broken], dtype=np.int64))
+    if verbose and broken:
+        log.warning("%s: %d of %d images are broken and skipped; %s lists them", name, len(broken), len(source.files),
+                    folder / "cache.json")
+    if stay:
+        if verbose:
+            log.warning("%s: %.3g GB decoded is more than data.cache_limit_gb=%g, so the images stay JPEG and are "
+                        "decoded by batch", name, decoded / GB, data.cache_limit_gb)
+        return FileImages(source.take(rows), size, data.decoders or cores())
+    return CachedImages(_map_pixels(folder, len(source.files), size), rows, source.labels[rows])
+
+
+def fingerprint(source: ImageFiles, size: int, stay: bool) -> str:
+    """Of the settings and the files, 16 hexadecimal digits. Raises `ValueError` if a file is missing."""
+    digest = hashlib.blake2b(json.dumps([FORMAT, size, stay]).encode(), digest_size=8)
+    for file in source.files:
+        try:
+            state = os.stat(source.root / file)
+        except FileNotFoundError:
+            raise ValueError(f"data.root={source.root} lacks the file {file}") from None
+        digest.update(f"{file}\0{state.st_size}\0{state.st_mtime_ns}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _build_once(folder: Path, source: ImageFiles, size: int, stay: bool, data: DataConfig, verbose: bool) -> None:
+    title, total = f"decoding {folder.name.rpartition('-')[0]}", len(source.files)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock_file = open(f"{folder}.lock", "a+b", buffering=0)
+    except OSError as error:
+        raise ValueError(f"data.cache={data.cache} can't be written: {error}") from error
+    with lock_file, progress_bar(title, total, verbose) as show:
+        fd = lock_file.fileno()
+        waited = False
+        while not _try_lock(fd):
+            if verbose and not waited:
+                log.info("waiting for the process that is %s", title)
+            waited = True
+            show(_done(fd))
+            time.sleep(POLL_S)
+        if folder.exists():
+            return
+
+        def progress(done: int) -> None:
+            _tell_done(fd, done)
+            show(done)
+
+        progress(0)
+        if verbose:
+            log.info("%s: %d images into %s", title, total, folder)
+        with _whole_or_nothing(folder) as temporary:
+            _build(temporary, source, size, stay, data, progress)
+
+
+def _build(folder: Path, source: ImageFiles, size: int, stay: bool, data: DataConfig,
+           progress: Callable[[int], None]) -> None:
+    pixels = None
+    if not stay:
+        shape = (len(source.files), size, size, 3)
+        needed, free = int(np.prod(shape)), shutil.disk_usage(folder).free
+        if needed > free:
+            raise ValueError(f"data.cache={data.cache} has {free / GB:.1f} GB free and the decoded images take "
+                             f"{needed / GB:.1f} GB: give another folder, or a data.cache_limit_gb below that, and "
+                             "they stay JPEG")
+        pixels = folder / "images.npy"
+        np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape)
+    broken = decode_all(source.root, source.files, size, pixels, data.decoders or cores(), progress)
+    _write_metadata(folder / "cache.json", source, size, broken)
+    for file in folder.iterdir():
+        with file.open("r+b") as opened:
+            os.fsync(opened)  # or a power cut after the rename could leave a whole folder with empty files
+
+
+def _write_metadata(path: Path, source: ImageFiles, size: int, broken: Broken) -> None:
+    path.write_text(json.dumps({
+        "format": FORMAT, "root": str(source.root.absolute()), "images": len(source.files), "size": size,
+        "versions": {package: version(package) for package in ("simplejpeg", "pillow")},
+        "broken": [{"row": row, "file": source.files[row], "reason": reason} for row, reason in broken],
+    }, indent=1))
+
+
+def _read_broken(folder: Path) -> Broken:
+    try:
+        return [(entry["row"], entry["reason"]) for entry in json.loads((folder / "cache.json").read_text())["broken"]]
+    except (OSError, ValueError, KeyError) as error:
+        raise _damaged(folder, error) from error
+
+
+def _map_pixels(folder: Path, count: int, size: int) -> np.ndarray:
+    try:
+        pixels: np.ndarray = np.load(folder / "images.npy", mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise _damaged(folder, error) from error
+    if pixels.shape != (count, size, size, 3) or pixels.dtype != np.uint8:
+        raise _damaged(folder, f"images.npy is {pixels.dtype} {pixels.shape}")
+    return pixels
+
+
+def _damaged(folder: Path, reason: object) -> ValueError:
+    return ValueError(f"the cache {folder} is damaged ({reason}): remove it, and it is built again")
+
+
+@contextlib.contextmanager
+def _whole_or_nothing(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` when the block ends well, and is removed when it does not.
+
+    To be used under the folder's lock: whatever has a temporary's name is then a dead builder's, and is removed.
+    """
+    for left in folder.parent.glob(f"{folder.name}.tmp-*"):
+        shutil.rmtree(left)
+    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _tell_done(fd: int, done: int) -> None:
+    os.ftruncate(fd, 0)
+    os.write(fd, str(done).encode())  # opened for appending: at offset 0 after the truncation
+
+
+def _done(fd: int) -> int:
+    return int(os.pread(fd, 20, 0) or 0)

@@ -1,0 +1,114 @@
+"""What a data set is to the rest of the program: labelled images that are read by index."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from parallel.config import DataConfig, require
+
+Triple = tuple[float, float, float]
+
+# Mean and standard deviation per channel of ImageNet's training images scaled to [0, 1]: the field's usual choice
+# for photographs, whichever set they are from.
+PHOTO_MEAN: Triple = (0.485, 0.456, 0.406)
+PHOTO_STD: Triple = (0.229, 0.224, 0.225)
+
+SUBSET_SEED = 0  # of train_images and val_images: which images they keep must not change with trainer.seed
+
+
+class Images(Protocol):
+    """Square images of one size, and their labels."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [n]"""
+
+    @property
+    def size(self) -> int:
+        """Side in pixels."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """The images at `indices`, in that order: uint8 [k, size, size, 3]. Called from a background thread."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A data set, opened: its images can be read."""
+
+    name: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    train: Images
+    val: Images
+    mean: Triple
+    """Per channel, of pixels scaled to [0, 1]."""
+    std: Triple
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Images in memory: uint8 [n, size, size, channels], 3 channels, or 1 that is read as three."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        n, height, width, channels = self.pixels.shape
+        require(height == width and channels in (1, 3), "pixels.shape", self.pixels.shape,
+                "must be [n, size, size, 1 or 3]")
+        require(self.labels.shape == (n,), "labels.shape", self.labels.shape, f"must be ({n},), one per image")
+        require(self.pixels.dtype == np.uint8, "pixels.dtype", self.pixels.dtype, "must be uint8")
+        require(self.labels.dtype == np.int64, "labels.dtype", self.labels.dtype, "must be int64")
+
+    @property
+    def size(self) -> int:
+        return int(self.pixels.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        images = self.pixels.take(indices, axis=0)
+        return images if images.shape[3] == 3 else np.repeat(images, 3, axis=3)
+
+
+def stored_side(data: DataConfig, image_size: int) -> int:
+    """Side in pixels of the stored image: data.stored_size, or what the model needs.
+
+    With a random crop and no size given: 8/7 of the model's, which is 256 for 224, the proportion of AlexNet's
+    paper (section 4.1). Raises `ValueError` if the model's image does not fit, or the crop has no room to move.
+    """
+    side = data.stored_size
+    if side is None:
+        side = round(image_size * 8 / 7) if data.crop else image_size
+    require(side >= image_size, "data.stored_size", side, f"must be at least model.image_size={image_size}")
+    require(not data.crop or side > image_size, "data.stored_size", side,
+            f"leaves no room for data.crop=true: it must be more than model.image_size={image_size}")
+    return side
+
+
+def subset(split: str, available: int, wanted: int | None) -> np.ndarray:
+    """Which images of a split are used, ascending: all, or `wanted` of them drawn at random, always the same.
+
+    `split` is train or val. Raises `ValueError` when more are wanted than there are.
+    """
+    if wanted is None:
+        return np.arange(available)
+    require(wanted <= available, f"data.{split}_images", wanted, f"is more than the {available} that there are")
+    return np.sort(np.random.default_rng(SUBSET_SEED).permutation(available)[:wanted])
+
+
+def stratified_split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the first part, `share` of each class rounded, and of the second; each ascending."""
+    rng = np.random.default_rng(seed)
+    first = []
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        first.append(rows[:round(share * len(rows))])
+    chosen = np.sort(np.concatenate(first))
+    return chosen, np.setdiff1d(np.arange(len(labels)), chosen)

@@ -1,0 +1,43 @@
+"""The 1,797 handwritten digits that ship inside scikit-learn (8×8, real scans): no download, real accuracy.
+
+Source: UCI "Optical Recognition of Handwritten Digits", test part, as `sklearn.datasets.load_digits`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from parallel.config import DataConfig
+from parallel.data.dataset import ArrayImages, DataSet, stored_side, stratified_split, subset
+
+TRAIN_SHARE = 0.8
+SPLIT_SEED = 0  # the split is part of the data set: it must not change with trainer.seed
+WHITE = 16.0  # the largest value of a pixel in the source
+
+
+def open_digits(data: DataConfig, image_size: int, seed: int) -> DataSet:
+    """80/20 stratified split, always the same; bilinear from 8×8 to the stored size; mean and std of the training
+    images. Kept in memory, one byte per pixel: at 224 pixels 90 MB."""
+    # Imported here: scikit-learn takes a second to import, and only this data set needs it.
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    labels = source.target.astype(np.int64)
+    train_rows, val_rows = stratified_split(labels, TRAIN_SHARE, SPLIT_SEED)
+    train_rows = train_rows[subset("train", len(train_rows), data.train_images)]
+    val_rows = val_rows[subset("val", len(val_rows), data.val_images)]
+    pixels = enlarge(source.images, stored_side(data, image_size))
+    train = ArrayImages(pixels[train_rows], labels[train_rows])
+    mean, std = float(train.pixels.mean()) / 255, float(train.pixels.std()) / 255
+    return DataSet(name="digits", num_classes=10, class_names=tuple("0123456789"), train=train,
+                   val=ArrayImages(pixels[val_rows], labels[val_rows]), mean=(mean,) * 3, std=(std,) * 3)
+
+
+def enlarge(images: np.ndarray, size: int) -> np.ndarray:
+    """float [n, 8, 8], 0 to 16, to uint8 [n, size, size, 1], 0 to 255."""
+    pixels = np.empty((len(images), size, size, 1), dtype=np.uint8)
+    for row, image in enumerate(images):
+        scaled = Image.fromarray((image * (255 / WHITE)).astype(np.float32))
+        pixels[row, :, :, 0] = np.rint(np.asarray(scaled.resize((size, size), Image.Resampling.BILINEAR)))
+    return pixels

@@ -1,0 +1,95 @@
+"""A data set as it lies on disk: how a folder is recognised, listed and opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from parallel.config import DataConfig, require
+from parallel.data.cache import ImageFiles, open_images
+from parallel.data.dataset import PHOTO_MEAN, PHOTO_STD, DataSet, Images, Triple, stored_side, subset
+
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a data set."""
+
+    class_names: tuple[str, ...]
+    train: ImageFiles
+    val: ImageFiles
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies on disk."""
+
+    text: str
+    """What is looked for, for error messages."""
+    find: Callable[[Path], Path | None]
+    """The folder in which the layout lies: the one given or one just below it; None if it is not there."""
+    listing: Callable[[Path], Listing]
+    """Of a folder that `find` returned. Raises `ValueError` if something is missing."""
+    mean: Triple = PHOTO_MEAN
+    std: Triple = PHOTO_STD
+
+
+def open_layout(name: str, layouts: Mapping[str, Layout], data: DataConfig, image_size: int, verbose: bool) -> DataSet:
+    """Open the data set `name` under `data.root`, decoding what is not yet in the cache.
+
+    Raises `ValueError` if the folder is missing, empty, or of another layout.
+    """
+    layout = layouts[name]
+    listing = layout.listing(find_root(name, layouts, data.root))
+    side = stored_side(data, image_size)
+
+    def images(split: str, files: ImageFiles, wanted: int | None) -> Images:
+        used = files.take(subset(split, len(files.files), wanted))
+        return open_images(f"{name}-{split}-{side}", used, side, data, verbose)
+
+    return DataSet(name=name, num_classes=len(listing.class_names), class_names=listing.class_names,
+                   train=images("train", listing.train, data.train_images),
+                   val=images("val", listing.val, data.val_images), mean=layout.mean, std=layout.std)
+
+
+def find_root(name: str, layouts: Mapping[str, Layout], given: str | None) -> Path:
+    """The folder in which the layout of `name` lies; `ValueError` says what was looked for and what is there."""
+    layout = layouts[name]
+    require(given is not None, "data.root", given, f"must be the folder of data={name}: {layout.text}")
+    root = Path(given or "").expanduser()
+    require(root.is_dir(), "data.root", given, f"is not a folder; looked for {layout.text}")
+    found = layout.find(root)
+    if found is not None:
+        return found
+    require(any(root.iterdir()), "data.root", given, f"is an empty folder; looked for {layout.text}")
+    others = [other for other, its in layouts.items() if its.find(root) is not None]
+    hint = f"; it looks like data={others[0]}" if others else ""
+    raise ValueError(f"data.root={given} is of another layout: looked for {layout.text}{hint}")
+
+
+def folders(path: Path) -> list[str]:
+    """Names of the folders in `path`, sorted; none if there is no such folder."""
+    if not path.is_dir():
+        return []
+    with os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def images_in(path: Path) -> list[str]:
+    """Names of the image files in `path`, sorted; none if there is no such folder."""
+    if not path.is_dir():
+        return []
+    with os.scandir(path) as entries:
+        return sorted(entry.name for entry in entries
+                      if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith("."))
+
+
+def labelled(root: Path, classes: list[list[str]]) -> ImageFiles:
+    """From the files of each class, relative to `root`."""
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in classes])
+    return ImageFiles(root, tuple(file for files in classes for file in files), labels)
