@@ -1,0 +1,117 @@
+"""The plots with a curve per row: what falls or rises by epoch, and the speedup by workers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from parallel.comparison import Row
+from parallel.report.charts import colour
+from parallel.report.svg import Scale, drawing, element, line, shortened, spread_out, text, tick_label, titled
+
+WIDTH, HEIGHT = 580, 310
+LEFT, RIGHT, TOP, BOTTOM = 48, 190, 30, 40
+DASHES = ("none", "7 4", "2 4", "9 3 2 3")
+"""Rows of one strategy share its colour; these tell them apart."""
+ALIKE = 0.01
+"""Curves that differ by less than this part of the plot's range lie on top of one another."""
+
+Points = list[tuple[int, float]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve with its name and looks."""
+
+    name: str
+    colour: str
+    dash: str
+    points: Points
+
+
+def by_epoch(rows: Sequence[Row], field: str, title: str, scale: float = 1.0, unit: str = "") -> str:
+    """A field of `Epoch` by epoch, a curve per row, named at its end."""
+    drawn = [(row, [(n, scale * v) for n, v in row.curve(field)]) for row in rows]
+    seen: dict[str, int] = defaultdict(int)
+    curves = []
+    for row, points in drawn:
+        if points:
+            dash = DASHES[seen[row.key.strategy] % len(DASHES)]
+            seen[row.key.strategy] += 1
+            more = f" {row.key.threads} threads" if row.role == "machine" else ""
+            curves.append(Curve(row.label + more, colour(row), dash, points))
+    return _panel(curves, title, "epoch", unit)
+
+
+def by_workers(rows: Sequence[Row]) -> str | None:
+    """Speedup by workers with the linear one beside it; None unless something ran on two numbers of workers."""
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.speedup is not None and row.role == "":
+            groups[row.key.strategy, row.scheme].append(row)
+    if not any(len({row.key.workers for row in group}) > 1 for group in groups.values()):
+        return None
+    seen: dict[str, int] = defaultdict(int)
+    most = max(row.key.workers for group in groups.values() for row in group)
+    curves = [Curve("linear", "var(--muted)", "2 4", [(n, float(n)) for n in range(1, most + 1)])]
+    for (strategy, scheme), group in groups.items():
+        dash = DASHES[seen[strategy] % len(DASHES)]
+        seen[strategy] += 1
+        points = sorted((row.key.workers, row.speedup.ratio) for row in group if row.speedup is not None)
+        curves.append(Curve(f"{strategy} {scheme}".strip(), colour(group[0]), dash, points))
+    return _panel(curves, "Speedup", "workers", "×")
+
+
+def largest_difference(rows: Sequence[Row], field: str) -> float:
+    """How far apart the curves of a field are at most, after the same epoch."""
+    at: dict[int, list[float]] = defaultdict(list)
+    for row in rows:
+        for n, value in row.curve(field):
+            at[n].append(value)
+    return max((max(values) - min(values) for values in at.values()), default=0.0)
+
+
+def _panel(curves: Sequence[Curve], title: str, along: str, unit: str) -> str:
+    values = [v for curve in curves for _, v in curve.points]
+    numbers = [n for curve in curves for n, _ in curve.points]
+    span = max(values) - min(values)
+    pad = 0.06 * span or 0.05 * abs(values[0]) or 1.0
+    x = Scale(min(numbers), max(min(numbers) + 1, *numbers), LEFT + 10, WIDTH - RIGHT)
+    y = Scale(min(values) - pad, max(values) + pad, HEIGHT - BOTTOM, TOP)
+    out, ticks = [text(0, 12, title, class_="name")], y.ticks(5)
+    for tick in ticks:
+        out += [line(LEFT, y(tick), WIDTH - RIGHT, y(tick), class_="grid"),
+                text(LEFT - 8, y(tick) + 4, tick_label(tick, ticks) + unit, "end", class_="small")]
+    steps = {round(tick) for tick in x.ticks(8)} & set(range(min(numbers), max(numbers) + 1))
+    out += [text(x(n), HEIGHT - BOTTOM + 20, str(n), "middle", class_="small") for n in sorted(steps)]
+    out.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, along, "middle", class_="small"))
+    ends = spread_out([y(curve.points[-1][1]) for curve in curves], 16, TOP + 4, HEIGHT - BOTTOM)
+    for place, (curve, end) in enumerate(zip(curves, ends, strict=True)):
+        # A curve with others on top of it is drawn wider, so that all of them stay visible.
+        covers = sum(_alike(curve.points, other.points, ALIKE * span) for other in curves[place + 1:])
+        out.append(_curve(curve, 2.0 + min(2.0, 10.0 / len(curves)) * covers, x, y, end, along, unit))
+    return drawing(WIDTH, HEIGHT, *out, label=f"{title} by {along}")
+
+
+def _curve(curve: Curve, weight: float, x: Scale, y: Scale, end: float, along: str, unit: str) -> str:
+    """The curve, its points, and its name at height `end` with a line that leads there."""
+    path = "M" + "L".join(f"{x(n):.2f},{y(v):.2f}" for n, v in curve.points)
+    last_n, last_v = curve.points[-1]
+    lead = f"M{x(last_n) + 3 + weight / 2:.2f},{y(last_v):.2f}L{WIDTH - RIGHT + 18},{end:.2f}h5"
+    shown = shortened(curve.name, 26)
+    return element(
+        "g", titled(curve.name),
+        element("path", d=path, fill="none", stroke=curve.colour, stroke_width=weight, stroke_linejoin="round",
+                stroke_dasharray=curve.dash, stroke_linecap="round" if curve.dash == "none" else "butt"),
+        *(element("circle", titled(f"{curve.name}, {along} {n}: {v:.4g}{unit}"), cx=x(n), cy=y(v), r=1 + weight / 2,
+                  fill=curve.colour) for n, v in curve.points),
+        element("path", d=lead, fill="none", stroke=curve.colour, stroke_width=1, stroke_opacity=.55),
+        text(WIDTH - RIGHT + 28, end + 4, shown, class_="end", style=f"fill:{curve.colour}"),
+    )
+
+
+def _alike(one: Points, other: Points, tolerance: float) -> bool:
+    shared = dict(other)
+    gaps = [abs(v - shared[n]) for n, v in one if n in shared]
+    return bool(gaps) and max(gaps) <= tolerance

@@ -1,0 +1,104 @@
+"""Just enough SVG for plots of rows and of curves: elements, a linear scale, round tick values.
+
+Colours are CSS custom properties, so one drawing serves light and dark; `<title>` gives every mark its numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from html import escape
+
+
+def element(name: str, *children: str, **attributes: object) -> str:
+    """An element. Attribute names: `stroke_width` for stroke-width, `class_` for class; floats get two decimals.
+
+    Children are markup already; text goes through `text` or `titled`.
+    """
+    words = []
+    for key, value in attributes.items():
+        shown = f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+        words.append(f' {key.rstrip("_").replace("_", "-")}="{escape(shown)}"')
+    inner = "".join(children)
+    return f"<{name}{''.join(words)}>{inner}</{name}>" if inner else f"<{name}{''.join(words)}/>"
+
+
+def text(x: float, y: float, content: str, anchor: str = "start", **attributes: object) -> str:
+    """Text whose baseline's start, middle or end is at (x, y)."""
+    return element("text", escape(content), x=float(x), y=float(y), text_anchor=anchor, **attributes)
+
+
+def line(x1: float, y1: float, x2: float, y2: float, **attributes: object) -> str:
+    """A straight line."""
+    return element("line", x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2), **attributes)
+
+
+def rect(x: float, y: float, width: float, height: float, *children: str, **attributes: object) -> str:
+    """A rectangle; a negative width is drawn as none."""
+    return element("rect", *children, x=float(x), y=float(y), width=float(max(0.0, width)), height=float(height),
+                   **attributes)
+
+
+def titled(title: str) -> str:
+    """The text shown while the pointer rests on the parent element."""
+    return element("title", escape(title))
+
+
+def drawing(width: float, height: float, *children: str, label: str) -> str:
+    """A whole drawing, `label` its description for who can't see it."""
+    return element("svg", *children, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label,
+                   xmlns="http://www.w3.org/2000/svg")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear map from values to pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        span = self.high - self.low
+        return self.start + (self.end - self.start) * ((value - self.low) / span if span else 0.5)
+
+    def ticks(self, count: int = 6) -> list[float]:
+        """Round values within the scale, about `count` of them."""
+        step = _round_step((self.high - self.low) / count)
+        first = math.ceil(self.low / step - 1e-9)
+        return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def tick_label(value: float, ticks: list[float]) -> str:
+    """A tick's value with as many decimals as the spacing needs."""
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else abs(value) or 1.0
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return f"{value:,.{decimals}f}"
+
+
+def shortened(content: str, length: int) -> str:
+    """The text, or its beginning and an ellipsis."""
+    return content if len(content) <= length else content[: length - 1].rstrip() + "…"
+
+
+def spread_out(places: list[float], gap: float, low: float, high: float) -> list[float]:
+    """Move labels apart to at least `gap`, as little as one pass each way allows, between `low` and `high`."""
+    order = sorted(range(len(places)), key=places.__getitem__)
+    moved = list(places)
+    for before, this in zip(order, order[1:], strict=False):
+        moved[this] = max(moved[this], moved[before] + gap)
+    excess = max(0.0, moved[order[-1]] - high) if order else 0.0
+    if excess:
+        moved[order[-1]] = high
+        for this, after in zip(order[-2::-1], order[:0:-1], strict=True):
+            moved[this] = max(low, min(moved[this], moved[after] - gap))
+    return moved
+
+
+def _round_step(raw: float) -> float:
+    """1, 2 or 5 times a power of ten, at least `raw`."""
+    if raw <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(raw))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= raw * (1 - 1e-9))
