@@ -90,7 +90,8 @@ def window(out: Span, out_size: int, size: int, kernel: int, stride: int, paddin
     A span that reaches the output's edge reaches the input's, too, so that unsplit ops need exactly their input.
     """
     start, stop = out[0] * stride - padding, (out[1] - 1) * stride - padding + kernel
-    before, after = max(0, -start), max(0, stop - size)
-    first = 0 if out[0] == 0 else max(0, start)
-    last = size if out[1] == out_size else min(size, stop)
+    # Where the padding is as large as the kernel, windows may lie in it entirely: they read an empty span.
+    before, after = max(0, min(-start, stop - start)), max(0, min(stop - size, stop - start))
+    first = 0 if out[0] == 0 else min(size, max(0, start))
+    last = size if out[1] == out_size else max(0, min(size, stop))
     return (first, last), (before, after)
