@@ -1,0 +1,43 @@
+# make compare and make test make the environment they need: Python 3.10 or later and make are all that must be there.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+STRATEGIES := single,data_parallel,model_parallel,one_weird_trick,ddp
+SWEEP := compare
+RUNS := runs/$(SWEEP)
+
+.PHONY: help install compare test clean
+
+help:
+	@echo "make compare   train AlexNet on the embedded digits with every strategy on two workers, and compare them"
+	@echo "make test      lint, types and tests"
+	@echo "make install   only make the environment, $(VENV)"
+	@echo "make clean     remove the environment and the caches; runs/ stays"
+	@echo "PYTHON=python3.12 make …   chooses the interpreter of a new environment"
+
+install: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.10 or later is needed; this is " + sys.version.split()[0] + \
+		". Choose another: PYTHON=python3.12 make …" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+# What is finished already is not run again: `make compare` after an interruption goes on where it stopped.
+compare: $(STAMP)
+	$(BIN)/python -m parallel.train -m experiment=digits strategy=$(STRATEGIES) workers=2 \
+		hydra/launcher=torchrun sweep=$(SWEEP)
+	$(BIN)/python -m parallel.compare $(RUNS)
+	@echo "records:  $(RUNS)/*/record.json and epochs.csv"
+	@echo "W&B runs: $(RUNS)/*/wandb (offline without a key: $(BIN)/wandb sync $(RUNS)/*/wandb/offline-run-*)"
+
+test: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/mypy parallel scripts hydra_plugins
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
