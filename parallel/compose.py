@@ -1,0 +1,165 @@
+"""From `conf/` and command-line overrides to a `Config`: composed by Hydra, checked against the dataclasses.
+
+The YAML files merge into the structured `Config`, so an unknown key or a value of a wrong type is refused where it
+stands; the dataclasses then check the values. Whatever is wrong becomes one `ValueError` of one sentence. Nothing
+here imports torch: `--help` and a mistyped key are answered at once.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from parallel.config import Config
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+VERSION_BASE = "1.3"
+NO_CODE = "the configuration holds values, never code to run"
+PLUGIN_TARGETS = ("hydra.launcher", "hydra.sweeper")
+"""Where Hydra itself instantiates a `_target_`, and then only a class of an installed launcher or sweeper plugin."""
+
+
+OMEGACONF_DETAILS = ("full_key: ", "reference_type=", "object_type=")
+GROUPS = (*(field.name for field in dataclasses.fields(Config) if field.name not in ("workers", "sweep")), "experiment")
+
+
+def register_schema() -> None:
+    """Make `Config` known to Hydra as the schema that conf/config.yaml builds on."""
+    if not CONF.is_dir():
+        raise ValueError(f"conf={CONF} does not exist: install from a source tree with `pip install -e .`")
+    ConfigStore.instance().store(name="schema", node=Config, provider="parallel")
+
+
+def compose_node(overrides: Sequence[str]) -> DictConfig:
+    """Compose conf/config.yaml with `overrides`; Hydra's own node is in it. `ValueError` for what does not compose."""
+    register_schema()
+    parse_overrides(overrides)
+    try:
+        with initialize_config_dir(str(CONF), job_name="train", version_base=VERSION_BASE):
+            node = compose("config", list(overrides), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(sentence(error)) from error
+    refuse_targets(node)
+    return node
+
+
+def to_config(node: DictConfig) -> Config:
+    """The validated `Config` in a composed node. `ValueError` names the field, the value and the rule it breaks."""
+    task = copy.deepcopy(node)
+    with open_dict(task):
+        task.pop("hydra", None)
+    try:
+        config = OmegaConf.to_object(task)
+    except OmegaConfBaseException as error:
+        raise ValueError(sentence(error)) from error
+    if not isinstance(config, Config):
+        raise TypeError(f"the composed configuration is a {type(config).__name__}: conf/config.yaml lost its schema")
+    refuse_extras(config, "")
+    return config
+
+
+def refuse_extras(values: object, where: str) -> None:
+    """Raise `ValueError` for a key that no dataclass has: `+key=…` adds one even to a structured node."""
+    known = {field.name for field in dataclasses.fields(values)} if dataclasses.is_dataclass(values) else set()
+    for name, value in vars(values).items():
+        if name not in known:
+            raise ValueError(f"{where}{name} is not a known key; {where[:-1] or 'the configuration'} has "
+                             f"{', '.join(sorted(known))}")
+        if dataclasses.is_dataclass(value):
+            refuse_extras(value, f"{where}{name}.")
+
+
+def compose_config(overrides: Sequence[str]) -> Config:
+    """The `Config` that these command-line overrides stand for."""
+    return to_config(compose_node(overrides))
+
+
+def refuse_targets(node: DictConfig) -> None:
+    """Raise `ValueError` if the composed configuration names code to run, in `_target_` or as a Hydra callback."""
+    for key in _target_keys(node, ""):
+        if key not in PLUGIN_TARGETS:
+            raise ValueError(f"{key or 'configuration'}._target_ is not allowed: {NO_CODE}")
+
+
+def _target_keys(node: DictConfig | ListConfig, prefix: str) -> Iterator[str]:
+    items = node.items_ex(resolve=False) if isinstance(node, DictConfig) else enumerate(node._iter_ex(resolve=False))
+    for key, value in items:
+        if key == "_target_":
+            yield prefix
+        elif isinstance(value, (DictConfig, ListConfig)) and not value._is_none() and not value._is_missing():
+            if not value._is_interpolation():
+                yield from _target_keys(value, f"{prefix}.{key!s}" if prefix else str(key))
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Hydra's reading of the overrides. `ValueError` for what it can't read, and for a `_target_`."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        raise ValueError(sentence(error)) from error
+    for override in parsed:
+        if "_target_" in (override.input_line or ""):
+            raise ValueError(f"{override.input_line} is not allowed: {NO_CODE}")
+        if override.key_or_group in GROUPS and not isinstance(override.value(), (str, list, type(None))):
+            if not override.is_sweep_override():
+                raise ValueError(f"{override.input_line} must name a file of conf/{override.key_or_group}/")
+    return parsed
+
+
+def sweep_overrides(parsed: Sequence[Override]) -> list[str]:
+    """The overrides that give a sweep its name and its jobs their folders; the same sweep gets the same ones again.
+
+    The name is a hash of what the sweep varies and fixes, whatever the order it was typed in, unless `sweep=…` says
+    otherwise. A job's folder is named by the swept keys alone (`strategy=single`).
+    """
+    task = [override for override in parsed if not override.is_hydra_override()]
+    result = []
+    if all(override.key_or_group != "sweep" for override in task):
+        lines = "\n".join(sorted(str(override.input_line) for override in task))
+        result.append(f"sweep=sweep-{hashlib.sha256(lines.encode()).hexdigest()[:8]}")
+    swept = [override for override in task if override.is_sweep_override()]
+    if swept:
+        fixed = ["sweep", *(override.key_or_group for override in task if override not in swept)]
+        result.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(dict.fromkeys(fixed))}]")
+    return result
+
+
+def quote(value: str) -> str:
+    """`value` as a quoted string of Hydra's override grammar, where a backslash is one unless a quote follows."""
+    return "'" + re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value) + "'"
+
+
+def sentence(error: BaseException) -> str:
+    """One line that says what was wrong, for what Hydra and OmegaConf raise in many shapes."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        if group and error.options:
+            return f"{group}={name} is not known; it must be one of {', '.join(sorted(error.options))}"
+    if isinstance(error, OverrideParseException):
+        reason = str(error.message).splitlines()[0]
+        return f"the argument {error.override!r} can't be read as key=value ({reason})"
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
+        keys = ", ".join(sorted(str(key) for key in cause.parent_node if key != "hydra"))
+        where = str(cause.full_key).rpartition(".")[0] or "the configuration"
+        return f"{cause.full_key} is not a known key; {where} has {keys}"
+    if isinstance(cause, OmegaConfBaseException):
+        detail = str(cause.msg or cause).splitlines()[0]
+        return f"{cause.full_key}: {detail}" if cause.full_key else detail
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    names = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
+    return " ".join([f"{key}:" for key in names] + [line for line in lines if not line.startswith(OMEGACONF_DETAILS)])
