@@ -1,0 +1,1 @@
+"""A Hydra launcher whose jobs are torchrun process trees."""

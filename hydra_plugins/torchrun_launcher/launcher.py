@@ -1,0 +1,75 @@
+"""Hydra's launcher for `-m … hydra/launcher=torchrun`: composes every job, then `parallel.sweep` runs them.
+
+Hydra imports every plugin at the start of any application, and before the module is in `sys.modules`: so what this
+needs is imported where it is used, and there is no dataclass here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+if TYPE_CHECKING:
+    from parallel.sweep import Job
+
+SWEEP_KEYS = ("hydra.mode", "hydra.sweep", "hydra.run", "hydra.launcher", "hydra/launcher", "hydra.sweeper",
+              "hydra/sweeper", "hydra.job.config")
+"""Hydra's own overrides that speak of the sweep; the others hold for its jobs, too."""
+
+
+class TorchrunLauncher(Launcher):
+    """The arguments are the fields of `parallel.sweep.Torchrun`. `ValueError` for one that makes no sense."""
+
+    def __init__(self, **settings: Any) -> None:
+        from parallel.sweep import Torchrun
+
+        self.torchrun = Torchrun(**settings)
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra calls this first. The task function is not needed: the jobs are processes."""
+        self.hydra_context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs. `ValueError` for a job that can't run, before any runs; `SweepFailed` if any failed."""
+        from parallel.sweep import run_jobs
+
+        setup_globals()
+        jobs = [self._check(list(overrides), index) for index, overrides in enumerate(job_overrides, initial_job_idx)]
+        run_jobs(jobs, self.torchrun)
+        return [JobReturn(overrides=job.overrides, working_dir=str(job.run_dir), status=JobStatus.COMPLETED)
+                for job in jobs]
+
+    def _check(self, overrides: list[str], index: int) -> Job:
+        """Compose and validate one job as its own processes will."""
+        from parallel.compose import quote, refuse_targets, to_config
+        from parallel.config import require
+        from parallel.hydra_app import fit_world
+        from parallel.sweep import Job
+
+        node = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
+        with open_dict(node):
+            node.hydra.job.id, node.hydra.job.num = str(index), index
+        HydraConfig.instance().set_config(node)
+        refuse_targets(node)
+        config, nnodes = to_config(node), self.torchrun.nnodes
+        workers = 1
+        if config.strategy.name != "single":
+            require(config.workers is not None, "workers", config.workers,
+                    f"must be set for strategy={config.strategy.name} with hydra/launcher=torchrun, as in workers=2")
+            workers = config.workers or 1
+            require(workers < nnodes or workers % nnodes == 0, "workers", workers,
+                    f"must be a multiple of hydra.launcher.nnodes={nnodes}")
+        sweep_dir = Path(node.hydra.sweep.dir).absolute()
+        run_dir = sweep_dir / node.hydra.sweep.subdir
+        forwarded = [str(override) for override in self.config.hydra.overrides.hydra
+                     if not str(override).lstrip("+~").startswith(SWEEP_KEYS)]
+        return Job(index=index, overrides=(*overrides, *forwarded, f"hydra.run.dir={quote(str(run_dir))}"),
+                   config=fit_world(config, workers, launched=True), workers=workers, run_dir=run_dir,
+                   sweep_dir=sweep_dir)

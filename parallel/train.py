@@ -1,0 +1,24 @@
+"""Train one model with one strategy, or sweep over several.
+
+    python -m parallel.train strategy=single
+    torchrun --standalone --nproc-per-node 2 -m parallel.train strategy=one_weird_trick data=digits trainer.epochs=2
+    python -m parallel.train -m strategy=single,data_parallel hydra/launcher=torchrun workers=2
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from parallel import hydra_app
+from parallel.config import Config
+
+
+def train(config: Config, run_dir: Path) -> None:
+    """One run: `parallel.trainer.train`, imported when the configuration has proved good."""
+    from parallel.trainer import train as run
+
+    run(config, run_dir)
+
+
+if __name__ == "__main__":
+    hydra_app.main(train)
