@@ -31,6 +31,7 @@ PLUGIN_TARGETS = ("hydra.launcher", "hydra.sweeper")
 """Where Hydra itself instantiates a `_target_`, and then only a class of an installed launcher or sweeper plugin."""
 
 
+TARGET_KEY = re.compile(r"(?<!\w)_target_['\"]?\s*[:=]")
 OMEGACONF_DETAILS = ("full_key: ", "reference_type=", "object_type=")
 GROUPS = (*(field.name for field in dataclasses.fields(Config) if field.name not in ("workers", "sweep")), "experiment")
 
@@ -110,7 +111,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     except HydraException as error:
         raise ValueError(sentence(error)) from error
     for override in parsed:
-        if "_target_" in (override.input_line or ""):
+        if TARGET_KEY.search(override.input_line or ""):
             raise ValueError(f"{override.input_line} is not allowed: {NO_CODE}")
         if override.key_or_group in GROUPS and not isinstance(override.value(), (str, list, type(None))):
             if not override.is_sweep_override():
