@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from parallel.box import Box, Span, cut
-from parallel.graph import Graph
+from parallel.graph import LOSS, Graph
 from parallel.ops import Part
 from parallel.plan import Plan
 
@@ -185,7 +185,7 @@ class Program:
     @property
     def loss_scale(self) -> float:
         """Factor of a sample's loss: the mean over the batch, or over the pass when every pass updates."""
-        passes = self.plan.micro_batches if self.plan.update == "pass" else 1
+        passes = self.plan.micro_batches if self.plan.update == "pass" and LOSS not in self.merged else 1
         return passes / self.batch_size
 
     def bytes_sent(self, worker: int, itemsize: int) -> int:
