@@ -61,7 +61,8 @@ def compare_worker(model: nn.Module, plan: Plan, shape: tuple[int, ...], batch_s
                           momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, keep_gradients=True)
         split = None
         if plan.update == "pass":
-            split = next(op.name for op in graph if op.name not in runtime.program.merged)
+            # None when every weight is in the merged front: passes then change nothing.
+            split = next((op.name for op in graph if op.parameters and op.name not in runtime.program.merged), None)
         reference = Reference(model, seed=seed, lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY,
                               passes=plan.micro_batches, split=split) if world.rank == 0 else None
         losses, gradients, worst = 0.0, (0.0, ""), (0.0, "")
