@@ -245,7 +245,7 @@ class _StepRun:
         r, segment, m = self._r, work.segment, work.micro_batch
         leaves: dict[tuple[str, str], Tensor] = {}
         for op, (rows, box) in work.images.items():
-            leaves[INPUT, op] = self._images[(rows, slice(None), *(slice(*span) for span in box.spans[2:]))]
+            leaves[INPUT, op] = self._images[(rows, *(slice(*span) for span in box.spans[1:]))]
         for producer, op in r.entering[segment.index]:
             if (producer, op, m) not in self._leaves:  # no exchange brought it: it was computed here
                 self._leaves[producer, op, m] = self._values[producer, m].detach().requires_grad_(self._training)
