@@ -127,8 +127,9 @@ def _steps(program: Program) -> tuple[tuple[Step, ...], ...]:
     segment_of = {name: segment.index for segment in segments for name in segment.ops}
     links = {(segment_of[producer], segment_of[op.name]) for op in program.graph for producer in op.inputs
              if producer != INPUT and segment_of[producer] != segment_of[op.name]}
+    pipeline = "passes" if plan.update == "pass" else "1f1b" if plan.scheme != "a" else plan.pipeline
     order = schedule([s.workers for s in segments], [s.merged for s in segments], sorted(links), plan.micro_batches,
-                     "1f1b" if plan.scheme != "a" else plan.pipeline)
+                     pipeline)
     indices = sorted({index for index, _ in program.exchanges})
     into, out_of = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
     for index in indices:

@@ -1,11 +1,12 @@
 """In which order the segments of the micro-batches are computed: fill-drain, or one forward one backward (1F1B).
 
-Both come from one list scheduler over unit costs (forward 1, backward 2). A task runs when the tasks that it depends
+All come from one list scheduler over unit costs (forward 1, backward 2). A task runs when the tasks that it depends
 on have ended and all its workers are idle; among the ready ones,
 
     fill_drain  forwards go before backwards (GPipe, Huang et al. 2019);
     1f1b        backwards go first, and a segment holds no more micro-batches in flight than there are pipeline stages
-                from it to the loss (PipeDream-flush, Narayanan et al. 2021, section 2.2).
+                from it to the loss (PipeDream-flush, Narayanan et al. 2021, section 2.2);
+    passes      the same with one micro-batch in flight, so that each reads the weights that the last one updated.
 
 The order of their starts is a total order that respects every dependency. All workers follow it.
 """
@@ -54,6 +55,8 @@ def schedule(
     for s in reversed(range(count)):
         depth[s] = max([depth[c] + (not workers[s] & workers[c]) for c in after[s]], default=1)
 
+    most_in_flight = depth if pipeline == "1f1b" else [1 if pipeline == "passes" else micro_batches] * count
+
     def priority(task: Task) -> tuple[int, int, int]:
         m = task.micro_batch or 0
         if pipeline == "fill_drain":
@@ -71,7 +74,7 @@ def schedule(
         busy = {w for end, t in running for w in workers[t.segment] if end > now}
         ready = sorted((t for t in pending if all(ended.get(d, now + 1) <= now for d in dependencies[t])), key=priority)
         for task in ready:
-            limited = pipeline == "1f1b" and not task.backward and in_flight[task.segment] >= depth[task.segment]
+            limited = not task.backward and in_flight[task.segment] >= most_in_flight[task.segment]
             if limited or workers[task.segment] & busy:
                 continue
             pending.remove(task)
