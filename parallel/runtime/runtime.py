@@ -274,8 +274,10 @@ class _StepRun:
                 tensors.append(tensor)
                 gradients.append(torch.full_like(tensor, r.program.loss_scale))
             elif (name, m) in self._gradients:
-                tensors.append(tensor)
-                gradients.append(self._gradients.pop((name, m)).to(tensor.dtype))
+                returned = self._gradients.pop((name, m))
+                if tensor.requires_grad:  # not where the images have met no weights yet
+                    tensors.append(tensor)
+                    gradients.append(returned.to(tensor.dtype))
         torch.autograd.backward(tensors, gradients)
         for producer, op in r.entering[segment.index]:
             gradient = self._leaves[producer, op, m].grad
