@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from parallel.config import ModelConfig
-from parallel.models.alexnet import alexnet
+from parallel.models import alexnet
 
-MODELS = {"alexnet": alexnet}
+MODELS = {"alexnet": alexnet.build}
 
 
 def build_model(config: ModelConfig, num_classes: int, seed: int) -> nn.Module:
@@ -22,5 +22,6 @@ def build_model(config: ModelConfig, num_classes: int, seed: int) -> nn.Module:
         )
     build = MODELS[config.name]
     return build(
-        variant=config.variant, num_classes=num_classes, dropout=config.dropout, init=config.init, seed=seed
+        variant=config.variant, num_classes=num_classes, image_size=config.image_size, dropout=config.dropout,
+        init=config.init, seed=seed,
     )

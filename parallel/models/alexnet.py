@@ -39,24 +39,29 @@ class AlexNet(nn.Sequential):
     At 224 (or 227) pixels the last pooling gives a 6×6 map, and `avgpool`, an adaptive average to 6×6, changes
     nothing. Smaller images leave a smaller map (64 pixels: 1×1), which `avgpool` repeats to 6×6; larger ones are
     averaged down. So fc6 has 9216 inputs, and the network the same number of parameters, at every image size.
+    Raises `ValueError` for images that the poolings leave nothing of.
     """
 
-    def __init__(self, *, variant: str, num_classes: int, dropout: float, init: str) -> None:
+    def __init__(self, *, variant: str, num_classes: int, image_size: int, dropout: float, init: str) -> None:
         v = VARIANTS[variant]
         kernels, strides, paddings = (11, 5, 3, 3, 3), (4, 1, 1, 1, 1), (2, 2, 1, 1, 1)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        width = 3
+        width, side = 3, image_size
         for i in range(5):
             layers[f"conv{i + 1}"] = nn.Conv2d(
                 width, v.channels[i], kernels[i], strides[i], paddings[i], groups=v.groups[i]
             )
+            side = (side + 2 * paddings[i] - kernels[i]) // strides[i] + 1
             layers[f"relu{i + 1}"] = nn.ReLU()
             if v.normalised and i < 2:
                 # alpha is divided by the window's size in PyTorch and not in the 2012 paper (section 3.3).
                 layers[f"norm{i + 1}"] = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
             if i in (0, 1, 4):
                 layers[f"pool{i + 1}"] = nn.MaxPool2d(3, 2)
+                side = (side - 3) // 2 + 1
             width = v.channels[i]
+        if side < 1:
+            raise ValueError(f"model.image_size={image_size} is too small: AlexNet needs at least 63 pixels")
         layers["avgpool"] = nn.AdaptiveAvgPool2d(6)
         layers["flatten"] = nn.Flatten()
         width *= 36
@@ -70,37 +75,42 @@ class AlexNet(nn.Sequential):
             width = 4096
         layers["fc8"] = nn.Linear(width, num_classes)
         super().__init__(layers)
-        INITS[init](self)
+        INITS[init](self, max(1.0, 6 / side))
 
 
-def init_torch(model: nn.Module) -> None:
+def init_torch(model: AlexNet, repeat: float) -> None:
     """PyTorch's default (uniform in ±1/√fan_in): what the layers did when they were made."""
 
 
-def init_paper(model: nn.Module) -> None:
+def init_paper(model: AlexNet, repeat: float) -> None:
     """Krizhevsky et al. 2012, section 5: weights N(0, 0.01²); biases 1 in conv2, conv4, conv5, fc6, fc7, else 0."""
     ones = {"conv2", "conv4", "conv5", "fc6", "fc7"}
     for name, layer in model.named_children():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
             nn.init.normal_(layer.weight, std=0.01)
-            if layer.bias is not None:
-                nn.init.constant_(layer.bias, 1.0 if name in ones else 0.0)
+            nn.init.constant_(layer.bias, 1.0 if name in ones else 0.0)
 
 
-def init_kaiming(model: nn.Module) -> None:
-    """He et al. 2015, section 2.2, fan-in: weights N(0, 2/fan_in), biases 0."""
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+def init_kaiming(model: AlexNet, repeat: float) -> None:
+    """He et al. 2015, section 2.2, fan-in: weights N(0, 2/fan_in), biases 0.
+
+    The derivation takes the inputs as independent. Where `avgpool` repeats its map `repeat` times along each side,
+    fc6's are copies, whose sum has repeat² times the variance, so its weights are `repeat` times smaller.
+    """
+    for name, layer in model.named_children():
+        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias)
+            if name == "fc6":
+                with torch.no_grad():
+                    layer.weight.div_(repeat)
 
 
 INITS = {"torch": init_torch, "paper": init_paper, "kaiming": init_kaiming}
 
 
-def alexnet(*, variant: str, num_classes: int, dropout: float, init: str, seed: int) -> AlexNet:
+def build(*, variant: str, num_classes: int, image_size: int, dropout: float, init: str, seed: int) -> AlexNet:
     """AlexNet with the weights that `seed` gives, whatever the state of the global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AlexNet(variant=variant, num_classes=num_classes, dropout=dropout, init=init)
+        return AlexNet(variant=variant, num_classes=num_classes, image_size=image_size, dropout=dropout, init=init)

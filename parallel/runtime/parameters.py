@@ -175,6 +175,10 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
         if not self._keep_gradients:
             held.gradient = None
 
+    def forget_momentum(self) -> None:
+        for held in self.buckets.values():
+            held.momentum.zero_()
+
     def settle(self) -> None:
         """Wait until every parameter that this worker holds is up to date."""
         for held in self.buckets.values():

@@ -19,6 +19,7 @@ from parallel.ops import Context, Part
 from parallel.ops.dropout import step_key
 from parallel.program import Backward, Exchange, Forward, Program, Segment, Start, Update, Wait
 from parallel.runtime.clock import Clock
+from parallel.runtime.hits import hits
 from parallel.runtime.exchange import Format, Move, Moving, finish, move, start
 from parallel.runtime.parameters import ParameterName, Parameters, assemble
 from parallel.runtime.transport import Transport
@@ -54,7 +55,9 @@ class Work:
 
 
 class Runtime:
-    """One worker of a program: trains and evaluates on the images and labels that it asks for."""
+    """One worker of a program, an `Engine`: trains and evaluates on the images and labels that it asks for."""
+
+    splits_time = True
 
     def __init__(
         self, program: Program, model: nn.Module, world: World, *, seed: int, precision: str = "fp32",
@@ -178,10 +181,15 @@ class Runtime:
 
     # One step.
 
-    def train_step(self, images: Tensor, labels: Tensor, *, step: int, lr: float, update: bool = True) -> Tensor:
+    @property
+    def bytes_sent(self) -> int:
+        """Counted where messages start."""
+        return self.transport.bytes_sent
+
+    def train_step(self, images: Tensor, labels: Tensor, *, step: int, lr: float) -> Tensor:
         """One optimizer step on this worker's rows of a global batch; returns its part of the mean loss, float64 scalar.
 
-        `step` counts optimizer steps and chooses the dropout masks. With `update=False` no weight changes.
+        `step` counts optimizer steps and chooses the dropout masks.
         """
         run = _StepRun(self, images, labels, training=True, key=step_key(self._seed, step, self.world.device))
         for instruction in self._steps:
@@ -189,18 +197,14 @@ class Runtime:
                 case Forward(segment, m):
                     run.forward(self._work[segment, m])
                 case Backward(segment, m, sync):
-                    if update:
-                        self.parameters.expect(sync)
+                    self.parameters.expect(sync)
                     run.backward(self._work[segment, m])
                 case Start(exchange, m, backward):
                     run.start(exchange, m, backward)
                 case Wait(exchange, m, backward):
                     run.wait(exchange, m, backward)
                 case Update(bucket):
-                    if update:
-                        self.parameters.update(bucket, lr)
-                    else:
-                        self.parameters.buckets[bucket].clear()
+                    self.parameters.update(bucket, lr)
         run.close()
         return run.loss
 
@@ -219,12 +223,16 @@ class Runtime:
         run.close()
         return run.hits
 
+    def forget_momentum(self) -> None:
+        """Make the optimizer as new, after warm-up."""
+        self.parameters.forget_momentum()
+
     def gathered(self, kind: str = "weights") -> dict[ParameterName, Tensor]:
-        """Whole weights or, with `keep_gradients`, the last step's gradients, on every worker, on the CPU."""
+        """Whole weights or, with `keep_gradients`, the last step's gradients: on worker 0, on the CPU; else empty."""
         self.parameters.settle()
         own = self.parameters.shards() if kind == "weights" else self.parameters.gradients()
-        shards = self.world.gather({index: tensor.cpu() for index, tensor in own.items()})
-        return assemble(self.program, shards, self._weights)  # type: ignore[arg-type]
+        shards = self.world.gather_to_first({index: tensor.cpu() for index, tensor in own.items()})
+        return assemble(self.program, shards, self._weights) if shards else {}
 
 
 class _StepRun:
@@ -262,8 +270,8 @@ class _StepRun:
             self.loss += outputs[LOSS].detach().sum() / r.program.batch_size
             if not self._training:
                 (logits,) = r.program.graph[LOSS].inputs
-                self.hits += hits(leaves.get((logits, LOSS), outputs.get(logits)), self._labels[work.labels],
-                                  outputs[LOSS])
+                rows = leaves[logits, LOSS] if (logits, LOSS) in leaves else outputs[logits]
+                self.hits += hits(rows, self._labels[work.labels], outputs[LOSS])
 
     def backward(self, work: Work) -> None:
         r, segment, m = self._r, work.segment, work.micro_batch
@@ -323,12 +331,3 @@ class _StepRun:
         """Wait for what was only sent."""
         for moving in self._moving.values():
             finish(moving, self._r.transport, self._r.activations)
-
-
-def hits(logits: Tensor | None, labels: Tensor, losses: Tensor) -> Tensor:
-    """[loss, top-1 hits, top-5 hits, samples] of the rows whose label is not −1, float64."""
-    if logits is None:
-        raise RuntimeError("the loss was computed without logits")
-    top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-    rows = torch.stack([losses.double(), top[:, 0].double(), top.any(dim=1).double(), torch.ones_like(losses).double()])
-    return (rows * (labels >= 0)).sum(dim=1)

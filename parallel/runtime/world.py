@@ -9,11 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from parallel.config import ClusterConfig, require
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -33,13 +37,21 @@ class World:
         if self.size > 1:
             dist.barrier()
 
-    def gather(self, value: object) -> list[object]:
+    def gather(self, value: T) -> list[T]:
         """Every worker's value, by rank, on every worker."""
         if self.size == 1:
             return [value]
-        values: list[object] = [None] * self.size
+        values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def gather_to_first(self, value: T) -> list[T]:
+        """Every worker's value, by rank, on worker 0; nothing on the others."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(value, values, dst=0)
+        return values or []
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of the workers' tensors, on every worker."""
@@ -53,42 +65,45 @@ def environment_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def choose_device(cluster: ClusterConfig) -> torch.device:
+    """This worker's device. Raises `ValueError` when the configured device or backend is not to be had."""
+    cuda = torch.cuda.is_available()
+    require(cluster.device != "cuda" or cuda, "cluster.device", "cuda", "needs a GPU, and torch sees none; use cpu")
+    require(cluster.backend != "nccl" or cuda, "cluster.backend", "nccl", "needs GPUs, and torch sees none; use gloo")
+    if cluster.device == "cpu" or not cuda:
+        require(cluster.backend != "nccl", "cluster.backend", "nccl", "needs cluster.device=cuda; with cpu use gloo")
+        return torch.device("cpu")
+    require(cluster.backend != "gloo" or environment_size() == 1, "cluster.backend", "gloo",
+            "needs cluster.device=cpu; with cuda use nccl")
+    local, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    require(local < here, "workers", local + 1, f"on this machine are more than its GPUs, {here}: one GPU each")
+    return torch.device("cuda", local)
+
+
 @contextmanager
 def open_world(cluster: ClusterConfig) -> Iterator[World]:
     """Set this worker's device, threads and allocator, and join the workers that torchrun started.
 
-    Raises `ValueError` when the configured device or backend is not to be had.
+    Raises `ValueError` when the configured device or backend is not to be had. After an exception the process group
+    stays open: closing it would make the other workers fail, too, and theirs might seem to be the first error.
     """
     rank, size = int(os.environ.get("RANK", "0")), environment_size()
-    cuda = torch.cuda.is_available()
-    require(cluster.device != "cuda" or cuda, "cluster.device", "cuda", "needs a GPU, and torch sees none; use cpu")
-    require(cluster.backend != "nccl" or cuda, "cluster.backend", "nccl", "needs GPUs, and torch sees none; use gloo")
-    device_type = ("cuda" if cuda else "cpu") if cluster.device == "auto" else cluster.device
-    require(cluster.backend != "nccl" or device_type == "cuda", "cluster.backend", "nccl",
-            "needs cluster.device=cuda; with cpu use gloo")
-    require(cluster.backend != "gloo" or device_type == "cpu" or size == 1, "cluster.backend", "gloo",
-            "needs cluster.device=cpu; with cuda use nccl")
-    device = torch.device("cpu")
-    if device_type == "cuda":
-        local, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        require(local < here, "workers", local + 1, f"on this machine are more than its GPUs, {here}: one GPU each")
-        device = torch.device("cuda", local)
-        torch.cuda.set_device(device)
+    device = choose_device(cluster)
     torch.set_num_threads(cluster.threads)
     keep_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if size == 1:
         yield World(0, 1, device, "none")
         return
-    backend = "nccl" if device_type == "cuda" else "gloo"
+    backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(
         backend,
         timeout=timedelta(seconds=cluster.timeout_s),
         device_id=device if backend == "nccl" else None,  # makes the communicator now, with all ranks
     )
-    try:
-        yield World(rank, size, device, backend)
-    finally:
-        dist.destroy_process_group()
+    yield World(rank, size, device, backend)
+    dist.destroy_process_group()
 
 
 def keep_freed_memory() -> None:
