@@ -1,0 +1,275 @@
+"""Every op's rule, without processes: all parts, put together, are the whole op, forward and backward."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from parallel.box import Box
+from parallel.graph import trace, whole_part
+from parallel.ops import RULES, Context, CrossEntropy, Op, Shape
+from parallel.ops.dropout import step_key
+from parallel.plan import Layout
+
+SEED, STEP, BATCH = 3, 2, 5
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tensors are tiny: starting threads for them costs more than it saves."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def op_of(layer: nn.Module, input_shape: Shape) -> Op:
+    with torch.no_grad():
+        shape = tuple(layer.double()(torch.zeros(1, *input_shape, dtype=torch.float64)).shape[1:])
+    return RULES[type(layer)](layer, "op", inputs=("x",), input_shapes=(input_shape,), shape=shape)
+
+
+def context(samples: Any, training: bool = True) -> Context:
+    return Context(training, step_key(SEED, STEP, torch.device("cpu")), torch.tensor(list(samples), dtype=torch.int64))
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(math.prod(shape)))
+
+
+def put_together(op: Op, layout: Layout, x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+    """The op's output from its parts, each computed from the boxes that its rule names; partial sums added."""
+    whole = torch.zeros(BATCH, *op.shape, dtype=torch.float64)
+    covered = torch.zeros(BATCH, *op.shape)
+    for worker in layout.on:
+        part = layout.part(op, worker, (0, BATCH))
+        (needed,) = op.needs(part)
+        assert needed & Box.whole(tuple(x.shape)) == needed
+        own = {name: parameters[name][box.within(Box.whole(op.parameters[name]))]
+               for name, box in op.parameter_boxes(part).items()}
+        piece = op.forward(part, [x[needed.within(Box.whole(tuple(x.shape)))]], own,
+                           context(range(*part.box.spans[0])))
+        assert piece.shape == part.box.shape
+        place = tuple(slice(*span) for span in part.box.spans)
+        covered[place] += 1
+        padded = torch.zeros_like(whole)
+        padded[place] = piece
+        whole = whole + padded
+    assert (covered == layout.k).all(), "the parts do not tile the output"
+    return whole
+
+
+def check(layer: nn.Module, input_shape: Shape, layout: Layout, truth: Tensor | None = None) -> None:
+    """Outputs and gradients of the parts together equal the layer's; `truth` replaces the layer's output."""
+    op = op_of(layer, input_shape)
+    x = random(BATCH, *input_shape).requires_grad_()
+    parameters = {name: p.detach().clone().requires_grad_() for name, p in layer.named_parameters()}
+    ours = put_together(op, layout, x, parameters)
+    cotangent = random(*ours.shape)
+    expected = layer(x) if truth is None else x * truth
+    torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+    ours_x, *ours_p = torch.autograd.grad(ours, [x, *parameters.values()], cotangent)
+    true_x, *true_p = torch.autograd.grad(expected, [x, *layer.parameters()], cotangent)
+    torch.testing.assert_close(ours_x, true_x, rtol=1e-11, atol=1e-11)
+    for a, b in zip(ours_p, true_p, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@st.composite
+def degrees(draw: st.DrawFn, op: Op, limit: int = 12) -> Layout:
+    """Any degrees that the op allows, in every dim that it may be split in."""
+    found: dict[str, int] = {}
+    for dim in draw(st.permutations(op.dims)):
+        most = min(BATCH if dim == "n" else op.extent(dim), limit // math.prod(found.values()))
+        found[dim] = draw(st.integers(1, max(1, most)))
+    return Layout(on=tuple(range(math.prod(found.values()))), **found)
+
+
+pairs = st.tuples(st.integers(1, 4), st.integers(1, 4))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.data())
+def test_conv(data: st.DataObject) -> None:
+    groups = data.draw(st.sampled_from((1, 1, 2, 3)))
+    kernel, stride = data.draw(pairs), data.draw(pairs)
+    padding = data.draw(st.integers(0, kernel[0] - 1)), data.draw(st.integers(0, kernel[1] - 1))
+    size = data.draw(st.tuples(st.integers(4, 11), st.integers(4, 11)))
+    channels = groups * data.draw(st.integers(1, 4))
+    layer = nn.Conv2d(channels, groups * data.draw(st.integers(1, 4)), kernel, stride, padding, groups=groups,
+                      bias=data.draw(st.booleans()))
+    shape = (channels, *size)
+    check(layer, shape, data.draw(degrees(op_of(layer, shape))))
+
+
+@pytest.mark.parametrize("layout", [
+    Layout(on=(0, 1), c=2),  # whole groups
+    Layout(on=(0, 1, 2, 3), c=4),  # parts inside a group
+    Layout(on=(0, 1, 2), c=3),  # a part across two groups
+    Layout(on=(0, 1), k=2),  # partial sums over every group: what is read has gaps
+    Layout(on=tuple(range(6)), c=3, k=2),
+    Layout(on=tuple(range(12)), n=2, c=3, k=2),
+], ids=str)
+def test_conv_with_groups(layout: Layout) -> None:
+    check(nn.Conv2d(8, 8, 3, padding=1, groups=2), (8, 5, 6), layout)
+
+
+@pytest.mark.parametrize("layout", [Layout(on=(0, 1), h=2), Layout(on=tuple(range(6)), h=3, w=2)], ids=str)
+def test_alexnet_first_conv_in_space(layout: Layout) -> None:
+    check(nn.Conv2d(3, 4, 11, stride=4, padding=2), (3, 64, 64), layout)
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(1, 1), (2, 2), (2, 3), (3, 5)])
+def test_conv_whose_windows_may_lie_in_the_padding(kernel: int, padding: int) -> None:
+    layer = nn.Conv2d(2, 3, kernel, padding=padding)
+    op = op_of(layer, (2, 4, 4))
+    for degree in range(1, op.shape[1] + 1):
+        layout = Layout(on=tuple(range(degree)), h=degree)
+        check(layer, (2, 4, 4), layout)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_linear(data: st.DataObject) -> None:
+    layer = nn.Linear(data.draw(st.integers(1, 9)), data.draw(st.integers(1, 9)), bias=data.draw(st.booleans()))
+    shape = (layer.in_features,)
+    check(layer, shape, data.draw(degrees(op_of(layer, shape))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_max_pool(data: st.DataObject) -> None:
+    kernel, stride = data.draw(pairs), data.draw(pairs)
+    padding = data.draw(st.integers(0, kernel[0] // 2)), data.draw(st.integers(0, kernel[1] // 2))
+    shape = (data.draw(st.integers(1, 4)), data.draw(st.integers(4, 11)), data.draw(st.integers(4, 11)))
+    layer = nn.MaxPool2d(kernel, stride, padding)
+    check(layer, shape, data.draw(degrees(op_of(layer, shape))))
+
+
+def test_max_pool_pads_with_less_than_every_value() -> None:
+    """Padding with zeros would win over negative activations."""
+    layer, op = nn.MaxPool2d(3, 2, 1), op_of(nn.MaxPool2d(3, 2, 1), (1, 6, 6))
+    x = -1 - random(BATCH, 1, 6, 6).abs()
+    torch.testing.assert_close(put_together(op, Layout(on=(0, 1, 2), h=3), x, {}), layer(x))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_adaptive_average_pool(data: st.DataObject) -> None:
+    height, width = data.draw(st.tuples(st.integers(1, 7), st.integers(1, 7)))
+    output = (height, width) if data.draw(st.booleans()) else data.draw(st.tuples(st.integers(1, 7), st.integers(1, 7)))
+    layer, shape = nn.AdaptiveAvgPool2d(output), (3, height, width)
+    op = op_of(layer, shape)
+    assert op.dims == ("nchw" if output == (height, width) else "nc")
+    check(layer, shape, data.draw(degrees(op)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_local_response_norm(data: st.DataObject) -> None:
+    layer = nn.LocalResponseNorm(data.draw(st.integers(1, 6)), alpha=0.7, beta=0.6, k=1.5)
+    shape = (data.draw(st.integers(1, 9)), 3, 4)
+    check(layer, shape, data.draw(degrees(op_of(layer, shape))))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_flatten(data: st.DataObject) -> None:
+    shape = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)))
+    check(nn.Flatten(), shape, data.draw(degrees(op_of(nn.Flatten(), shape))))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data(), st.sampled_from([(6,), (3, 4, 2)]))
+def test_relu(data: st.DataObject, shape: Shape) -> None:
+    check(nn.ReLU(), shape, data.draw(degrees(op_of(nn.ReLU(), shape))))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data(), st.sampled_from([(16,), (3, 4, 2)]))
+def test_dropout_drops_the_same_elements_however_it_is_split(data: st.DataObject, shape: Shape) -> None:
+    layer = nn.Dropout(0.4)
+    op = op_of(layer, shape)
+    ones = torch.ones(BATCH, *shape, dtype=torch.float64)
+    kept = op.forward(whole_part(op, BATCH), [ones], {}, context(range(BATCH)))
+    assert 0 < (kept == 0).sum() < kept.numel()
+    check(layer, shape, data.draw(degrees(op)), truth=kept)
+
+
+def test_dropout_does_nothing_in_evaluation() -> None:
+    op, x = op_of(nn.Dropout(0.9), (6,)), random(BATCH, 6)
+    assert torch.equal(op.forward(whole_part(op, BATCH), [x], {}, context(range(BATCH), training=False)), x)
+
+
+def test_cross_entropy_of_each_sample() -> None:
+    op = CrossEntropy(name="loss", inputs=("fc",), input_shapes=((5,),), shape=())
+    logits, labels = random(BATCH, 5), torch.tensor([0, 4, 2, -1, 1])
+    layout = Layout(on=(0, 1, 2), n=3)
+    pieces = []
+    for worker in layout.on:
+        part = layout.part(op, worker, (0, BATCH))
+        (box,) = op.needs(part)
+        assert box.spans == (part.box.spans[0], (0, 5))
+        rows = slice(*part.box.spans[0])
+        pieces.append(op.forward(part, [logits[rows], labels[rows]], {}, context(range(rows.start, rows.stop))))
+    losses = torch.cat(pieces)
+    torch.testing.assert_close(losses[labels >= 0], F.cross_entropy(logits[labels >= 0], labels[labels >= 0],
+                                                                    reduction="none"))
+    assert losses[3] == 0  # a row without a label
+
+
+def test_cross_entropy_in_bf16_sums_in_fp32() -> None:
+    op = CrossEntropy(name="loss", inputs=("fc",), input_shapes=((1000,),), shape=())
+    logits, labels = random(BATCH, 1000).bfloat16(), torch.arange(BATCH)
+    loss = op.forward(whole_part(op, BATCH), [logits, labels], {}, context(range(BATCH)))
+    torch.testing.assert_close(loss, F.cross_entropy(logits.float(), labels, reduction="none"))
+
+
+def test_multiply_adds_of_the_parts_are_those_of_the_whole() -> None:
+    for layer, shape in ((nn.Conv2d(6, 4, 3, padding=1, groups=2), (6, 5, 7)), (nn.Linear(6, 4), (6,))):
+        op = op_of(layer, shape)
+        layout = Layout(on=tuple(range(12)), n=2, c=2, k=3)
+        parts = [layout.part(op, worker, (0, BATCH)) for worker in layout.on]
+        assert sum(op.multiply_adds(part) for part in parts) == op.multiply_adds(whole_part(op, BATCH))
+    assert op_of(nn.Linear(6, 4), (6,)).multiply_adds(whole_part(op_of(nn.Linear(6, 4), (6,)), 3)) == 3 * 6 * 4
+    conv = op_of(nn.Conv2d(6, 4, 3, padding=1, groups=2), (6, 5, 7))
+    assert conv.multiply_adds(whole_part(conv, 1)) == 5 * 7 * 4 * 3 * 3 * 3
+
+
+@pytest.mark.parametrize(("layer", "what"), [
+    (nn.Conv2d(3, 4, 3, dilation=2), "layer 0: a convolution with dilation"),
+    (nn.Conv2d(3, 4, 3, padding="same"), "layer 0: a convolution with dilation, non-zero or named padding"),
+    (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), "layer 0: a convolution with dilation, non-zero"),
+    (nn.MaxPool2d(3, ceil_mode=True), "layer 0: a pooling with dilation, ceil_mode"),
+    (nn.Sequential(nn.Softplus()), "layer 0.0: Softplus has no rule in parallel/ops; add one there"),
+    (nn.Flatten(2), "layer 0: a flatten of other dims than 1 to -1"),
+], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "")
+def test_a_layer_without_a_rule_is_refused(layer: nn.Module, what: str) -> None:
+    model = nn.Sequential(layer, nn.LazyConv2d(2, 1) if not isinstance(layer, nn.Flatten) else nn.Conv1d(3, 2, 1))
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 12, 12))
+    with pytest.raises(ValueError, match=f"^{what}"):
+        trace(model, (3, 12, 12))
+
+
+def test_a_function_without_a_rule_and_an_output_without_logits_are_refused() -> None:
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) * 2.0
+
+    with pytest.raises(ValueError, match=r"^node mul: call_function .* has no rule in parallel/ops"):
+        trace(Added(), (4,))
+    with pytest.raises(ValueError, match=r"the model's output has shape \(2, 3, 3\) a sample"):
+        trace(nn.Sequential(nn.Conv2d(3, 2, 3)), (3, 5, 5))
