@@ -115,6 +115,6 @@ class Reference:
             total += loss.item() / self._passes
             if self._back_sgd is not None:
                 self._back_sgd.step()
-        if leaf.grad is not None:
+        if leaf.grad is not None and features.requires_grad:  # not if the front has no weights
             features.backward(leaf.grad / self._passes)
         return total
