@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from parallel.config import ClusterConfig, require
 
 
 T = TypeVar("T")
+
+GLOO_THREADS_END_S = 0.2
+"""Far more than the microseconds that gloo's threads need after the last collective."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,10 @@ def open_world(cluster: ClusterConfig) -> Iterator[World]:
         device_id=device if backend == "nccl" else None,  # makes the communicator now, with all ranks
     )
     yield World(rank, size, device, backend)
+    dist.barrier()
+    # A gloo thread that still drops its last tensor needs the interpreter's lock, and the group's destructor waits for
+    # that thread with the lock held: without this pause a run in some dozens never ends.
+    time.sleep(GLOO_THREADS_END_S if backend == "gloo" else 0.0)
     dist.destroy_process_group()
 
 
