@@ -89,6 +89,15 @@ def test_partial_sums_are_added_by_the_exchange() -> None:
     assert exchange.needs == {0: Box(((0, 4), (0, 5))), 1: Box(((0, 4), (5, 11)))}
 
 
+def test_partial_sums_are_exchanged_where_each_worker_needs_all_of_them() -> None:
+    """Both boxes are the whole map, and yet what is held is not what is needed."""
+    plan = read_plan("{workers: 2, ops: {pool1: {on: [0]}, conv2: {k: 2, on: [0, 1]}, conv3: {c: 2, on: [0, 1]}}}",
+                     GRAPHS["weightless"])
+    exchange = next(e for e in lower(GRAPHS["weightless"], plan, 4).exchanges.values() if e.value == "conv2")
+    assert exchange.holds == exchange.needs
+    assert len(exchange.transfers) == 4
+
+
 def test_who_computes_what_in_a_pass() -> None:
     b = program_of(3, 18, name="one_weird_trick", scheme="b")
     c = program_of(3, 18, name="one_weird_trick", scheme="c")

@@ -136,6 +136,13 @@ def test_conv_whose_windows_may_lie_in_the_padding(kernel: int, padding: int) ->
         check(layer, (2, 4, 4), layout)
 
 
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3, stride=4), nn.MaxPool2d(2, 3), nn.MaxPool2d(3, 2)], ids=str)
+def test_an_unsplit_op_needs_just_its_input(layer: nn.Module) -> None:
+    """Even the last rows, which no window reads: or else no exchange would seem to be one."""
+    op = op_of(layer, (3, 10, 12))
+    assert op.needs(whole_part(op, BATCH)) == (Box.whole((BATCH, 3, 10, 12)),)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_linear(data: st.DataObject) -> None:

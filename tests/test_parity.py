@@ -97,7 +97,11 @@ WRITTEN = {
     "a pipeline that comes back": ("tower", 12, """
         {workers: 2, micro_batches: 4, ops: {conv1: {on: [0]}, conv2: {on: [1]}, fc3: {on: [0]}, fc5: {on: [1]}}}"""),
     "no weights on the first worker": ("weightless", 6, """
-        {workers: 3, micro_batches: 2, ops: {pool1: {on: [0]}, conv2: {k: 2, on: [1, 2]}, fc3: {on: [2]}}}"""),
+        {workers: 3, micro_batches: 2, ops: {pool1: {on: [0]}, conv2: {k: 2, on: [1, 2]}, fc4: {on: [2]}}}"""),
+    "partial sums of which each worker then needs all": ("weightless", 5, """
+        {workers: 2, ops: {pool1: {n: 2, on: [0, 1]}, conv2: {k: 2, on: [0, 1]}, conv3: {c: 2, on: [0, 1]}}}"""),
+    "passes that no op is left for": ("tower", 8, """
+        {workers: 2, scheme: c, micro_batches: 2, update: pass, ops: {conv1: {n: 2, on: [0, 1]}}}"""),
     "a single op on another worker": ("odd", 6, """
         {workers: 2, micro_batches: 2, pipeline: fill_drain, ops: {conv1: {h: 2, on: [1, 0]}, drop1: {on: [1]},
          pool1: {w: 2, on: [0, 1]}, loss: {n: 2, on: [1, 0]}}}"""),
@@ -163,21 +167,26 @@ def observe(model: str, text: str, batch_size: int) -> dict[str, list[float]]:
     return seen
 
 
-OBSERVED = [
-    (2, "tower", StrategyConfig(name="data_parallel")),
-    (3, "towers", StrategyConfig(name="model_parallel", scheme="tensor")),
-    (4, "tower", StrategyConfig(name="model_parallel", micro_batches=3)),
-    (3, "tower", StrategyConfig(name="one_weird_trick", scheme="a")),
-    (4, "tower", StrategyConfig(name="one_weird_trick", scheme="b", update="pass")),
-    (2, "towers", StrategyConfig(name="one_weird_trick", scheme="c", update="pass")),
-]
+@pytest.mark.parametrize(("n", "strategy"), [
+    (2, StrategyConfig(name="data_parallel")),
+    (3, StrategyConfig(name="model_parallel", scheme="tensor")),
+    (4, StrategyConfig(name="model_parallel", micro_batches=3)),
+    (3, StrategyConfig(name="one_weird_trick", scheme="a")),
+    (4, StrategyConfig(name="one_weird_trick", scheme="b", update="pass")),
+    (2, StrategyConfig(name="one_weird_trick", scheme="c", update="pass")),
+], ids=lambda value: title(0, value) if isinstance(value, StrategyConfig) else str(value))
+def test_bytes_sent_and_evaluation(workers: Workers, n: int, strategy: StrategyConfig) -> None:
+    check_observed(workers, "tower", build_plan(graph_of("tower"), n, strategy), 24)
 
 
-@pytest.mark.parametrize(("n", "model", "strategy"), OBSERVED,
-                         ids=[title(n, s) for n, _, s in OBSERVED])
-def test_bytes_sent_and_evaluation(workers: Workers, n: int, model: str, strategy: StrategyConfig) -> None:
-    plan = build_plan(graph_of(model), n, strategy)
-    seen = workers.run(n, observe, model, str(plan), 24)
+@pytest.mark.parametrize("case", WRITTEN)
+def test_bytes_sent_and_evaluation_of_written_plans(workers: Workers, case: str) -> None:
+    model, batch_size, text = WRITTEN[case]
+    check_observed(workers, model, read_plan(text, graph_of(model)), batch_size)
+
+
+def check_observed(workers: Workers, model: str, plan: Plan, batch_size: int) -> None:
+    seen = workers.run(plan.workers, observe, model, str(plan), batch_size)
     for worker in seen:
         sent, expected = worker["bytes"]
         assert sent == expected
