@@ -19,7 +19,8 @@ from parallel.config import require
 from parallel.ops.dropout import dropout_mask, step_key
 from parallel.runtime.clock import Clock
 from parallel.runtime.hits import hits
-from parallel.runtime.runtime import DTYPES
+from parallel.runtime.parameters import ParameterName
+from parallel.runtime.runtime import DTYPES, named_weights
 from parallel.runtime.world import World
 
 
@@ -107,6 +108,17 @@ class DataDistributed:
             logits = self._plain(images)
         logits = logits if logits.dtype.itemsize >= 4 else logits.float()
         return hits(logits, labels, F.cross_entropy(logits, labels, reduction="none", ignore_index=-1))
+
+    def gathered(self, kind: str = "weights") -> dict[ParameterName, Tensor]:
+        """Weights, or the last step's gradients: on worker 0, which has them all; elsewhere empty."""
+        if self._world.rank > 0:
+            return {}
+        weights = named_weights(self._plain)
+        if kind == "weights":
+            return weights
+        gradients = [p.grad for p in self._plain.parameters()]
+        return {name: torch.zeros_like(w) if g is None else g.clone()
+                for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
     def forget_momentum(self) -> None:
         self._sgd.state.clear()

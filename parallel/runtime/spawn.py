@@ -19,7 +19,7 @@ def spawn_workers(function: Callable[..., Any], workers: int, *args: Any) -> lis
     """
     # The parent holds the store, on a port that the system chose: no race for a free one.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    multiprocessing.set_forkserver_preload(["torch.distributed", "parallel.verify"])
+    multiprocessing.set_forkserver_preload(["parallel.runtime.ddp", "parallel.runtime.runtime"])
     context = multiprocessing.get_context("forkserver")
     with context.Manager() as manager:
         results = manager.dict()
