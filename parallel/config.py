@@ -174,7 +174,7 @@ class TrainerConfig:
         require(self.weight_decay >= 0, "trainer.weight_decay", self.weight_decay, "must not be negative")
         require(self.gamma > 0, "trainer.gamma", self.gamma, "must be positive")
         require(self.warmup_steps >= 0, "trainer.warmup_steps", self.warmup_steps, "must not be negative")
-        require(self.seed >= 0, "trainer.seed", self.seed, "must not be negative")
+        require(0 <= self.seed < 2**32, "trainer.seed", self.seed, "must be from 0 to 2³² − 1")
 
 
 @dataclass

@@ -78,7 +78,8 @@ def trace(model: nn.Module, input_shape: Shape) -> Graph:
             layer = traced.get_submodule(node.target)
             build = RULES.get(type(layer))
             if build is None:
-                raise ValueError(f"layer {node.target}: {type(layer).__name__} has no rule in parallel/ops; add one there")
+                kind = type(layer).__name__
+                raise ValueError(f"layer {node.target}: {kind} has no rule in parallel/ops; add one there")
             producers = node.all_input_nodes
             names[node], shape_of[node] = node.target, shapes.of[node]
             ops.append(

@@ -193,12 +193,22 @@ def check_batch(graph: Graph, plan: Plan, batch_size: int) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads the word `on` as true; a plan means the word."""
+    """YAML 1.1 reads the word `on` as true, where a plan means the word, and keeps the last of two equal keys."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [key.value for key, _ in node.value]
+    for key in keys:
+        require(keys.count(key) == 1, "plan", key, "is given twice")
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def read_plan(text: str, graph: Graph, workers: int | None = None) -> Plan:

@@ -1,12 +1,13 @@
 """In which order the segments of the micro-batches are computed: fill-drain, or one forward one backward (1F1B).
 
 All come from one list scheduler over unit costs (forward 1, backward 2). A task runs when the tasks that it depends
-on have ended and all its workers are idle; among the ready ones,
+on have ended and all its workers are idle; forwards go before backwards, and early micro-batches before late ones.
+The pipelines differ in how many micro-batches a segment may hold in flight:
 
-    fill_drain  forwards go before backwards (GPipe, Huang et al. 2019);
-    1f1b        backwards go first, and a segment holds no more micro-batches in flight than there are pipeline stages
-                from it to the loss (PipeDream-flush, Narayanan et al. 2021, section 2.2);
-    passes      the same with one micro-batch in flight, so that each reads the weights that the last one updated.
+    fill_drain  all of them (GPipe, Huang et al. 2019);
+    1f1b        as many as there are pipeline stages from it to the loss (PipeDream-flush, Narayanan et al. 2021,
+                section 2.2);
+    passes      one, so that each reads the weights that the last one updated.
 
 The order of their starts is a total order that respects every dependency. All workers follow it.
 """
@@ -58,15 +59,11 @@ def schedule(
     most_in_flight = depth if pipeline == "1f1b" else [1 if pipeline == "passes" else micro_batches] * count
 
     def priority(task: Task) -> tuple[int, int, int]:
-        m = task.micro_batch or 0
-        if pipeline == "fill_drain":
-            return int(task.backward), m, -task.segment if task.backward else task.segment
-        return int(not task.backward), m, -task.segment if task.backward else task.segment
+        return int(task.backward), task.micro_batch or 0, -task.segment if task.backward else task.segment
 
     order: list[Task] = []
     ended: dict[Task, int] = {}
     running: list[tuple[int, Task]] = []
-    idle_from: dict[int, int] = {}
     in_flight = [0] * count
     pending = set(dependencies)
     now = 0
@@ -84,8 +81,6 @@ def schedule(
             end = now + (2 if task.backward else 1)
             ended[task] = end
             running.append((end, task))
-            for worker in workers[task.segment]:
-                idle_from[worker] = end
         running = [(end, t) for end, t in running if end > now]
         if pending:
             now = min(end for end, _ in running)

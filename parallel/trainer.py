@@ -85,8 +85,9 @@ def train(config: Config, run_dir: Path) -> None:
 def prepare(config: Config, verbose: bool) -> Job:
     """Open the data and make the plan. `verbose` on one rank: it shows the progress of decoding."""
     data = open_data(config.data, config.model.image_size, config.trainer.seed, verbose)
+    side = config.model.image_size
     with torch.device("meta"):
-        graph = trace(build_model(config.model, data.num_classes, 0), (3, config.model.image_size, config.model.image_size))
+        graph = trace(build_model(config.model, data.num_classes, 0), (3, side, side))
     workers = config.workers or 1
     plan = None if config.strategy.name == "ddp" else build_plan(graph, workers, config.strategy)
     return Job(config, workers, data, graph, plan)

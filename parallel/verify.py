@@ -80,7 +80,7 @@ def compare_worker(model: nn.Module, plan: Plan | None, shape: tuple[int, ...], 
                              momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, keep_gradients=True)
             if plan.update == "pass":
                 passes = plan.micro_batches
-                split = next((op.name for op in graph if op.name not in engine.program.merged), None)
+                split = next((op.name for op in graph if op.parameters and op.name not in engine.program.merged), None)
         reference = Reference(model, seed=seed, lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY,
                               passes=passes, split=split) if world.rank == 0 else None
         losses, gradients = 0.0, (0.0, "")

@@ -232,3 +232,9 @@ def test_graphs_know_their_ops() -> None:
     assert "conv9" not in graph
     assert graph["fc4"].inputs == ("drop4",)
     assert graph.names[-1] == "loss"
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    text = "workers: 1\nops:\n  conv1: {on: [0]}\n  conv1: {on: [0]}\n"
+    with pytest.raises(ValueError, match="plan=conv1 is given twice"):
+        read_plan(text, graph_of("tower"))

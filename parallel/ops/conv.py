@@ -87,8 +87,9 @@ class Conv2d(Op):
         # The span of output channels covers parts of groups, or the span of k leaves gaps between them.
         outs = []
         for g in groups:
-            c = max(spans[1][0], g * out_per_group) - spans[1][0], min(spans[1][1], (g + 1) * out_per_group) - spans[1][0]
+            start, stop = max(spans[1][0], g * out_per_group), min(spans[1][1], (g + 1) * out_per_group)
+            c = slice(start - spans[1][0], stop - spans[1][0])
             first = (g - groups[0]) * in_per_group
-            outs.append(F.conv2d(x[:, first : first + k[1] - k[0]], weight[c[0] : c[1]],
-                                 None if bias is None else bias[c[0] : c[1]], self.stride, padding))
+            outs.append(F.conv2d(x[:, first : first + k[1] - k[0]], weight[c], None if bias is None else bias[c],
+                                 self.stride, padding))
         return torch.cat(outs, dim=1)

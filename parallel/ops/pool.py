@@ -63,4 +63,4 @@ class AdaptiveAvgPool2d(Op):
         return (Box((*part.box.spans[:2], (0, height), (0, width))),)
 
     def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
-        return xs[0] if self.identity else F.adaptive_avg_pool2d(xs[0], self.shape[1:])
+        return xs[0] if self.identity else F.adaptive_avg_pool2d(xs[0], (self.shape[1], self.shape[2]))

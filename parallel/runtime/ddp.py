@@ -77,7 +77,8 @@ class DataDistributed:
         self._plain = model
         if compile:
             self._model = torch.compile(self._model)  # type: ignore[assignment]
-        self._sgd = torch.optim.SGD(model.parameters(), lr=0.0, momentum=momentum, weight_decay=weight_decay, fused=True)
+        self._sgd = torch.optim.SGD(model.parameters(), lr=0.0, momentum=momentum, weight_decay=weight_decay,
+                                    fused=True)
         self._parameter_bytes = sum(p.nbytes for p in model.parameters())
         self._steps = 0
 

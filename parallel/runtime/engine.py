@@ -25,7 +25,7 @@ class Engine(Protocol):
         """Bytes that this worker has sent so far."""
 
     def train_step(self, images: Tensor, labels: Tensor, *, step: int, lr: float) -> Tensor:
-        """One optimizer step on this worker's rows of a global batch; returns its part of the mean loss, float64 scalar.
+        """One optimizer step on this worker's rows of a global batch; returns its part of the mean loss (float64).
 
         `step` counts optimizer steps and chooses the dropout masks.
         """

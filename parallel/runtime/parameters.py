@@ -77,7 +77,8 @@ class HeldBucket:
         peers = [worker for worker in self.bucket.workers if worker != self._rank]
         self._received = [torch.empty_like(self.gradient) for _ in peers]
         sends = [(peer, flat[slice(*self.bucket.shard(peer))]) for peer in peers]
-        self._message = transport.start(("sum", self.bucket.index), sends, list(zip(peers, self._received, strict=True)))
+        receives = list(zip(peers, self._received, strict=True))
+        self._message = transport.start(("sum", self.bucket.index), sends, receives)
 
     def finish_sync(self, transport: Transport) -> None:
         """Wait for the others' gradients and add them."""

@@ -19,8 +19,8 @@ from parallel.ops import Context, Part
 from parallel.ops.dropout import step_key
 from parallel.program import Backward, Exchange, Forward, Program, Segment, Start, Update, Wait
 from parallel.runtime.clock import Clock
-from parallel.runtime.hits import hits
 from parallel.runtime.exchange import Format, Move, Moving, finish, move, start
+from parallel.runtime.hits import hits
 from parallel.runtime.parameters import ParameterName, Parameters, assemble
 from parallel.runtime.transport import Transport
 from parallel.runtime.world import World
@@ -128,7 +128,8 @@ class Runtime:
         if LOSS in segment.ops:
             labels = slice(len(self.label_positions), len(self.label_positions) + len(samples))
             self.label_positions += samples
-        return Work(segment, m, parts, torch.tensor(samples, dtype=torch.int64, device=self.world.device), images, labels)
+        positions = torch.tensor(samples, dtype=torch.int64, device=self.world.device)
+        return Work(segment, m, parts, positions, images, labels)
 
     def _merged_rows(self, name: str) -> list[slice]:
         """Where each micro-batch lies in the output of a merged op on this worker."""
@@ -141,12 +142,12 @@ class Runtime:
         return rows
 
     def _both_ways(self, exchange: Exchange) -> tuple[Move, Move]:
-        key = exchange.index, exchange.micro_batch
-        return tuple(  # type: ignore[return-value]
-            move((*key, "<" if transposed else ">"), self.world.rank, exchange.transfers, exchange.holds, exchange.needs,
-                 transposed=transposed, adds=exchange.adds)
-            for transposed in (False, True)
-        )
+        def one_way(transposed: bool) -> Move:
+            key = exchange.index, exchange.micro_batch, "<" if transposed else ">"
+            return move(key, self.world.rank, exchange.transfers, exchange.holds, exchange.needs,
+                        transposed=transposed, adds=exchange.adds)
+
+        return one_way(False), one_way(True)
 
     def _segment_function(self, segment: Segment, compile: bool) -> Callable[..., dict[str, Tensor]]:
         """Computes a segment's ops from its leaves; returns what leaves it, and the logits if they are here."""
@@ -187,7 +188,7 @@ class Runtime:
         return self.transport.bytes_sent
 
     def train_step(self, images: Tensor, labels: Tensor, *, step: int, lr: float) -> Tensor:
-        """One optimizer step on this worker's rows of a global batch; returns its part of the mean loss, float64 scalar.
+        """One optimizer step on this worker's rows of a global batch; returns its part of the mean loss (float64).
 
         `step` counts optimizer steps and chooses the dropout masks.
         """
@@ -270,8 +271,8 @@ class _StepRun:
             self.loss += outputs[LOSS].detach().sum() / r.program.batch_size
             if not self._training:
                 (logits,) = r.program.graph[LOSS].inputs
-                rows = leaves[logits, LOSS] if (logits, LOSS) in leaves else outputs[logits]
-                self.hits += hits(rows, self._labels[work.labels], outputs[LOSS])
+                scores = leaves[logits, LOSS] if (logits, LOSS) in leaves else outputs[logits]
+                self.hits += hits(scores, self._labels[work.labels], outputs[LOSS])
 
     def backward(self, work: Work) -> None:
         r, segment, m = self._r, work.segment, work.micro_batch

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import torch.distributed as dist
-import torch.multiprocessing as torch_multiprocessing
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported, but not in its __all__
+from torch.multiprocessing.spawn import start_processes
 
 
 def spawn_workers(function: Callable[..., Any], workers: int, *args: Any) -> list[Any]:
@@ -18,12 +18,12 @@ def spawn_workers(function: Callable[..., Any], workers: int, *args: Any) -> lis
     traceback.
     """
     # The parent holds the store, on a port that the system chose: no race for a free one.
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     multiprocessing.set_forkserver_preload(["parallel.runtime.ddp", "parallel.runtime.runtime"])
     context = multiprocessing.get_context("forkserver")
     with context.Manager() as manager:
         results = manager.dict()
-        torch_multiprocessing.start_processes(
+        start_processes(
             _worker, (workers, store.port, results, function, args), nprocs=workers, start_method="forkserver"
         )
         return [results[rank] for rank in range(workers)]

@@ -46,7 +46,7 @@ class Transport:
         """
         self._clock.started(key)
         self.bytes_sent += sum(tensor.nbytes for _, tensor in sends)
-        works: list[dist.Work] = []
+        works: list[dist.Work | None] = []
         if self._gloo:
             works += [dist.irecv(tensor, peer) for peer, tensor in receives]
             works += [dist.isend(tensor, peer) for peer, tensor in sends]
@@ -55,7 +55,8 @@ class Transport:
                 [dist.P2POp(dist.irecv, tensor, peer) for peer, tensor in receives]
                 + [dist.P2POp(dist.isend, tensor, peer) for peer, tensor in sends]
             )
-        return Message(key, works, (sends, receives), [peer for peer, _ in receives])
+        under_way = [work for work in works if work is not None]
+        return Message(key, under_way, (sends, receives), [peer for peer, _ in receives])
 
     def wait(self, message: Message) -> None:
         """Block until the message's tensors are received and its sent ones may be overwritten."""

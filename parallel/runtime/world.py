@@ -17,7 +17,6 @@ import torch.distributed as dist
 
 from parallel.config import ClusterConfig, require
 
-
 T = TypeVar("T")
 
 GLOO_THREADS_END_S = 0.2

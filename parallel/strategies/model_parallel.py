@@ -35,8 +35,8 @@ def _layers(graph: Graph, workers: int) -> dict[str, Layout]:
 
 
 UPDATE_MULTIPLY_ADDS = 40
-"""What updating one weight costs, in multiply-adds of the same worker: an update moves 20 bytes (weight, gradient and
-momentum read, weight and momentum written), which takes a core about as long as 40 multiply-adds (`docs/performance.md`).
+"""What updating one weight costs, in multiply-adds of the same worker. An update moves 20 bytes (weight, gradient and
+momentum read, weight and momentum written): 0.89 ns on one core, where a multiply-add of fc6 takes 0.023 ns.
 """
 
 
