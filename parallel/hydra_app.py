@@ -18,6 +18,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -49,7 +50,11 @@ FULL_ERROR = "PARALLEL_FULL_ERROR"
 
 
 def main(train: Train) -> None:
-    """Run `train(config, run_dir)` as the command line says, and end the process with the exit code for what came."""
+    """Run `train(config, run_dir)` as the command line says, and end the process with the exit code for what came.
+
+    When `train` fails it should leave its process group open: closing it makes the other ranks fail, too, and theirs
+    might seem to be the first error.
+    """
     try:
         ranks = Ranks.from_environment(os.environ)
     except ValueError as error:
@@ -63,15 +68,26 @@ def main(train: Train) -> None:
             print(f"error: {message}", file=sys.stderr, flush=True)
             if os.environ.get(FULL_ERROR):
                 traceback.print_exc()
-        sys.exit(2)
+        _end(2, ranks)
     except SweepFailed as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(130)
+        _end(130, ranks)
     except Exception as error:
         ranks.report(f"{type(error).__name__}: {error}", traceback.format_exc())
-        raise
+        sys.excepthook(type(error), error, error.__traceback__)  # torch's names the rank in every line
+        _end(1, ranks)
+
+
+def _end(code: int, ranks: Ranks) -> NoReturn:
+    """End a process that failed. With more ranks it ends at once: taking down the process group could abort the
+    interpreter, which loses the exit code, or wait for a collective that never comes."""
+    if ranks.world > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _application(train: Train, ranks: Ranks) -> None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 STORE_TIMEOUT = timedelta(seconds=60)  # torchrun starts the ranks of all nodes together; importing torch takes seconds
-PEER_LOST = "by peer"  # gloo: "Connection closed by peer", "Connection reset by peer"
 FOLLOWER_S = 0.5  # torchrun ends all ranks when one is gone: the first to fail must have spoken by then
 
 
@@ -80,8 +79,6 @@ class Ranks:
         whole seconds, for the root cause: ranks that fail because another one did follow it by a second each.
         """
         order, repeated = 1, False
-        if self.world > 1 and PEER_LOST in message:
-            time.sleep(FOLLOWER_S)  # that peer closed its connections on its way to report what really happened
         if self.world > 1:
             try:
                 order, repeated = self._claim(message)

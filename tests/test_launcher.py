@@ -261,6 +261,22 @@ def test_a_senseless_environment_is_refused(environment: dict[str, str], words: 
         Ranks.from_environment(environment)
 
 
+def test_the_first_rank_to_fail_is_the_root_cause_and_speaks(tmp_path: Path) -> None:
+    from torch._C._distributed_c10d import HashStore
+
+    store, messages = HashStore(), ["boom", "boom", "lost a peer"]
+    spoke, times = [], []
+    for rank, message in enumerate(messages):
+        file = tmp_path / f"error-{rank}"
+        ranks = Ranks(rank, 3, True, {"TORCHELASTIC_ERROR_FILE": str(file)}, store)
+        spoke.append(ranks.report(message, f"details of {rank}"))
+        content = json.loads(file.read_text())["message"]
+        assert (content["message"], content["extraInfo"]["py_callstack"]) == (message, f"details of {rank}")
+        times.append(int(content["extraInfo"]["timestamp"]))
+    assert spoke == [True, False, True]
+    assert times == sorted(set(times)), "each later, in whole seconds, than the one before"
+
+
 def test_a_port_in_use_is_named(run: Run) -> None:
     import socket
 
