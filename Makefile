@@ -22,12 +22,17 @@ $(STAMP): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.10 or later is needed; this is " + sys.version.split()[0] + \
 		". Choose another: PYTHON=python3.12 make …" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
+	@echo "installing into $(VENV): torch is large, this takes a minute or more"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
 # What is finished already is not run again: `make compare` after an interruption goes on where it stopped.
+# The second command is the baseline with all cores: what a user of this one machine would run instead.
 compare: $(STAMP)
-	$(BIN)/python -m parallel.train -m experiment=digits strategy=$(STRATEGIES) workers=2 \
+	$(BIN)/python -m parallel.train -m experiment=compare strategy=$(STRATEGIES) workers=2 \
+		hydra/launcher=torchrun sweep=$(SWEEP)
+	$(BIN)/python -m parallel.train -m experiment=compare strategy=single \
+		'cluster.threads=choice('$$($(BIN)/python -c 'import os; print(len(os.sched_getaffinity(0)))')')' \
 		hydra/launcher=torchrun sweep=$(SWEEP)
 	$(BIN)/python -m parallel.compare $(RUNS)
 	@echo "records:  $(RUNS)/*/record.json and epochs.csv"

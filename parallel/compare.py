@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parallel.comparison import Comparison, Row, compare, describe
-from parallel.notes import notes
-from parallel.records import find_records, unfinished_runs
-from parallel.report import write_report
-from parallel.table import RESULTS, TIMES, WHO, WHO_SHORT, Column, cells
+from parallel.results.comparison import Comparison, Row, compare, describe
+from parallel.results.notes import notes
+from parallel.results.records import find_records, unfinished_runs
+from parallel.results.report import write_report
+from parallel.results.table import RESULTS, TIMES, WHO, WHO_SHORT, Column, cells
 
 WIDE = 10_000
 """Columns of the console when it is no terminal: a row stays one line, for grep and for logs."""

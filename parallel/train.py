@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from parallel import hydra_app
 from parallel.config import Config
+from parallel.launch import hydra_app
 
 
 def train(config: Config, run_dir: Path) -> None:

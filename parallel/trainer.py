@@ -20,23 +20,23 @@ from pathlib import Path
 
 import torch
 
-from parallel.comparison import run_summary
 from parallel.config import Config, TrainerConfig
 from parallel.data import DataSet, open_data
 from parallel.data.loader import Batch, Loader
-from parallel.environment import collect_environment
 from parallel.graph import Graph, trace
 from parallel.lower import lower
 from parallel.models import build_model
 from parallel.plan import Plan
-from parallel.progress import Progress
-from parallel.records import Epoch, Record, RecordWriter, Workload
+from parallel.results.comparison import run_summary
+from parallel.results.environment import collect_environment
+from parallel.results.progress import Progress
+from parallel.results.records import Epoch, Record, RecordWriter, Workload
+from parallel.results.tracker import Tracker, open_tracker
 from parallel.runtime.ddp import DataDistributed
 from parallel.runtime.engine import Engine
 from parallel.runtime.runtime import DTYPES, Runtime
 from parallel.runtime.world import World, choose_device, open_world
 from parallel.strategies import build_plan
-from parallel.tracker import Tracker, open_tracker
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from parallel.compose import compose_config
 from parallel.config import ClusterConfig, Config, require
 from parallel.graph import trace
+from parallel.launch.compose import compose_config
 from parallel.lower import lower
 from parallel.models import build_model
 from parallel.plan import Plan

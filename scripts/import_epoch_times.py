@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from parallel.records import Epoch, Record, Workload, write_record
+from parallel.results.records import Epoch, Record, Workload, write_record
 
 
 def records_from(published: dict[str, Any]) -> list[Record]:

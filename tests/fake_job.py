@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from parallel import hydra_app
 from parallel.config import Config
-from parallel.records import Epoch, Record, Workload, write_record
+from parallel.launch import hydra_app
+from parallel.results.records import Epoch, Record, Workload, write_record
 
 
 def train(config: Config, run_dir: Path) -> None:

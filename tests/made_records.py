@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from parallel.config import Config
-from parallel.records import Epoch, Record, Workload
+from parallel.results.records import Epoch, Record, Workload
 
 WORKLOAD = Workload(model="alexnet", variant="owt", num_classes=10, image_size=64, data="digits", train_images=1437,
                     batch_size=32, precision="fp32")

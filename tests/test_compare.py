@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 
 from parallel.compare import main, print_comparison
-from parallel.comparison import Row, compare, run_summary, speedup_in_sweep
-from parallel.notes import baseline_command, notes
-from parallel.records import Record, write_record
+from parallel.results.comparison import Row, compare, run_summary, speedup_in_sweep
+from parallel.results.notes import baseline_command, notes
+from parallel.results.records import Record, write_record
 from tests.made_records import ENVIRONMENT, WORKLOAD, made_record
 
 ROOT = Path(__file__).parent.parent

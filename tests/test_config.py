@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from parallel import compose
 from parallel.config import DATA_SETS, MODELS, STRATEGIES, Config
-from parallel.hydra_app import claim_run_dir, fit_world
+from parallel.launch import compose
+from parallel.launch.hydra_app import claim_run_dir, fit_world
 
 
 def test_the_default_configuration_is_that_of_the_dataclasses() -> None:

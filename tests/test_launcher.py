@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from parallel.compose import compose_config
-from parallel.hydra_app import fit_world
-from parallel.ranks import Ranks
-from parallel.records import read_record, write_record
-from parallel.sweep import Job, Outcome, Torchrun, command, finished, set_aside, summary
+from parallel.launch.compose import compose_config
+from parallel.launch.hydra_app import fit_world
+from parallel.launch.ranks import Ranks
+from parallel.launch.sweep import Job, Outcome, Torchrun, command, finished, set_aside, summary
+from parallel.results.records import read_record, write_record
 from tests.conftest import Run, Start
 from tests.fake_job import record
 from tests.test_process_tree import alive, wait_for

@@ -9,11 +9,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PURE = {"box", "cluster", "config", "graph", "lower", "ops", "plan", "program", "schedule", "search", "simulator",
-        "statistics", "strategies"}
+        "strategies"}
 """Nothing in these, nor in what they import, may know how a plan is run, configured or tracked."""
-KNOW_HYDRA = {"compose", "hydra_app"}
-"""The entry points' common part; they call it. `conf/` has a launcher outside the library."""
-KNOW_WANDB = {"tracker"}
+KNOW_HYDRA = {"parallel.launch.compose", "parallel.launch.hydra_app"}
+"""The entry points' common part; they call it. `hydra_plugins/` has a launcher outside the library."""
+KNOW_WANDB = {"parallel.results.tracker"}
+KNOW_PROCESS_GROUPS = ("parallel.runtime", "parallel.launch.ranks")
 
 
 def imports(path: Path) -> set[str]:
@@ -81,10 +82,16 @@ def test_pure_modules_stay_pure(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_only_the_tracker_knows_wandb_and_only_the_entry_knows_hydra(name: str) -> None:
-    if top(name) not in KNOW_WANDB:
+    if name not in KNOW_WANDB:
         assert not known(MODULES[name], "wandb")
-    if top(name) not in KNOW_HYDRA:
+    if name not in KNOW_HYDRA:
         assert not known(MODULES[name], "hydra") and not known(MODULES[name], "omegaconf")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_only_the_runtime_talks_to_process_groups(name: str) -> None:
+    if not name.startswith(KNOW_PROCESS_GROUPS):
+        assert not known(MODULES[name], "torch.distributed")
 
 
 def test_nothing_needs_torchvision() -> None:

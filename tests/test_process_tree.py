@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from parallel import process_tree
+from parallel.launch import process_tree
 
 STUBBORN = ("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
             "print('up', flush=True); time.sleep(600)")
@@ -57,7 +57,7 @@ def test_a_failed_command_leaves_no_child(tmp_path: Path) -> None:
 def test_a_stopped_command_leaves_no_process(sign: signal.Signals, code: int, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     script = PARENT.format(then=STUBBORN)
-    program = ("import os, sys; from parallel import process_tree; "
+    program = ("import os, sys; from parallel.launch import process_tree; "
                "process_tree.run([sys.executable, '-c', sys.argv[1], sys.argv[2]], os.environ, 0.2)")
     runner = subprocess.Popen([sys.executable, "-c", program, script, str(note)], stderr=subprocess.DEVNULL,
                               stdout=subprocess.PIPE)

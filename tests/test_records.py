@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from parallel import environment
-from parallel.environment import collect_environment
-from parallel.records import (
+from parallel.results import environment
+from parallel.results.environment import collect_environment
+from parallel.results.records import (
     EPOCHS,
     PART,
     RECORD,

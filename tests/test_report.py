@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from parallel.comparison import compare
-from parallel.records import Epoch, Record
-from parallel.report import Section, write_report
-from parallel.report.page import headline, page
-from parallel.report.svg import Scale, shortened, spread_out, tick_label
+from parallel.results.comparison import compare
+from parallel.results.records import Epoch, Record
+from parallel.results.report import Section, write_report
+from parallel.results.report.page import headline, page
+from parallel.results.report.svg import Scale, shortened, spread_out, tick_label
 from tests.made_records import made_epochs, made_record
 
 RECORDS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from parallel.statistics import Speedup, speedup, summarise
+from parallel.results.statistics import Speedup, speedup, summarise
 
 
 def test_summary_is_r_type_7() -> None:

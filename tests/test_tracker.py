@@ -16,11 +16,11 @@ import pytest
 import wandb
 from rich.console import Console
 
-from parallel.comparison import run_summary
 from parallel.config import TrackerConfig
-from parallel.progress import Progress, clock, epoch_line
-from parallel.records import Epoch, write_record
-from parallel.tracker import NAMES, Tracker, open_tracker
+from parallel.results.comparison import run_summary
+from parallel.results.progress import Progress, clock, epoch_line
+from parallel.results.records import Epoch, write_record
+from parallel.results.tracker import NAMES, Tracker, open_tracker
 from tests.made_records import made_epochs, made_record
 
 SINGLE, OURS = made_record("single", (10.0, 10.0)), made_record("ddp", (5.0, 5.0))
@@ -108,7 +108,7 @@ def test_online_without_a_key_goes_offline_and_says_so(tmp_path: Path, capfd: py
 def test_a_server_that_does_not_answer_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                    capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    monkeypatch.setattr("parallel.tracker.INIT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("parallel.results.tracker.INIT_TIMEOUT_S", 1.0)
     tracked(tmp_path, TrackerConfig())
     out = capfd.readouterr().out
     assert "; the run is kept offline" in out and "wandb sync" in out
@@ -153,7 +153,7 @@ def test_a_line_per_epoch_where_there_is_no_terminal() -> None:
 
 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("parallel.progress.DRAW_EVERY_S", 0.0)
+    monkeypatch.setattr("parallel.results.progress.DRAW_EVERY_S", 0.0)
     out = shown(terminal=True)
     assert "epoch 2/2  step 2/3  loss 0.500" in out and "images/s" in out and "left" in out and "validation" in out
     assert shown(terminal=True, enabled=False) == "" and shown(terminal=False, enabled=False) == ""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported, but not in its __all__
+from torch.distributed import TCPStore
 from torch.multiprocessing.spawn import start_processes
 
 

@@ -18,8 +18,8 @@ from parallel.strategies.strategy import first_fully_connected
 
 
 def one_weird_trick(graph: Graph, workers: int, config: StrategyConfig) -> Plan:
-    """The hybrid plan; `config.scheme` is a, b or c (default c), `config.update` step or pass."""
-    scheme = config.scheme or "c"
+    """The hybrid plan; `config.scheme` is a, b or c (default a), `config.update` step or pass."""
+    scheme = config.scheme or "a"
     require_one_of("strategy.scheme", scheme, SCHEMES)
     everyone = tuple(range(workers))
     return make_plan(

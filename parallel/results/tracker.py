@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from parallel.config import TrackerConfig
-from parallel.records import Epoch
+from parallel.results.records import Epoch
 
 INIT_TIMEOUT_S = 20.0
 """How long to wait for the server before the run goes offline: below the 60 s that other ranks wait for a peer."""

@@ -8,12 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from parallel.comparison import Comparison, Row, describe
-from parallel.notes import notes
-from parallel.records import Record
-from parallel.report import charts, curves
-from parallel.report.style import STYLE
-from parallel.table import NUMBERS, RESULTS, TIMES, WHO, cells, seconds, size
+from parallel.results.comparison import Comparison, Row, describe
+from parallel.results.notes import notes
+from parallel.results.records import Record
+from parallel.results.report import charts, curves
+from parallel.results.report.style import STYLE
+from parallel.results.table import NUMBERS, RESULTS, TIMES, WHO, cells, seconds, size
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from parallel.config import Config
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 VERSION_BASE = "1.3"
 NO_CODE = "the configuration holds values, never code to run"
 PLUGIN_TARGETS = ("hydra.launcher", "hydra.sweeper")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from parallel.comparison import Row
-from parallel.report.svg import Scale, drawing, element, line, rect, shortened, text, tick_label, titled
-from parallel.table import percent, seconds
+from parallel.results.comparison import Row
+from parallel.results.report.svg import Scale, drawing, element, line, rect, shortened, text, tick_label, titled
+from parallel.results.table import percent, seconds
 
 WIDTH = 1184
 LEFT, RIGHT = 270, 120

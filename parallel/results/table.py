@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from parallel.comparison import Row
+from parallel.results.comparison import Row
 
 Column = tuple[str, Callable[[Row], str]]
 

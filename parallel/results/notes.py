@@ -12,10 +12,10 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from parallel.comparison import BASELINE, TREATMENT, Comparison, Row
 from parallel.config import Config
-from parallel.records import Record, Workload
-from parallel.statistics import speedup
+from parallel.results.comparison import BASELINE, TREATMENT, Comparison, Row
+from parallel.results.records import Record, Workload
+from parallel.results.statistics import speedup
 
 HARMLESS = ("trainer.epochs", "trainer.seed", "data.root", "data.cache", "data.cache_limit_gb", "data.decoders",
             *(f"trainer.{name}" for name in TREATMENT))

@@ -17,9 +17,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from parallel import process_tree
 from parallel.config import Config, require
-from parallel.records import RECORD, read_record
+from parallel.launch import process_tree
+from parallel.results.records import RECORD, read_record
 
 RENDEZVOUS_TIMEOUT_S = 86400  # a node may have to wait while another does a job that needs one node only
 NO_ERROR = "no rank left an error: what it printed stands above"

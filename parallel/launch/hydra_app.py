@@ -27,7 +27,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from parallel.compose import (
+from parallel.config import Config
+from parallel.launch.compose import (
     CONF,
     VERSION_BASE,
     compose_node,
@@ -38,10 +39,9 @@ from parallel.compose import (
     sweep_overrides,
     to_config,
 )
-from parallel.config import Config
-from parallel.ranks import Ranks
-from parallel.records import RECORD
-from parallel.sweep import SweepFailed, finished, numbered, set_aside, started_module
+from parallel.launch.ranks import Ranks
+from parallel.launch.sweep import SweepFailed, finished, numbered, set_aside, started_module
+from parallel.results.records import RECORD
 
 Train = Callable[[Config, Path], None]
 

@@ -1,5 +1,5 @@
 """The report: one HTML file that needs nothing else, with the table, the plots and where every number comes from."""
 
-from parallel.report.page import Section, write_report
+from parallel.results.report.page import Section, write_report
 
 __all__ = ["Section", "write_report"]

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from parallel.records import Epoch
+from parallel.results.records import Epoch
 
 DRAW_EVERY_S = 0.5
 """Drawing takes about a millisecond: a fifth of a per cent of the time at this pace."""

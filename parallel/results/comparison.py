@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from parallel.config import STRATEGIES, StrategyConfig, TrainerConfig
-from parallel.records import Epoch, Record, Workload, find_records
-from parallel.statistics import Speedup, Summary, speedup, summarise
+from parallel.results.records import Epoch, Record, Workload, find_records
+from parallel.results.statistics import Speedup, Summary, speedup, summarise
 
 BASELINE = "single"
 TREATMENT = ("channels_last", "compile")

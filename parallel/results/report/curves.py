@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parallel.comparison import Row
-from parallel.report.charts import colour
-from parallel.report.svg import Scale, drawing, element, line, shortened, spread_out, text, tick_label, titled
+from parallel.results.comparison import Row
+from parallel.results.report.charts import colour
+from parallel.results.report.svg import Scale, drawing, element, line, shortened, spread_out, text, tick_label, titled
 
 WIDTH, HEIGHT = 580, 310
 LEFT, RIGHT, TOP, BOTTOM = 48, 190, 30, 40
