@@ -1,0 +1,138 @@
+"""Time steps of the strategies against plain PyTorch and DDP, interleaved in one run.
+
+    torchrun --standalone --nproc-per-node 2 scripts/bench_strategies.py --image-size 64 --batch-size 128
+
+All engines live in the same processes and take turns in blocks of random order, so that the machine's moods meet them
+alike. `plain` is a minimal hand-written loop and `single` our baseline, both on worker 0 alone while the others wait;
+every worker has one thread. Warm-up blocks are left out. Ratios are of median step times, with a 95 % bootstrap
+interval over the blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from parallel.config import ClusterConfig, ModelConfig, StrategyConfig
+from parallel.graph import trace
+from parallel.lower import lower
+from parallel.models import build_model
+from parallel.results.statistics import speedup, summarise
+from parallel.runtime.ddp import DataDistributed
+from parallel.runtime.runtime import Runtime
+from parallel.runtime.world import World, open_world
+from parallel.strategies import build_plan
+
+LR, MOMENTUM, WEIGHT_DECAY, CLASSES = 0.01, 0.9, 5e-4, 200
+STRATEGIES = {
+    "single": StrategyConfig("single"),
+    "data_parallel": StrategyConfig("data_parallel"),
+    "one_weird_trick a": StrategyConfig("one_weird_trick", scheme="a"),
+    "one_weird_trick b": StrategyConfig("one_weird_trick", scheme="b"),
+    "one_weird_trick c": StrategyConfig("one_weird_trick", scheme="c"),
+    "model_parallel layers": StrategyConfig("model_parallel", scheme="layers"),
+    "model_parallel 4": StrategyConfig("model_parallel", scheme="layers", micro_batches=4),
+    "model_parallel tensor": StrategyConfig("model_parallel", scheme="tensor"),
+    "ddp": StrategyConfig("ddp"),
+}
+
+Step = Callable[[], None]
+
+
+def plain(model: nn.Module, images: Tensor, labels: Tensor, precision: str) -> Step:
+    """What one writes by hand: channels_last, fused SGD, nothing else."""
+    model = model.to(images.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    sgd = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, fused=True)
+
+    def step() -> None:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = F.cross_entropy(model(images), labels)
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+
+    return step
+
+
+def make_step(name: str, arguments: argparse.Namespace, world: World) -> Step:
+    """A step of the named engine on this worker; one that does nothing where the engine is not."""
+    model = build_model(ModelConfig(image_size=arguments.image_size), CLASSES, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    shape = (3, arguments.image_size, arguments.image_size)
+    images = torch.randn(arguments.batch_size, *shape, generator=generator).contiguous(
+        memory_format=torch.channels_last).to(world.device)
+    labels = torch.randint(CLASSES, (arguments.batch_size,), generator=generator).to(world.device)
+    alone = name in ("plain", "single")
+    if alone and world.rank > 0:
+        return lambda: None
+    if name == "plain":
+        return plain(model, images, labels, arguments.precision)
+    own = World(0, 1, world.device, "none") if alone else world
+    engine: DataDistributed | Runtime
+    if name == "ddp":
+        engine = DataDistributed(model, own, batch_size=arguments.batch_size, seed=0, precision=arguments.precision,
+                                 channels_last=True, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY,
+                                 bucket_mb=arguments.bucket_mb)
+    else:
+        graph = trace(model, shape)
+        plan = build_plan(graph, own.size, STRATEGIES[name])
+        engine = Runtime(lower(graph, plan, arguments.batch_size), model, own, seed=0, precision=arguments.precision,
+                         momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    images, labels = images[engine.image_positions], labels[engine.label_positions]
+
+    def step() -> None:
+        engine.train_step(images, labels, step=0, lr=LR)
+        engine.clock.reset()  # keeps no marks of a run that nobody reads
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=128, help="global")
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--blocks", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=2, help="per block and engine")
+    parser.add_argument("--bucket-mb", type=float, default=25.0, help="of DDP")
+    parser.add_argument("--only", default=",".join(["plain", *STRATEGIES]), help="comma-separated names")
+    arguments = parser.parse_args()
+    names = arguments.only.split(",")
+    with open_world(ClusterConfig()) as world:
+        steps = {name: make_step(name, arguments, world) for name in names}
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        order = random.Random(0)  # the same on every worker
+        for block in range(arguments.blocks + 1):
+            for name in order.sample(names, len(names)):
+                world.barrier()
+                begin = time.perf_counter()
+                for _ in range(arguments.steps):
+                    steps[name]()
+                world.barrier()
+                if block:
+                    seconds[name].append((time.perf_counter() - begin) / arguments.steps)
+        if world.rank == 0:
+            report(arguments, world, seconds)
+
+
+def report(arguments: argparse.Namespace, world: World, seconds: dict[str, list[float]]) -> None:
+    """The table: a row per engine; a ratio above 1 means that this engine is faster than the column's."""
+    print(f"{arguments.image_size} px, global batch {arguments.batch_size}, {arguments.precision}, "
+          f"{world.size} workers on {world.device.type}, {torch.get_num_threads()} thread each, {arguments.blocks} blocks of "
+          f"{arguments.steps} steps")
+    against = [name for name in ("plain", "single", "ddp") if name in seconds]
+    print(f"{'':24}{'ms a step':>10}{'images/s':>10}" + "".join(f"{'over ' + name:>20}" for name in against))
+    for name, times in seconds.items():
+        median = summarise(times).median
+        cells = "".join(f"{speedup(seconds[other], times)!s:>20}" for other in against)
+        print(f"{name:24}{1000 * median:10.1f}{arguments.batch_size / median:10.1f}{cells}")
+
+
+if __name__ == "__main__":
+    main()
