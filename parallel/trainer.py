@@ -75,6 +75,7 @@ def train(config: Config, run_dir: Path) -> None:
                          job_type=config.strategy.name, config_dict=dataclasses.asdict(config)) as tracker,
         ):
             started = _now()
+            print(describe(job, world), flush=True)
             _Run(job, world, engine, tracker, writer).train()
             record = make_record(job, world, run_dir, started, writer.epochs)
             writer.finish(record)
@@ -91,6 +92,19 @@ def prepare(config: Config, verbose: bool) -> Job:
     workers = config.workers or 1
     plan = None if config.strategy.name == "ddp" else build_plan(graph, workers, config.strategy)
     return Job(config, workers, data, graph, plan)
+
+
+def describe(job: Job, world: World) -> str:
+    """What is about to run, in two lines: the model's size; workers, threads, batch, plan."""
+    model, config, graph = job.config.model, job.config, job.graph
+    size = graph.parameter_count * DTYPES[config.trainer.precision].itemsize
+    plan = "" if job.plan is None else f", plan {job.plan.fingerprint}"
+    place = f"cpu, cluster.threads={config.cluster.threads}" if world.device.type == "cpu" else "cuda"
+    return (f"{model.name} {model.variant}, {model.image_size} px, {job.data.num_classes} classes: "
+            f"{graph.parameter_count:,} parameters, {size / 2**20:.0f} MB, "
+            f"{graph.multiply_adds / 1e9:.2f} G multiply-adds an image\n"
+            f"{job.label}: workers={job.workers} on {place}; {job.data.name}, "
+            f"global batch {config.trainer.batch_size}, {config.trainer.precision}{plan}")
 
 
 def make_engine(job: Job, world: World) -> Engine:

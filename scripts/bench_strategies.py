@@ -124,8 +124,8 @@ def main() -> None:
 def report(arguments: argparse.Namespace, world: World, seconds: dict[str, list[float]]) -> None:
     """The table: a row per engine; a ratio above 1 means that this engine is faster than the column's."""
     print(f"{arguments.image_size} px, global batch {arguments.batch_size}, {arguments.precision}, "
-          f"{world.size} workers on {world.device.type}, {torch.get_num_threads()} thread each, {arguments.blocks} blocks of "
-          f"{arguments.steps} steps")
+          f"{world.size} workers on {world.device.type}, {torch.get_num_threads()} thread each, "
+          f"{arguments.blocks} blocks of {arguments.steps} steps")
     against = [name for name in ("plain", "single", "ddp") if name in seconds]
     print(f"{'':24}{'ms a step':>10}{'images/s':>10}" + "".join(f"{'over ' + name:>20}" for name in against))
     for name, times in seconds.items():

@@ -55,7 +55,7 @@ OWT_SCHEMES = (("a", "step"), ("b", "step"), ("b", "pass"), ("c", "step"), ("c",
 NAMED = [
     (1, StrategyConfig(name="single")),
     (1, StrategyConfig(name="model_parallel")),
-    (1, StrategyConfig(name="one_weird_trick", update="pass")),
+    (1, StrategyConfig(name="one_weird_trick", scheme="c", update="pass")),
     *((n, StrategyConfig(name="data_parallel")) for n in (1, 2, 3, 4)),
     *((n, StrategyConfig(name="model_parallel", scheme="tensor")) for n in (2, 3, 4)),
     (3, StrategyConfig(name="model_parallel", scheme="tensor", micro_batches=2)),
