@@ -24,7 +24,7 @@ from parallel.lower import lower
 from parallel.models import build_model
 from parallel.plan import Plan
 from parallel.reference import Reference
-from parallel.runtime.ddp import DataDistributed
+from parallel.runtime.ddp import DataDistributed, check_ddp_batch
 from parallel.runtime.runtime import Runtime
 from parallel.runtime.spawn import spawn_workers
 from parallel.runtime.world import open_world
@@ -123,7 +123,7 @@ def _worse(a: float, b: float) -> float:
 def verify(config: Config, steps: int, batch_size: int | None = None) -> Difference:
     """Hold the configured strategy against the reference, on worker processes of this machine.
 
-    Without a `batch_size` it is the smallest that gives every part of every pass two samples. Raises `ValueError` for
+    Without a `batch_size` it is the smallest from 8 that gives every part of every pass as many samples, at least two. Raises `ValueError` for
     a strategy that does not fit.
     """
     require(steps >= 1, "steps", steps, "must be at least 1")
@@ -132,8 +132,11 @@ def verify(config: Config, steps: int, batch_size: int | None = None) -> Differe
     shape = (3, config.model.image_size, config.model.image_size)
     plan = None if config.strategy.name == "ddp" else build_plan(trace(model, shape), workers, config.strategy)
     if batch_size is None:
-        batch_size = max(8, 2 * workers * (1 if plan is None else plan.micro_batches))
-    if plan is not None:
+        unit = 2 * workers * (1 if plan is None else plan.micro_batches)
+        batch_size = unit * math.ceil(8 / unit)
+    if plan is None:
+        check_ddp_batch(batch_size, workers)
+    else:
         lower(trace(model, shape), plan, batch_size)  # refuse what cannot be cut before any process starts
     model.share_memory()
     return spawn_workers(compare_worker, workers, model, plan, shape, batch_size, steps)[0]

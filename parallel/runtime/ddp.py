@@ -44,6 +44,12 @@ class _Dropout(nn.Module):
                                 box=Box.whole(tuple(x.shape)), shape=tuple(x.shape[1:]), p=self.p, dtype=x.dtype)
 
 
+def check_ddp_batch(batch_size: int, workers: int) -> None:
+    """Raise `ValueError` if DDP, which averages the workers' means, cannot divide the batch equally."""
+    require(batch_size % workers == 0, "trainer.batch_size", batch_size,
+            f"must be a multiple of workers={workers} for strategy=ddp, which averages equal parts")
+
+
 class DataDistributed:
     """An `Engine` around DDP: each worker has the whole model and an equal part of the batch."""
 
@@ -54,8 +60,7 @@ class DataDistributed:
         momentum: float, weight_decay: float, bucket_mb: float, compile: bool = False,
     ) -> None:
         """`model` gives the initial weights; it becomes part of this engine."""
-        require(batch_size % world.size == 0, "trainer.batch_size", batch_size,
-                f"must be a multiple of workers={world.size} for strategy=ddp, which averages equal parts")
+        check_ddp_batch(batch_size, world.size)
         self.clock = Clock(world.device)
         self._world, self._seed, self._batch_size = world, seed, batch_size
         self._autocast = precision == "bf16"
