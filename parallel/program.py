@@ -13,7 +13,6 @@ in one global order, of which every worker runs the part that concerns it: so no
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -151,6 +150,24 @@ Step = Forward | Backward | Start | Wait | Update
 
 
 @dataclass(frozen=True)
+class Sent:
+    """Bytes that one worker sends in a step, by what for."""
+
+    forward: int
+    """Exchanges of the forward pass."""
+    backward: int
+    """Their transposes."""
+    sums: int
+    """Gradients, to the workers that update them."""
+    gathers: int
+    """Updated weights, to the workers that hold them."""
+
+    @property
+    def total(self) -> int:
+        return self.forward + self.backward + self.sums + self.gathers
+
+
+@dataclass(frozen=True)
 class Program:
     """What every worker does in one optimizer step. Made by `lower.lower`."""
 
@@ -188,24 +205,29 @@ class Program:
         passes = self.plan.micro_batches if self.plan.update == "pass" and LOSS not in self.merged else 1
         return passes / self.batch_size
 
-    def bytes_sent(self, worker: int, itemsize: int) -> int:
-        """Bytes that the worker sends in one step: exchanges both ways at `itemsize`, gradient sync in fp32 terms.
+    def sent(self, worker: int, itemsize: int) -> Sent:
+        """Bytes that the worker sends in one step: exchanges both ways at `itemsize`, gradient sync in fp32 at least.
 
         A bucket of B elements on K workers costs each about 2(K−1)/K·B: its gradient's other shards go out, and its
         own updated shard goes to all others.
         """
-        total = 0
+        forward = backward = sums = gathers = 0
         for exchange in self.exchanges.values():
             for t in exchange.transfers:
-                if t.source != t.target and worker in (t.source, t.target):
-                    total += t.box.volume * itemsize
+                if t.source != t.target:
+                    forward += t.box.volume * itemsize * (t.source == worker)
+                    backward += t.box.volume * itemsize * (t.target == worker)
         for bucket in self.buckets:
             if worker in bucket.workers:
                 start, stop = bucket.shard(worker)
-                own = stop - start
                 times = self.plan.micro_batches if self.updates_every_pass(bucket) else 1
-                total += times * (bucket.size - own + own * (len(bucket.workers) - 1)) * max(4, itemsize)
-        return total
+                sums += times * (bucket.size - (stop - start)) * max(4, itemsize)
+                gathers += times * (stop - start) * (len(bucket.workers) - 1) * max(4, itemsize)
+        return Sent(forward, backward, sums, gathers)
+
+    def bytes_sent(self, worker: int, itemsize: int) -> int:
+        """All bytes that the worker sends in one step."""
+        return self.sent(worker, itemsize).total
 
     def updates_every_pass(self, bucket: Bucket) -> bool:
         """Whether the bucket's parameters are updated after every pass rather than once a step."""
@@ -215,13 +237,26 @@ class Program:
         """Elements of the parameters that the worker holds."""
         return sum(bucket.size for bucket in self.buckets if worker in bucket.workers)
 
+    def parameters_updated(self, worker: int) -> int:
+        """Elements of the shards that the worker updates: it keeps their momentum."""
+        return sum(stop - start for bucket in self.buckets if worker in bucket.workers
+                   for start, stop in [bucket.shard(worker)])
+
+    def multiply_adds(self, worker: int) -> int:
+        """Multiply-adds of the worker in one step: forward, and in backward as many for the weights and again for the
+        input, which is left out where no weights come before."""
+        total, trained = 0, set[str]()
+        for op in self.graph:
+            passes = 3 if trained.intersection(op.inputs) else 2
+            if passes == 3 or op.parameters:
+                trained.add(op.name)
+            for m in range(self.plan.micro_batches):
+                part = self.part(op.name, worker, m)
+                total += 0 if part is None else passes * op.multiply_adds(part)
+        return total
+
     def __str__(self) -> str:
         lines = [f"segment {s.index} on {sorted(s.workers)}{' merged' if s.merged else ''}: {' '.join(s.ops)}"
                  for s in self.segments]
         lines += [f"worker {w}: {' '.join(map(str, steps))}" for w, steps in enumerate(self.steps)]
         return "\n".join(lines)
-
-
-def volume(shape: tuple[int, ...]) -> int:
-    """Elements of a tensor of this shape."""
-    return math.prod(shape)
