@@ -25,6 +25,7 @@ from parallel.data import DataSet, open_data
 from parallel.data.loader import Batch, Loader
 from parallel.graph import Graph, trace
 from parallel.lower import lower
+from parallel.memory import refuse_too_large
 from parallel.models import build_model
 from parallel.plan import Plan
 from parallel.results.comparison import run_summary
@@ -34,6 +35,7 @@ from parallel.results.records import Epoch, Record, RecordWriter, Workload
 from parallel.results.tracker import Tracker, open_tracker
 from parallel.runtime.ddp import DataDistributed
 from parallel.runtime.engine import Engine
+from parallel.runtime.memory import available_memory
 from parallel.runtime.runtime import DTYPES, Runtime
 from parallel.runtime.world import World, choose_device, open_world
 from parallel.strategies import build_plan
@@ -108,17 +110,20 @@ def describe(job: Job, world: World) -> str:
 
 
 def make_engine(job: Job, world: World) -> Engine:
-    """What trains: the runtime of the job's plan, or torch's DDP."""
+    """What trains: the runtime of the job's plan, or torch's DDP. Refuses a plan that is too large for the memory."""
     config, trainer = job.config, job.config.trainer
+    program = None if job.plan is None else lower(job.graph, job.plan, trainer.batch_size)
+    if program is not None:
+        refuse_too_large(program, trainer.precision, world.gather(available_memory(world.device)))
     model = build_model(config.model, job.data.num_classes, trainer.seed)
-    if job.plan is None:
+    if program is None:
         return DataDistributed(
             model, world, batch_size=trainer.batch_size, seed=trainer.seed, precision=trainer.precision,
             channels_last=trainer.channels_last, momentum=trainer.momentum, weight_decay=trainer.weight_decay,
             bucket_mb=config.strategy.bucket_mb, compile=trainer.compile,
         )
     return Runtime(
-        lower(job.graph, job.plan, trainer.batch_size), model, world, seed=trainer.seed, precision=trainer.precision,
+        program, model, world, seed=trainer.seed, precision=trainer.precision,
         channels_last=trainer.channels_last, momentum=trainer.momentum, weight_decay=trainer.weight_decay,
         compile=trainer.compile,
     )

@@ -71,6 +71,14 @@ class Conv2d(Op):
         k = self._k(part)
         return part.box.volume * (k[1] - k[0]) * math.prod(self.kernel)
 
+    def kept_bytes(self, part: Part, itemsize: int) -> int:
+        kept = part.box.volume
+        if part.box.shape[2:] != self.shape[1:]:  # a copy of the input with its edge
+            (_, (top, bottom)), (_, (left, right)) = self._windows(part)
+            samples, channels, height, width = self.needs(part)[0].shape
+            kept += samples * channels * (height + top + bottom) * (width + left + right)
+        return kept * itemsize
+
     def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
         x, weight, bias = xs[0], parameters["weight"], parameters.get("bias")
         spans = part.box.spans

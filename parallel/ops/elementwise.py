@@ -35,6 +35,9 @@ class Dropout(Op):
     def dims(self) -> str:
         return "nchw"[: len(self.shape) + 1]
 
+    def kept_bytes(self, part: Part, itemsize: int) -> int:
+        return 2 * part.box.volume * itemsize  # the output and the mask
+
     def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
         x = xs[0]
         if not context.training or self.p == 0.0:

@@ -34,6 +34,10 @@ class LocalResponseNorm(Op):
         start, stop = part.box.spans[1]
         return (part.box.replace(1, (start - before, stop + after)),)
 
+    def kept_bytes(self, part: Part, itemsize: int) -> int:
+        # The output and, of the input's size: squares, the same padded, their mean, its scaled form, its power.
+        return (part.box.volume + 5 * self.needs(part)[0].volume) * itemsize
+
     def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
         y = F.local_response_norm(xs[0], self.size, self.alpha, self.beta, self.k)
         before, after = self._halo(part)

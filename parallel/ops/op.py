@@ -1,4 +1,4 @@
-"""What every op has in common: names, shapes, the dims in which it may be split, and the five rules.
+"""What every op has in common: names, shapes, the dims in which it may be split, and the rules.
 
 Shapes are those of one sample; boxes have the sample dim in front: [n, c, h, w] or [n, c].
 """
@@ -74,6 +74,10 @@ class Op:
     def multiply_adds(self, part: Part) -> int:
         """Multiply-adds of the forward pass; zero where they do not count (element-wise ops)."""
         return 0
+
+    def kept_bytes(self, part: Part, itemsize: int) -> int:
+        """Bytes that the forward pass leaves for backward, at most, inputs not counted: the output, unless more."""
+        return part.box.volume * itemsize
 
     def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
         """The part's output from its inputs' boxes; rows may be those of several micro-batches."""

@@ -34,6 +34,9 @@ class MaxPool2d(Op):
     def needs(self, part: Part) -> tuple[Box, ...]:
         return (Box((*part.box.spans[:2], *(span for span, _ in self._windows(part)))),)
 
+    def kept_bytes(self, part: Part, itemsize: int) -> int:
+        return part.box.volume * (itemsize + 8)  # where each maximum was: int64
+
     def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
         x, padding = xs[0], self.padding
         if any(padding) and part.box.shape[2:] != self.shape[1:]:
