@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PURE = {"box", "cluster", "config", "graph", "lower", "ops", "plan", "program", "schedule", "search", "simulator",
-        "strategies"}
+PURE = {"box", "cluster", "config", "graph", "lower", "memory", "ops", "plan", "program", "schedule", "search",
+        "simulator", "strategies"}
 """Nothing in these, nor in what they import, may know how a plan is run, configured or tracked."""
 KNOW_HYDRA = {"parallel.launch.compose", "parallel.launch.hydra_app"}
 """The entry points' common part; they call it. `hydra_plugins/` has a launcher outside the library."""
@@ -69,11 +69,16 @@ def top(name: str) -> str:
     return (name.split(".") + [""])[1]
 
 
+def is_entry(name: str) -> bool:
+    """Whether `python -m` runs it: it may compose a configuration, and nothing imports it."""
+    return name.endswith(".__main__")
+
+
 def test_the_library_was_found() -> None:
     assert {"parallel.plan", "parallel.graph", "parallel.box", "parallel.strategies", "parallel.ops"} <= set(MODULES)
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if top(name) in PURE])
+@pytest.mark.parametrize("name", [name for name in MODULES if top(name) in PURE and not is_entry(name)])
 def test_pure_modules_stay_pure(name: str) -> None:
     reached = reach(name)
     assert [library for library in ("torch.distributed", "hydra", "omegaconf", "wandb")
@@ -92,6 +97,10 @@ def test_only_the_tracker_knows_wandb_and_only_the_entry_knows_hydra(name: str) 
 def test_only_the_runtime_talks_to_process_groups(name: str) -> None:
     if not name.startswith(KNOW_PROCESS_GROUPS):
         assert not known(MODULES[name], "torch.distributed")
+
+
+def test_nothing_imports_an_entry() -> None:
+    assert [name for name in MODULES if any(is_entry(imported) for imported in MODULES[name])] == []
 
 
 def test_nothing_needs_torchvision() -> None:

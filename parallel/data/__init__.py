@@ -13,7 +13,7 @@ from parallel.data import digits, dogs_vs_cats, imagenet, synthetic, tiny_imagen
 from parallel.data.dataset import ArrayImages, DataSet, Images
 from parallel.data.layout import Layout, open_layout
 
-__all__ = ["IN_MEMORY", "ON_DISK", "ArrayImages", "DataSet", "Images", "open_data"]
+__all__ = ["CLASSES", "IN_MEMORY", "ON_DISK", "ArrayImages", "DataSet", "Images", "known_classes", "open_data"]
 
 IN_MEMORY: dict[str, Callable[[DataConfig, int, int], DataSet]] = {
     "digits": digits.open_digits,
@@ -25,6 +25,14 @@ ON_DISK: dict[str, Layout] = {
     "dogs_vs_cats": dogs_vs_cats.LAYOUT,
     "imagenet": imagenet.LAYOUT,
 }
+
+CLASSES = {"digits": 10, "tiny_imagenet": 200, "dogs_vs_cats": 2, "imagenet": 1000}
+"""Of each set as it is published, for what is asked without opening it; synthetic has as many as it is told to."""
+
+
+def known_classes(data: DataConfig) -> int:
+    """The number of classes that the configured data set has, nothing opened."""
+    return data.num_classes if data.name == "synthetic" else CLASSES[data.name]
 
 
 def open_data(data: DataConfig, image_size: int, seed: int, verbose: bool = False) -> DataSet:
