@@ -123,8 +123,8 @@ def _worse(a: float, b: float) -> float:
 def verify(config: Config, steps: int, batch_size: int | None = None) -> Difference:
     """Hold the configured strategy against the reference, on worker processes of this machine.
 
-    Without a `batch_size` it is the smallest from 8 that gives every part of every pass as many samples, at least two. Raises `ValueError` for
-    a strategy that does not fit.
+    Without a `batch_size` it is the smallest from 8 that gives every part of every pass as many samples, and two.
+    Raises `ValueError` for a strategy that does not fit.
     """
     require(steps >= 1, "steps", steps, "must be at least 1")
     workers = 1 if config.strategy.name == "single" else config.workers or 1
