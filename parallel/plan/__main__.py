@@ -19,7 +19,6 @@ import sys
 from collections.abc import Sequence
 
 import torch
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -73,13 +72,13 @@ def show(config: Config, console: Console, steps: bool = False) -> None:
     runs = compact(plan)
     width = max(len(names) for names, _ in runs)
     _print(console, *lines, "", *(f"  {names:{width}}  {layout}" for names, layout in runs), "")
-    console.print(_costs(program, precision, console))
+    console.print(_costs(program, precision))
     _print(console, "")
-    console.print(_memory([memory_of(program, w, precision) for w in range(plan.workers)], console))
+    console.print(_memory([memory_of(program, w, precision) for w in range(plan.workers)]))
     if steps:
         for worker in range(plan.workers):
             _print(console, "", f"worker {worker}")
-            console.print(_steps(program, worker, precision, console))
+            console.print(_steps(program, worker, precision))
 
 
 def _print(console: Console, *lines: str) -> None:
@@ -87,10 +86,9 @@ def _print(console: Console, *lines: str) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
-def _table(console: Console, words: Sequence[str], numbers: Sequence[str]) -> Table:
-    """A table of some columns of words, then of numbers."""
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, show_edge=False, pad_edge=False,
-                  padding=(0, 1), collapse_padding=True)
+def _table(words: Sequence[str], numbers: Sequence[str]) -> Table:
+    """A table of some columns of words, then of numbers; without lines, so that 100 columns are enough."""
+    table = Table(box=None, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
     for name in words:
         table.add_column(name, overflow="fold")
     for name in numbers:
@@ -98,15 +96,15 @@ def _table(console: Console, words: Sequence[str], numbers: Sequence[str]) -> Ta
     return table
 
 
-def _costs(program: Program, precision: str, console: Console) -> Table:
+def _costs(program: Program, precision: str) -> Table:
     """Per worker: what it holds, sends in a step and computes in a step; a last row for all."""
     rows = []
     for worker in range(program.plan.workers):
         sent = program.sent(worker, ACTIVATION_BYTES[precision])
         rows.append((program.parameters_held(worker), program.parameters_updated(worker), sent.forward, sent.backward,
                      sent.sums, sent.gathers, sent.total, program.multiply_adds(worker)))
-    table = _table(console, ["worker"], ["parameters", "momentum", "sent: forward", "backward", "gradients", "weights",
-                                         "all", "multiply-adds"])
+    table = _table(["worker"], ["parameters", "momentum", "sent: forward", "backward", "gradients", "weights", "all",
+                                "multiply-adds"])
     total = [tuple(map(sum, zip(*rows, strict=True)))] if len(rows) > 1 else []
     for worker, (held, updated, *sent_bytes, operations) in enumerate([*rows, *total]):
         table.add_row("all" if worker == len(rows) else str(worker), f"{held:,}", f"{updated:,}",
@@ -114,17 +112,17 @@ def _costs(program: Program, precision: str, console: Console) -> Table:
     return table
 
 
-def _memory(memories: Sequence[Memory], console: Console) -> Table:
-    """Per worker: the parts of its need, and the need."""
-    names = [field.name for field in dataclasses.fields(Memory)]
-    table = _table(console, ["memory"], [*names, "need"])
+def _memory(memories: Sequence[Memory]) -> Table:
+    """Per worker: the parts of its need, and the need, in which a constant is added."""
+    names = [field.name for field in dataclasses.fields(Memory) if field.name != "other"]  # it is the same everywhere
+    table = _table(["memory"], [*names, "need"])
     for worker, memory in enumerate(memories):
-        table.add_row(str(worker), *map(size, dataclasses.astuple(memory)), size(memory.total))
+        table.add_row(str(worker), *(size(getattr(memory, name)) for name in names), size(memory.total))
     return table
 
 
-def _steps(program: Program, worker: int, precision: str, console: Console) -> Table:
-    table = _table(console, ["step", "what", "box"], ["sends", "receives"])
+def _steps(program: Program, worker: int, precision: str) -> Table:
+    table = _table(["step", "what", "box"], ["sends", "receives"])
     for row in step_rows(program, worker, ACTIVATION_BYTES[precision]):
         moved = (size(n) if n else "" for n in (row.sent, row.received))
         table.add_row(row.step, Text(row.what), Text(row.box), *moved)  # Text: a box is no markup
