@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,6 +30,11 @@ class Dropout(Op):
     """Zero each element with probability p and scale the rest by 1/(1−p), the same ones whatever the split."""
 
     p: float
+    number: int = field(init=False, repr=False, compare=False)
+    """What tells this op's masks from others'. Made beforehand: torch.compile can't trace zlib."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "number", zlib.crc32(self.name.encode()))
 
     @property
     def dims(self) -> str:
@@ -43,6 +48,6 @@ class Dropout(Op):
         if not context.training or self.p == 0.0:
             return x
         return x * dropout_mask(
-            key=context.key, op=zlib.crc32(self.name.encode()), samples=context.samples, box=part.box,
-            shape=self.shape, p=self.p, dtype=x.dtype,
+            key=context.key, op=self.number, samples=context.samples, box=part.box, shape=self.shape,
+            p=self.p, dtype=x.dtype,
         )
