@@ -128,6 +128,9 @@ class Prepared:
 
         if not compile:
             return compute
+        # Dynamo counts recompilations per code object, which all segments would share: past its limit of eight, the
+        # rest would silently run uncompiled.
+        compute.__code__ = compute.__code__.replace(co_name=f"segment_{segment.index}")
         compiled = torch.compile(compute, dynamic=False)
 
         def compute_compiled(
