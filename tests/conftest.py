@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,28 +19,37 @@ Start = Callable[..., "subprocess.Popen[str]"]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start `python -m …` in an empty folder; whatever still runs at the end of the test is killed."""
+@contextlib.contextmanager
+def starting(folder: Path) -> Iterator[Start]:
+    """What starts `python -m …` in `folder`; whatever still runs at the end is killed."""
     started: list[subprocess.Popen[str]] = []
 
     def start_one(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         variables = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
         variables |= {"PYTHONPATH": str(ROOT), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1", **(environment or {})}
-        process = subprocess.Popen([sys.executable, "-m", *arguments], cwd=tmp_path, env=variables, text=True,
+        process = subprocess.Popen([sys.executable, "-m", *arguments], cwd=folder, env=variables, text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
         started.append(process)
         return process
 
-    yield start_one
-    for process in started:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)  # torchrun and the sweep end their workers on it
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        process.communicate()
+    try:
+        yield start_one
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)  # torchrun and the sweep end their workers on it
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start `python -m …` in an empty folder."""
+    with starting(tmp_path) as start_one:
+        yield start_one
 
 
 @pytest.fixture
