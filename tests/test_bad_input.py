@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import Run
 from tests.forked import Ended, run_module
 from tests.made_records import made_record
 
@@ -112,16 +111,6 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         ended = run_module(1, "parallel.train", "strategy=ddp", folder=tmp_path, environment={
             "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
     check(ended, tmp_path, f"MASTER_PORT={port} on 127.0.0.1 is in use")
-
-
-def test_under_torchrun_itself(torchrun: Run, tmp_path: Path) -> None:
-    done = torchrun(2, "parallel.train", "strategy=ddp", "trainer.batch_size=3", "data.train_images=16")
-    assert done.returncode == 1, "torchrun's own code, whatever its workers' was"
-    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(said) == 1, done.stderr
-    assert "trainer.batch_size=3 must be a multiple of workers=2" in said[0]
-    report = done.stderr.partition("parallel.train FAILED")[2]
-    assert "exitcode  : 2" in report and "trainer.py" not in done.stderr, "the only traceback is torchrun's own"
 
 
 @pytest.mark.parametrize("keep", [0, 1, 200, -2])

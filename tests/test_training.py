@@ -102,18 +102,17 @@ def test_every_strategy_shows_the_same_loss_curve(sweep: Sweep) -> None:
         assert all((epoch.bytes_sent or 0) > 0 for epoch in record.epochs) == (record.workers > 1)
 
 
-@pytest.mark.parametrize("world, arguments", [
-    (2, ["strategy=one_weird_trick", "strategy.scheme=b"]),
-    (2, ["strategy=one_weird_trick", "strategy.scheme=c"]),
-    (2, ["strategy=model_parallel", "strategy.micro_batches=4"]),
-    (2, ["strategy=model_parallel", "strategy.scheme=tensor"]),
-    (2, ["strategy=from_file", "strategy.path=plan.yaml"]),
-    (3, ["strategy=data_parallel"]),
-], ids=lambda value: " ".join(value) if isinstance(value, list) else str(value))
-def test_so_does_every_variant(world: int, arguments: list[str], sweep: Sweep, tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [
+    ["strategy=one_weird_trick", "strategy.scheme=b"],
+    ["strategy=one_weird_trick", "strategy.scheme=c"],
+    ["strategy=model_parallel", "strategy.micro_batches=4"],
+    ["strategy=model_parallel", "strategy.scheme=tensor"],
+    ["strategy=from_file", "strategy.path=plan.yaml"],
+], ids=" ".join)
+def test_so_does_every_variant(arguments: list[str], sweep: Sweep, tmp_path: Path) -> None:
     plan = sweep.records["strategy=one_weird_trick"].plan  # what a run records can be run again
     (tmp_path / "plan.yaml").write_text(str(plan))
-    record = trained(tmp_path, *EXACT, *arguments, world=world)
+    record = trained(tmp_path, *EXACT, *arguments, world=2)
     assert curve(record) == pytest.approx(curve(sweep.records["strategy=single"]), rel=1e-9)
     assert arguments[0] != "strategy=from_file" or record.plan == plan
 
