@@ -1,7 +1,7 @@
 """Messages between workers: point to point, without a copy where a tensor's part is contiguous.
 
 Every exchange and gradient sync is a set of sends and receives that is started together. On gloo this moves large
-buffers two to four times faster than its collectives (`docs/performance.md`), and needs no group for every subset of
+buffers 1.4 to 4 times faster than its collectives (`docs/performance.md`), and needs no group for every subset of
 workers; NCCL runs the set as one grouped call, as its own all-to-all does.
 """
 
