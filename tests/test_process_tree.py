@@ -32,13 +32,6 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 def test_the_exit_code_comes_back() -> None:
     assert process_tree.run([sys.executable, "-c", "raise SystemExit(0)"], os.environ, 1.0) == 0
     assert process_tree.run([sys.executable, "-c", "raise SystemExit(7)"], os.environ, 1.0) == 7
@@ -49,7 +42,7 @@ def test_a_failed_command_leaves_no_child(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     code = process_tree.run([sys.executable, "-c", PARENT.format(then="sys.exit(3)"), str(note)], os.environ, 0.2)
     assert code == 3
-    assert not alive(int(note.read_text()))
+    assert not process_tree.runs(int(note.read_text()))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds other sessions through /proc")
@@ -65,10 +58,10 @@ def test_a_stopped_command_leaves_no_process(sign: signal.Signals, code: int, tm
         assert runner.stdout is not None and runner.stdout.readline() == b"up\n"
         child = int(note.read_text())
         children = Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split()
-        assert len(children) == 1 and alive(child)
+        assert len(children) == 1 and process_tree.runs(child)
         runner.send_signal(sign)
         assert runner.wait(30) == code
-        assert not alive(child) and not alive(int(children[0]))
+        assert not process_tree.runs(child) and not process_tree.runs(int(children[0]))
     finally:
         runner.kill()
         runner.wait()

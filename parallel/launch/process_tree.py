@@ -56,14 +56,25 @@ def _end(process: subprocess.Popen[bytes] | None, mark: str, grace_s: float) -> 
         if process is not None and process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, sign)
-        for pid in marked(mark):
+        seen = set(marked(mark))
+        for pid in seen:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, sign)
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline:
-            if (process is None or process.poll() is not None) and not marked(mark):
+            # A process loses its environment, and with it the mark, a moment before it has ended.
+            seen.update(marked(mark))
+            if (process is None or process.poll() is not None) and not any(runs(pid) for pid in seen):
                 return
             time.sleep(0.05)
+
+
+def runs(pid: int) -> bool:
+    """Whether the process has not ended; one that its parent has not asked for (a zombie) has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
 
 
 def marked(mark: str) -> list[int]:
