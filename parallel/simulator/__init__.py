@@ -1,0 +1,7 @@
+"""What a plan costs before it runs: prices of its parts, the timeline they make, and drawings of it."""
+
+from __future__ import annotations
+
+from parallel.simulator.prices import Prices, Sync, Traffic
+
+__all__ = ["Prices", "Sync", "Traffic"]
