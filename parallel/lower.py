@@ -26,11 +26,12 @@ BUCKET_BYTES = 1 << 20
 def lower(graph: Graph, plan: Plan, batch_size: int) -> Program:
     """The program of `plan`. Raises `ValueError` if the batch cannot be cut as the plan wants it."""
     check_batch(graph, plan, batch_size)
-    program = Program(graph, plan, batch_size, (), {}, (), _merged(graph, plan), ((),) * plan.workers)
+    program = Program(graph, plan, batch_size, (), {}, (), _merged(graph, plan), (), ((),) * plan.workers)
     segments, edges = _segments(program)
     exchanges = {(i, m): _exchange(program, i, m, *edge) for i, edge in enumerate(edges)
                  for m in range(plan.micro_batches)}
     program = replace(program, segments=segments, exchanges=exchanges, buckets=_buckets(program, segments))
+    program = replace(program, order=_order(program))
     return replace(program, steps=_steps(program))
 
 
@@ -121,15 +122,21 @@ def _buckets(program: Program, segments: tuple[Segment, ...]) -> tuple[Bucket, .
     return tuple(buckets)
 
 
-def _steps(program: Program) -> tuple[tuple[Step, ...], ...]:
-    """Project the schedule's total order onto the workers."""
+def _order(program: Program) -> tuple[Task, ...]:
+    """The schedule's total order."""
     segments, plan = program.segments, program.plan
     segment_of = {name: segment.index for segment in segments for name in segment.ops}
     links = {(segment_of[producer], segment_of[op.name]) for op in program.graph for producer in op.inputs
              if producer != INPUT and segment_of[producer] != segment_of[op.name]}
     pipeline = "passes" if plan.update == "pass" else "1f1b" if plan.scheme != "a" else plan.pipeline
-    order = schedule([s.workers for s in segments], [s.merged for s in segments], sorted(links), plan.micro_batches,
-                     pipeline)
+    return tuple(schedule([s.workers for s in segments], [s.merged for s in segments], sorted(links),
+                          plan.micro_batches, pipeline))
+
+
+def _steps(program: Program) -> tuple[tuple[Step, ...], ...]:
+    """Project the schedule's total order onto the workers."""
+    segments, plan, order = program.segments, program.plan, program.order
+    segment_of = {name: segment.index for segment in segments for name in segment.ops}
     indices = sorted({index for index, _ in program.exchanges})
     into, out_of = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
     for index in indices:

@@ -21,6 +21,7 @@ from parallel.box import Box, Span, cut
 from parallel.graph import LOSS, Graph
 from parallel.ops import Part
 from parallel.plan import Plan
+from parallel.schedule import Task
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,8 @@ class Program:
     buckets: tuple[Bucket, ...]
     merged: frozenset[str]
     """Ops of merged segments."""
+    order: tuple[Task, ...]
+    """Of all forwards and backwards; `steps` are what concerns each worker of it."""
     steps: tuple[tuple[Step, ...], ...]
     """By worker."""
 
