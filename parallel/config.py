@@ -7,6 +7,7 @@ points turn a composed configuration into a `Config`, and everything below them 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 MODELS = ("alexnet",)
 VARIANTS = ("owt", "original", "ungrouped")
@@ -131,6 +132,12 @@ class ClusterConfig:
     """CPU threads of each worker."""
     timeout_s: float = 60.0
     """How long a collective may wait for a peer before the run ends."""
+    hardware: dict[str, Any] | None = None
+    """Numbers that simulation and search price plans with, written by hand (docs/clusters.md). None: calibrated."""
+    file: str | None = None
+    """A file of such numbers, which goes before `hardware` and the calibration that is kept."""
+    cache: str = ".cache/parallel/clusters"
+    """Folder in which parallel.calibrate keeps what it measured."""
 
     def __post_init__(self) -> None:
         require_one_of("cluster.device", self.device, ("auto", "cpu", "cuda"))

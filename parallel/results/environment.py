@@ -27,8 +27,8 @@ def collect_environment(gpus: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "os": platform.platform(),
-        "cpu": _cpu_model(),
-        "cpu_count": _usable_cpus(),
+        "cpu": cpu_model(),
+        "cpu_count": usable_cpus(),
         "memory_bytes": _memory_bytes(),
         "gpus": list(gpus),
         "python": platform.python_version(),
@@ -46,7 +46,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu_model() -> str | None:
+def cpu_model() -> str | None:
+    """The processor's name."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -55,7 +56,7 @@ def _cpu_model() -> str | None:
     return platform.processor() or platform.machine() or None
 
 
-def _usable_cpus() -> int | None:
+def usable_cpus() -> int | None:
     """The cores this process may run on, which a container or taskset can make fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

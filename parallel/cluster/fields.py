@@ -1,0 +1,75 @@
+"""Reading mappings whose numbers have units and sources, and saying exactly what is wrong with one.
+
+A number is `12 GB/s`, or with its source `{value: 12 GB/s, source: data sheet}`. Counts are whole numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from parallel.cluster.units import quantity, text
+from parallel.config import require
+
+
+@dataclass(frozen=True)
+class Fields:
+    """One mapping of a file; `sources` collects where its numbers come from, by name."""
+
+    data: Mapping[str, Any]
+    where: str
+    sources: dict[str, str] = field(default_factory=dict)
+
+    def name(self, key: str) -> str:
+        """The key with the path to it."""
+        return f"{self.where}.{key}" if self.where else key
+
+    def known(self, *keys: str) -> None:
+        """Raise `ValueError` for a key that is none of these."""
+        for key in self.data:
+            require(key in keys, self.where or "cluster", key, f"is not a key here; the keys are {', '.join(keys)}")
+
+    def number(self, key: str, kind: str) -> float:
+        """The number at `key`, in base units."""
+        name, entry = self.name(key), self.data.get(key)
+        if isinstance(entry, Mapping):
+            for inner in entry:
+                require(inner in ("value", "source"), name, inner, "is not a key here; the keys are value, source")
+            self.source(key, entry)
+            entry = entry.get("value")
+        return quantity(entry, kind, name)
+
+    def source(self, key: str, entry: Mapping[str, Any]) -> None:
+        """Note the source in a number's mapping, if it has one."""
+        if entry.get("source") is not None:
+            self.sources[self.name(key)] = " ".join(str(entry["source"]).split())
+
+    def count(self, key: str) -> int:
+        """The whole number at `key`, at least 1."""
+        value = self.data.get(key)
+        require(value is not None, self.name(key), value, "is missing; it must be a whole number")
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{self.name(key)}={value} must be a whole number of at least 1")
+        return value
+
+    def flag(self, key: str) -> bool:
+        """The truth value at `key`."""
+        value = self.data.get(key)
+        if type(value) is not bool:
+            raise ValueError(f"{self.name(key)}={value} must be true or false")
+        return value
+
+    def inner(self, key: str) -> Fields:
+        """The mapping at `key`."""
+        value = self.data.get(key)
+        require(value is not None, self.name(key), value, "is missing; it must be a mapping")
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{self.name(key)}={value} must be a mapping")
+        return Fields(value, self.name(key), self.sources)
+
+
+def written(value: float, kind: str, name: str, sources: Mapping[str, str]) -> Any:
+    """A number as `Fields.number` reads it."""
+    form = text(value, kind)
+    return {"value": form, "source": sources[name]} if name in sources else form

@@ -1,0 +1,169 @@
+"""Cluster files: YAML in which every number has its unit, and should have its source.
+
+    name: pair
+    nodes: 1
+    workers_per_node: 2
+    memory: {value: 16 GB, source: data sheet}
+    inside:                                        # between: the same, for the link between nodes; null: one node
+      shared: true
+      latency: {value: 20 us, source: measured}
+      bandwidth: {value: 12 GB/s, source: measured}
+      # or, by the bytes of the load: {points: {4 kB: 1 GB/s, 1 MB: 12 GB/s}, source: measured}
+    compute:
+      roofline:                                    # or measured: what parallel.calibrate writes
+        peak: {fp32: {value: 9.3 TFLOP/s, source: data sheet}}
+        efficiency: {Conv2d: {value: 45 %, source: estimate}}
+        memory_bandwidth: {value: 732 GB/s, source: data sheet}
+        op_overhead: {value: 5 us, source: estimate}
+    step_overhead: {value: 1 ms, source: estimate}
+    overlap_slowdown: {value: 5 %, source: estimate}
+    data: {per_image: {value: 3 ms/image, source: estimate}, shared: true, overlaps: true}
+
+The words are those of `cluster.Cluster` and `roofline.Roofline`. A number without unit, a missing or a negative one is
+refused with its name, its value and the rule. `read_cluster(write_cluster(c)) == c`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from parallel.cluster.cluster import Cluster, Compute, Link
+from parallel.cluster.fields import Fields, written
+from parallel.cluster.measured import Measured
+from parallel.cluster.roofline import Roofline
+from parallel.cluster.table import read_table, write_table
+from parallel.cluster.units import quantity, text
+from parallel.config import require
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""libyaml's, where PyYAML has it: a calibrated file has thousands of lines."""
+
+
+def read_cluster(text_form: str) -> Cluster:
+    """The cluster in a file's text: its mapping, or a file of conf/cluster/ that has it under `hardware`."""
+    try:
+        data = yaml.load(text_form, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"the cluster is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, Mapping):
+        raise ValueError("the cluster file must be a mapping with the keys name, nodes, inside, compute …")
+    hardware = data.get("hardware")
+    return cluster_of(hardware if isinstance(hardware, Mapping) else data)
+
+
+def cluster_of(source: Mapping[str, Any]) -> Cluster:
+    """The cluster in a mapping. `ValueError` names the cluster, the field, the value and the rule it breaks."""
+    top = Fields(source, "")
+    top.known("name", "nodes", "workers_per_node", "memory", "inside", "between", "compute", "step_overhead",
+              "overlap_slowdown", "data", "machine")
+    require(isinstance(source.get("name"), str), top.name("name"), source.get("name"), "must be a word")
+    data = top.inner("data")
+    data.known("per_image", "shared", "overlaps")
+    machine = top.inner("machine").data if source.get("machine") is not None else {}
+    try:
+        return Cluster(
+            name=source["name"],
+            nodes=top.count("nodes"),
+            workers_per_node=top.count("workers_per_node"),
+            memory_bytes=round(top.number("memory", "size")),
+            inside=_read_link(top.inner("inside")),
+            between=None if source.get("between") is None else _read_link(top.inner("between")),
+            compute=_read_compute(top.inner("compute")),
+            step_overhead_s=top.number("step_overhead", "time"),
+            overlap_slowdown=top.number("overlap_slowdown", "share"),
+            data_s_per_image=data.number("per_image", "time per image"),
+            data_shared=data.flag("shared"),
+            data_overlaps=data.flag("overlaps"),
+            machine={str(key): str(value) for key, value in machine.items()},
+            sources=top.sources,
+        )
+    except ValueError as error:
+        raise ValueError(f"cluster {source['name']}: {error}") from error
+
+
+def write_cluster(cluster: Cluster) -> str:
+    """The cluster as YAML."""
+    s = cluster.sources
+    data = {
+        "name": cluster.name,
+        "nodes": cluster.nodes,
+        "workers_per_node": cluster.workers_per_node,
+        "memory": written(cluster.memory_bytes, "size", "memory", s),
+        "inside": _write_link(cluster.inside, "inside", s),
+        "between": None if cluster.between is None else _write_link(cluster.between, "between", s),
+        "step_overhead": written(cluster.step_overhead_s, "time", "step_overhead", s),
+        "overlap_slowdown": written(cluster.overlap_slowdown, "share", "overlap_slowdown", s),
+        "data": {
+            "per_image": written(cluster.data_s_per_image, "time per image", "data.per_image", s),
+            "shared": cluster.data_shared,
+            "overlaps": cluster.data_overlaps,
+        },
+        **({"machine": dict(cluster.machine)} if cluster.machine else {}),
+        "compute": _write_compute(cluster.compute, s),
+    }
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+def _read_link(fields: Fields) -> Link:
+    fields.known("shared", "latency", "bandwidth")
+    entry = fields.data.get("bandwidth")
+    if isinstance(entry, Mapping) and "points" in entry:
+        inner = fields.inner("bandwidth")
+        inner.known("points", "source")
+        fields.source("bandwidth", entry)
+        points = tuple((quantity(size, "size", fields.name("bandwidth")),
+                        quantity(speed, "bandwidth", f"{fields.name('bandwidth')}.points.{size}"))
+                       for size, speed in inner.inner("points").data.items())
+    else:
+        points = ((1.0, fields.number("bandwidth", "bandwidth")),)
+    try:
+        return Link(latency_s=fields.number("latency", "time"), bandwidth=points, shared=fields.flag("shared"))
+    except ValueError as error:
+        text_of = str(error)
+        raise ValueError(text_of if text_of.startswith(fields.where) else f"{fields.where}.{text_of}") from error
+
+
+def _write_link(link: Link, name: str, sources: Mapping[str, str]) -> dict[str, Any]:
+    where = f"{name}.bandwidth"
+    if link.bandwidth[0][0] == 1.0 and len(link.bandwidth) == 1:
+        bandwidth = written(link.bandwidth[0][1], "bandwidth", where, sources)
+    else:
+        bandwidth = {"points": {text(size, "size"): text(speed, "bandwidth") for size, speed in link.bandwidth}}
+        bandwidth |= {"source": sources[where]} if where in sources else {}
+    return {"shared": link.shared, "latency": written(link.latency_s, "time", f"{name}.latency", sources),
+            "bandwidth": bandwidth}
+
+
+def _read_compute(fields: Fields) -> Compute:
+    fields.known("roofline", "measured")
+    require(len(fields.data) == 1, fields.where, list(fields.data), "must have one of the keys roofline, measured")
+    if "measured" in fields.data:
+        return Measured(read_table(fields.inner("measured")))
+    inner = fields.inner("roofline")
+    inner.known("peak", "efficiency", "memory_bandwidth", "op_overhead")
+    peak, efficiency = inner.inner("peak"), inner.inner("efficiency")
+    return Roofline(
+        peak={key: peak.number(key, "speed") for key in peak.data},
+        efficiency={key: efficiency.number(key, "share") for key in efficiency.data},
+        memory_bandwidth=inner.number("memory_bandwidth", "bandwidth"),
+        op_overhead_s=inner.number("op_overhead", "time"),
+    )
+
+
+def _write_compute(compute: Compute, sources: Mapping[str, str]) -> dict[str, Any]:
+    if isinstance(compute, Measured):
+        return {"measured": write_table(compute.table)}
+    if not isinstance(compute, Roofline):
+        raise TypeError(f"compute={type(compute).__name__} has no form in a cluster file")
+    where = "compute.roofline"
+    return {"roofline": {
+        "peak": {key: written(value, "speed", f"{where}.peak.{key}", sources) for key, value in compute.peak.items()},
+        "efficiency": {key: written(value, "share", f"{where}.efficiency.{key}", sources)
+                       for key, value in compute.efficiency.items()},
+        "memory_bandwidth": written(compute.memory_bandwidth, "bandwidth", f"{where}.memory_bandwidth", sources),
+        "op_overhead": written(compute.op_overhead_s, "time", f"{where}.op_overhead", sources),
+    }}

@@ -1,0 +1,40 @@
+"""Which machine it is: what a calibration depends on, and where it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from parallel.config import ClusterConfig
+from parallel.results.environment import cpu_model, usable_cpus
+
+WORKERS = "workers"
+
+
+def machine_of(config: ClusterConfig, workers: int, nodes: int = 1, memory_format: str = "channels_last",
+               ) -> dict[str, str]:
+    """What the times of this machine's workers depend on."""
+    cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    name = torch.cuda.get_device_name(0) if cuda and torch.cuda.is_available() else str(cpu_model())
+    return {
+        "device": f"{'cuda' if cuda else 'cpu'}: {name}",
+        "cores": str(usable_cpus()),
+        "threads of a worker": str(config.threads),
+        "torch": torch.__version__,
+        "memory format": memory_format,
+        "nodes": str(nodes),
+        WORKERS: str(workers),
+    }
+
+
+def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """What differs between two machines besides the number of workers, as `cores 4 instead of 2`."""
+    return [f"{key} {there.get(key)} instead of {here.get(key)}" for key in dict.fromkeys([*there, *here])
+            if key not in (WORKERS, "nodes") and there.get(key) != here.get(key)]
+
+
+def calibration_path(config: ClusterConfig, fingerprint: str) -> Path:
+    """Where the calibration of a machine is kept."""
+    return Path(config.cache) / f"{fingerprint}.yaml"

@@ -1,0 +1,73 @@
+"""The cluster that a configuration means: written by hand, in a file, or what calibration found out about this one."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import yaml
+
+from parallel.cluster.cluster import Cluster
+from parallel.cluster.files import cluster_of, read_cluster
+from parallel.cluster.machine import WORKERS, differences, machine_of
+from parallel.config import ClusterConfig
+
+
+def open_cluster(config: ClusterConfig, workers: int) -> Cluster:
+    """The cluster to price plans for `workers` workers on: `cluster.file`, else `cluster.hardware`, else this machine.
+
+    A cluster that was written by hand grows by nodes, if it says what lies between them; a calibrated one has the
+    workers that it was calibrated with. Warns if a calibration is another machine's. Raises `ValueError` for numbers
+    that make no sense, for more workers than can be had, and if this machine was not calibrated.
+    """
+    if config.file is not None:
+        cluster = _read(Path(config.file))
+    elif config.hardware is not None:
+        cluster = cluster_of(config.hardware)
+    else:
+        cluster = _calibrated(config, workers)
+    if cluster.machine:
+        differ = differences(cluster.machine, machine_of(config, workers))
+        if differ:
+            warnings.warn(f"cluster {cluster.name} was calibrated on another machine: {', '.join(differ)}; its times "
+                          "may not be those of this one", stacklevel=2)
+    return cluster.resized(workers)
+
+
+def _read(path: Path) -> Cluster:
+    try:
+        written = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is no text"
+        raise ValueError(f"cluster.file={path} can't be read: {reason}") from error
+    try:
+        return read_cluster(written)
+    except ValueError as error:
+        raise ValueError(f"cluster.file={path}: {error}") from error
+
+
+def _calibrated(config: ClusterConfig, workers: int) -> Cluster:
+    """This machine's calibration with the fewest workers that are enough."""
+    here, enough = machine_of(config, workers), []
+    for path in sorted(Path(config.cache).glob("*.yaml")):
+        machine = _machine_in(path)
+        if machine and not differences(machine, here) and int(machine[WORKERS]) >= workers:
+            enough.append((int(machine[WORKERS]), str(path)))
+    if not enough:
+        raise ValueError(
+            f"cluster=local is not calibrated for workers={workers}, cluster.threads={config.threads} on this machine "
+            f"({here['device']}): run `torchrun --standalone --nproc-per-node {workers} -m parallel.calibrate "
+            f"workers={workers} …` with the same configuration, or choose a cluster file with cluster=…")
+    return _read(Path(min(enough)[1]))
+
+
+def _machine_in(path: Path) -> dict[str, str]:
+    """The machine in a calibrated file, read without the thousands of lines that follow it."""
+    lines: list[str] = []
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if lines and not line.startswith(" "):
+                break
+            if lines or line.rstrip() == "machine:":
+                lines.append(line)
+    return {str(key): str(value) for key, value in yaml.safe_load("".join(lines))["machine"].items()} if lines else {}

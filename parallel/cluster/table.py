@@ -1,0 +1,165 @@
+"""Measured times as a cluster file keeps them: ops by work and pass, and what depends on a count alone.
+
+    measured:
+      memory_format: channels_last
+      source: medians of …
+      ops:
+        fp32:
+          Linear bias=True:
+            128x9216 > 128x2048, 18874368 parameters, 2415919104 multiply-adds:
+              forward: 41 ms [40.5 ms, 42 ms] of 12          median [first and third quartile] of how many
+              backward: 83 ms [82 ms, 85 ms] of 12           of inputs and parameters
+              parameters: 41 ms [40 ms, 43 ms] of 12         of parameters alone: for ops that read the images
+      update: {fp32: {1000 numbers: 20 us, …}}               one step of SGD
+      add: …                                                 received numbers added to others
+      copy: …                                                packing what is sent
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from parallel.cluster.fields import Fields
+from parallel.cluster.units import quantity, text
+from parallel.cluster.work import Work
+from parallel.config import PRECISIONS, require, require_one_of
+
+FORWARD, BACKWARD, PARAMETERS = "forward", "backward", "parameters"
+PASSES = (FORWARD, BACKWARD, PARAMETERS)
+MEMORY_FORMATS = ("channels_last", "contiguous")
+_TIMING = re.compile(r"(.+) \[(.+), (.+)\] of (\d+)")
+_COUNT = re.compile(r"(\d+) numbers")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A median with its spread."""
+
+    median_s: float
+    low_s: float
+    """First quartile."""
+    high_s: float
+    """Third quartile."""
+    count: int
+
+    def __post_init__(self) -> None:
+        require(0 < self.median_s, "median", self.median_s, "must be a positive time")
+        require(self.low_s <= self.median_s <= self.high_s, "median", self.median_s,
+                f"must lie between its quartiles {self.low_s} and {self.high_s}")
+
+    def __str__(self) -> str:
+        return (f"{text(self.median_s, 'time')} [{text(self.low_s, 'time')}, {text(self.high_s, 'time')}] "
+                f"of {self.count}")
+
+    @staticmethod
+    def parse(value: object, name: str) -> Timing:
+        """The timing in `value`; `name` is the field's."""
+        match = _TIMING.fullmatch(str(value))
+        if match is None:
+            raise ValueError(f"{name}={value} must be a time with its quartiles such as `41 ms [40 ms, 42 ms] of 12`")
+        median, low, high = (quantity(part, "time", name) for part in match.groups()[:3])
+        return Timing(median, low, high, int(match[4]))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Seconds by a count of numbers: linear between the points, constant before them, proportional beyond."""
+
+    points: tuple[tuple[int, float], ...]
+
+    def __post_init__(self) -> None:
+        require(len(self.points) > 0, "points", self.points, "must not be empty")
+        for count, seconds in self.points:
+            require(count >= 1 and seconds > 0, "points", f"{count}: {seconds}", "must be positive")
+        for (a, s), (b, t) in itertools.pairwise(self.points):
+            require(a < b and s <= t, "points", f"{a}: {s:g} s, {b}: {t:g} s", "must rise in both")
+
+    def seconds(self, count: int) -> float:
+        """Of so many numbers; 0 of none."""
+        if count <= 0:
+            return 0.0
+        i = bisect.bisect_left(self.points, count, key=lambda point: point[0])
+        if i == 0:
+            return self.points[0][1]
+        (a, s) = self.points[i - 1]
+        if i == len(self.points):
+            return s * count / a
+        b, t = self.points[i]
+        share = (count - a) / (b - a)
+        return s + (t - s) * share
+
+
+Ops = Mapping[tuple[Work, str], Timing]
+"""By work and pass."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """All that `parallel.calibrate` measured of computing."""
+
+    ops: Mapping[str, Ops] = field(hash=False)
+    """By precision."""
+    update: Mapping[str, Curve] = field(hash=False)
+    add: Mapping[str, Curve] = field(hash=False)
+    copy: Mapping[str, Curve] = field(hash=False)
+    memory_format: str = "channels_last"
+    source: str = "measured"
+
+    def __post_init__(self) -> None:
+        require_one_of("measured.memory_format", self.memory_format, MEMORY_FORMATS)
+        require(len(self.ops) > 0, "measured.ops", dict(self.ops), "must have a precision")
+        for precision, ops in self.ops.items():
+            require_one_of("measured.ops", precision, PRECISIONS)
+            require(len(ops) > 0, f"measured.ops.{precision}", dict(ops), "must have an op")
+            for name in ("update", "add", "copy"):
+                require(precision in getattr(self, name), f"measured.{name}", list(getattr(self, name)),
+                        f"must have the precision {precision}, as measured.ops has")
+
+
+def read_table(fields: Fields) -> Table:
+    """The table in a mapping of a cluster file."""
+    fields.known("memory_format", "source", "ops", "update", "add", "copy")
+    ops: dict[str, dict[tuple[Work, str], Timing]] = {}
+    for precision, heads in fields.inner("ops").data.items():
+        found = ops.setdefault(precision, {})
+        for head, entries in heads.items():
+            for shapes, timings in entries.items():
+                work = Work.parse(head, shapes)
+                for name, value in timings.items():
+                    require_one_of(f"measured.ops.{precision}", name, PASSES)
+                    found[work, name] = Timing.parse(value, f"measured.ops.{precision}.{head}.{shapes}.{name}")
+    return Table(ops, update=_read_curves(fields.inner("update")), add=_read_curves(fields.inner("add")),
+                 copy=_read_curves(fields.inner("copy")), memory_format=str(fields.data.get("memory_format")),
+                 source=str(fields.data.get("source")))
+
+
+def write_table(table: Table) -> dict[str, Any]:
+    """As `read_table` reads it."""
+    ops: dict[str, Any] = {}
+    for precision, entries in table.ops.items():
+        for (work, name), timing in entries.items():
+            ops.setdefault(precision, {}).setdefault(work.head, {}).setdefault(work.shapes, {})[name] = str(timing)
+    return {"memory_format": table.memory_format, "source": table.source, "ops": ops,
+            **{name: _write_curves(getattr(table, name)) for name in ("update", "add", "copy")}}
+
+
+def _read_curves(fields: Fields) -> dict[str, Curve]:
+    curves = {}
+    for precision in fields.data:
+        points, inner = [], fields.inner(precision)
+        for count, seconds in inner.data.items():
+            match = _COUNT.fullmatch(str(count))
+            require(match is not None, inner.where, count, "must be a count such as `4096 numbers`")
+            points.append((int(str(count).split()[0]), quantity(seconds, "time", f"{inner.where}.{count}")))
+        curves[precision] = Curve(tuple(points))
+    return curves
+
+
+def _write_curves(curves: Mapping[str, Curve]) -> dict[str, Any]:
+    return {precision: {f"{count} numbers": text(seconds, "time") for count, seconds in curve.points}
+            for precision, curve in curves.items()}

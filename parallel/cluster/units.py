@@ -1,0 +1,63 @@
+"""Numbers with units, as cluster files have them: `18.7 TFLOP/s`, `12.1 GB/s`, `5 us`, `16 GB`, `45 %`.
+
+Decimal arithmetic keeps a written number exact: `quantity(text(x, kind), kind, …) == x` for every float x.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from parallel.config import require
+
+_BYTES = {"B": Decimal(1), "kB": Decimal(10**3), "MB": Decimal(10**6), "GB": Decimal(10**9), "TB": Decimal(10**12),
+          "KiB": Decimal(2**10), "MiB": Decimal(2**20), "GiB": Decimal(2**30)}
+_SECONDS = {"s": Decimal(1), "ms": Decimal("1e-3"), "us": Decimal("1e-6"), "ns": Decimal("1e-9")}
+
+UNITS: dict[str, dict[str, Decimal]] = {
+    "time": _SECONDS,
+    "time per image": {f"{unit}/image": scale for unit, scale in _SECONDS.items()},
+    "size": _BYTES,
+    "bandwidth": {
+        **{f"{unit}/s": scale for unit, scale in _BYTES.items()},
+        **{f"{unit}bit/s": scale / 8 for unit, scale in (("M", Decimal(10**6)), ("G", Decimal(10**9)))},
+    },
+    "speed": {f"{prefix}FLOP/s": Decimal(10**power) for prefix, power in
+              (("", 0), ("M", 6), ("G", 9), ("T", 12), ("P", 15))},
+    "share": {"%": Decimal("0.01")},
+}
+"""Units by kind of quantity, and what each is in seconds, bytes, FLOP, or one."""
+EXAMPLES = {"time": "5 us", "time per image": "2.8 ms/image", "size": "16 GB", "bandwidth": "12.1 GB/s",
+            "speed": "18.7 TFLOP/s", "share": "45 %"}
+_WRITTEN = {"time": ("s", "ms", "us"), "time per image": ("s/image", "ms/image", "us/image"),
+            "size": ("GB", "MB", "kB", "B"), "bandwidth": ("GB/s", "MB/s", "kB/s", "B/s"),
+            "speed": ("TFLOP/s", "GFLOP/s", "MFLOP/s", "FLOP/s"), "share": ("%",)}
+"""Units that numbers are written in: the first that leaves at least 1, or the last."""
+_NUMBER = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)")
+
+
+def quantity(value: object, kind: str, name: str) -> float:
+    """The number in `value`, in base units. `ValueError`, with the field `name`, for one that is none of its kind."""
+    rule = f"must be a {kind} such as {EXAMPLES[kind]}"
+    require(value is not None, name, value, f"is missing; it {rule}")
+    match = _NUMBER.fullmatch(str(value).strip())
+    if match is None or isinstance(value, bool):
+        raise ValueError(f"{name}={value} is no number with a unit; it {rule}")
+    number, unit = match.groups()
+    unit = unit.replace("µ", "u").replace("μ", "u")
+    require(bool(unit), name, value, f"has no unit; it {rule}")
+    require(unit in UNITS[kind], name, value, f"has the unit {unit}; its units are {', '.join(UNITS[kind])}")
+    require(not number.startswith("-"), name, value, "must not be negative")
+    return float(Decimal(number) * UNITS[kind][unit])
+
+
+def text(value: float, kind: str) -> str:
+    """`value`, in base units, with a unit that makes it readable; nothing is rounded."""
+    exact = Decimal(repr(float(value)))
+    unit = next((u for u in _WRITTEN[kind] if exact >= UNITS[kind][u]), _WRITTEN[kind][0 if exact == 0 else -1])
+    return f"{_plain(exact / UNITS[kind][unit])} {unit}"
+
+
+def _plain(number: Decimal) -> str:
+    """Without an exponent where that is shorter to read."""
+    return f"{number.normalize():f}" if number == 0 or -6 <= number.adjusted() <= 15 else str(number.normalize())
