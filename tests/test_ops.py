@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -280,3 +281,16 @@ def test_a_function_without_a_rule_and_an_output_without_logits_are_refused() ->
         trace(Added(), (4,))
     with pytest.raises(ValueError, match=r"the model's output has shape \(2, 3, 3\) a sample"):
         trace(nn.Sequential(nn.Conv2d(3, 2, 3)), (3, 5, 5))
+
+
+def test_an_average_pool_of_one_position_repeats_it() -> None:
+    graph = trace(nn.Sequential(OrderedDict(conv=nn.Conv2d(2, 3, 1), pool=nn.AdaptiveAvgPool2d((2, 4)),
+                                            flatten=nn.Flatten(), fc=nn.Linear(24, 5))), (2, 1, 1))
+    x = torch.randn(3, 3, 1, 1, dtype=torch.float64, requires_grad=True)
+    op = graph["pool"]
+    got = op.forward(whole_part(op, 3), [x], {}, context(range(3), True))
+    want = F.adaptive_avg_pool2d(x, (2, 4))
+    assert torch.equal(got, want)
+    upstream = torch.randn_like(want)
+    ours, theirs = (torch.autograd.grad(y, x, upstream)[0] for y in (got, want))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
