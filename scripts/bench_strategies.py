@@ -3,9 +3,10 @@
     torchrun --standalone --nproc-per-node 2 scripts/bench_strategies.py --image-size 64 --batch-size 128
 
 All engines live in the same processes and take turns in blocks of random order, so that the machine's moods meet them
-alike. `plain` is a minimal hand-written loop and `single` our baseline, both on worker 0 alone while the others wait;
-every worker has one thread. Warm-up blocks are left out. Ratios are of median step times, with a 95 % bootstrap
-interval over the blocks.
+alike. `plain` is a minimal hand-written loop (channels_last, fused SGD), `eager` the same with PyTorch's defaults, and
+`single` our baseline, all on worker 0 alone while the others wait; every worker has one thread. The tools of the extra
+`peers` run when they are named in `--only`. Warm-up blocks are left out. Ratios are of median step times, with a 95 %
+bootstrap interval over the blocks.
 """
 
 from __future__ import annotations
@@ -14,25 +15,29 @@ import argparse
 import itertools
 import random
 import time
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from peers import PEERS, Step
 from torch import Tensor, nn
 
+from parallel.box import cut
 from parallel.config import ClusterConfig, ModelConfig, StrategyConfig
 from parallel.graph import trace
 from parallel.lower import lower
 from parallel.models import build_model
 from parallel.results.statistics import speedup, summarise
-from parallel.runtime.ddp import DataDistributed
+from parallel.runtime.ddp import DataDistributed, check_ddp_batch
 from parallel.runtime.runtime import Runtime
 from parallel.runtime.world import World, open_world
 from parallel.strategies import build_plan
 
-LR, MOMENTUM, WEIGHT_DECAY, CLASSES = 1e-5, 0.9, 5e-4, 200
-"""So small a learning rate that the one batch is not learned by heart: gradients that become denormal numbers are several
-times slower to compute with."""
+CLASSES = 200
+LR, MOMENTUM, WEIGHT_DECAY = 1e-5, 0.9, 5e-4
+"""So small a learning rate that the one batch is not learned by heart: gradients that become denormal numbers are
+several times slower to compute with."""
+SGD: dict[str, Any] = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
 STRATEGIES = {
     "single": StrategyConfig("single"),
     "data_parallel": StrategyConfig("data_parallel"),
@@ -45,13 +50,16 @@ STRATEGIES = {
     "ddp": StrategyConfig("ddp"),
 }
 
-Step = Callable[[], None]
+ALONE = ("plain", "eager", "single")
+"""What runs on worker 0 alone, the others waiting."""
 
 
-def plain(model: nn.Module, images: Tensor, labels: Tensor, precision: str) -> Step:
-    """What one writes by hand: channels_last, fused SGD, nothing else."""
-    model = model.to(images.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    sgd = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, fused=True)
+def plain(model: nn.Module, images: Tensor, labels: Tensor, precision: str, *, tuned: bool = True) -> Step:
+    """What one writes by hand: channels_last and fused SGD, or, not `tuned`, PyTorch's defaults."""
+    layout = torch.channels_last if tuned else torch.contiguous_format
+    model, images = model.to(images.device).to(memory_format=layout), images.contiguous(  # type: ignore[call-overload]
+        memory_format=layout)
+    sgd = torch.optim.SGD(model.parameters(), **SGD, fused=tuned)
 
     def step() -> None:
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -71,11 +79,15 @@ def make_step(name: str, arguments: argparse.Namespace, world: World) -> Step:
     images = torch.randn(arguments.batch_size, *shape, generator=generator).contiguous(
         memory_format=torch.channels_last).to(world.device)
     labels = torch.randint(CLASSES, (arguments.batch_size,), generator=generator).to(world.device)
-    alone = name in ("plain", "single")
+    alone = name in ALONE
     if alone and world.rank > 0:
         return lambda: None
-    if name == "plain":
-        return plain(model, images, labels, arguments.precision)
+    if name in ("plain", "eager"):
+        return plain(model, images, labels, arguments.precision, tuned=name == "plain")
+    if name in PEERS:
+        check_ddp_batch(arguments.batch_size, world.size)
+        rows = slice(*cut(arguments.batch_size, world.size, world.rank))
+        return PEERS[name](model.to(world.device), images[rows], labels[rows], **SGD)
     own = World(0, 1, world.device, "none") if alone else world
     engine: DataDistributed | Runtime
     if name == "ddp":
@@ -106,7 +118,8 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=10)
     parser.add_argument("--steps", type=int, default=2, help="per block and engine")
     parser.add_argument("--bucket-mb", type=float, default=25.0, help="of DDP")
-    parser.add_argument("--only", default=",".join(["plain", *STRATEGIES]), help="comma-separated names")
+    parser.add_argument("--only", default=",".join(["plain", *STRATEGIES]),
+                        help=f"comma-separated names; also eager, {', '.join(PEERS)}")
     arguments = parser.parse_args()
     names = arguments.only.split(",")
     with open_world(ClusterConfig()) as world:
@@ -131,7 +144,7 @@ def report(arguments: argparse.Namespace, world: World, seconds: dict[str, list[
     print(f"{arguments.image_size} px, global batch {arguments.batch_size}, {arguments.precision}, "
           f"{world.size} workers on {world.device.type}, {torch.get_num_threads()} thread each, "
           f"{arguments.blocks} blocks of {arguments.steps} steps")
-    against = [name for name in ("plain", "single", "ddp") if name in seconds]
+    against = [name for name in ("plain", "eager", "single", "ddp") if name in seconds]
     print(f"{'':24}{'ms a step':>10}{'images/s':>10}" + "".join(f"{'over ' + name:>20}" for name in against))
     for name, times in seconds.items():
         median = summarise(times).median
