@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import replace
 
-from parallel.box import Box
+from parallel.box import Box, Span
 from parallel.graph import INPUT, Graph
 from parallel.ops import Op
 from parallel.plan import Plan, check_batch
@@ -56,7 +56,8 @@ def _segments(program: Program) -> tuple[tuple[Segment, ...], list[tuple[str, st
         last = groups[-1][-1] if groups else None
         joins = (last is not None and not crossing
                  and set(plan[last].on) == set(plan[op.name].on)
-                 and (last in program.merged) == (op.name in program.merged))
+                 and (last in program.merged) == (op.name in program.merged)
+                 and _same_samples(program, last, op.name))
         if joins:
             groups[-1].append(op.name)
         else:
@@ -67,29 +68,45 @@ def _segments(program: Program) -> tuple[tuple[Segment, ...], list[tuple[str, st
     ), edges
 
 
+def _same_samples(program: Program, one: str, other: str) -> bool:
+    """Whether each worker computes both ops for the same samples: branches may differ in that."""
+    def samples(op: str, worker: int, m: int) -> Span:
+        part = program.part(op, worker, m)
+        return (0, 0) if part is None else part.box.spans[0]
+
+    return all(samples(one, worker, m) == samples(other, worker, m)
+               for worker in program.plan[one].on for m in range(program.plan.micro_batches))
+
+
 def _local(program: Program, producer: str, op: Op, which: int) -> bool:
     """Whether every worker needs of input `which` just the box that it holds, and holds it whole."""
-    if (producer in program.merged) != (op.name in program.merged) or program.plan[producer].k > 1:
+    if (producer in program.merged) != (op.name in program.merged) or _adds(program, producer):
         return False
     workers = {*program.plan[producer].on, *program.plan[op.name].on}
     for m in range(program.plan.micro_batches):
         for worker in workers:
-            held, needed = program.part(producer, worker, m), program.inputs(worker, m, op.name)
-            if (held and held.box) != (needed[which] if needed else None):
+            held, needed = program.output(producer, worker, m), program.inputs(worker, m, op.name)
+            if held != (needed[which] if needed else None):
                 return False
     return True
+
+
+def _adds(program: Program, op: str) -> bool:
+    """Whether the op's parts are partial sums."""
+    return program.plan[op].terms(program.graph[op]) > 1
 
 
 def _exchange(program: Program, index: int, m: int, producer: str, consumer: str, which: int) -> Exchange:
     holds: dict[int, Box] = {}
     needs: dict[int, Box] = {}
     for worker in range(program.plan.workers):
-        part, needed = program.part(producer, worker, m), program.inputs(worker, m, consumer)
-        if part is not None:
-            holds[worker] = part.box
+        held, needed = program.output(producer, worker, m), program.inputs(worker, m, consumer)
+        if held is not None:
+            holds[worker] = held
         if needed:
             needs[worker] = needed[which]
-    return Exchange(index, m, producer, consumer, holds, needs, adds=program.plan[producer].k > 1)
+    return Exchange(index, m, producer, consumer, holds, needs, adds=_adds(program, producer),
+                    wide=program.graph[producer].wide)
 
 
 def _buckets(program: Program, segments: tuple[Segment, ...]) -> tuple[Bucket, ...]:

@@ -5,7 +5,8 @@
     momentum     of the shards that the worker updates
     received     gradients of these shards from the other workers: (K − 1) times a shard that K workers hold
     activations  what forwards have left for backwards that are yet to come, at most over the step's order
-    messages     what is being sent and received, and what was received and is not yet used up, likewise
+    messages     what is being sent and received, and what was received and is not yet used up, likewise; the
+                 gradients, too, that one part of a worker's ops leaves for another
     images       two batches of this worker's images, and four of their bytes, read ahead
     working      of the largest op: its inputs and their gradients, its output's, and what else backward makes of it
     model        the whole model that the worker copies its part from: what it leaves free may be in pieces too small
@@ -20,7 +21,7 @@ context and the data set are not in it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from parallel.graph import INPUT
@@ -94,9 +95,9 @@ def _images(program: Program, worker: int) -> int:
     """Numbers in the images that the worker loads, which come whole."""
     channels, height, width = program.graph.input_shape
     readers = [op for op in program.graph if INPUT in op.inputs]
-    samples = sum(part.box.shape[0] for op in readers for m in range(program.plan.micro_batches)
-                  if (part := program.part(op.name, worker, m)) is not None)
-    return samples * channels * height * width
+    samples = {part.box.spans[0] for op in readers for m in range(program.plan.micro_batches)
+               if (part := program.part(op.name, worker, m)) is not None}
+    return sum(stop - start for start, stop in samples) * channels * height * width
 
 
 def _working(program: Program, segment: Segment, worker: int, itemsize: int) -> int:
@@ -115,11 +116,17 @@ def _working(program: Program, segment: Segment, worker: int, itemsize: int) -> 
 def _peaks(program: Program, worker: int, itemsize: int) -> tuple[int, int]:
     """Most bytes of activations, and of messages, that the worker has at one time, following its steps."""
     producers = {name: segment.index for segment in program.segments for name in segment.ops}
+    exchanged = {(exchange.value, exchange.consumer) for exchange in program.exchanges.values()}
     waits = {(step.exchange, step.micro_batch, step.backward) for step in program.steps[worker]
              if isinstance(step, Wait)}
     activations = most_activations = messages = most_messages = 0
     gradients: dict[tuple[int, int | None], int] = {}
-    """Received gradients by the segment and micro-batch that they wait for."""
+    """Gradients, received or left by another segment, by the segment and micro-batch that they wait for."""
+
+    def leave(value: str, m: int | None, size: int) -> None:
+        key = producers[value], None if value in program.merged else m
+        gradients[key] = gradients.get(key, 0) + size
+
     for step in program.steps[worker]:
         match step:
             case Forward(index, m):
@@ -127,6 +134,9 @@ def _peaks(program: Program, worker: int, itemsize: int) -> tuple[int, int]:
             case Backward(index, m):
                 activations -= _kept(program, program.segments[index], m, worker, itemsize)
                 messages -= gradients.pop((index, m), 0)
+                for value, size in _left(program, program.segments[index], m, worker, itemsize, exchanged):
+                    leave(value, m, size)
+                    messages += size
             case Start(index, m, backward) | Wait(index, m, backward):
                 exchange, begins = program.exchanges[index, m], isinstance(step, Start)
                 passing, lasting = _buffers(exchange, worker, backward, itemsize)
@@ -135,17 +145,32 @@ def _peaks(program: Program, worker: int, itemsize: int) -> tuple[int, int]:
                     # What the forward direction brought, now its gradient, is used up.
                     messages -= _buffers(exchange, worker, False, itemsize)[1]
                 if backward and not begins:
-                    key = producers[exchange.value], None if exchange.value in program.merged else m
-                    gradients[key] = gradients.get(key, 0) + lasting
+                    leave(exchange.value, m, lasting)
         most_activations, most_messages = max(most_activations, activations), max(most_messages, messages)
     return most_activations, most_messages
 
 
+def _left(program: Program, segment: Segment, m: int | None, worker: int, itemsize: int,
+          exchanged: Set[tuple[str, str]]) -> list[tuple[str, int]]:
+    """Gradients that the backward of a segment leaves for earlier ones of this worker: values, and their bytes."""
+    own, found = {*segment.ops, INPUT}, list[tuple[str, int]]()
+    for name in segment.ops:
+        for value in program.graph[name].inputs:
+            if value not in own and (value, name) not in exchanged:
+                found += [(value, box.volume * itemsize) for batch in _batches(program, m)
+                          if (box := program.output(value, worker, batch)) is not None]
+    return found
+
+
 def _kept(program: Program, segment: Segment, m: int | None, worker: int, itemsize: int) -> int:
     """Bytes that the forward of a segment leaves for its backward."""
-    batches = range(program.plan.micro_batches) if m is None else [m]
-    return sum(program.graph[name].kept_bytes(part, itemsize) for name in segment.ops for batch in batches
-               if (part := program.part(name, worker, batch)) is not None)
+    return sum(program.graph[name].kept_bytes(part, itemsize) for name in segment.ops
+               for batch in _batches(program, m) if (part := program.part(name, worker, batch)) is not None)
+
+
+def _batches(program: Program, m: int | None) -> Sequence[int]:
+    """The micro-batches that a step concerns."""
+    return range(program.plan.micro_batches) if m is None else [m]
 
 
 def _buffers(exchange: Exchange, worker: int, backward: bool, itemsize: int) -> tuple[int, int]:
@@ -158,4 +183,5 @@ def _buffers(exchange: Exchange, worker: int, backward: bool, itemsize: int) -> 
     received = sum(box.volume for source, target, box in ends if target == worker != source)
     wants = (exchange.holds if backward else exchange.needs).get(worker)
     adds = exchange.adds or backward
-    return (sent + (received if adds else 0)) * itemsize, 0 if wants is None else wants.volume * itemsize
+    size = exchange.itemsize(itemsize)
+    return (sent + (received if adds else 0)) * size, 0 if wants is None else wants.volume * size

@@ -59,6 +59,8 @@ class Exchange:
     needs: Mapping[int, Box]
     adds: bool
     """The boxes held are partial sums: the forward direction, too, adds where they overlap."""
+    wide: bool = False
+    """In float64 whatever the precision: the statistics of a batch normalisation."""
 
     @cached_property
     def transfers(self) -> tuple[Transfer, ...]:
@@ -75,6 +77,10 @@ class Exchange:
     @property
     def name(self) -> str:
         return f"{self.value}>{self.consumer}"
+
+    def itemsize(self, itemsize: int) -> int:
+        """Bytes of a number that it moves, where those of activations have `itemsize`."""
+        return 8 if self.wide else itemsize
 
 
 @dataclass(frozen=True)
@@ -193,9 +199,14 @@ class Program:
             return None
         samples = cut(self.batch_size, self.plan.micro_batches, micro_batch)
         if op in self.merged and self.plan.scheme == "b":  # pass i is made of the samples of worker on[i]
-            return Part(Box.whole((0, *self.graph[op].shape)).replace(0, samples)) if (
+            return Part(Box.whole((0, *self.graph[op].domain)).replace(0, samples)) if (
                 layout.on[micro_batch] == worker) else None
         return layout.part(self.graph[op], worker, samples)
+
+    def output(self, op: str, worker: int, micro_batch: int) -> Box | None:
+        """The box of the output of `op` that `worker` computes for the micro-batch; None if it has no part."""
+        part = self.part(op, worker, micro_batch)
+        return None if part is None else self.graph[op].output_box(part)
 
     def inputs(self, worker: int, micro_batch: int, op: str) -> tuple[Box, ...]:
         """Boxes that the worker's part of `op` reads, per input; empty if it has no part."""
@@ -218,8 +229,9 @@ class Program:
         for exchange in self.exchanges.values():
             for t in exchange.transfers:
                 if t.source != t.target:
-                    forward += t.box.volume * itemsize * (t.source == worker)
-                    backward += t.box.volume * itemsize * (t.target == worker)
+                    size = t.box.volume * exchange.itemsize(itemsize)
+                    forward += size * (t.source == worker)
+                    backward += size * (t.target == worker)
         for bucket in self.buckets:
             if worker in bucket.workers:
                 start, stop = bucket.shard(worker)

@@ -1,25 +1,30 @@
-"""The table of rules: an entry per kind of layer. A new op is a file here and an entry in `RULES`.
+"""The tables of rules: an entry per kind of layer in `RULES`, per function or method of tensors in `FUNCTIONS`.
 
-Graph, plan, program, runtime, simulator and search know ops through `op.Op` alone.
+A new op is a file here and an entry in one of them. Graph, plan, program, runtime, simulator and search know ops
+through `op.Op` alone. An entry makes the op, or several that belong together, the last of which has the layer's name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
+from parallel.ops.batch_norm import SUMS, BatchNorm2d, BatchSums
 from parallel.ops.conv import Conv2d
-from parallel.ops.elementwise import Dropout, ReLU
+from parallel.ops.elementwise import Add, Dropout, ReLU
 from parallel.ops.linear import Linear
 from parallel.ops.loss import CrossEntropy
 from parallel.ops.norm import LocalResponseNorm
 from parallel.ops.op import DIMS, Context, Op, Part, Shape
 from parallel.ops.pool import AdaptiveAvgPool2d, MaxPool2d
-from parallel.ops.shape import Flatten
+from parallel.ops.shape import Concat, Flatten
 
-__all__ = ["DIMS", "RULES", "Context", "CrossEntropy", "Op", "Part", "Shape"]
+__all__ = ["DIMS", "FUNCTIONS", "IN_PLACE", "RULES", "Context", "CrossEntropy", "Op", "Part", "Shape"]
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -54,7 +59,19 @@ def _flatten(layer: Any, name: str, **common: Any) -> Op:
     return Flatten(name=name, **common)
 
 
-RULES: dict[type[nn.Module], Callable[..., Op]] = {
+def _batch_norm(layer: Any, name: str, **common: Any) -> tuple[Op, ...]:
+    if layer.momentum is None or layer.running_mean is None:
+        raise _refuse(name, "a batch normalisation without running statistics or with their plain average")
+    channels, sums = common["shape"][0], f"{name}.sums"
+    return (
+        BatchSums(name=sums, **{**common, "shape": (channels, SUMS)}),
+        BatchNorm2d(name=name, inputs=(*common["inputs"], sums), shape=common["shape"],
+                    input_shapes=(*common["input_shapes"], (channels, SUMS)), eps=layer.eps, momentum=layer.momentum,
+                    affine=layer.affine),
+    )
+
+
+RULES: dict[type[nn.Module], Callable[..., Op | tuple[Op, ...]]] = {
     nn.Conv2d: _conv,
     nn.Linear: _linear,
     nn.MaxPool2d: _max_pool,
@@ -65,4 +82,41 @@ RULES: dict[type[nn.Module], Callable[..., Op]] = {
         name=name, **common, size=layer.size, alpha=layer.alpha, beta=layer.beta, k=layer.k
     ),
     nn.Flatten: _flatten,
+    nn.BatchNorm2d: _batch_norm,
 }
+"""(layer, name, inputs, input_shapes, shape) → op or ops."""
+
+
+def _add(arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any) -> Op:
+    if arguments or options or len(common["inputs"]) != 2 or len(set(common["input_shapes"])) != 1:
+        raise _refuse(name, "an addition of anything but two tensors of the same shape")
+    return Add(name=name, **common)
+
+
+def _concat(arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any) -> Op:
+    given = {"dim": 0, **dict(zip(("dim",), arguments, strict=False)), **options}
+    if given["dim"] not in (1, -len(common["shape"])):
+        raise _refuse(name, "a concatenation along another dim than 1, the channels,")
+    return Concat(name=name, **common)
+
+
+def _flatten_call(arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any) -> Op:
+    given = {"start_dim": 0, "end_dim": -1, **dict(zip(("start_dim", "end_dim"), arguments, strict=False)), **options}
+    if given["start_dim"] != 1 or given["end_dim"] not in (-1, len(common["input_shapes"][0])):
+        raise _refuse(name, "a flatten of other dims than 1 to -1")
+    return Flatten(name=name, **common)
+
+
+def _relu_call(arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any) -> Op:
+    return ReLU(name=name, **common)
+
+
+FUNCTIONS: dict[Callable[..., Any] | str, tuple[str, Callable[..., Op]]] = {
+    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), ("add", _add)),
+    **dict.fromkeys((torch.cat, torch.concat, torch.concatenate), ("concat", _concat)),
+    **dict.fromkeys((torch.flatten, "flatten"), ("flatten", _flatten_call)),
+    **dict.fromkeys((torch.relu, F.relu, F.relu_, "relu", "relu_"), ("relu", _relu_call)),
+}
+"""By function, or by a method's name: what the op is called, and (arguments and options other than tensors, name,
+inputs, input_shapes, shape) → op."""
+IN_PLACE: tuple[Callable[..., Any] | str, ...] = (operator.iadd, F.relu_, "add_", "relu_")

@@ -26,6 +26,18 @@ class ReLU(Op):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Add(Op):
+    """The sum of two tensors of the same shape."""
+
+    @property
+    def dims(self) -> str:
+        return "nchw"[: len(self.shape) + 1]
+
+    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+        return xs[0] + xs[1]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dropout(Op):
     """Zero each element with probability p and scale the rest by 1/(1−p), the same ones whatever the split."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -21,9 +21,10 @@ DIMS = "nckhw"
 
 @dataclass(frozen=True)
 class Part:
-    """What one worker computes of an op: a box of the output and, of the inputs, a span of the reduction."""
+    """What one worker computes of an op: a box of what its layout cuts and, of the inputs, a span of the reduction."""
 
     box: Box
+    """Of the output, [n, *op.domain]; of an op that sums over samples, of what it sums (`Op.output_box`)."""
     k: Span | None = None
     """None: all of the reduction. Otherwise the result is a partial sum."""
 
@@ -37,6 +38,8 @@ class Context:
     """Hash of seed and step, `dropout.step_key`: what makes each step's dropout masks its own."""
     samples: Tensor
     """Position of each row of the inputs in the global batch: int64 [n]."""
+    buffers: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """Per op, the part of its buffers that this worker holds; training updates them in place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +58,42 @@ class Op:
         return DIMS[:2]
 
     @property
+    def domain(self) -> Shape:
+        """Sizes of c, h, w, as far as there are: what a layout cuts. The output's shape, unless the op sums it away."""
+        return self.shape
+
+    @property
+    def sums_over(self) -> str:
+        """The dims in which a split gives partial sums."""
+        return "k"
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether the output depends on all samples together, so that the batch cannot come in micro-batches."""
+        return False
+
+    @property
+    def least_samples(self) -> int:
+        """The smallest batch that the op can train on."""
+        return 1
+
+    @property
     def parameters(self) -> dict[str, Shape]:
         """Shape of each parameter."""
         return {}
 
+    @property
+    def buffers(self) -> dict[str, Shape]:
+        """Shape of each tensor that training updates without a gradient, and evaluation reads."""
+        return {}
+
     def extent(self, dim: str) -> int:
         """Size of a dim other than n."""
-        return self.shape["chw".index(dim)]
+        return self.domain["chw".index(dim)]
+
+    def output_box(self, part: Part) -> Box:
+        """The box of the output that the part gives."""
+        return part.box
 
     def needs(self, part: Part) -> tuple[Box, ...]:
         """Per input, the box that the part is computed from."""
@@ -70,6 +102,15 @@ class Op:
     def parameter_boxes(self, part: Part) -> dict[str, Box]:
         """Per parameter that the part uses, the box of it."""
         return {}
+
+    def buffer_boxes(self, part: Part) -> dict[str, Box]:
+        """Per buffer that the part uses, the box of it."""
+        return {}
+
+    @property
+    def wide(self) -> bool:
+        """Whether the output travels in float64 whatever the precision."""
+        return False
 
     def multiply_adds(self, part: Part) -> int:
         """Multiply-adds of the forward pass; zero where they do not count (element-wise ops)."""

@@ -6,10 +6,35 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from parallel.box import Box
+from parallel.box import Box, Span
 from parallel.ops.op import Context, Op, Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concat(Op):
+    """Tensors one after the other along c: of an input that lies outside the part's channels nothing is needed."""
+
+    @property
+    def dims(self) -> str:
+        return "nchw"[: len(self.shape) + 1]
+
+    def _spans(self, part: Part) -> list[Span]:
+        """Per input, the span of its own channels that the part has; empty where it has none."""
+        (start, stop), spans, first = part.box.spans[1], list[Span](), 0
+        for channels, *_ in self.input_shapes:
+            spans.append((min(max(start - first, 0), channels), min(max(stop - first, 0), channels)))
+            first += channels
+        return spans
+
+    def needs(self, part: Part) -> tuple[Box, ...]:
+        return tuple(part.box.replace(1, span) for span in self._spans(part))
+
+    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+        there = [x for x in xs if x.shape[1] > 0]
+        return there[0] if len(there) == 1 else torch.cat(there, dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)

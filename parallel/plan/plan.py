@@ -10,7 +10,7 @@ the dims n, c, k, h, w; part i is held by `on[i]`. The text form of a layout is 
       fc6: {c: 3, on: [0, 1, 2]}
       fc8: {on: [0]}
 
-An op that is not named follows the producer of its first input; see `follow`.
+An op that is not named follows the producer of its first input, the images aside; see `follow`.
 """
 
 from __future__ import annotations
@@ -67,9 +67,13 @@ class Layout:
         index = self.index(worker)
         start, stop = cut(samples[1] - samples[0], self.n, index["n"])
         spans = [(samples[0] + start, samples[0] + stop)]
-        for dim, size in zip("chw", op.shape, strict=False):
+        for dim, size in zip("chw", op.domain, strict=False):
             spans.append(cut(size, getattr(self, dim), index[dim]))
         return Part(Box(tuple(spans)), cut(op.extent("k"), self.k, index["k"]) if self.k > 1 else None)
+
+    def terms(self, op: Op) -> int:
+        """How many partial sums each element of the output is the sum of."""
+        return math.prod(getattr(self, dim) for dim in op.sums_over)
 
     def __str__(self) -> str:
         cuts = [f"{dim}{degree}" for dim, degree in zip(DIMS, self.degrees, strict=True) if degree > 1]
@@ -129,14 +133,19 @@ def follow(op: Op, layout: Layout) -> Layout:
     producer's own c), or else to n. So a k split is followed by a split of the reduced output in c, a split feature
     map by split features, and the loss by a split in n alone.
     """
-    degrees = {dim: getattr(layout, dim) for dim in DIMS}
+    return Layout(layout.on, *follow_degrees(op, layout.degrees))
+
+
+def follow_degrees(op: Op, producer: tuple[int, ...]) -> tuple[int, ...]:
+    """The degrees in n, c, k, h, w of an op that follows a producer with these."""
+    degrees = dict(zip(DIMS, producer, strict=True))
     for dim in "khwc":
         fits = dim in op.dims and dim != "k" and degrees[dim] <= op.extent(dim)
         if degrees[dim] > 1 and not fits:
             target = "c" if dim != "c" and "c" in op.dims and degrees["c"] * degrees[dim] <= op.extent("c") else "n"
             degrees[target] *= degrees[dim]
             degrees[dim] = 1
-    return Layout(on=layout.on, **degrees)
+    return tuple(degrees.values())
 
 
 def make_plan(graph: Graph, workers: int, layouts: Mapping[str, Layout], **settings: Any) -> Plan:
@@ -146,22 +155,25 @@ def make_plan(graph: Graph, workers: int, layouts: Mapping[str, Layout], **setti
     """
     for name in layouts:
         require(name in graph, "ops", name, f"is not an op of the model; its ops are {', '.join(graph.names)}")
+    first = graph.ops[0].name
+    if first not in layouts:
+        raise ValueError(f"ops.{first}: the first op must be named, for the others follow it")
     complete: dict[str, Layout] = {}
     for op in graph:
-        if op.name in layouts:
-            layout = layouts[op.name]
-        elif op.inputs[0] == INPUT:
-            raise ValueError(f"ops.{op.name}: the first op must be named, for the others follow it")
-        else:
-            layout = follow(op, complete[op.inputs[0]])
+        leader = next((name for name in op.inputs if name != INPUT), first)
+        layout = layouts[op.name] if op.name in layouts else follow(op, complete[leader])
         _check(op, layout, workers)
         complete[op.name] = layout
     plan = Plan(workers=workers, layouts=complete, **settings)
     if plan.scheme != "a":
-        first = plan[graph.ops[0].name]
-        require(first.n == len(first.on), "scheme", plan.scheme, f"needs its first op split in n alone, not {first}")
-        require(plan.micro_batches == first.n, "micro_batches", plan.micro_batches,
-                f"must be the number of passes of scheme {plan.scheme}, one for each of {first.n} workers")
+        leading = plan[first]
+        require(leading.n == len(leading.on), "scheme", plan.scheme,
+                f"needs its first op split in n alone, not {leading}")
+        require(plan.micro_batches == leading.n, "micro_batches", plan.micro_batches,
+                f"must be the number of passes of scheme {plan.scheme}, one for each of {leading.n} workers")
+    for op in graph:
+        require(plan.micro_batches == 1 or not op.whole_batch, "micro_batches", plan.micro_batches,
+                f"must be 1: {op.name} needs the statistics of the whole batch (schemes b and c cut it into passes)")
     return plan
 
 
@@ -185,6 +197,8 @@ def check_batch(graph: Graph, plan: Plan, batch_size: int) -> None:
             f"must be a multiple of the plan's micro_batches={plan.micro_batches}")
     samples = batch_size // plan.micro_batches
     for op in graph:
+        require(batch_size >= op.least_samples, "trainer.batch_size", batch_size,
+                f"is too small: {op.name} needs {op.least_samples} samples")
         require(plan[op.name].n <= samples, "trainer.batch_size", batch_size,
                 f"is too small: {op.name} is split in n into {plan[op.name].n} parts of {samples} samples"
                 + (f" (1 of {plan.micro_batches} micro-batches)" if plan.micro_batches > 1 else ""))

@@ -61,8 +61,8 @@ def _row(program: Program, worker: int, step: Step, itemsize: int) -> StepRow:
             exchange, starts = program.exchanges[index, m], isinstance(step, Start)
             ends = [(t.target, t.source, t.box) if backward else (t.source, t.target, t.box)
                     for t in exchange.transfers if t.source != t.target]
-            volume = itemsize * sum(box.volume for source, target, box in ends
-                                    if worker == (source if starts else target))
+            volume = exchange.itemsize(itemsize) * sum(
+                box.volume for source, target, box in ends if worker == (source if starts else target))
             box = (exchange.holds if starts != backward else exchange.needs).get(worker)
             return StepRow(str(step), exchange.name, "-" if box is None else str(box),
                            volume if starts else 0, 0 if starts else volume)
@@ -83,12 +83,12 @@ def _output(program: Program, segment: Segment, m: int | None, worker: int) -> s
     """Boxes of the last op's output; adjoining ones of several micro-batches in one."""
     boxes: list[Box] = []
     for batch in range(program.plan.micro_batches) if m is None else [m]:
-        part = program.part(segment.ops[-1], worker, batch)
-        if part is None:
+        box = program.output(segment.ops[-1], worker, batch)
+        if box is None:
             continue
-        first = part.box.spans[0]
+        first = box.spans[0]
         if boxes and boxes[-1].spans[0][1] == first[0]:
             boxes[-1] = boxes[-1].replace(0, (boxes[-1].spans[0][0], first[1]))
         else:
-            boxes.append(part.box)
+            boxes.append(box)
     return " ".join(map(str, boxes))

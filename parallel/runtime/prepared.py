@@ -45,6 +45,8 @@ class Prepared:
         """Positions in the global batch of the images that this worker needs, in the order of its loaded rows."""
         self.label_positions: list[int] = []
         """Likewise of the labels."""
+        self._image_rows: dict[tuple[int, ...], slice] = {}
+        """Rows of the loaded batch by their positions: ops that read the same images share them."""
         self.work: dict[tuple[int, int | None], Work] = {}
         for segment in program.segments:
             if rank in segment.workers:
@@ -80,9 +82,9 @@ class Prepared:
             rows = [i for p in of_batches for i in range(*p.box.spans[0])]
             samples = rows
             if INPUT in program.graph[name].inputs:
-                first = len(self.image_positions)
-                self.image_positions += rows
-                images[name] = slice(first, first + len(rows)), program.graph[name].needs(of_batches[0])[0]
+                op = program.graph[name]
+                box = op.needs(of_batches[0])[op.inputs.index(INPUT)]
+                images[name] = self._load(tuple(rows)), box
         labels = slice(0, 0)
         if LOSS in segment.ops:
             labels = slice(len(self.label_positions), len(self.label_positions) + len(samples))
@@ -90,12 +92,20 @@ class Prepared:
         positions = torch.tensor(samples, dtype=torch.int64, device=self._device)
         return Work(segment, m, parts, positions, images, labels)
 
+    def _load(self, positions: tuple[int, ...]) -> slice:
+        """Rows of the loaded batch that have the images at these positions."""
+        if positions not in self._image_rows:
+            first = len(self.image_positions)
+            self.image_positions += positions
+            self._image_rows[positions] = slice(first, len(self.image_positions))
+        return self._image_rows[positions]
+
     def _merged_rows(self, name: str) -> list[slice]:
         """Where each micro-batch lies in the output of a merged op on this worker."""
         rows, first = [], 0
         for m in range(self.program.plan.micro_batches):
-            part = self.program.part(name, self._rank, m)
-            count = 0 if part is None else part.box.shape[0]
+            box = self.program.output(name, self._rank, m)
+            count = 0 if box is None else box.shape[0]
             rows.append(slice(first, first + count))
             first += count
         return rows

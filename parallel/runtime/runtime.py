@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from parallel.ops.dropout import step_key
 from parallel.program import Backward, Forward, Program, Start, Update, Wait
+from parallel.runtime.buffers import Buffers
 from parallel.runtime.clock import Clock
 from parallel.runtime.exchange import Format
 from parallel.runtime.parameters import ParameterName, Parameters, assemble
@@ -55,6 +56,7 @@ class Runtime:
         self.transport = Transport(world, self.clock)
         self.parameters = Parameters(program, named_weights(model), world, self.transport, self._weights,
                                      momentum=momentum, weight_decay=weight_decay, keep_gradients=keep_gradients)
+        self.buffers = Buffers(program, model, world.rank, self._weights)
         self._seed = seed
         self._steps = program.steps[world.rank]
         self._prepared = Prepared(program, world.rank, world.device, compile)
@@ -104,14 +106,18 @@ class Runtime:
 
     def _begin(self, images: Tensor, labels: Tensor, training: bool, key: Tensor) -> StepRun:
         return StepRun(self._prepared, self.parameters, self.transport, self._activations, images, labels,
-                       training=training, autocast=self._autocast, key=key)
+                       training=training, autocast=self._autocast, key=key, buffers=self.buffers.held)
 
     def forget_momentum(self) -> None:
-        """Make the optimizer as new, after warm-up."""
+        """Make the optimizer and the running statistics as new, after warm-up."""
         self.parameters.forget_momentum()
+        self.buffers.reset()
 
     def gathered(self, kind: str = "weights") -> dict[ParameterName, Tensor]:
-        """Whole weights or, with `keep_gradients`, the last step's gradients: on worker 0, on the CPU; else empty."""
+        """Whole weights, buffers or, with `keep_gradients`, the last step's gradients: on worker 0, on the CPU; else
+        empty. `kind` is weights, buffers or gradients."""
+        if kind == "buffers":
+            return self.buffers.gathered(self.world)
         self.parameters.settle()
         own = self.parameters.shards() if kind == "weights" else self.parameters.gradients()
         shards = self.world.gather_to_first({index: tensor.cpu() for index, tensor in own.items()})

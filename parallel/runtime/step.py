@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from parallel.graph import INPUT, LOSS
 from parallel.ops import Context
+from parallel.program import Exchange
 from parallel.runtime.exchange import Format, Moving, finish, start
 from parallel.runtime.hits import hits
 from parallel.runtime.parameters import Parameters
@@ -23,8 +27,10 @@ class StepRun:
     """The interpreter's state: each instruction of the program is a method."""
 
     def __init__(self, prepared: Prepared, parameters: Parameters, transport: Transport, form: Format, images: Tensor,
-                 labels: Tensor, *, training: bool, autocast: bool, key: Tensor) -> None:
+                 labels: Tensor, *, training: bool, autocast: bool, key: Tensor,
+                 buffers: Mapping[str, Mapping[str, Tensor]]) -> None:
         self._p, self._parameters, self._transport, self._form = prepared, parameters, transport, form
+        self._buffers = buffers
         self._images, self._labels = images, labels
         self._training, self._autocast, self._key = training, autocast, key
         self._values: dict[Value, Tensor] = {}
@@ -43,7 +49,7 @@ class StepRun:
             if (producer, op, m) not in self._leaves:  # no exchange brought it: it was computed here
                 self._leaves[producer, op, m] = self._values[producer, m].detach().requires_grad_(self._training)
             leaves[producer, op] = self._leaves[producer, op, m]
-        context = Context(self._training, self._key, work.samples)
+        context = Context(self._training, self._key, work.samples, self._buffers)
         with (
             torch.autocast(self._form.device.type, torch.bfloat16, enabled=self._autocast),
             torch.set_grad_enabled(self._training),
@@ -74,8 +80,10 @@ class StepRun:
                     gradients.append(returned.to(tensor.dtype))
         torch.autograd.backward(tensors, gradients)
         for producer, op in p.entering[segment.index]:
-            gradient = self._leaves[producer, op, m].grad
-            if (op, producer) not in p.incoming and gradient is not None:
+            if (op, producer) in p.incoming:
+                continue  # its exchange takes it back
+            gradient = self._leaves.pop((producer, op, m)).grad
+            if gradient is not None:
                 self._add_gradient(producer, m, gradient)
 
     def start(self, index: int, m: int, backward: bool) -> None:
@@ -87,11 +95,11 @@ class StepRun:
             held = held[p.rows[exchange.value][m]] if merged else held
         if backward and moves.has is not None:
             held = self._leaves.pop((exchange.value, exchange.consumer, m)).grad
-        self._moving[index, m, backward] = start(moves, held, self._transport, self._form)
+        self._moving[index, m, backward] = start(moves, held, self._transport, self._form_of(exchange))
 
     def wait(self, index: int, m: int, backward: bool) -> None:
         exchange = self._p.program.exchanges[index, m]
-        tensor = finish(self._moving.pop((index, m, backward)), self._transport, self._form)
+        tensor = finish(self._moving.pop((index, m, backward)), self._transport, self._form_of(exchange))
         if tensor is None:
             return
         if backward:
@@ -99,6 +107,9 @@ class StepRun:
         else:
             leaf = tensor.detach().requires_grad_(self._training)
             self._leaves[exchange.value, exchange.consumer, m] = leaf
+
+    def _form_of(self, exchange: Exchange) -> Format:
+        return replace(self._form, dtype=torch.float64) if exchange.wide else self._form
 
     def _add_gradient(self, value: str, m: int | None, gradient: Tensor) -> None:
         p = self._p
@@ -115,5 +126,5 @@ class StepRun:
 
     def close(self) -> None:
         """Wait for what was only sent."""
-        for moving in self._moving.values():
-            finish(moving, self._transport, self._form)
+        for (index, m, _), moving in self._moving.items():
+            finish(moving, self._transport, self._form_of(self._p.program.exchanges[index, m]))
