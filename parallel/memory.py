@@ -178,9 +178,7 @@ def _buffers(exchange: Exchange, worker: int, backward: bool, itemsize: int) -> 
 
     What is sent is copied. What is received is put into its place at once, unless it is to be added up.
     """
-    ends = [(t.target, t.source, t.box) if backward else (t.source, t.target, t.box) for t in exchange.transfers]
-    sent = sum(box.volume for source, target, box in ends if source == worker != target)
-    received = sum(box.volume for source, target, box in ends if target == worker != source)
+    sent, received = (numbers.get(worker, 0) for numbers in (exchange.moved[::-1] if backward else exchange.moved))
     wants = (exchange.holds if backward else exchange.needs).get(worker)
     adds = exchange.adds or backward
     size = exchange.itemsize(itemsize)

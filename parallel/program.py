@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from parallel.box import Box, Span, cut
 from parallel.graph import LOSS, Graph
 from parallel.ops import Part
@@ -68,6 +70,20 @@ class Exchange:
         pairs = ((source, target, held & need) for source, held in self.holds.items()
                  for target, need in self.needs.items())
         return tuple(Transfer(source, target, box) for source, target, box in pairs if not box.empty)
+
+    @cached_property
+    def moved(self) -> tuple[Mapping[int, int], Mapping[int, int]]:
+        """Numbers that each worker sends to others, and that each receives from them; backward they change places."""
+        held, needed = (np.array([boxes[worker].spans for worker in boxes], dtype=np.int64)
+                        for boxes in (self.holds, self.needs))  # [workers, dims, 2]
+        overlaps = np.ones((len(held), len(needed)), dtype=np.int64)
+        for d in range(held.shape[1]):  # a matrix of all pairs in every dim: 1,024 workers are a million of them
+            stops = np.minimum(held[:, None, d, 1], needed[None, :, d, 1])
+            overlaps *= np.maximum(0, stops - np.maximum(held[:, None, d, 0], needed[None, :, d, 0]))
+        sources, targets = np.array(list(self.holds)), np.array(list(self.needs))
+        overlaps[sources[:, None] == targets[None, :]] = 0
+        return (dict(zip(self.holds, overlaps.sum(axis=1).tolist(), strict=True)),
+                dict(zip(self.needs, overlaps.sum(axis=0).tolist(), strict=True)))
 
     @cached_property
     def workers(self) -> frozenset[int]:

@@ -69,6 +69,9 @@ def test_loads_are_those_of_all_transfers(name: str, data: st.DataObject) -> Non
         loads = exchange_loads(held_spans(graph[exchange.value], plan[exchange.value], samples),
                                needed_spans(consumer, plan[consumer.name], which, samples), TWO_NODES)
         assert computed(loads) == counted(exchange, TWO_NODES)
+        assert exchange.moved == tuple(
+            {worker: int(numbers[worker]) for worker in boxes}
+            for numbers, boxes in ((loads.moving.out, exchange.holds), (loads.moving.into, exchange.needs)))
 
 
 @pytest.mark.parametrize("name", MODELS)
