@@ -1,0 +1,158 @@
+"""Timelines: what every worker does when, and what that comes to.
+
+A worker's step of T seconds (the last clock, and the step's overhead after it) is divided like a measured one
+(`parallel.runtime.clock`):
+
+    computing      its own parts' time and its updates, and the overhead
+    exposed        communication that is not hidden: it computes nothing and one of its messages is under way
+    idle           the rest: it waits for others, or for a slower part of the same op
+
+so that computing + exposed + idle = T. Utilisation is computing / T.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from parallel.cluster import Cluster
+from parallel.graph import INPUT
+from parallel.memory import memory_of
+from parallel.program import Program
+
+COMPUTE, NETWORK = "compute", "network"
+STREAMS = {"forward": COMPUTE, "backward": COMPUTE, "update": COMPUTE,
+           "exchange": NETWORK, "exchange back": NETWORK, "sum": NETWORK, "gather": NETWORK}
+
+
+@dataclass(frozen=True, eq=False)
+class Event:
+    """Something that some workers do together."""
+
+    kind: str
+    """A key of `STREAMS`."""
+    name: str
+    """The op, or the edge as producer>consumer."""
+    micro_batch: int | None
+    workers: tuple[int, ...]
+    start_s: float
+    end_s: float
+    own_s: np.ndarray | None
+    """How long each of the workers computes; None: all of the time."""
+
+    @property
+    def stream(self) -> str:
+        return STREAMS[self.kind]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}" + ("" if self.micro_batch is None else f":{self.micro_batch}")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Seconds by worker [w] that add up to the step."""
+
+    compute_s: np.ndarray
+    exposed_s: np.ndarray
+    idle_s: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Timeline:
+    """One simulated step."""
+
+    program: Program
+    cluster: Cluster
+    precision: str
+    events: tuple[Event, ...]
+    """In the order of the program."""
+    end_s: float
+    """When the last event has ended."""
+
+    @property
+    def workers(self) -> int:
+        return self.program.plan.workers
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step, the loading of its images not counted."""
+        return self.end_s + self.cluster.step_overhead_s
+
+    @cached_property
+    def images(self) -> tuple[int, ...]:
+        """How many images each worker loads."""
+        program, counts = self.program, [0] * self.workers
+        for op in program.graph:
+            if INPUT in op.inputs:
+                for m, worker in itertools.product(range(program.plan.micro_batches), program.plan[op.name].on):
+                    part = program.part(op.name, worker, m)
+                    counts[worker] += 0 if part is None else part.box.shape[0]
+        return tuple(counts)
+
+    @property
+    def loaded_step_s(self) -> float:
+        """Seconds of a step with the loading of its images, beside it or before it as the cluster has it."""
+        return self.cluster.step_s(self.end_s, self.images)
+
+    @property
+    def data_wait_s(self) -> float:
+        """Seconds that every step waits for its images."""
+        return self.loaded_step_s - self.step_s
+
+    @property
+    def images_per_second(self) -> float:
+        return self.program.batch_size / self.loaded_step_s
+
+    @cached_property
+    def split(self) -> Split:
+        """Where each worker's time goes."""
+        compute = np.full(self.workers, self.cluster.step_overhead_s)
+        for event in self.events:
+            if event.stream == COMPUTE:
+                compute[list(event.workers)] += event.end_s - event.start_s if event.own_s is None else event.own_s
+        exposed = np.zeros(self.workers)
+        for workers, events in self._alike():
+            exposed[workers] = _exposed(events, self.end_s)
+        return Split(compute, exposed, np.maximum(0.0, self.step_s - compute - exposed))
+
+    def _alike(self) -> list[tuple[list[int], list[Event]]]:
+        """Workers that take part in the same events, and these."""
+        crews = list(dict.fromkeys(event.workers for event in self.events))
+        member = np.zeros((len(crews), self.workers), dtype=bool)
+        for i, crew in enumerate(crews):
+            member[i, list(crew)] = True
+        groups: dict[bytes, list[int]] = {}
+        for worker in range(self.workers):
+            groups.setdefault(member[:, worker].tobytes(), []).append(worker)
+        number = {crew: i for i, crew in enumerate(crews)}
+        return [(workers, [e for e in self.events if member[number[e.workers], workers[0]]])
+                for workers in groups.values()]
+
+    @property
+    def utilisation(self) -> np.ndarray:
+        """Share of the step that each worker computes [w]."""
+        return self.split.compute_s / self.step_s
+
+    @cached_property
+    def peak_memory(self) -> tuple[int, ...]:
+        """Bytes that each worker needs, an upper estimate: `parallel.memory`."""
+        return tuple(memory_of(self.program, worker, self.precision).total for worker in range(self.workers))
+
+
+def _exposed(events: list[Event], end_s: float) -> float:
+    """Seconds in which nothing is computed and a message is under way, of one worker's events."""
+    computing = [(e.start_s, e.end_s) for e in events if e.stream == COMPUTE]
+    gaps = zip([0.0, *(end for _, end in computing)], [*(start for start, _ in computing), end_s], strict=True)
+    messages = [(e.start_s, e.end_s) for e in events if e.stream == NETWORK]
+    total, first = 0.0, 0
+    for begin, end in gaps:
+        while first < len(messages) and messages[first][1] <= begin:
+            first += 1
+        for start, stop in itertools.islice(messages, first, None):
+            if start >= end:
+                break
+            total += max(0.0, min(end, stop) - max(begin, start))
+    return total
