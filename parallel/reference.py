@@ -70,11 +70,16 @@ class Reference:
             if isinstance(layer, nn.Dropout):
                 parent, _, child = name.rpartition(".")
                 setattr(self.model.get_submodule(parent), child, _Dropout(name, layer.p, self._at))
-        layers = list(self.model.children()) if isinstance(self.model, nn.Sequential) else [self.model]
-        names = [name for name, _ in self.model.named_children()]
-        cut = names.index(split) if split is not None else len(layers)
-        self._front, self._back = nn.Sequential(*layers[:cut]), nn.Sequential(*layers[cut:])
         self._passes = passes if split is not None else 1
+        layers: list[nn.Module] = [self.model]
+        cut = 1
+        if self._passes > 1:
+            if not isinstance(self.model, nn.Sequential):
+                raise ValueError(f"update=pass has no reference for {type(model).__name__}: it is no nn.Sequential, "
+                                 "which could be run a part at a time")
+            layers = list(self.model.children())
+            cut = [name for name, _ in self.model.named_children()].index(str(split))
+        self._front, self._back = nn.Sequential(*layers[:cut]), nn.Sequential(*layers[cut:])
 
         def sgd(part: nn.Module) -> torch.optim.SGD | None:
             weights = list(part.parameters())

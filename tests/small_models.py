@@ -1,4 +1,4 @@
-"""Small convnets with every kind of op of the three AlexNets, and plans for them drawn at random.
+"""Small convnets with every kind of op there is, chains and others, and plans for them drawn at random.
 
 Their sizes are odd on purpose: splits come out uneven, maps are not square, channels are few.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from parallel.graph import Graph, trace
 from parallel.ops import Op, Shape
@@ -86,16 +88,81 @@ def weightless() -> nn.Sequential:
     ))
 
 
-MODELS: dict[str, tuple[Callable[[], nn.Sequential], Shape]] = {
+class Block(nn.Module):
+    """A residual block as in He et al. 2016: two convs with batch norm, and where the map changes a projection."""
+
+    def __init__(self, channels: tuple[int, int], stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(*channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels[1])
+        self.relu = nn.ReLU(inplace=True)  # used twice
+        self.conv2 = nn.Conv2d(channels[1], channels[1], 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels[1], momentum=0.3)
+        self.downsample = nn.Sequential() if stride == 1 else nn.Sequential(
+            nn.Conv2d(*channels, 1, stride, bias=False), nn.BatchNorm2d(channels[1], eps=0.01))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        y += self.downsample(x)
+        return self.relu(y)
+
+
+class Residual(nn.Module):
+    """A residual network with a concatenation: batch norm before and after it, with and without weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # No bias before a batch norm, which would take it away again: its gradient were rounding alone.
+        self.conv1 = nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False)  # 11×9 → 6×5
+        self.bn1 = nn.BatchNorm2d(5)
+        self.layer1 = Block((5, 5), 1)
+        self.layer2 = Block((5, 7), 2)  # 6×5 → 3×3
+        self.side = nn.Conv2d(5, 4, 2, stride=2, padding=(0, 1), bias=False)  # 6×5 → 3×3
+        self.bn3 = nn.BatchNorm2d(11, affine=False)
+        self.avgpool = nn.AdaptiveAvgPool2d(2)
+        self.drop = nn.Dropout(0.3)
+        self.fc = nn.Linear(44, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer1(F.relu(self.bn1(self.conv1(x))))
+        x = self.bn3(torch.cat([self.side(x), self.layer2(x)], dim=1))
+        return self.fc(self.drop(torch.flatten(self.avgpool(x), 1)))
+
+
+class Branches(nn.Module):
+    """Branches without batch norm, which micro-batches may run through: one from the images, two that meet again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.MaxPool2d(3, 2)  # 9×11 → 4×5
+        self.conv1 = nn.Conv2d(2, 4, 3, stride=2)  # 9×11 → 4×5
+        self.conv2 = nn.Conv2d(4, 6, 3, padding=1)
+        self.conv3 = nn.Conv2d(6, 6, 3, padding=1)
+        self.flatten = nn.Flatten()
+        self.fc4, self.fc5 = nn.Linear(240, 7), nn.Linear(240, 7)
+        self.drop5 = nn.Dropout(0.4)
+        self.fc6, self.short = nn.Linear(14, CLASSES), nn.Linear(240, CLASSES, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.conv1(x).relu()
+        two = self.conv2(one)
+        three = torch.add(self.conv3(two), two)
+        y = self.flatten(torch.cat((one, three, self.pool(x)), 1))
+        return self.fc6(torch.cat((self.fc4(y), self.drop5(self.fc5(y))), dim=-1)) + self.short(y)
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "tower": (tower, (3, 17, 17)),
     "towers": (towers, (3, 13, 11)),
     "odd": (odd, (2, 8, 13)),
     "weightless": (weightless, (3, 9, 7)),
+    "residual": (Residual, (3, 11, 9)),
+    "branches": (Branches, (2, 9, 11)),
 }
 """By name: the model and the shape of its images."""
 
 
-def build(name: str) -> tuple[nn.Sequential, Shape]:
+def build(name: str) -> tuple[nn.Module, Shape]:
     """A small model with weights that are the same wherever it is built, and the shape of its images."""
     model, shape = MODELS[name]
     with torch.random.fork_rng(devices=[]):
@@ -133,14 +200,18 @@ def plans(draw: st.DrawFn, graph: Graph, max_workers: int = 4, min_workers: int 
     samples = draw(st.integers(4, 6))
     scheme = draw(st.sampled_from("aaabc"))
     first, *others = graph.ops
+    whole = any(op.whole_batch for op in graph)
+    chain = all(op.inputs == (before.name,) for before, op in pairwise(graph))
     update = "step"
     if scheme == "a":
         chosen = {first.name: draw(layouts(first, workers, samples))}
-        micro_batches = draw(st.integers(1, 3))
+        micro_batches = 1 if whole else draw(st.integers(1, 3))
     else:
-        on = draw(st.permutations(range(workers)))[: draw(st.integers(1, workers))]
+        on = draw(st.permutations(range(workers)))[: 1 if whole else draw(st.integers(1, workers))]
         chosen = {first.name: Layout(on=tuple(on), n=len(on))}
-        micro_batches, update = len(on), draw(st.sampled_from(("step", "pass")))
+        micro_batches = len(on)
+        if chain:  # of another model the reference cannot run a part at a time
+            update = draw(st.sampled_from(("step", "pass")))
         others = others[draw(st.integers(0, len(others) - 1)):]
     for op in others:
         if draw(st.booleans()):

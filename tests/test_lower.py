@@ -230,14 +230,14 @@ def test_every_input_comes_whole_and_from_where_it_is_held(program: Program) -> 
                 exchange = exchanged.get((producer, op.name, m))
                 for worker in range(program.plan.workers):
                     needed = program.inputs(worker, m, op.name)
-                    part = None if producer == INPUT else program.part(producer, worker, m)
+                    held = None if producer == INPUT else program.output(producer, worker, m)
                     if exchange is None:  # everybody has just what it needs
-                        assert producer == INPUT or (part and part.box) == (needed[which] if needed else None)
+                        assert producer == INPUT or held == (needed[which] if needed else None)
                         continue
-                    assert exchange.holds.get(worker) == (part and part.box)
+                    assert exchange.holds.get(worker) == held
                     assert exchange.needs.get(worker) == (needed[which] if needed else None)
                     pieces = [t.box.volume for t in exchange.transfers if t.target == worker]
-                    times = program.plan[producer].k  # so many partial sums of every element
+                    times = program.plan[producer].terms(program.graph[producer])  # partial sums of every element
                     assert sum(pieces) == (needed[which].volume * times if needed else 0)
 
 
