@@ -62,9 +62,10 @@ class Loads:
 
     @property
     def workers(self) -> tuple[int, ...]:
-        """Those that send or receive."""
-        side = self.moving
-        return tuple(np.flatnonzero(side.out + side.into).tolist())
+        """Those that hold or need a part: the runtime starts the exchange on all of them. None if nothing moves."""
+        if not self.moving.out.any():
+            return ()
+        return tuple(np.flatnonzero(self.held + self.wanted).tolist())
 
 
 def exchange_loads(held: Spans, need: Spans, cluster: Cluster) -> Loads:

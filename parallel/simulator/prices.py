@@ -30,6 +30,9 @@ from parallel.plan import Layout
 from parallel.simulator.loads import Loads, Side, exchange_loads, sum_loads
 from parallel.simulator.spans import PartKinds, held_spans, needed_spans, part_at, part_kinds
 
+WIDE_BYTES = 8
+"""Of a number that travels in float64 whatever the precision (`Op.wide`)."""
+
 
 @dataclass(frozen=True)
 class Sync:
@@ -42,7 +45,7 @@ class Sync:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Seconds of an exchange, each way, and the workers that send or receive; none when it is local."""
+    """Seconds of an exchange, each way, and the workers that hold or need a part; none when it is local."""
 
     forward_s: float
     backward_s: float
@@ -102,14 +105,15 @@ class Prices:
         if key not in self._traffic:
             loads = exchange_loads(held_spans(producer, layout, samples),
                                    needed_spans(consumer, consumer_layout, which, samples), self.cluster)
-            self._traffic[key] = self._price(loads, adds=layout.k > 1)
+            self._traffic[key] = self._price(loads, layout.terms(producer) > 1, producer.wide)
         return self._traffic[key]
 
-    def _price(self, loads: Loads, adds: bool) -> Traffic:
+    def _price(self, loads: Loads, adds: bool, wide: bool) -> Traffic:
         workers = loads.workers
         if not workers:
             return Traffic(0.0, 0.0, ())
-        link_s = self._link_s(loads.inside, loads.between, self._activation)  # swapping out and into changes nothing
+        itemsize = WIDE_BYTES if wide else self._activation
+        link_s = self._link_s(loads.inside, loads.between, itemsize)  # swapping out and into changes nothing
         swapped = Side(loads.scattered.into, loads.scattered.out)
         forward = self._handling_s(loads.scattered, loads.moving.into, loads.own, loads.wanted, adds)
         backward = self._handling_s(swapped, loads.moving.out, loads.own, loads.held, True)

@@ -24,8 +24,6 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-import numpy as np
-
 from parallel.cluster import Cluster
 from parallel.config import require
 from parallel.graph import INPUT, Graph

@@ -1,8 +1,8 @@
 """The boxes of all workers of a layout at once.
 
-A layout is a grid, and every op's rule treats the dims apart: a box of the output has span n by the part's index in
-n, span c by that in c, and so on; a box of an input has its span 0 by n, 1 by (c, k), 2 by h, 3 by w. So the boxes of
-1,024 workers are a few short lists of spans, and each worker's place in them:
+A layout is a grid, and every op's rule treats the dims apart: a box of its output or of an input has its span 0 by the
+part's index in n, 1 by those in c and k, 2 by h, 3 by w. So the boxes of 1,024 workers are a few short lists of spans,
+and each worker's place in them:
 
     box of part i = product over the tensor's dims d of span_d[index_d(i)]
 
@@ -12,6 +12,7 @@ Likewise the parts of an op have few different sizes, and those of equal size co
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,7 +36,7 @@ class Spans:
     index: tuple[np.ndarray, ...]
     """Per tensor dim, which of its spans each worker has [p]."""
     copies: int
-    """How many workers have the same box, as partial sums have."""
+    """How many workers have the same place in all dims: those of partial sums."""
 
 
 def _grid(layout: Layout) -> tuple[np.ndarray, ...]:
@@ -43,47 +44,46 @@ def _grid(layout: Layout) -> tuple[np.ndarray, ...]:
     return np.unravel_index(np.arange(len(layout.on)), layout.degrees)
 
 
-def _cuts(size: int, degree: int) -> list[Span]:
-    return [cut(size, degree, i) for i in range(degree)]
-
-
-def _spans(layout: Layout, spans: Sequence[Sequence[Span]], index: Sequence[np.ndarray], copies: int) -> Spans:
-    ends = [np.array(of_dim, dtype=np.int64).reshape(-1, 2) for of_dim in spans]
-    return Spans(np.array(layout.on), tuple(e[:, 0] for e in ends), tuple(e[:, 1] for e in ends), tuple(index), copies)
-
-
 def held_spans(op: Op, layout: Layout, samples: int) -> Spans:
     """What the workers have of the op's output for a micro-batch of `samples`."""
-    n, c, _, h, w = _grid(layout)
-    spans = [_cuts(samples, layout.n)]
-    spans += [_cuts(size, getattr(layout, dim)) for dim, size in zip("chw", op.shape, strict=False)]
-    return _spans(layout, spans, (n, c, h, w)[: len(spans)], layout.k)
+    return _spans(layout, samples, _inner(op, layout.degrees[1:], None))
 
 
 def needed_spans(op: Op, layout: Layout, which: int, samples: int) -> Spans:
     """What the workers need of the op's input `which`."""
+    return _spans(layout, samples, _inner(op, layout.degrees[1:], which))
+
+
+def _spans(layout: Layout, samples: int, inner: tuple[tuple[Span, ...] | None, ...]) -> Spans:
     n, c, k, h, w = _grid(layout)
-    degrees = layout.degrees[1:]
-    inner = [[box.spans for box in boxes] for boxes in _needed_inner(op, degrees, which)]
-    spans = [_cuts(samples, layout.n)]
-    spans += [[box[d] for box in group] for d, group in enumerate(inner, start=1)]
-    return _spans(layout, spans, (n, c * layout.k + k, h, w)[: len(spans)], 1)
+    groups = [(cut(samples, layout.n, i) for i in range(layout.n)) if inner[0] is None else inner[0], *inner[1:]]
+    ends = [np.array(list(group), dtype=np.int64) for group in groups if group is not None]
+    index = (n if inner[0] is None else np.zeros_like(n), c * layout.k + k, h, w)[: len(ends)]
+    return Spans(np.array(layout.on), tuple(e[:, 0] for e in ends), tuple(e[:, 1] for e in ends), index,
+                 len(layout.on) // math.prod(map(len, ends)))
 
 
 @lru_cache(maxsize=4096)
-def _needed_inner(op: Op, degrees: tuple[int, ...], which: int) -> tuple[tuple[Box, ...], ...]:
-    """Per dim of the input after n, the boxes that are needed as that dim's part index goes, the others being 0."""
+def _inner(op: Op, degrees: tuple[int, ...], which: int | None) -> tuple[tuple[Span, ...] | None, ...]:
+    """Per dim of the output (`which` None) or of an input, its spans as that dim's part index goes, the others being
+    0. None for the samples' dim, whose spans are those of the samples; unless it is one span for all."""
     c, k, h, w = degrees
+
+    def box(index: tuple[int, ...]) -> Box:
+        part = part_at(op, degrees, 2, index)
+        return op.output_box(part) if which is None else op.needs(part)[which]
+
+    first = box((0, 0, 0, 0)).spans
     groups = [[(i, j, 0, 0) for i in range(c) for j in range(k)],
               [(0, 0, i, 0) for i in range(h)], [(0, 0, 0, i) for i in range(w)]]
-    dims = len(op.input_shapes[which])
-    return tuple(tuple(op.needs(part_at(op, degrees, 1, index))[which] for index in group) for group in groups[:dims])
+    spans = [tuple(box(index).spans[d] for index in group) for d, group in enumerate(groups[: len(first) - 1], start=1)]
+    return None if first[0] == (0, 2) else first[:1], *spans
 
 
 def part_at(op: Op, degrees: Sequence[int], samples: int, index: Sequence[int]) -> Part:
     """The part with these indices along c, k, h, w, for `samples` samples."""
     degree, at = dict(zip("ckhw", degrees, strict=True)), dict(zip("ckhw", index, strict=True))
-    spans = [cut(size, degree[dim], at[dim]) for dim, size in zip("chw", op.shape, strict=False)]
+    spans = [cut(size, degree[dim], at[dim]) for dim, size in zip("chw", op.domain, strict=False)]
     return Part(Box(((0, samples), *spans)), cut(op.extent("k"), degree["k"], at["k"]) if degree["k"] > 1 else None)
 
 

@@ -18,6 +18,7 @@ from functools import cached_property
 
 import numpy as np
 
+from parallel.box import Span
 from parallel.cluster import Cluster
 from parallel.graph import INPUT
 from parallel.memory import memory_of
@@ -84,13 +85,14 @@ class Timeline:
     @cached_property
     def images(self) -> tuple[int, ...]:
         """How many images each worker loads."""
-        program, counts = self.program, [0] * self.workers
+        program, loaded = self.program, [set[Span]() for _ in range(self.workers)]
         for op in program.graph:
             if INPUT in op.inputs:
                 for m, worker in itertools.product(range(program.plan.micro_batches), program.plan[op.name].on):
                     part = program.part(op.name, worker, m)
-                    counts[worker] += 0 if part is None else part.box.shape[0]
-        return tuple(counts)
+                    if part is not None:
+                        loaded[worker].add(part.box.spans[0])  # once for all the ops that read them
+        return tuple(sum(stop - start for start, stop in spans) for spans in loaded)
 
     @property
     def loaded_step_s(self) -> float:
