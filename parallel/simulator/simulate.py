@@ -4,7 +4,7 @@ For every op o, micro-batch m and edge e = (producer p, consumer o), with the pr
 
     F(o, m)  computes on o's workers for f, once the exchanges of its inputs have ended and, where every pass updates,
              its gathered parameters are there
-    X(e, m)  after F(p, m), a message for x among those who send or receive; ended at once where nothing moves
+    X(e, m)  after F(p, m), a message for x among those who hold or need parts; ended at once where nothing moves
     B(o, m)  computes for b, once the gradients of its outputs are there: X'(e, m) of its consumers' edges
     X'(e, m) after B(o, m), the transposed message
     S(o)     after the last B(o, m), before X', a message for s among o's workers, if they hold the same parameters
