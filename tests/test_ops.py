@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -18,6 +18,8 @@ from parallel.box import Box
 from parallel.graph import trace, whole_part
 from parallel.ops import RULES, Context, CrossEntropy, Op, Shape
 from parallel.ops.dropout import step_key
+from parallel.ops.elementwise import Add
+from parallel.ops.shape import Concat
 from parallel.plan import Layout
 
 SEED, STEP, BATCH = 3, 2, 5
@@ -35,36 +37,51 @@ def one_thread() -> Iterator[None]:
 def op_of(layer: nn.Module, input_shape: Shape) -> Op:
     with torch.no_grad():
         shape = tuple(layer.double()(torch.zeros(1, *input_shape, dtype=torch.float64)).shape[1:])
-    return RULES[type(layer)](layer, "op", inputs=("x",), input_shapes=(input_shape,), shape=shape)
+    built = RULES[type(layer)](layer, "op", inputs=("x",), input_shapes=(input_shape,), shape=shape)
+    assert isinstance(built, Op)
+    return built
 
 
-def context(samples: Any, training: bool = True) -> Context:
-    return Context(training, step_key(SEED, STEP, torch.device("cpu")), torch.tensor(list(samples), dtype=torch.int64))
+def context(samples: Any, training: bool = True, buffers: dict[str, Tensor] | None = None) -> Context:
+    return Context(training, step_key(SEED, STEP, torch.device("cpu")), torch.tensor(list(samples), dtype=torch.int64),
+                   {"op": buffers or {}})
 
 
 def random(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(math.prod(shape)))
 
 
-def put_together(op: Op, layout: Layout, x: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-    """The op's output from its parts, each computed from the boxes that its rule names; partial sums added."""
-    whole = torch.zeros(BATCH, *op.shape, dtype=torch.float64)
-    covered = torch.zeros(BATCH, *op.shape)
+def put_together(op: Op, layout: Layout, xs: Tensor | Sequence[Tensor], parameters: dict[str, Tensor],
+                 buffers: dict[str, Tensor] | None = None, training: bool = True) -> Tensor:
+    """The op's output from its parts, each computed from the boxes that its rule names; partial sums added.
+
+    `buffers` are those that a part has found and updated last.
+    """
+    xs = [xs] if isinstance(xs, Tensor) else xs
+    shape = op.output_box(whole_part(op, BATCH)).shape
+    whole, covered = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape)
+    before = {name: tensor.clone() for name, tensor in (buffers or {}).items()}
     for worker in layout.on:
         part = layout.part(op, worker, (0, BATCH))
-        (needed,) = op.needs(part)
-        assert needed & Box.whole(tuple(x.shape)) == needed
+        pieces = []
+        for x, needed in zip(xs, op.needs(part), strict=True):
+            assert needed & Box.whole(tuple(x.shape)) == needed
+            pieces.append(x[needed.within(Box.whole(tuple(x.shape)))])
         own = {name: parameters[name][box.within(Box.whole(op.parameters[name]))]
                for name, box in op.parameter_boxes(part).items()}
-        piece = op.forward(part, [x[needed.within(Box.whole(tuple(x.shape)))]], own,
-                           context(range(*part.box.spans[0])))
-        assert piece.shape == part.box.shape
-        place = tuple(slice(*span) for span in part.box.spans)
+        places = {name: box.within(Box.whole(op.buffers[name])) for name, box in op.buffer_boxes(part).items()}
+        held = {name: before[name][place].clone() for name, place in places.items()}
+        piece = op.forward(part, pieces, own, context(range(*part.box.spans[0]), training, held))
+        for name, place in places.items():
+            buffers[name][place] = held[name]  # type: ignore[index]
+        box = op.output_box(part)
+        assert piece.shape == box.shape
+        place = tuple(slice(*span) for span in box.spans)
         covered[place] += 1
         padded = torch.zeros_like(whole)
         padded[place] = piece
         whole = whole + padded
-    assert (covered == layout.k).all(), "the parts do not tile the output"
+    assert (covered == layout.terms(op)).all(), "the parts do not tile the output"
     return whole
 
 
@@ -217,6 +234,78 @@ def test_dropout_does_nothing_in_evaluation() -> None:
     assert torch.equal(op.forward(whole_part(op, BATCH), [x], {}, context(range(BATCH), training=False)), x)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.data(), st.sampled_from([(6,), (3, 4, 2)]))
+def test_add_and_concat(data: st.DataObject, shape: Shape) -> None:
+    channels = data.draw(st.lists(st.integers(1, 4), min_size=2, max_size=4))
+    shapes = tuple((c, *shape[1:]) for c in channels)
+    concat = Concat(name="op", inputs=tuple("xyzt")[: len(shapes)], input_shapes=shapes,
+                    shape=(sum(channels), *shape[1:]))
+    add = Add(name="op", inputs=("x", "y"), input_shapes=(shape, shape), shape=shape)
+    for op, expected in ((concat, lambda *xs: torch.cat(xs, 1)), (add, torch.add)):
+        xs = [random(BATCH, *s).mul(i + 1).requires_grad_() for i, s in enumerate(op.input_shapes)]
+        ours, truth = put_together(op, data.draw(degrees(op)), xs, {}), expected(*xs)
+        assert torch.equal(ours, truth)
+        for a, b in zip(torch.autograd.grad(ours.sin().sum(), xs), torch.autograd.grad(truth.sin().sum(), xs),
+                        strict=True):
+            assert torch.equal(a, b)
+
+
+def test_a_concat_needs_of_an_input_only_what_its_channels_reach() -> None:
+    op = Concat(name="op", inputs=("x", "y"), input_shapes=((2, 3), (4, 3)), shape=(6, 3))
+    layout = Layout(on=(0, 1, 2), c=3)
+    assert [[box.spans[1] for box in op.needs(layout.part(op, w, (0, 1)))] for w in range(3)] == [
+        [(0, 2), (0, 0)], [(2, 2), (0, 2)], [(2, 2), (2, 4)]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_batch_norm_has_the_statistics_of_the_whole_batch(data: st.DataObject) -> None:
+    shape = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4)))
+    affine = data.draw(st.booleans())
+    layer = nn.BatchNorm2d(shape[0], eps=0.01, momentum=0.3, affine=affine).double()
+    names = {name: p.uniform_(0.5, 2.0) for name, p in layer.state_dict().items() if p.is_floating_point()}
+    buffers = {name: names[name].clone() for name in ("running_mean", "running_var")}
+    sums, norm = RULES[nn.BatchNorm2d](layer, "op", inputs=("x",), input_shapes=(shape,), shape=shape)  # type: ignore[misc]
+    assert (sums.name, norm.name, norm.inputs) == ("op.sums", "op", ("x", "op.sums"))
+    x = (random(BATCH, *shape) + 3.0).requires_grad_()
+    parameters = {name: p.detach().clone().requires_grad_() for name, p in layer.named_parameters()}
+    total = put_together(sums, data.draw(degrees(sums)), x, {})
+    torch.testing.assert_close(total[0], torch.stack([torch.ones_like(x), x, x * x], 0).sum((1, 3, 4)).T,
+                               rtol=1e-12, atol=1e-12)
+    ours, truth = put_together(norm, data.draw(degrees(norm)), [x, total], parameters, buffers), layer(x)
+    torch.testing.assert_close(ours, truth, rtol=1e-10, atol=1e-10)
+    cotangent = random(*ours.shape)
+    for a, b in zip(torch.autograd.grad(ours, [x, *parameters.values()], cotangent),
+                    torch.autograd.grad(truth, [x, *layer.parameters()], cotangent), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    for name, tensor in buffers.items():
+        torch.testing.assert_close(tensor, layer.state_dict()[name], rtol=1e-12, atol=1e-12)
+    was = {name: tensor.clone() for name, tensor in buffers.items()}
+    zeros = put_together(sums, data.draw(degrees(sums)), x, {}, training=False)
+    evaluated = put_together(norm, data.draw(degrees(norm)), [x, zeros], parameters, buffers, training=False)
+    torch.testing.assert_close(evaluated, layer.eval()(x), rtol=1e-12, atol=1e-12)
+    assert not zeros.any() and all(torch.equal(buffers[name], was[name]) for name in was)
+
+
+def test_batch_norm_of_numbers_far_from_zero_in_fp32_and_of_bf16() -> None:
+    """By way of plain sums of squares the variance of numbers around 1000 would be lost in float32."""
+    layer = nn.BatchNorm2d(3)
+    sums, norm = RULES[nn.BatchNorm2d](layer, "op", inputs=("x",), input_shapes=((3, 4, 4),),  # type: ignore[misc]
+                                       shape=(3, 4, 4))
+    for dtype, offset, tolerance in ((torch.float32, 1000.0, 1e-3), (torch.bfloat16, 1.0, 2e-2)):
+        x = (random(BATCH, 3, 4, 4) + offset).to(dtype)
+        parts = [Layout(on=(0, 1), n=2).part(sums, worker, (0, BATCH)) for worker in range(2)]
+        total = sum(sums.forward(part, [x[slice(*part.box.spans[0])]], {}, context(())) for part in parts)
+        assert isinstance(total, Tensor) and total.dtype == torch.float64
+        buffers = {name: tensor.clone() for name, tensor in layer.named_buffers()}
+        y = norm.forward(whole_part(norm, BATCH), [x, total], dict(layer.named_parameters()),
+                         context(range(BATCH), buffers=buffers))
+        assert y.dtype == dtype
+        truth = F.batch_norm(x.double(), None, None, training=True)
+        torch.testing.assert_close(y.double(), truth, rtol=tolerance, atol=tolerance)
+
+
 def test_cross_entropy_of_each_sample() -> None:
     op = CrossEntropy(name="loss", inputs=("fc",), input_shapes=((5,),), shape=())
     logits, labels = random(BATCH, 5), torch.tensor([0, 4, 2, -1, 1])
@@ -266,6 +355,77 @@ def test_a_layer_without_a_rule_is_refused(layer: nn.Module, what: str) -> None:
         model(torch.zeros(1, 3, 12, 12))
     with pytest.raises(ValueError, match=f"^{what}"):
         trace(model, (3, 12, 12))
+
+
+class Calls(nn.Module):
+    """A model around one function of a convolution's output and the images; it is its own logits."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(2, 2, 1), function
+        self.relu, self.drop, self.norm = nn.ReLU(inplace=True), nn.Dropout(), nn.BatchNorm2d(2)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, x, self.conv(x))
+
+
+@pytest.mark.parametrize(("function", "what"), [
+    (lambda m, x, y: y + 1.0, "layer add: an addition of anything but two tensors of the same shape has no rule"),
+    (lambda m, x, y: torch.add(x, y, alpha=2), "layer add: an addition of anything but two tensors"),
+    (lambda m, x, y: y + m.conv.bias.view(2, 1, 1), "node conv_bias: get_attr conv.bias has no rule in parallel/ops"),
+    (lambda m, x, y: torch.cat([x, y]), "layer concat: a concatenation along another dim than 1, the channels, has"),
+    (lambda m, x, y: torch.cat([x, y], dim=2), "layer concat: a concatenation along another dim than 1"),
+    (lambda m, x, y: torch.concatenate([x, y], axis=3), "layer concat: a concatenation along another dim than 1"),
+    (lambda m, x, y: torch.flatten(y), "layer flatten: a flatten of other dims than 1 to -1 has no rule"),
+    (lambda m, x, y: y.flatten(1, 2), "layer flatten: a flatten of other dims than 1 to -1 has no rule"),
+    (lambda m, x, y: y.view(1, -1), "node view: call_method view has no rule in parallel/ops; add one there"),
+    (lambda m, x, y: y + y, "node add: reads conv twice, which no rule allows"),
+    (lambda m, x, y: torch.cat([y, y], 1), "node cat: reads conv twice"),
+    (lambda m, x, y: m.drop(m.drop(y)), "layer drop: Dropout is used twice; only a layer without weights, statistics"),
+    (lambda m, x, y: m.norm(m.norm(y)), "layer norm: BatchNorm2d is used twice"),
+    (lambda m, x, y: m.relu(y) + y, "node relu: changes conv in place, which others read, too"),
+    (lambda m, x, y: y.add_(x) + y, "node add_: changes conv in place, which others read, too"),
+    (lambda m, x, y: y.mul(2) if y.sum() > 0 else y, "the model cannot be traced, for what it computes depends on"),
+    (lambda m, x, y: (x, y), "the model returns .*; it must return one tensor, the logits"),
+    (lambda m, x, y: (m.norm(y), torch.flatten(y, 1))[1], "op norm: nothing reads its output"),
+])
+def test_calls_without_a_rule_are_refused(function: Callable[..., Any], what: str) -> None:
+    with pytest.raises(ValueError, match=f"^{what}"):
+        trace(Calls(function), (2, 3, 3))
+
+
+def test_a_batch_norm_without_running_statistics_is_refused() -> None:
+    for layer in (nn.BatchNorm2d(2, momentum=None), nn.BatchNorm2d(2, track_running_stats=False)):
+        with pytest.raises(ValueError, match=r"^layer 1: a batch normalisation without running statistics or with"):
+            trace(nn.Sequential(nn.Conv2d(2, 2, 1), layer, nn.Flatten()), (2, 3, 3))
+
+
+def test_names_of_calls_and_of_layers_used_twice() -> None:
+    class Add(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x + y
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2, self.flatten = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 1), nn.Linear(36, 4)
+            self.act, self.block = nn.ReLU(), Add()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.block(self.act(self.conv1(x)), self.act(self.conv2(x)))
+            y = F.relu(self.block(y, F.relu(y)))
+            return self.flatten(y.flatten(start_dim=1))
+
+    assert trace(Model(), (2, 3, 3)).names == (
+        "conv1", "act", "conv2", "act_1", "block.add", "relu", "block.add_1", "relu_1", "flatten_1", "flatten", "loss")
+
+
+def test_tracing_leaves_the_model_as_it_was() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.Flatten(), nn.Dropout().eval())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trace(model, (2, 1, 1))  # one value a channel: no batch statistics could be made of it
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert [module.training for module in model.modules()] == [True, True, True, True, False]
 
 
 def test_a_function_without_a_rule_and_an_output_without_logits_are_refused() -> None:

@@ -117,6 +117,28 @@ WRITTEN = {
     "scheme c, then splits in space": ("towers", 8, """
         {workers: 2, scheme: c, micro_batches: 2, update: step, ops: {conv1: {n: 2, on: [1, 0]},
          conv2: {h: 2, on: [0, 1]}, fc4: {c: 2, on: [1, 0]}}}"""),
+    "batch norm over samples": ("residual", 7, "{workers: 3, ops: {conv1: {n: 3, on: [0, 1, 2]}}}"),
+    "batch norm in space and channels": ("residual", 4, """
+        {workers: 4, ops: {conv1: {h: 2, w: 2, on: [0, 1, 2, 3]}, layer1.conv1: {c: 2, h: 2, on: [3, 1, 0, 2]},
+         layer2.bn1: {c: 4, on: [1, 0, 2, 3]}, bn3: {n: 2, c: 2, on: [2, 3, 1, 0]}}}"""),
+    "statistics on other workers than what they are for": ("residual", 6, """
+        {workers: 4, ops: {conv1: {n: 2, on: [0, 1]}, layer1.bn1.sums: {n: 3, on: [3, 2, 1]}, layer1.bn1: {on: [3]},
+         layer1.add: {c: 4, on: [0, 1, 2, 3]}, layer2.bn2.sums: {on: [0]}, concat: {c: 3, on: [0, 2, 3]}}}"""),
+    "the two ways of a block on two workers": ("residual", 5, """
+        {workers: 2, ops: {conv1: {on: [0]}, layer2.downsample.0: {on: [1]}, side: {on: [1]}}}"""),
+    "sums within one worker's pass": ("residual", 5, """
+        {workers: 2, scheme: c, ops: {conv1: {n: 1, on: [0]}, layer2.bn1: {on: [1]}}}"""),
+    "branches in a pipeline": ("branches", 12, """
+        {workers: 3, micro_batches: 4, ops: {conv1: {on: [0]}, pool: {on: [1]}, conv3: {on: [1]}, concat: {on: [2]},
+         fc5: {on: [0]}, concat_1: {on: [1]}}}"""),
+    "branches with other samples on the same workers": ("branches", 6, """
+        {workers: 2, ops: {conv1: {h: 2, on: [0, 1]}, conv2: {n: 2, on: [0, 1]}, pool: {h: 2, on: [0, 1]},
+         flatten: {c: 2, on: [1, 0]}, fc5: {n: 2, on: [1, 0]}, short: {k: 2, on: [0, 1]}}}"""),
+    "branches of a pass": ("branches", 9, """
+        {workers: 3, scheme: c, micro_batches: 3, ops: {conv1: {n: 3, on: [0, 1, 2]}, add: {c: 3, on: [2, 1, 0]},
+         fc4: {c: 2, on: [1, 2]}}}"""),
+    "a concatenation of which a worker has one input": ("branches", 4, """
+        {workers: 4, ops: {conv1: {on: [2]}, concat: {c: 4, on: [3, 2, 1, 0]}, fc6: {k: 4, on: [0, 1, 2, 3]}}}"""),
 }
 
 
@@ -153,13 +175,22 @@ def observe(model: str, text: str, batch_size: int) -> dict[str, list[float]]:
         images, labels = batch(0, batch_size, shape, CLASSES)
         mine, own = images[runtime.image_positions], labels[runtime.label_positions]
         runtime.train_step(mine, own, step=0, lr=0.1)
-        sent = runtime.bytes_sent
+        sent, statistics = runtime.bytes_sent, runtime.gathered("buffers")
         labels[-1] = -1  # a row that only fills the batch
         evaluated = world.sum(runtime.evaluate_step(mine, labels[runtime.label_positions]))
         weights = runtime.gathered()
+        runtime.forget_momentum()
+        forgotten = runtime.gathered("buffers")
     seen = {"bytes": [sent, program.bytes_sent(world.rank, itemsize=8)], "evaluated": evaluated.tolist()}
     if world.rank == 0:
-        network.double().load_state_dict({f"{op}.{name}": tensor for (op, name), tensor in weights.items()})
+        initial = dict(network.double().named_buffers())
+        assert all(torch.equal(tensor, initial[".".join(name)]) for name, tensor in forgotten.items())
+        network.train()(images)
+        truth = {name: tensor for name, tensor in network.named_buffers() if not name.endswith("num_batches_tracked")}
+        assert {".".join(name) for name in statistics} == truth.keys()
+        for name, tensor in statistics.items():
+            torch.testing.assert_close(tensor, truth[".".join(name)], rtol=1e-10, atol=0.0)
+        network.load_state_dict({".".join(name): tensor for name, tensor in weights.items()}, strict=False)
         with torch.no_grad():
             logits, known = network.eval()(images)[:-1], labels[:-1]
         top1 = (logits.argmax(1) == known).sum().item()

@@ -95,7 +95,7 @@ def _add(arguments: Sequence[object], options: Mapping[str, object], name: str, 
 
 def _concat(arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any) -> Op:
     given = {"dim": 0, **dict(zip(("dim",), arguments, strict=False)), **options}
-    if given["dim"] not in (1, -len(common["shape"])):
+    if given.get("axis", given["dim"]) not in (1, -len(common["shape"])):
         raise _refuse(name, "a concatenation along another dim than 1, the channels,")
     return Concat(name=name, **common)
 
