@@ -9,7 +9,8 @@ The pipelines differ in how many micro-batches a segment may hold in flight:
                 section 2.2);
     passes      one, so that each reads the weights that the last one updated.
 
-The order of their starts is a total order that respects every dependency. All workers follow it.
+The order of their starts is a total order that respects every dependency. All workers follow it. One micro-batch needs
+no scheduler: forwards in the graph's order, backwards in reverse, so that the simulator may fold over the ops.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ def schedule(
 ) -> list[Task]:
     """The order of all tasks. `workers` and `merged` are per segment, `edges` are (producer, consumer) segments."""
     count = len(workers)
+    if micro_batches == 1:
+        forwards = [Task(False, s, None if merged[s] else 0) for s in range(count)]
+        return forwards + [Task(True, task.segment, task.micro_batch) for task in reversed(forwards)]
     after: Mapping[int, list[int]] = {s: [c for p, c in edges if p == s] for s in range(count)}
     before: Mapping[int, list[int]] = {s: [p for p, c in edges if c == s] for s in range(count)}
 
