@@ -16,9 +16,9 @@ from parallel.lower import BUCKET_BYTES, lower
 from parallel.ops import Op
 from parallel.plan import Layout, Plan, make_plan
 from parallel.program import Exchange
-from parallel.simulator.loads import Loads, exchange_loads
+from parallel.simulator.loads import Held, Loads, exchange_loads
 from parallel.simulator.prices import Prices, rows_of
-from parallel.simulator.spans import held_spans, needed_spans, part_kinds
+from parallel.simulator.spans import part_kinds, spans_of
 from tests.made_clusters import Rates, link, made_cluster
 from tests.small_models import MODELS, graph_of, plans
 
@@ -66,8 +66,10 @@ def test_loads_are_those_of_all_transfers(name: str, data: st.DataObject) -> Non
     for exchange in program.exchanges.values():
         consumer = graph[exchange.consumer]
         which = consumer.inputs.index(exchange.value)
-        loads = exchange_loads(held_spans(graph[exchange.value], plan[exchange.value], samples),
-                               needed_spans(consumer, plan[consumer.name], which, samples), TWO_NODES)
+        held, need = plan[exchange.value], plan[consumer.name]
+        loads = exchange_loads(
+            Held(spans_of(graph[exchange.value], held.degrees, samples, None), np.array(held.on)),
+            Held(spans_of(consumer, need.degrees, samples, which), np.array(need.on)), TWO_NODES)
         assert computed(loads) == counted(exchange, TWO_NODES)
         assert exchange.moved == tuple(
             {worker: int(numbers[worker]) for worker in boxes}
@@ -81,7 +83,7 @@ def test_parts_of_a_kind_have_the_sizes_of_every_part(name: str, data: st.DataOb
     graph = GRAPHS[name]
     plan, batch = data.draw(plans(graph))
     for op in graph:
-        kinds = part_kinds(op, plan[op.name], rows_of(plan[op.name], batch))
+        kinds = part_kinds(op, plan[op.name].degrees, rows_of(plan[op.name], batch))
         for position, worker in enumerate(plan[op.name].on):
             part, kind = plan[op.name].part(op, worker, (0, batch)), kinds.parts[kinds.of[position]]
             assert part.box.shape == kind.box.shape

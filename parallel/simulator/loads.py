@@ -68,20 +68,28 @@ class Loads:
         return tuple(np.flatnonzero(self.held + self.wanted).tolist())
 
 
-def exchange_loads(held: Spans, need: Spans, cluster: Cluster) -> Loads:
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Boxes, and who holds or needs them: worker on[i] that of part i."""
+
+    spans: Spans
+    on: np.ndarray
+
+
+def exchange_loads(held: Held, need: Held, cluster: Cluster) -> Loads:
     """The loads of moving a tensor from the boxes that are held to those that are needed."""
     size, per_node = cluster.workers, cluster.workers_per_node
-    dims = range(len(held.starts))
-    overlaps = [_overlap(held, need, d) for d in dims]
+    overlaps = [_overlap(held.spans, need.spans, d) for d in range(len(held.spans.starts))]
     out, into = _totals(overlaps, held, need, size)
-    uncut = [o * (o == (held.stops[d] - held.starts[d])[:, None]) if d else o for d, o in enumerate(overlaps)]
-    put = [o * (o == (need.stops[d] - need.starts[d])[None, :]) if d else o for d, o in enumerate(overlaps)]
+    uncut = [o * (o == held.spans.sizes[d][:, None]) if d else o for d, o in enumerate(overlaps)]
+    put = [o * (o == need.spans.sizes[d][None, :]) if d else o for d, o in enumerate(overlaps)]
     straight_out, straight_into = _totals(uncut, held, need, size)[0], _totals(put, held, need, size)[1]
 
     both, at_held, at_need = np.intersect1d(held.on, need.on, assume_unique=True, return_indices=True)
     own, own_uncut, own_put = (np.zeros(size, dtype=np.int64) for _ in range(3))
     for tables, result in ((overlaps, own), (uncut, own_uncut), (put, own_put)):
-        result[both] = _product([tables[d][held.index[d][at_held], need.index[d][at_need]] for d in dims], len(both))
+        result[both] = _product([table[i[at_held], j[at_need]] for table, i, j in zip(
+            tables, held.spans.index, need.spans.index, strict=True)], len(both))
 
     moving, own_side = Side(out - own, into - own), Side(own, own)
     inside = _inside(held, need, cluster) if _crosses(held, need, per_node) else Side(out, into)
@@ -98,12 +106,12 @@ def _overlap(held: Spans, need: Spans, d: int) -> np.ndarray:
     return np.maximum(stops - starts, 0)
 
 
-def _totals(tables: list[np.ndarray], held: Spans, need: Spans, size: int) -> tuple[np.ndarray, np.ndarray]:
+def _totals(tables: list[np.ndarray], held: Held, need: Held, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Sums over all partners, of what each worker holds and of what each needs [w]."""
     out, into = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
-    out[held.on] = _product([t.sum(axis=1)[i] for t, i in zip(tables, held.index, strict=True)], len(held.on))
-    into[need.on] = _product([t.sum(axis=0)[j] for t, j in zip(tables, need.index, strict=True)], len(need.on))
-    return out * need.copies, into * held.copies
+    out[held.on] = _product([t.sum(axis=1)[i] for t, i in zip(tables, held.spans.index, strict=True)], len(held.on))
+    into[need.on] = _product([t.sum(axis=0)[j] for t, j in zip(tables, need.spans.index, strict=True)], len(need.on))
+    return out * need.spans.copies, into * held.spans.copies
 
 
 def _product(factors: list[np.ndarray], size: int) -> np.ndarray:
@@ -113,20 +121,20 @@ def _product(factors: list[np.ndarray], size: int) -> np.ndarray:
     return result
 
 
-def _crosses(held: Spans, need: Spans, per_node: int) -> bool:
+def _crosses(held: Held, need: Held, per_node: int) -> bool:
     nodes = np.concatenate([held.on, need.on]) // per_node
     return bool(nodes.min() != nodes.max())
 
 
-def _inside(held: Spans, need: Spans, cluster: Cluster) -> Side:
+def _inside(held: Held, need: Held, cluster: Cluster) -> Side:
     """Sums over the partners of the same node, the worker itself among them."""
     shape = (cluster.nodes, cluster.workers_per_node)
     pairs = np.ones((*shape, shape[1]), dtype=np.int64)  # [node, holder, needer]
-    for d in range(len(held.starts)):
+    for d in range(len(held.spans.starts)):
         ends = []
-        for spans in (held, need):
+        for spans, on in ((held.spans, held.on), (need.spans, need.on)):
             start, stop = np.zeros(cluster.workers, dtype=np.int64), np.zeros(cluster.workers, dtype=np.int64)
-            start[spans.on], stop[spans.on] = spans.starts[d][spans.index[d]], spans.stops[d][spans.index[d]]
+            start[on], stop[on] = spans.starts[d][spans.index[d]], spans.stops[d][spans.index[d]]
             ends.append((start.reshape(shape), stop.reshape(shape)))
         (start_h, stop_h), (start_n, stop_n) = ends
         pairs *= np.maximum(np.minimum(stop_h[:, :, None], stop_n[:, None, :])
@@ -134,11 +142,10 @@ def _inside(held: Spans, need: Spans, cluster: Cluster) -> Side:
     return Side(pairs.sum(axis=2).reshape(-1), pairs.sum(axis=1).reshape(-1))
 
 
-def _volumes(spans: Spans, size: int) -> np.ndarray:
-    result = np.zeros(size, dtype=np.int64)
-    sides = [np.maximum(stop - start, 0)[i]
-             for start, stop, i in zip(spans.starts, spans.stops, spans.index, strict=True)]
-    result[spans.on] = _product(sides, len(spans.on))
+def _volumes(held: Held, size: int) -> np.ndarray:
+    spans, result = held.spans, np.zeros(size, dtype=np.int64)
+    result[held.on] = _product([np.maximum(sizes, 0)[i] for sizes, i in zip(spans.sizes, spans.index, strict=True)],
+                               len(held.on))
     return result
 
 

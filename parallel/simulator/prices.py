@@ -27,8 +27,8 @@ from parallel.lower import BUCKET_BYTES
 from parallel.memory import ACTIVATION_BYTES, WEIGHT_BYTES
 from parallel.ops import Op
 from parallel.plan import Layout
-from parallel.simulator.loads import Loads, Side, exchange_loads, sum_loads
-from parallel.simulator.spans import PartKinds, held_spans, needed_spans, part_at, part_kinds
+from parallel.simulator.loads import Held, Loads, Side, exchange_loads, sum_loads
+from parallel.simulator.spans import PartKinds, Spans, part_at, part_kinds, spans_of
 
 WIDE_BYTES = 8
 """Of a number that travels in float64 whatever the precision (`Op.wide`)."""
@@ -62,6 +62,7 @@ class Prices:
         self._activation, self._weight = ACTIVATION_BYTES[precision], WEIGHT_BYTES[precision]
         self._trained = trained_ops(graph)
         self._kinds: dict[tuple[str, tuple[int, ...], tuple[int, ...]], tuple[PartKinds, np.ndarray]] = {}
+        self._spans: dict[tuple[str, tuple[int, ...], int, int | None], Spans] = {}
         self._compute: dict[tuple[str, Layout, int], tuple[float, float]] = {}
         self._traffic: dict[tuple[str, Layout, str, Layout, int, int], Traffic] = {}
         self._sync: dict[tuple[str, Layout], Sync] = {}
@@ -83,7 +84,7 @@ class Prices:
     def _priced_kinds(self, op: Op, layout: Layout, rows: Sequence[int]) -> tuple[PartKinds, np.ndarray]:
         key = op.name, layout.degrees, tuple(rows)
         if key not in self._kinds:
-            kinds, compute = part_kinds(op, layout, rows), self.cluster.compute
+            kinds, compute = part_kinds(op, layout.degrees, rows), self.cluster.compute
             gradient = any(producer in self._trained for producer in op.inputs)
             self._kinds[key] = kinds, np.array([
                 (compute.forward_s(op, part, self.precision),
@@ -103,10 +104,17 @@ class Prices:
         """The same, with the workers that take part."""
         key = producer.name, layout, consumer.name, consumer_layout, which, samples
         if key not in self._traffic:
-            loads = exchange_loads(held_spans(producer, layout, samples),
-                                   needed_spans(consumer, consumer_layout, which, samples), self.cluster)
+            held = Held(self._boxes(producer, layout, samples, None), np.array(layout.on))
+            need = Held(self._boxes(consumer, consumer_layout, samples, which), np.array(consumer_layout.on))
+            loads = exchange_loads(held, need, self.cluster)
             self._traffic[key] = self._price(loads, layout.terms(producer) > 1, producer.wide)
         return self._traffic[key]
+
+    def _boxes(self, op: Op, layout: Layout, samples: int, which: int | None) -> Spans:
+        key = op.name, layout.degrees, samples, which
+        if key not in self._spans:
+            self._spans[key] = spans_of(op, layout.degrees, samples, which)
+        return self._spans[key]
 
     def _price(self, loads: Loads, adds: bool, wide: bool) -> Traffic:
         workers = loads.workers
@@ -178,7 +186,7 @@ class Prices:
         on = np.array(layout.on)
         _, c, k, _, _ = np.unravel_index(np.arange(len(on)), layout.degrees)
         group = c * layout.k + k
-        boxes = [op.parameter_boxes(part_at(op, layout.degrees[1:], 1, (i, j, 0, 0)))
+        boxes = [op.parameter_boxes(part_at(op, layout.degrees, 1, (i, j, 0, 0)))
                  for i in range(layout.c) for j in range(layout.k)] if op.parameters else []
         return on, group, [np.array([of[name].volume if name in of else 0 for of in boxes])[group]
                            for name in op.parameters]
@@ -189,7 +197,7 @@ class Prices:
         key = op.name, layout, samples
         if key not in self._memory:
             _, _, tensors = self._tensors(op, layout)
-            kinds, holders = part_kinds(op, layout, rows_of(layout, samples)), holders_of(layout)
+            kinds, holders = part_kinds(op, layout.degrees, rows_of(layout, samples)), holders_of(layout)
             kept = np.array([op.kept_bytes(part, self._activation) for part in kinds.parts])[kinds.of]
             copies = self._weight + (self._activation if self._activation < self._weight else 0)
             for numbers in tensors:

@@ -13,112 +13,83 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-from parallel.box import Box, Span, cut
+from parallel.box import Box, cut
 from parallel.ops import Op, Part
-from parallel.plan import Layout
 
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """Boxes of one tensor, one for each worker of a layout."""
+    """Boxes of one tensor, one for each part of a grid."""
 
-    on: np.ndarray
-    """Workers [p]."""
     starts: tuple[np.ndarray, ...]
     """Per tensor dim, the first positions of its spans."""
     stops: tuple[np.ndarray, ...]
     index: tuple[np.ndarray, ...]
-    """Per tensor dim, which of its spans each worker has [p]."""
+    """Per tensor dim, which of its spans each part has [p]."""
     copies: int
-    """How many workers have the same place in all dims: those of partial sums."""
+    """How many parts have the same place in all dims: those of partial sums."""
+
+    @property
+    def sizes(self) -> list[np.ndarray]:
+        """Per tensor dim, the lengths of its spans."""
+        return [stop - start for start, stop in zip(self.starts, self.stops, strict=True)]
 
 
-def _grid(layout: Layout) -> tuple[np.ndarray, ...]:
+def _grid(degrees: Sequence[int]) -> tuple[np.ndarray, ...]:
     """Index of every part along n, c, k, h, w."""
-    return np.unravel_index(np.arange(len(layout.on)), layout.degrees)
+    return np.unravel_index(np.arange(math.prod(degrees)), degrees)
 
 
-def held_spans(op: Op, layout: Layout, samples: int) -> Spans:
-    """What the workers have of the op's output for a micro-batch of `samples`."""
-    return _spans(layout, samples, _inner(op, layout.degrees[1:], None))
-
-
-def needed_spans(op: Op, layout: Layout, which: int, samples: int) -> Spans:
-    """What the workers need of the op's input `which`."""
-    return _spans(layout, samples, _inner(op, layout.degrees[1:], which))
-
-
-def _spans(layout: Layout, samples: int, inner: tuple[tuple[Span, ...] | None, ...]) -> Spans:
-    n, c, k, h, w = _grid(layout)
-    groups = [(cut(samples, layout.n, i) for i in range(layout.n)) if inner[0] is None else inner[0], *inner[1:]]
-    ends = [np.array(list(group), dtype=np.int64) for group in groups if group is not None]
-    index = (n if inner[0] is None else np.zeros_like(n), c * layout.k + k, h, w)[: len(ends)]
-    return Spans(np.array(layout.on), tuple(e[:, 0] for e in ends), tuple(e[:, 1] for e in ends), index,
-                 len(layout.on) // math.prod(map(len, ends)))
-
-
-@lru_cache(maxsize=4096)
-def _inner(op: Op, degrees: tuple[int, ...], which: int | None) -> tuple[tuple[Span, ...] | None, ...]:
-    """Per dim of the output (`which` None) or of an input, its spans as that dim's part index goes, the others being
-    0. None for the samples' dim, whose spans are those of the samples; unless it is one span for all."""
-    c, k, h, w = degrees
-
-    def box(index: tuple[int, ...]) -> Box:
+def spans_of(op: Op, degrees: Sequence[int], samples: int, which: int | None) -> Spans:
+    """Of a grid with these degrees in n, c, k, h, w, for a micro-batch of `samples`: what its parts give (`which` None)
+    or need of input `which`."""
+    def box(index: Sequence[int]) -> Box:
         part = part_at(op, degrees, 2, index)
         return op.output_box(part) if which is None else op.needs(part)[which]
 
+    n, c, k, h, w = _grid(degrees)
+    _, of_c, of_k, of_h, of_w = degrees
+    groups = [[(i, j, 0, 0) for i in range(of_c) for j in range(of_k)],
+              [(0, 0, i, 0) for i in range(of_h)], [(0, 0, 0, i) for i in range(of_w)]]
     first = box((0, 0, 0, 0)).spans
-    groups = [[(i, j, 0, 0) for i in range(c) for j in range(k)],
-              [(0, 0, i, 0) for i in range(h)], [(0, 0, 0, i) for i in range(w)]]
-    spans = [tuple(box(index).spans[d] for index in group) for d, group in enumerate(groups[: len(first) - 1], start=1)]
-    return None if first[0] == (0, 2) else first[:1], *spans
+    follows = first[0] == (0, 2)  # otherwise the box is the same for all samples
+    spans = [[cut(samples, degrees[0], i) for i in range(degrees[0])] if follows else [first[0]]]
+    spans += [[box(index).spans[d] for index in group] for d, group in enumerate(groups[: len(first) - 1], start=1)]
+    ends = [np.array(group, dtype=np.int64) for group in spans]
+    index = (n if follows else np.zeros_like(n), c * of_k + k, h, w)[: len(ends)]
+    return Spans(tuple(e[:, 0] for e in ends), tuple(e[:, 1] for e in ends), index, len(n) // math.prod(map(len, ends)))
 
 
 def part_at(op: Op, degrees: Sequence[int], samples: int, index: Sequence[int]) -> Part:
     """The part with these indices along c, k, h, w, for `samples` samples."""
-    degree, at = dict(zip("ckhw", degrees, strict=True)), dict(zip("ckhw", index, strict=True))
-    spans = [cut(size, degree[dim], at[dim]) for dim, size in zip("chw", op.domain, strict=False)]
-    return Part(Box(((0, samples), *spans)), cut(op.extent("k"), degree["k"], at["k"]) if degree["k"] > 1 else None)
+    of_c, of_k, *of_map = degrees[1:]
+    spans = [cut(size, degree, i) for size, degree, i in zip(op.domain, (of_c, *of_map), (index[0], *index[2:]),
+                                                             strict=False)]
+    return Part(Box(((0, samples), *spans)), cut(op.extent("k"), of_k, index[1]) if of_k > 1 else None)
 
 
 @dataclass(frozen=True, eq=False)
 class PartKinds:
-    """The parts of an op, those of equal size taken together."""
+    """The parts of a grid, those of equal size taken together."""
 
     parts: tuple[Part, ...]
     """One of each kind."""
     of: np.ndarray
-    """Which kind each worker's is [p]."""
+    """Which kind each part is [p]."""
 
 
-def part_kinds(op: Op, layout: Layout, rows: Sequence[int]) -> PartKinds:
-    """The kinds of parts of `layout`, when the parts with index i in n have `rows[i]` samples."""
-    n, c, k, h, w = _grid(layout)
-    degrees = layout.degrees[1:]
-    sizes = sorted(set(rows))
-    kind_n = np.array([sizes.index(count) for count in rows])
-    firsts, kinds = zip(*_inner_kinds(op, degrees), strict=True)
-    of = np.stack([kind_n[n], kinds[0][c * layout.k + k], kinds[1][h], kinds[2][w]])
-    shape = (len(sizes), *map(len, firsts))
-    parts = tuple(
-        part_at(op, degrees, count, (ck[0], ck[1], at_h[2], at_w[3]))
-        for count, ck, at_h, at_w in itertools.product(sizes, *firsts)
-    )
-    return PartKinds(parts, np.ravel_multi_index(tuple(of), shape))
+def part_kinds(op: Op, degrees: Sequence[int], rows: Sequence[int]) -> PartKinds:
+    """The kinds of parts of a grid, when those with index i in n have `rows[i]` samples."""
+    n, c, k, h, w = _grid(degrees)
+    _, of_c, of_k, of_h, of_w = degrees
 
-
-@lru_cache(maxsize=4096)
-def _inner_kinds(op: Op, degrees: tuple[int, ...]) -> tuple[tuple[tuple[tuple[int, ...], ...], np.ndarray], ...]:
-    """For (c, k), for h and for w: an index of each kind of part, and the kind of each index."""
-    c, k, h, w = degrees
-
-    def kinds(group: Iterator[tuple[int, ...]]) -> tuple[tuple[tuple[int, ...], ...], np.ndarray]:
+    def kinds(group: Iterable[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], np.ndarray]:
+        """An index of each kind, and the kind of each index."""
         found: dict[object, int] = {}
         firsts: list[tuple[int, ...]] = []
         of: list[int] = []
@@ -127,12 +98,19 @@ def _inner_kinds(op: Op, degrees: tuple[int, ...]) -> tuple[tuple[tuple[tuple[in
             span = part.k or (0, 0)
             sizes = (part.box.shape, span[1] - span[0], tuple(box.shape for box in op.needs(part)),
                      tuple((name, box.shape) for name, box in op.parameter_boxes(part).items()),
-                     index[2] in (0, h - 1), index[3] in (0, w - 1), op.multiply_adds(part))
+                     index[2] in (0, of_h - 1), index[3] in (0, of_w - 1), op.multiply_adds(part))
             if sizes not in found:
                 found[sizes] = len(firsts)
                 firsts.append(index)
             of.append(found[sizes])
-        return tuple(firsts), np.array(of)
+        return firsts, np.array(of)
 
-    return (kinds((i, j, 0, 0) for i in range(c) for j in range(k)), kinds((0, 0, i, 0) for i in range(h)),
-            kinds((0, 0, 0, i) for i in range(w)))
+    counts = sorted(set(rows))
+    kind_n = np.array([counts.index(count) for count in rows])
+    firsts_ck, kind_ck = kinds((i, j, 0, 0) for i in range(of_c) for j in range(of_k))
+    firsts_h, kind_h = kinds((0, 0, i, 0) for i in range(of_h))
+    firsts_w, kind_w = kinds((0, 0, 0, i) for i in range(of_w))
+    parts = tuple(part_at(op, degrees, count, (ck[0], ck[1], at_h[2], at_w[3]))
+                  for count, ck, at_h, at_w in itertools.product(counts, firsts_ck, firsts_h, firsts_w))
+    of = (kind_n[n], kind_ck[c * of_k + k], kind_h[h], kind_w[w])
+    return PartKinds(parts, np.ravel_multi_index(of, (len(counts), len(firsts_ck), len(firsts_h), len(firsts_w))))
