@@ -147,7 +147,7 @@ class Cluster:
     @cached_property
     def fingerprint(self) -> str:
         """Eight hexadecimal digits: of the machine that was calibrated, else of everything that was written."""
-        known = sorted(self.machine.items()) if self.machine else dataclasses.astuple(self)
+        known = sorted(self.machine.items()) if self.machine else self
         return hashlib.sha256(repr(known).encode()).hexdigest()[:8]
 
     def data_s(self, images: Sequence[int]) -> float:

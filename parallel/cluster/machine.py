@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def machine_of(config: ClusterConfig, workers: int, nodes: int = 1, memory_forma
         "device": f"{'cuda' if cuda else 'cpu'}: {name}",
         "cores": str(usable_cpus()),
         "threads of a worker": str(config.threads),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "memory format": memory_format,
         "nodes": str(nodes),
         WORKERS: str(workers),
@@ -35,6 +36,11 @@ def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
             if key not in (WORKERS, "nodes") and there.get(key) != here.get(key)]
 
 
-def calibration_path(config: ClusterConfig, fingerprint: str) -> Path:
+def calibration_path(config: ClusterConfig, machine: Mapping[str, str]) -> Path:
     """Where the calibration of a machine is kept."""
-    return Path(config.cache) / f"{fingerprint}.yaml"
+    return Path(config.cache) / f"{fingerprint_of(machine)}.yaml"
+
+
+def fingerprint_of(machine: Mapping[str, str]) -> str:
+    """Eight hexadecimal digits that differ for different machines."""
+    return hashlib.sha256(repr(sorted(machine.items())).encode()).hexdigest()[:8]

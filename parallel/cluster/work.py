@@ -40,7 +40,7 @@ class Work:
         settings = [f"{field.name}={_plain(getattr(op, field.name))}" for field in dataclasses.fields(op)
                     if field.name not in _COMMON]
         output = part.box.shape
-        cut = output[2:] != op.shape[1:]
+        cut = output[2:] != op.domain[1:]
         inputs = tuple(_padded(op, output, box.shape) if cut else box.shape for box in op.needs(part))
         weights = sum(box.volume for box in op.parameter_boxes(part).values() if len(box.spans) > 1)
         return Work(type(op).__name__, " ".join([*settings, *(["cut"] if cut else [])]), inputs, output, weights,

@@ -29,7 +29,7 @@ def collect_environment(gpus: Sequence[str] = ()) -> dict[str, Any]:
         "os": platform.platform(),
         "cpu": cpu_model(),
         "cpu_count": usable_cpus(),
-        "memory_bytes": _memory_bytes(),
+        "memory_bytes": memory_bytes(),
         "gpus": list(gpus),
         "python": platform.python_version(),
         **{key: _version(package) for key, package in PACKAGES.items()},
@@ -63,7 +63,8 @@ def usable_cpus() -> int | None:
     return os.cpu_count()
 
 
-def _memory_bytes() -> int | None:
+def memory_bytes() -> int | None:
+    """Of this machine."""
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

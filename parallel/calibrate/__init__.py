@@ -1,0 +1,1 @@
+"""Measures this cluster: `python -m parallel.calibrate`; see `__main__`."""

@@ -1,0 +1,245 @@
+"""The calibration as a whole: what is measured when, and the cluster that comes of it.
+
+The budget is divided: messages a fifth, loading a little, ops the rest. The ops' runs go round and round, with a whole
+step in every round, so that each work is spread over the whole time and a disturbance hits all alike. The workers
+decide together when to go on, for they must run the same at the same time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from sklearn.isotonic import IsotonicRegression
+
+from parallel.calibrate.chain import ADD, COPY, UPDATE, Chain
+from parallel.calibrate.messages import SIZES, Messages, Pattern, Point, across, fit_link, overlap_slowdown, patterns
+from parallel.calibrate.needed import Need, needed, passes
+from parallel.calibrate.settings import Settings
+from parallel.calibrate.show import Show
+from parallel.calibrate.whole import WholeStep, image_s, priced_step_s
+from parallel.cluster import Cluster, Link, Measured
+from parallel.cluster.machine import machine_of
+from parallel.cluster.table import FORWARD, Curve, Table, Timing
+from parallel.config import Config, require
+from parallel.data import DataSet
+from parallel.graph import Graph
+from parallel.results.environment import memory_bytes
+from parallel.runtime.clock import Clock
+from parallel.runtime.memory import available_memory
+from parallel.runtime.transport import Transport
+from parallel.runtime.world import World
+
+MESSAGES, LOADING = 0.2, 0.03
+"""Shares of the budget; the rest is the ops'."""
+REPEATS = 3
+"""A work is measured so often at least, or it is left to the learned model."""
+LARGE_BYTES = 10_000_000
+"""From here on messages are measured less often."""
+
+K = TypeVar("K")
+
+
+class Calibration:
+    """One calibration; every worker has one and calls it together with the others."""
+
+    def __init__(self, config: Config, settings: Settings, world: World, data: DataSet, graph: Graph, show: Show,
+                 known: Cluster | None) -> None:
+        self._config, self._settings, self._world, self._graph = config, settings, world, graph
+        self._data, self._show, self._known = data, show, known
+        self._precision, self._batch = config.trainer.precision, config.trainer.batch_size
+        self._local_batch = max(1, self._batch // world.size)
+        self._chain = Chain(graph, world.device, self._precision, config.trainer.channels_last, world.size)
+        self._whole = WholeStep(config, data, graph, world, self._local_batch)
+        self._steps: list[float] = []
+        """Seconds of whole steps, of all workers."""
+
+    def run(self) -> Cluster:
+        """Measure what is not known yet, and make the cluster."""
+        world, known = self._world, self._known
+        table = self._ops()
+        compute = Measured(table)
+        inside, between, slowdown, sources = (
+            (known.inside, known.between, known.overlap_slowdown, dict(known.sources)) if known is not None
+            else self._messages(compute))
+        real = statistics.median(self._steps)
+        priced = priced_step_s(self._graph, self._local_batch, compute, self._precision)
+        self._show.note(f"a step of one worker with {self._local_batch} samples takes {real:.4f} s, "
+                        f"its parts {priced:.4f} s")
+        self._show.phase("loading")
+        loading = image_s(self._config, self._data, world, self._local_batch, LOADING * self._settings.budget_s)
+        model, trainer = self._config.model, self._config.trainer
+        sources |= {
+            "memory": "what was free, divided by the workers of a node",
+            "step_overhead": f"measured: a step of {model.name} with {self._local_batch} samples on every worker, "
+                             "less its parts",
+            "data.per_image": f"measured: {self._data.name} at {model.image_size} px, all workers at once",
+        }
+        return Cluster(
+            name="local", nodes=nodes(), workers_per_node=world.size // nodes(), inside=inside, between=between,
+            memory_bytes=self._memory(), compute=compute, step_overhead_s=_short(max(0.0, real - priced)),
+            overlap_slowdown=_short(slowdown), data_s_per_image=_short(loading), data_shared=False,
+            data_overlaps=world.device.type == "cuda",
+            machine=machine_of(self._config.cluster, world.size, nodes(), memory_format(trainer.channels_last)),
+            sources=sources,
+        )
+
+    def _ops(self) -> Table:
+        """The known table with the works added that are needed and not in it."""
+        known = self._known.compute.table if self._known and isinstance(self._known.compute, Measured) else None
+        there: Mapping[Any, Timing] = known.ops.get(self._precision, {}) if known is not None else {}
+        needs = {op: [need for need in of if (need.work, FORWARD) not in there]
+                 for op, of in needed(self._graph, self._batch, self._world.size).items()}
+        total = sum(map(len, needs.values()))
+        self._show.phase(f"ops: {total} shapes to measure")
+        ops, counts = self._rounds(passes(needs))
+        count = sum(1 for _, name in ops if name == FORWARD)
+        if total:
+            self._show.note(f"measured {count} of {total} shapes; the others are predicted")
+        curves = {kind: _merged(getattr(known, kind, {}), self._precision,
+                                {n: s for (of, n), s in counts.items() if of == kind})
+                  for kind in (UPDATE, ADD, COPY)}
+        before = {} if known is None else dict(known.ops)
+        source = (f"measured: quartiles of runs through the model, {self._world.size} workers computing at once, "
+                  "parameters and inputs as a step leaves them in the caches")
+        return Table(before | {self._precision: {**there, **ops}}, curves[UPDATE], curves[ADD], curves[COPY],
+                     memory_format(self._config.trainer.channels_last), source)
+
+    def _rounds(self, todo: Sequence[Mapping[str, Need]]) -> tuple[dict[Any, Timing], dict[tuple[str, int], float]]:
+        """Run through the model again and again until the budget is spent."""
+        budget = self._settings.budget_s * (1 - LOADING - (0 if self._known else MESSAGES))
+        ops: defaultdict[Any, list[float]] = defaultdict(list)
+        counts: defaultdict[Any, list[float]] = defaultdict(list)
+        steps = list[float]()
+        for needs in todo[:1]:
+            self._chain.run(needs)
+            self._chain.times.collect()  # the first run is slower: it allocates
+        self._whole.run()
+        begin, rounds, done = time.perf_counter(), 0, len(todo)
+        while rounds < REPEATS or self._elapsed(begin) < (budget if todo else LOADING * self._settings.budget_s):
+            for i, needs in enumerate(todo[:done]):
+                if rounds == 0 and i and self._elapsed(begin) > budget / REPEATS:
+                    done = i
+                    break
+                if rounds >= REPEATS and self._elapsed(begin) > budget:
+                    break
+                self._world.barrier()
+                self._chain.run(needs)
+                found_ops, found_counts = self._chain.times.collect()
+                for work, seconds in found_ops:
+                    ops[work].append(seconds)
+                for count, seconds in found_counts:
+                    counts[count].append(seconds)
+                self._show.done((time.perf_counter() - begin) / budget)
+            rounds += 1
+            self._world.barrier()
+            steps.append(self._whole.run())
+        self._steps = [seconds for of in self._world.gather(steps) for seconds in of]
+        return ({key: _timing(seconds) for key, seconds in self._pooled(ops).items()},
+                {key: float(np.median(seconds)) for key, seconds in self._pooled(counts).items()})
+
+    def _elapsed(self, begin: float) -> float:
+        """The same on every worker."""
+        return max(self._world.gather(time.perf_counter() - begin))
+
+    def _pooled(self, own: Mapping[K, list[float]]) -> dict[K, list[float]]:
+        pooled: defaultdict[K, list[float]] = defaultdict(list)
+        for of in self._world.gather(dict(own)):
+            for key, seconds in of.items():
+                pooled[key] += seconds
+        return pooled
+
+    def _messages(self, compute: Measured) -> tuple[Link, Link | None, float, dict[str, str]]:
+        world, budget = self._world, MESSAGES * self._settings.budget_s
+        if world.size == 1:
+            numbers = SIZES[-1] // 4
+            speed = _short(SIZES[-1] / compute.copy_s(numbers, self._precision))
+            source = "of copying in memory: one worker sends no messages"
+            return Link(0.0, ((1.0, speed),)), None, 0.0, {"inside.latency": source, "inside.bandwidth": source,
+                                                           "overlap_slowdown": source}
+        self._show.phase("messages")
+        messages = Messages(world, Transport(world, Clock(world.device)))
+        per_node, count = world.size // nodes(), nodes()
+        by_node = [range(i * per_node, (i + 1) * per_node) for i in range(count)]
+        node_of = {worker: i for i, of in enumerate(by_node) for worker in of}
+        links: list[Link | None] = []
+        sources: dict[str, str] = {}
+        for name, chosen in (("inside", list(patterns(by_node[0]))), ("between", list(across(by_node)))):
+            if not chosen:
+                links.append(None)
+                continue
+            link, error = fit_link(self._points(messages, chosen, budget / (2 if count > 1 else 1)), node_of)
+            links.append(dataclasses.replace(link, latency_s=_short(link.latency_s)))
+            self._show.note(f"messages {name}: the link's times are off by {error:.1%} on average")
+            sources |= {f"{name}.latency": "measured: the smallest messages",
+                        f"{name}.bandwidth": f"measured: {', '.join(p.name for p in chosen)} of messages"}
+        inside, between = links
+        largest = max((need for of in needed(self._graph, self._batch, world.size, (1,)).values() for need in of[:1]),
+                      key=lambda need: need.work.multiply_adds)
+
+        def busy() -> None:
+            self._chain.run({largest.op: largest})
+            self._chain.times.collect()
+
+        self._show.phase("computing beside messages")
+        slowdown = overlap_slowdown(messages, world, busy, rounds=5)
+        sources["overlap_slowdown"] = f"measured: {largest.op} beside messages among all workers"
+        if inside is None:
+            if between is None:
+                raise RuntimeError("neither inside nor between nodes are there two workers")
+            inside, source = between, "as between nodes: a node has one worker, and nothing is sent inside it"
+            sources |= {"inside.latency": source, "inside.bandwidth": source}
+        return inside, between, slowdown, sources
+
+    def _points(self, messages: Messages, chosen: Sequence[Pattern], budget: float) -> list[Point]:
+        """All patterns at all sizes, the small ones more often."""
+        points, begin = [], time.perf_counter()
+        for i, size in enumerate(SIZES):
+            for pattern in chosen:
+                late = self._elapsed(begin) > budget
+                rounds = 1 if late else 3 if size >= LARGE_BYTES else 7
+                points.append(Point(pattern, size, messages.measure(pattern, size, rounds)))
+            self._show.done((i + 1) / len(SIZES))
+        return points
+
+    def _memory(self) -> int:
+        total = memory_bytes()
+        own = available_memory(self._world.device) or (total // (self._world.size // nodes()) if total else None)
+        every = self._world.gather(own)
+        require(all(every), "memory", None, "of this machine can't be found out")
+        return min(of for of in every if of)
+
+
+def nodes() -> int:
+    """How many nodes torchrun started workers on."""
+    return int(os.environ.get("WORLD_SIZE", "1")) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def memory_format(channels_last: bool) -> str:
+    """As tables name it."""
+    return "channels_last" if channels_last else "contiguous"
+
+
+def _timing(seconds: Iterable[float]) -> Timing:
+    values = list(seconds)
+    low, median, high = (_short(value) for value in np.quantile(values, (0.25, 0.5, 0.75)))
+    return Timing(median, low, high, len(values))
+
+
+def _merged(known: Mapping[str, Curve], precision: str, found: Mapping[int, float]) -> dict[str, Curve]:
+    """Known curves, with the points found for a precision: times that fall as counts rise are evened out."""
+    points = sorted({**dict(known[precision].points if precision in known else ()), **found}.items())
+    counts, seconds = np.array([n for n, _ in points]), np.array([s for _, s in points])
+    smooth = np.exp(IsotonicRegression().fit_transform(np.log(counts), np.log(seconds)))
+    return {**known, precision: Curve(tuple((int(n), _short(s)) for n, s in zip(counts, smooth, strict=True)))}
+
+
+def _short(value: float) -> float:
+    """Five digits: more than were measured, and short to read."""
+    return float(f"{value:.5g}")

@@ -1,0 +1,193 @@
+"""Latency and bandwidth of the runtime's own messages, and what they take from computing.
+
+Patterns, of B bytes that the busiest worker sends:
+
+    exchange g   every worker of g sends B / (g − 1) to each other one, and receives as much: gathers and gradient sums
+    one way      a worker sends B to another: a hand-over between stages
+    pairs        every even worker sends B to the next, all at once
+
+A link that each worker has to itself takes as long for all of them; one that is shared, as much longer as there are
+bytes. Both are fitted to all patterns, and the better one is the link:
+
+    seconds(B) = latency + B / bandwidth(B)     by isotonic regression of log seconds over the load: the times of larger
+                                                messages never fall
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.isotonic import IsotonicRegression
+from torch import Tensor
+
+from parallel.calibrate.chain import Stopwatch
+from parallel.cluster import Link
+from parallel.runtime.transport import Transport
+from parallel.runtime.world import World
+
+SIZES = tuple(int(kilobytes * 1000) for kilobytes in (4, 16, 64, 250, 1000, 4000, 16000, 50000, 150000))
+"""Bytes; fc6's weights are 151 MB."""
+LOOP_BYTES, LOOP_MOST = 1_000_000, 64
+"""Messages are repeated until so many bytes have gone, or so often, so that the barrier around them does not count."""
+HIDDEN_BYTES = 50_000_000
+"""Of the message beside which is computed."""
+LONGER = 1.5
+"""How much longer the computing is than the message."""
+
+Waiter = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Who sends how much of B bytes to whom."""
+
+    name: str
+    sends: Mapping[tuple[int, int], float]
+    """By source and target: share of B."""
+
+    def load(self, nbytes: float, shared: bool, node_of: Mapping[int, int]) -> float:
+        """What `Link` calls the load: of one worker, or, shared, of a node."""
+        out: dict[int, float] = {}
+        into: dict[int, float] = {}
+        for (source, target), share in self.sends.items():
+            a, b = (node_of[source], node_of[target]) if shared else (source, target)
+            out[a] = out.get(a, 0.0) + share * nbytes
+            into[b] = into.get(b, 0.0) + share * nbytes
+        return max([*out.values(), *into.values()])
+
+
+def patterns(workers: Sequence[int]) -> Iterator[Pattern]:
+    """Those among these workers; each two of them must be joined by the link that is measured."""
+    for size in range(2, len(workers) + 1):
+        group = workers[:size]
+        yield Pattern(f"exchange {size}", {(a, b): 1 / (size - 1) for a in group for b in group if a != b})
+    if len(workers) >= 2:
+        yield Pattern("one way", {(workers[0], workers[1]): 1.0})
+    if len(workers) >= 4:
+        yield Pattern("pairs", {(a, b): 1.0 for a, b in zip(workers[::2], workers[1::2], strict=False)})
+
+
+def across(nodes: Sequence[Sequence[int]]) -> Iterator[Pattern]:
+    """Patterns between nodes: one pair of workers, and all workers with those of another node; none if there is one."""
+    if len(nodes) < 2:
+        return
+    first, second = nodes[0], nodes[1]
+    both = list(zip(first, second, strict=True))
+    yield Pattern("one way", {both[0]: 1.0})
+    yield Pattern("exchange 2", {both[0]: 1.0, both[0][::-1]: 1.0})
+    if len(both) > 1:
+        yield Pattern("pairs", {pair: 1.0 for a, b in both for pair in ((a, b), (b, a))})
+
+
+@dataclass(frozen=True)
+class Point:
+    """One pattern at one size."""
+
+    pattern: Pattern
+    nbytes: int
+    seconds: float
+
+
+class Messages:
+    """Measures the messages of one world; every worker calls the same methods in the same order."""
+
+    def __init__(self, world: World, transport: Transport) -> None:
+        self._world, self._transport = world, transport
+        self._watch = Stopwatch(world.device)
+        self._out = torch.ones(2 * max(SIZES) // 4, device=world.device)
+        self._into = torch.ones_like(self._out)
+        self._turn = 0
+
+    def measure(self, pattern: Pattern, nbytes: int, rounds: int) -> float:
+        """Median seconds of the pattern at this size."""
+        return statistics.median([self._round(pattern, nbytes) for _ in range(rounds + 1)][1:])
+
+    def _round(self, pattern: Pattern, nbytes: int) -> float:
+        """Seconds of one message, of the worker that it takes longest."""
+        world = self._world
+        taking_part = any(world.rank in pair for pair in pattern.sends)
+        repeats = max(2, min(LOOP_MOST, math.ceil(LOOP_BYTES / nbytes)))
+        world.barrier()
+        begin = self._watch.mark()
+        for _ in range(repeats if taking_part else 0):
+            self.start(pattern, nbytes)()
+        end = self._watch.mark()
+        return max(world.gather(self._watch.seconds(begin, end) if taking_part else 0.0)) / repeats
+
+    def start(self, pattern: Pattern, nbytes: int) -> Waiter:
+        """Begin this worker's side; what is returned waits for it."""
+        sends, receives = [], []
+        used_out = used_into = 0
+        for (source, target), share in pattern.sends.items():
+            numbers = max(1, int(share * nbytes / 4))
+            if source == self._world.rank:
+                sends.append((target, self._next(self._out, numbers, used_out)))
+                used_out += numbers
+            if target == self._world.rank:
+                receives.append((source, self._next(self._into, numbers, used_into)))
+                used_into += numbers
+        self._turn += 1
+        message = self._transport.start(("calibrate", self._turn), sends, receives)
+        return lambda: self._transport.wait(message)
+
+    def _next(self, buffer: Tensor, numbers: int, used: int) -> Tensor:
+        """A piece that the messages before did not leave in the cache: pieces follow each other through the buffer."""
+        offset = (self._turn * 1_000_000 + used) % (buffer.numel() - numbers + 1) // 16 * 16
+        return buffer[offset : offset + numbers]
+
+
+def overlap_slowdown(messages: Messages, world: World, compute: Callable[[], None], rounds: int) -> float:
+    """Share of the time of messages that computing beside them takes longer, from 0 to 1: the median over all."""
+    watch, everyone = Stopwatch(world.device), next(p for p in reversed(list(patterns(range(world.size))))
+                                                    if p.name.startswith("exchange"))
+
+    def timed(nbytes: int, times: int) -> float:
+        world.barrier()
+        begin = watch.mark()
+        wait = messages.start(everyone, nbytes) if nbytes else None
+        for _ in range(times):
+            compute()
+        end = watch.mark()
+        if wait is not None:
+            wait()
+        return watch.seconds(begin, end)
+
+    message_s = messages.measure(everyone, HIDDEN_BYTES, rounds)
+    timed(0, 1)
+    times = max(1, math.ceil(LONGER * message_s / statistics.median(max(world.gather(timed(0, 1))) for _ in range(3))))
+    slower = [timed(HIDDEN_BYTES, times) - timed(0, times) for _ in range(rounds)]
+    every = [seconds for of in world.gather(slower) for seconds in of]
+    return min(1.0, max(0.0, statistics.median(every) / message_s))
+
+
+def fit_link(points: Sequence[Point], node_of: Mapping[int, int]) -> tuple[Link, float]:
+    """The link that fits the points best, and its mean relative error."""
+    fitted = [_fit(points, node_of, shared) for shared in (False, True)]
+    return min(fitted, key=lambda entry: entry[1])
+
+
+def _fit(points: Sequence[Point], node_of: Mapping[int, int], shared: bool) -> tuple[Link, float]:
+    loads = np.array([p.pattern.load(p.nbytes, shared, node_of) for p in points])
+    seconds = np.array([p.seconds for p in points])
+    smooth = np.exp(IsotonicRegression(out_of_bounds="clip").fit_transform(np.log(loads), np.log(seconds)))
+    by_load = dict(sorted(zip(loads.tolist(), smooth.tolist(), strict=True)))
+    sizes = list(by_load)
+    # The line through the two smallest loads of different times meets the axis at the latency.
+    slope = next(((by_load[b] - by_load[sizes[0]]) / (b - sizes[0]) for b in sizes if by_load[b] > by_load[sizes[0]]),
+                 by_load[sizes[0]] / sizes[0])
+    latency = max(0.0, by_load[sizes[0]] - slope * sizes[0])
+    link = Link(latency, tuple(_rising([(size, by_load[size] - latency) for size in sizes])), shared)
+    errors = [abs(link.seconds(load) / s - 1) for load, s in zip(loads.tolist(), seconds.tolist(), strict=True)]
+    return link, float(np.mean(errors))
+
+
+def _rising(times: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+    """Points (bytes, bytes/s), rounded; of loads that take equally long only the largest."""
+    for i, (size, seconds) in enumerate(times):
+        if i + 1 == len(times) or times[i + 1][1] > seconds * 1.001:
+            yield float(round(size)), float(f"{size / seconds:.5g}")
