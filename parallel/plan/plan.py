@@ -162,7 +162,7 @@ def make_plan(graph: Graph, workers: int, layouts: Mapping[str, Layout], **setti
     for op in graph:
         leader = next((name for name in op.inputs if name != INPUT), first)
         layout = layouts[op.name] if op.name in layouts else follow(op, complete[leader])
-        _check(op, layout, workers)
+        check_layout(op, layout, workers)
         complete[op.name] = layout
     plan = Plan(workers=workers, layouts=complete, **settings)
     if plan.scheme != "a":
@@ -177,7 +177,8 @@ def make_plan(graph: Graph, workers: int, layouts: Mapping[str, Layout], **setti
     return plan
 
 
-def _check(op: Op, layout: Layout, workers: int) -> None:
+def check_layout(op: Op, layout: Layout, workers: int) -> None:
+    """Raise `ValueError` unless the op can be cut and placed like that."""
     where = f"ops.{op.name}"
     for worker in layout.on:
         require(worker < workers, f"{where}.on", list(layout.on), f"names a worker that workers={workers} has not")
