@@ -1,0 +1,130 @@
+"""Delta simulation: the step time after moving one op, from what the move changes alone.
+
+FlexFlow (Jia et al. 2019, section 5.3) keeps a task graph and a queue of what changed; here the timeline is a fold
+(`fold`), so a move re-prices the op, the ops that follow it and the edges at them, and folds again from the first
+stage that one of those prices belongs to. `full_step_s` does all of it from nothing: lowers the plan, prices every
+part, walks the whole program. Both give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from parallel.cluster import Cluster
+from parallel.config import require
+from parallel.graph import INPUT, Graph
+from parallel.lower import lower
+from parallel.plan import Layout, Plan, follow, make_plan
+from parallel.plan.plan import check_layout
+from parallel.simulator.clocks import Crew
+from parallel.simulator.fold import Fold, Folded, PricedEdge, PricedOp
+from parallel.simulator.prices import Prices, holders_of
+from parallel.simulator.simulate import require_room, simulate
+
+
+def full_step_s(plan: Plan, prices: Prices, memoised: bool) -> float:
+    """Seconds of a step by lowering and simulating the whole plan; with the prices there, or `memoised` False: new."""
+    if not memoised:
+        prices = Prices(prices.graph, prices.batch_size, prices.cluster, prices.precision)
+    program = lower(prices.graph, plan, prices.batch_size)
+    return simulate(program, prices.cluster, prices.precision, prices).step_s
+
+
+class DeltaSimulation:
+    """A plan with one micro-batch, given by the layouts of some ops, that is changed one op at a time.
+
+    `propose` says what the step would take, `accept` makes it so; without `accept` nothing has changed.
+    """
+
+    def __init__(self, prices: Prices, workers: int, decided: Mapping[str, Layout]) -> None:
+        require_room(workers, prices.cluster)
+        self.prices, self.workers = prices, workers
+        self.graph: Graph = prices.graph
+        cluster: Cluster = prices.cluster
+        self._overhead_s = cluster.step_overhead_s
+        self._fold = Fold(self.graph, workers, cluster.overlap_slowdown)
+        self._crews: dict[tuple[int, ...], Crew] = {}
+        self.decided = dict(decided)
+        self.layouts: dict[str, Layout] = dict(make_plan(self.graph, workers, decided).layouts)
+        self._ops = {op.name: self._priced_op(op.name, self.layouts[op.name]) for op in self.graph}
+        self._edges = [self._priced_edge(e, self.layouts) for e in range(len(self._fold.edges))]
+        self._folded = self._fold.run(self._ops, self._edges)
+        self._proposed: tuple[str, dict[str, Layout], dict[str, PricedOp], list[PricedEdge], Folded] | None = None
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step of the plan as it is."""
+        return self._folded.end_s + self._overhead_s
+
+    def plan(self) -> Plan:
+        """The plan as it is."""
+        return Plan(workers=self.workers, layouts=dict(self.layouts))
+
+    def propose(self, name: str, layout: Layout) -> float:
+        """Seconds of a step if op `name` had this layout, and those that follow it followed.
+
+        Raises `ValueError` if the op cannot be cut like that.
+        """
+        changed = self._changed(name, layout)
+        layouts = {**self.layouts, **changed}
+        ops, edges, first = dict(self._ops), list(self._edges), 3 * len(self._fold.names)
+        for op_name, op_layout in changed.items():
+            ops[op_name] = self._priced_op(op_name, op_layout)
+            first = min(first, self._fold.index[op_name])
+        for e in {e for op_name in changed for e in self._fold.edges_at(op_name)}:
+            edges[e] = self._priced_edge(e, layouts)
+            first = min(first, self._fold.index[self._fold.edges[e].producer])
+        folded = self._fold.run(ops, edges, self._folded, first) if changed else self._folded
+        self._proposed = name, layouts, ops, edges, folded
+        return folded.end_s + self._overhead_s
+
+    def accept(self) -> None:
+        """Make the last proposal the plan."""
+        if self._proposed is None:
+            raise RuntimeError("nothing was proposed")
+        name, self.layouts, self._ops, self._edges, self._folded = self._proposed
+        self.decided[name] = self.layouts[name]
+        self._proposed = None
+
+    def reject(self) -> None:
+        """Forget the last proposal."""
+        self._proposed = None
+
+    def _changed(self, name: str, layout: Layout) -> dict[str, Layout]:
+        """The layouts that differ: the op's own, and those of ops that follow."""
+        changed: dict[str, Layout] = {}
+        first = self.graph.ops[0].name
+        for op in self.graph.ops[self._fold.index[name]:]:
+            if op.name == name:
+                new = layout
+            elif op.name in self.decided:
+                continue
+            else:
+                leader = next((producer for producer in op.inputs if producer != INPUT), first)
+                if leader not in changed:
+                    continue
+                new = follow(op, changed[leader])
+            if new != self.layouts[op.name]:
+                check_layout(op, new, self.workers)
+                require(new.n <= self.prices.batch_size, f"ops.{op.name}.n", new.n,
+                        f"is more parts than the batch has samples, {self.prices.batch_size}")
+                changed[op.name] = new
+        return changed
+
+    def _priced_op(self, name: str, layout: Layout) -> PricedOp:
+        op = self.graph[name]
+        forward_s, backward_s = self.prices.compute(op, layout, self.prices.batch_size)
+        sync = self.prices.sync(op, layout) if op.parameters else None
+        return PricedOp(self._crew(layout.on), forward_s, backward_s, sync, holders_of(layout) > 1)
+
+    def _priced_edge(self, e: int, layouts: Mapping[str, Layout]) -> PricedEdge:
+        edge = self._fold.edges[e]
+        traffic = self.prices.traffic(self.graph[edge.producer], layouts[edge.producer], self.graph[edge.consumer],
+                                      layouts[edge.consumer], edge.which, self.prices.batch_size)
+        crew = self._crew(traffic.workers) if traffic.workers else None
+        return PricedEdge(crew, traffic.forward_s, traffic.backward_s)
+
+    def _crew(self, workers: tuple[int, ...]) -> Crew:
+        if workers not in self._crews:
+            self._crews[workers] = Crew(workers)
+        return self._crews[workers]
