@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -35,6 +36,7 @@ from parallel.results.records import Epoch, Record, RecordWriter, Workload
 from parallel.results.tracker import Tracker, open_tracker
 from parallel.runtime.ddp import DataDistributed
 from parallel.runtime.engine import Engine
+from parallel.runtime.failure import NotFinite
 from parallel.runtime.memory import available_memory
 from parallel.runtime.runtime import DTYPES, Runtime
 from parallel.runtime.world import World, choose_device, open_world
@@ -102,7 +104,7 @@ def describe(job: Job, world: World) -> str:
     size = graph.parameter_count * DTYPES[config.trainer.precision].itemsize
     plan = "" if job.plan is None else f", plan {job.plan.fingerprint}"
     place = f"cpu, cluster.threads={config.cluster.threads}" if world.device.type == "cpu" else "cuda"
-    return (f"{model.name} {model.variant}, {model.image_size} px, {job.data.num_classes} classes: "
+    return (f"{model.label}, {model.image_size} px, {job.data.num_classes} classes: "
             f"{graph.parameter_count:,} parameters, {size / 2**20:.0f} MB, "
             f"{graph.multiply_adds / 1e9:.2f} G multiply-adds an image\n"
             f"{job.label}: workers={job.workers} on {place}; {job.data.name}, "
@@ -175,21 +177,26 @@ class _Run:
 
     def _warm_up(self) -> None:
         self._progress.phase("warm-up")
+        self._world.watch.at("warm-up")
         batches = self._train.epoch(0)
         for _, batch in zip(range(self._config.warmup_steps), batches, strict=False):
             self._engine.train_step(batch.images, batch.labels, step=0, lr=0.0)
             self._engine.evaluate_step(batch.images, batch.labels)
         batches.close()  # type: ignore[attr-defined]
         self._engine.forget_momentum()
+        self._world.started()
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         """The epoch's batches, with the time spent waiting for them noted."""
-        batches = iter(self._train.epoch(epoch))
-        while True:
+        batches, watch = iter(self._train.epoch(epoch)), self._world.watch
+        for step in count(epoch * len(self._train)):
+            watch.at(f"step {step}")
+            watch.does("loading data")
             with self._engine.clock.loading():
                 batch = next(batches, None)
             if batch is None:
                 return
+            watch.goes_on()
             yield batch
 
     def _epoch(self, epoch: int) -> Epoch:
@@ -205,12 +212,14 @@ class _Run:
             total += loss
             self._progress.step(epoch + 1, i + 1, loss)
         own_end = time.perf_counter() - begin
+        world.watch.at(f"the end of epoch {epoch + 1}")
         world.barrier()
         seconds = time.perf_counter() - begin
         split = self._split(seconds, own_end)
         train_loss = world.sum(total).item() / steps
         if not math.isfinite(train_loss):
-            raise FloatingPointError(f"the training loss of epoch {epoch + 1} is {train_loss}: lower trainer.lr={lr:g}")
+            raise NotFinite(f"the mean training loss of epoch {epoch + 1} is {train_loss}: trainer.check_finite=true names "
+                            f"the step and the op where that begins; trainer.lr={lr:g} may be too large")
         sent_by_all = world.sum(torch.tensor(engine.bytes_sent - sent, dtype=torch.float64, device=world.device))
         memory = max(world.gather(peak_memory(world.device)))
         val_loss, top1, top5 = self._validate()
@@ -233,11 +242,12 @@ class _Run:
     def _validate(self) -> tuple[float, float, float]:
         """Mean loss, top-1 and top-5 accuracy over the validation images."""
         self._progress.phase("validation")
+        self._world.watch.at("the validation")
         sums = torch.zeros(4, dtype=torch.float64, device=self._world.device)
         for batch in self._val.epoch(0):
             sums += self._engine.evaluate_step(batch.images, batch.labels)
-        loss, top1, top5, count = self._world.sum(sums).tolist()
-        return loss / count, top1 / count, top5 / count
+        loss, top1, top5, images = self._world.sum(sums).tolist()
+        return loss / images, top1 / images, top5 / images
 
 
 def make_record(job: Job, world: World, run_dir: Path, started: str, epochs: tuple[Epoch, ...]) -> Record:

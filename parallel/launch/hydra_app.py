@@ -42,6 +42,7 @@ from parallel.launch.compose import (
 from parallel.launch.ranks import Ranks
 from parallel.launch.sweep import SweepFailed, finished, numbered, set_aside, started_module
 from parallel.results.records import RECORD
+from parallel.runtime.failure import RunEnded, WorkerLost
 
 Train = Callable[[Config, Path], None]
 
@@ -74,9 +75,18 @@ def main(train: Train) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         _end(130, ranks)
+    except RunEnded as error:
+        message = " ".join(str(error).split())
+        reachable = not isinstance(error, WorkerLost) or error.reachable
+        if not reachable or ranks.report(message, f"error: {message}"):
+            print(f"error: {message}", file=sys.stderr, flush=True)
+        if reachable:
+            ranks.stay()
+        _end(1, ranks)
     except Exception as error:
         ranks.report(f"{type(error).__name__}: {error}", traceback.format_exc())
         sys.excepthook(type(error), error, error.__traceback__)  # torch's names the rank in every line
+        ranks.stay()
         _end(1, ranks)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 STORE_TIMEOUT = timedelta(seconds=60)  # torchrun starts the ranks of all nodes together; importing torch takes seconds
 FOLLOWER_S = 0.5  # torchrun ends all ranks when one is gone: the first to fail must have spoken by then
+STAY_S = 1.0  # the store may go with the first rank: the others must have heard by then whose fault it is
 
 
 @dataclass
@@ -94,6 +95,17 @@ class Ranks:
         if order > 1:
             time.sleep(FOLLOWER_S)
         return not repeated
+
+    def stay(self) -> None:
+        """Wait a moment for all ranks to report an error: what this one knows, they learn from the store."""
+        deadline = time.monotonic() + STAY_S
+        while self.world > 1 and time.monotonic() < deadline:
+            try:
+                if self._join().add("failures", 0) >= self.world:
+                    return
+            except (ValueError, RuntimeError):
+                return  # the store is gone; `report` has said so
+            time.sleep(0.05)
 
     def _claim(self, message: str) -> tuple[int, bool]:
         """How many ranks failed so far, this one included, and whether the first of them said the same."""

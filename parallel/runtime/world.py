@@ -8,19 +8,24 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from parallel.config import ClusterConfig, require
+from parallel.runtime.watch import Silent, Watch, is_about_peers
 
 T = TypeVar("T")
 
 GLOO_THREADS_END_S = 0.2
 """Far more than the microseconds that gloo's threads need after the last collective."""
+START_TIMEOUT_S = 600.0
+"""How long a worker waits for another until warm-up is over, if cluster.timeout_s is not longer: opening data, a
+tracker's server and compiling take one worker longer than another. One that dies is noticed after cluster.timeout_s."""
 
 
 @dataclass(frozen=True)
@@ -32,20 +37,39 @@ class World:
     device: torch.device
     backend: str
     """gloo or nccl; none for a single worker."""
+    watch: Silent = field(default_factory=Silent, repr=False, compare=False)
+    """Knows when another worker is lost: every wait for others tells it, and raises what it says."""
+
+    @contextmanager
+    def _together(self, what: str) -> Iterator[None]:
+        self.watch.waits((what,), -1)
+        try:
+            yield
+        except RuntimeError as error:
+            raise self.watch.lost(error) from error
+        self.watch.goes_on()
+
+    def started(self) -> None:
+        """All workers have done what takes long at the start: from now on they wait `cluster.timeout_s` at most."""
+        self.barrier()
+        if isinstance(self.watch, Watch):
+            dist.distributed_c10d._set_pg_timeout(self.watch.started())  # messages take theirs from the watch
 
     def barrier(self) -> None:
         """Return when every worker has called this, its device idle."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         if self.size > 1:
-            dist.barrier()
+            with self._together("barrier"):
+                dist.barrier()
 
     def gather(self, value: T) -> list[T]:
         """Every worker's value, by rank, on every worker."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        with self._together("gather"):
+            dist.all_gather_object(values, value)
         return values
 
     def gather_to_first(self, value: T) -> list[T]:
@@ -53,13 +77,15 @@ class World:
         if self.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.size if self.rank == 0 else None
-        dist.gather_object(value, values, dst=0)
+        with self._together("gather to worker 0"):
+            dist.gather_object(value, values, dst=0)
         return values or []
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """The sum of the workers' tensors, on every worker."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            with self._together("sum"):
+                dist.all_reduce(tensor)
         return tensor
 
 
@@ -87,29 +113,40 @@ def choose_device(cluster: ClusterConfig) -> torch.device:
 def open_world(cluster: ClusterConfig) -> Iterator[World]:
     """Set this worker's device, threads and allocator, and join the workers that torchrun started.
 
-    Raises `ValueError` when the configured device or backend is not to be had. After an exception the process group
-    stays open: closing it would make the other workers fail, too, and theirs might seem to be the first error.
+    Raises `ValueError` when the configured device or backend is not to be had, and `WorkerLost`, from any wait for
+    other workers, when one of them died, hangs or failed. After an exception the process group stays open: closing it
+    would make the other workers fail, too, and theirs might seem to be the first error.
     """
     rank, size = int(os.environ.get("RANK", "0")), environment_size()
     device = choose_device(cluster)
     torch.set_num_threads(cluster.threads)
     keep_freed_memory()
-    # Where a network fits its batch well, gradients become denormal numbers, with which a CPU computes several times
-    # more slowly. They are below 1e-37: no result changes. For every strategy and the baseline alike.
-    torch.set_flush_denormal(True)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if size == 1:
         yield World(0, 1, device, "none")
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
+    start_timeout = timedelta(seconds=max(START_TIMEOUT_S, cluster.timeout_s))
+    store, _, _ = next(rendezvous("env://", rank, size, timeout=start_timeout))
+    watch = Watch(rank, size, cluster.timeout_s, start_timeout.total_seconds())
     dist.init_process_group(
-        backend,
-        timeout=timedelta(seconds=cluster.timeout_s),
+        backend, store=store, rank=rank, world_size=size, timeout=start_timeout,
         device_id=device if backend == "nccl" else None,  # makes the communicator now, with all ranks
     )
-    yield World(rank, size, device, backend)
-    dist.barrier()
+    watch.start()
+    world = World(rank, size, device, backend, watch)
+    try:
+        yield world
+        world.barrier()
+    except BaseException as error:
+        if isinstance(error, RuntimeError) and is_about_peers(error):  # DDP has raised it, outside of any wait of ours
+            lost = watch.lost(error)
+            watch.failed(lost)
+            raise lost from error
+        watch.failed(error)
+        raise
+    watch.close()
     # A gloo thread that still drops its last tensor needs the interpreter's lock, and the group's destructor waits for
     # that thread with the lock held: without this pause a run in some dozens never ends.
     time.sleep(GLOO_THREADS_END_S if backend == "gloo" else 0.0)
