@@ -29,7 +29,7 @@ def alexnet(variant: str = "owt", size: int = 64) -> Graph:
     return trace(model, (3, size, size))
 
 
-ALEXNETS = {variant: alexnet(variant) for variant in config.VARIANTS}
+ALEXNETS = {variant: alexnet(variant) for variant in config.MODELS["alexnet"].variants}
 OWT = ALEXNETS["owt"]
 
 
@@ -42,7 +42,7 @@ def test_every_configured_strategy_but_ddp_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
-@pytest.mark.parametrize("variant", config.VARIANTS)
+@pytest.mark.parametrize("variant", config.MODELS["alexnet"].variants)
 @pytest.mark.parametrize("strategy", [
     StrategyConfig(name="data_parallel"),
     StrategyConfig(name="model_parallel"),

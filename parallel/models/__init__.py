@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 from torch import nn
 
 from parallel.config import ModelConfig
-from parallel.models import alexnet
+from parallel.models import alexnet, resnet, vgg
 
-MODELS = {"alexnet": alexnet.build}
+MODELS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
+    "alexnet": alexnet.build,
+    "resnet18": resnet.build,
+    "vgg16": vgg.build,
+}
+"""(configuration, number of classes) → model with initial weights from the global generator."""
 
 
 def build_model(config: ModelConfig, num_classes: int, seed: int) -> nn.Module:
-    """The configured model with the weights that `seed` gives.
+    """The configured model with the weights that `seed` gives, whatever the state of the global generator.
 
     Raises `ValueError` when `model.num_classes` is set and is not the data set's `num_classes`.
     """
@@ -20,8 +28,6 @@ def build_model(config: ModelConfig, num_classes: int, seed: int) -> nn.Module:
             f"model.num_classes={config.num_classes} does not fit the data set, which has {num_classes} classes; "
             f"leave it out or set it to {num_classes}"
         )
-    build = MODELS[config.name]
-    return build(
-        variant=config.variant, num_classes=num_classes, image_size=config.image_size, dropout=config.dropout,
-        init=config.init, seed=seed,
-    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MODELS[config.name](config, num_classes)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-import torch
 from torch import nn
+
+from parallel.config import ModelConfig
+from parallel.models import weights
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,7 @@ class AlexNet(nn.Sequential):
         INITS[init](self, max(1.0, 6 / side))
 
 
-def init_torch(model: AlexNet, repeat: float) -> None:
-    """PyTorch's default (uniform in ±1/√fan_in): what the layers did when they were made."""
-
-
-def init_paper(model: AlexNet, repeat: float) -> None:
+def init_paper(model: nn.Module, repeat: float) -> None:
     """Krizhevsky et al. 2012, section 5: weights N(0, 0.01²); biases 1 in conv2, conv4, conv5, fc6, fc7, else 0."""
     ones = {"conv2", "conv4", "conv5", "fc6", "fc7"}
     for name, layer in model.named_children():
@@ -91,26 +89,10 @@ def init_paper(model: AlexNet, repeat: float) -> None:
             nn.init.constant_(layer.bias, 1.0 if name in ones else 0.0)
 
 
-def init_kaiming(model: AlexNet, repeat: float) -> None:
-    """He et al. 2015, section 2.2, fan-in: weights N(0, 2/fan_in), biases 0.
-
-    The derivation takes the inputs as independent. Where `avgpool` repeats its map `repeat` times along each side,
-    fc6's are copies, whose sum has repeat² times the variance, so its weights are `repeat` times smaller.
-    """
-    for name, layer in model.named_children():
-        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-            if name == "fc6":
-                with torch.no_grad():
-                    layer.weight.div_(repeat)
+INITS = {**weights.INITS, "paper": init_paper}
 
 
-INITS = {"torch": init_torch, "paper": init_paper, "kaiming": init_kaiming}
-
-
-def build(*, variant: str, num_classes: int, image_size: int, dropout: float, init: str, seed: int) -> AlexNet:
-    """AlexNet with the weights that `seed` gives, whatever the state of the global generator."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return AlexNet(variant=variant, num_classes=num_classes, image_size=image_size, dropout=dropout, init=init)
+def build(config: ModelConfig, num_classes: int) -> AlexNet:
+    """The configured AlexNet."""
+    return AlexNet(variant=str(config.variant), num_classes=num_classes, image_size=config.image_size,
+                   dropout=config.dropout or 0.0, init=config.init)

@@ -66,7 +66,7 @@ def show(config: Config, console: Console, steps: bool = False) -> None:
     lines = [
         f"{label}: plan {plan.fingerprint}, {plan.workers} worker{'s' * (plan.workers > 1)}, {batches}"
         f"global batch {config.trainer.batch_size}, {precision}",
-        f"{model.name} {model.variant}, {model.image_size} px, {classes_of(config)} classes: "
+        f"{model.label}, {model.image_size} px, {classes_of(config)} classes: "
         f"{graph.parameter_count:,} parameters, {graph.multiply_adds / 1e9:.3g} G multiply-adds an image",
     ]
     runs = compact(plan)

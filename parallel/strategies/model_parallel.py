@@ -24,13 +24,16 @@ def _tensor(graph: Graph, workers: int) -> dict[str, Layout]:
 
 
 def _layers(graph: Graph, workers: int) -> dict[str, Layout]:
-    """Consecutive ops on consecutive workers, cut before weighted ops so that the most loaded worker has least."""
-    stages = weighted(graph)
+    """Consecutive ops on consecutive workers, cut before ops that multiply so that the most loaded worker has least."""
+    stages = [op for op in weighted(graph) if op.multiply_adds(whole_part(op, 1))]  # a batch norm stays with its conv
     require(workers <= len(stages), "workers", workers,
             f"are more than the {len(stages)} layers with weights that scheme layers can place")
     starts = balance([cost_of(graph, op.name) for op in stages], workers)
-    placed = {stages[start].name: Layout(on=(worker,)) for worker, start in enumerate(starts)}
-    placed[graph.ops[0].name] = Layout(on=(0,))
+    firsts, worker = {stages[start].name: worker for worker, start in enumerate(starts)}, 0
+    placed = {}
+    for op in graph:  # each by name: on a branch, an op would follow its producer on an earlier worker
+        worker = max(worker, firsts.get(op.name, 0))
+        placed[op.name] = Layout(on=(worker,))
     return placed
 
 
