@@ -164,6 +164,8 @@ class ClusterConfig:
     """auto, gloo or nccl."""
     threads: int = 1
     """CPU threads of each worker."""
+    shared_memory: bool = True
+    """CPU workers of one host hand tensors over in shared memory; false: by the network, as between hosts."""
     timeout_s: float = 60.0
     """How long a collective may wait for a peer before the run ends."""
     hardware: dict[str, Any] | None = None

@@ -7,6 +7,7 @@ The plans that are drawn at random are the same in every run; the environment va
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from unittest.mock import patch
@@ -162,7 +163,7 @@ def test_plans_drawn_at_random(workers: Workers, model: str) -> None:
     every()
 
 
-def observe(model: str, text: str, batch_size: int) -> dict[str, list[float]]:
+def observe(model: str, text: str, batch_size: int, shared_memory: bool) -> dict[str, list[float]]:
     """One worker's bytes in a step, beside the program's; and, after it, its sums over a batch to evaluate.
 
     Worker 0 also brings what plain PyTorch makes of that batch with the same weights.
@@ -170,7 +171,7 @@ def observe(model: str, text: str, batch_size: int) -> dict[str, list[float]]:
     network, shape = build(model)
     graph = trace(network, shape)
     program = lower(graph, read_plan(text, graph), batch_size)
-    with open_world(ClusterConfig(device="cpu")) as world:
+    with open_world(ClusterConfig(device="cpu", shared_memory=shared_memory)) as world:
         runtime = Runtime(program, network, world, seed=0, precision="fp64", momentum=0.9)
         images, labels = batch(0, batch_size, shape, CLASSES)
         mine, own = images[runtime.image_positions], labels[runtime.label_positions]
@@ -181,7 +182,9 @@ def observe(model: str, text: str, batch_size: int) -> dict[str, list[float]]:
         weights = runtime.gathered()
         runtime.forget_momentum()
         forgotten = runtime.gathered("buffers")
-    seen = {"bytes": [sent, program.bytes_sent(world.rank, itemsize=8)], "evaluated": evaluated.tolist()}
+    neighbours = [float(rank) for rank in sorted(world.neighbours)]
+    seen = {"neighbours": neighbours, "evaluated": evaluated.tolist(),
+            "bytes": [sent, program.bytes_sent(world.rank, itemsize=8)]}
     if world.rank == 0:
         initial = dict(network.double().named_buffers())
         assert all(torch.equal(tensor, initial[".".join(name)]) for name, tensor in forgotten.items())
@@ -206,19 +209,22 @@ def observe(model: str, text: str, batch_size: int) -> dict[str, list[float]]:
     (4, StrategyConfig(name="one_weird_trick", scheme="b", update="pass")),
     (2, StrategyConfig(name="one_weird_trick", scheme="c", update="pass")),
 ], ids=lambda value: title(0, value) if isinstance(value, StrategyConfig) else str(value))
-def test_bytes_sent_and_evaluation(workers: Workers, n: int, strategy: StrategyConfig) -> None:
-    check_observed(workers, "tower", build_plan(graph_of("tower"), n, strategy), 24)
+@pytest.mark.parametrize("shared_memory", [True, False], ids=["memory", "network"])
+def test_bytes_sent_and_evaluation(workers: Workers, n: int, strategy: StrategyConfig, shared_memory: bool) -> None:
+    check_observed(workers, "tower", build_plan(graph_of("tower"), n, strategy), 24, shared_memory)
 
 
 @pytest.mark.parametrize("case", WRITTEN)
 def test_bytes_sent_and_evaluation_of_written_plans(workers: Workers, case: str) -> None:
     model, batch_size, text = WRITTEN[case]
-    check_observed(workers, model, read_plan(text, graph_of(model)), batch_size)
+    check_observed(workers, model, read_plan(text, graph_of(model)), batch_size, shared_memory=False)
 
 
-def check_observed(workers: Workers, model: str, plan: Plan, batch_size: int) -> None:
-    seen = workers.run(plan.workers, observe, model, str(plan), batch_size)
-    for worker in seen:
+def check_observed(workers: Workers, model: str, plan: Plan, batch_size: int, shared_memory: bool) -> None:
+    seen = workers.run(plan.workers, observe, model, str(plan), batch_size, shared_memory)
+    for rank, worker in enumerate(seen):
+        others = [other for other in range(plan.workers) if other != rank]
+        assert worker["neighbours"] == (others if shared_memory and sys.platform == "linux" else [])
         sent, expected = worker["bytes"]
         assert sent == expected
         assert worker["evaluated"] == pytest.approx(seen[0]["truth"], rel=1e-12)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from parallel.calibrate.chain import Stopwatch
 from parallel.cluster import Link
-from parallel.runtime.transport import Transport
+from parallel.runtime.transport import Message, Receive, Transport
 from parallel.runtime.world import World
 
 SIZES = tuple(int(kilobytes * 1000) for kilobytes in (4, 16, 64, 250, 1000, 4000, 16000, 50000, 150000))
@@ -129,11 +129,16 @@ class Messages:
                 sends.append((target, self._next(self._out, numbers, used_out)))
                 used_out += numbers
             if target == self._world.rank:
-                receives.append((source, self._next(self._into, numbers, used_into)))
+                into = self._next(self._into, numbers, used_into)
+                receives.append(Receive(source, (numbers,), into.dtype, into))
                 used_into += numbers
         self._turn += 1
-        message = self._transport.start(("calibrate", self._turn), sends, receives)
-        return lambda: self._transport.wait(message)
+        message = self._transport.start(("calibrate", pattern.name, nbytes), sends, receives)
+        return lambda: self._end(message)
+
+    def _end(self, message: Message) -> None:
+        self._transport.wait(message)
+        self._transport.release(message)
 
     def _next(self, buffer: Tensor, numbers: int, used: int) -> Tensor:
         """A piece that the messages before did not leave in the cache: pieces follow each other through the buffer."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from parallel.box import Box
 from parallel.program import Transfer
 from parallel.runtime.clock import Key
-from parallel.runtime.transport import Message, Transport
+from parallel.runtime.transport import Message, Receive, Transport
 
 
 @dataclass(frozen=True)
@@ -85,59 +85,64 @@ class Moving:
 
     move: Move
     message: Message
-    received: list[Tensor]
     local: Tensor | None
     target: Tensor | None
-    """Where pieces that tile the wanted box were received in place, if they could be."""
+    """Where pieces that tile the wanted box are received in place, if they can be."""
 
 
 def start(move: Move, held: Tensor | None, transport: Transport, form: Format) -> Moving:
     """Begin the move; `held` has the box `move.has`."""
     sends: list[tuple[int, Tensor]] = []
-    local = None
+    local = target = None
     if held is not None and move.has is not None:
         held = held.detach().to(form.dtype)
-        for peer, box in move.sends:
-            sends.append((peer, form.in_memory_order(held[box.within(move.has)]).contiguous()))
+        sends = [(peer, form.in_memory_order(held[box.within(move.has)])) for peer, box in move.sends]
         if move.local is not None:
             local = held[move.local.within(move.has)]
-    target = None
-    received: list[Tensor] = []
-    receives: list[tuple[int, Tensor]] = []
-    if move.wants is not None and move.receives:
-        if not move.adds:
-            target = form.empty(move.wants.shape)
-        for peer, box in move.receives:
-            piece = None if target is None else target[box.within(move.wants)]
-            if piece is None or not form.in_memory_order(piece).is_contiguous():
-                piece = form.empty(box.shape)
-            received.append(piece)
-            receives.append((peer, form.in_memory_order(piece)))
-    return Moving(move, transport.start(move.key, sends, receives), received, local, target)
+    if move.wants is not None and move.receives and not move.adds:
+        target = form.empty(move.wants.shape)
+    receives = []
+    for peer, box in move.receives:
+        piece = None
+        if target is not None and move.wants is not None:
+            piece = form.in_memory_order(target[box.within(move.wants)])
+        into = piece if piece is not None and piece.is_contiguous() else None
+        receives.append(Receive(peer, tuple(form.memory_shape(box.shape)), form.dtype, into))
+    return Moving(move, transport.start(move.key, sends, receives), local, target)
 
 
 def finish(moving: Moving, transport: Transport, form: Format) -> Tensor | None:
     """Wait for the move and return what is wanted, or None if nothing is."""
-    transport.wait(moving.message)
-    m = moving.move
-    if m.wants is None:
+    received = [form.in_logical_order(tensor) for tensor in transport.wait(moving.message)]
+    result = _put_together(moving, received, form)
+    transport.release(moving.message)
+    return result
+
+
+def _put_together(moving: Moving, received: Sequence[Tensor], form: Format) -> Tensor | None:
+    m, wants = moving.move, moving.move.wants
+    if wants is None:
         return None
-    pieces = [(box, tensor) for (_, box), tensor in zip(m.receives, moving.received, strict=True)]
-    if moving.local is not None and m.local is not None:
-        pieces.insert(0, (m.local, moving.local))
+    pieces = [(box, tensor) for (_, box), tensor in zip(m.receives, received, strict=True)]
     if moving.target is not None:
+        if moving.local is not None and m.local is not None:
+            pieces.append((m.local, moving.local))
         for box, tensor in pieces:
-            place = moving.target[box.within(m.wants)]
+            place = moving.target[box.within(wants)]
             if place.data_ptr() != tensor.data_ptr():
                 place.copy_(tensor)
         return moving.target
-    whole = [tensor for box, tensor in pieces if box == m.wants]
-    if len(pieces) == 1 and whole:
-        return whole[0]
-    # Overlapping pieces add up. A received piece that covers all is added to in place; it belongs to nobody else.
-    base = next((t for (box, t) in pieces if box == m.wants and t is not moving.local), None)
-    total = form.empty(m.wants.shape).zero_() if base is None else base
+    if moving.local is not None and m.local is not None:
+        if m.local == wants and not pieces:
+            return moving.local
+        pieces.insert(0, (m.local, moving.local))
+    # Overlapping pieces add up, the first that covers all being copied: what is received may lie in a peer's memory.
+    first = next((i for i, (box, _) in enumerate(pieces) if box == wants), None)
+    total = form.empty(wants.shape)
+    if first is None:
+        total.zero_()
+    else:
+        total.copy_(pieces.pop(first)[1])
     for box, tensor in pieces:
-        if tensor is not base:
-            total[box.within(m.wants)] += tensor
+        total[box.within(wants)] += tensor
     return total

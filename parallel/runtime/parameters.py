@@ -22,7 +22,7 @@ from torch.optim.sgd import sgd
 from parallel.box import Box
 from parallel.program import Bucket, Program
 from parallel.runtime.exchange import Format
-from parallel.runtime.transport import Message, Transport
+from parallel.runtime.transport import Message, Receive, Transport
 from parallel.runtime.world import World
 
 ParameterName = tuple[str, str]
@@ -32,14 +32,18 @@ ParameterName = tuple[str, str]
 class HeldBucket:
     """One bucket on one worker."""
 
-    def __init__(self, bucket: Bucket, weights: Mapping[ParameterName, Tensor], form: Format, world: World) -> None:
+    def __init__(self, bucket: Bucket, weights: Mapping[ParameterName, Tensor], form: Format, world: World,
+                 transport: Transport) -> None:
         self.bucket = bucket
         self._form = form
         self._rank = world.rank
         self.ready = 0
         """Parameters whose gradient of the last pass is there."""
         self.syncing = False
-        self._flat = torch.empty(bucket.size, dtype=form.dtype, device=form.device)
+        common = transport.share(("weights", bucket.index), world.rank, bucket.workers, bucket.size, form.dtype)
+        self._common = common is not None
+        """The workers' weights are the same memory."""
+        self._flat = torch.empty(bucket.size, dtype=form.dtype, device=form.device) if common is None else common
         self.parameters: dict[ParameterName, Tensor] = {}
         offset = 0
         for name, box in zip(bucket.parameters, bucket.boxes, strict=True):
@@ -54,7 +58,6 @@ class HeldBucket:
         self.gradient: Tensor | None = None
         """Of the shard, summed over the workers; after the sync."""
         self._message: Message | None = None
-        self._received: list[Tensor] = []
         self._gather: Message | None = None
 
     @property
@@ -75,32 +78,38 @@ class HeldBucket:
         if not self.shared:
             return
         peers = [worker for worker in self.bucket.workers if worker != self._rank]
-        self._received = [torch.empty_like(self.gradient) for _ in peers]
         sends = [(peer, flat[slice(*self.bucket.shard(peer))]) for peer in peers]
-        receives = list(zip(peers, self._received, strict=True))
+        receives = [Receive(peer, tuple(self.gradient.shape), flat.dtype) for peer in peers]
         self._message = transport.start(("sum", self.bucket.index), sends, receives)
 
     def finish_sync(self, transport: Transport) -> None:
         """Wait for the others' gradients and add them."""
         if self._message is None or self.gradient is None:
             return
-        transport.wait(self._message)
-        for received in self._received:
+        for received in transport.wait(self._message):
             self.gradient.add_(received)
-        self._message, self._received = None, []
+        transport.release(self._message)
+        self._message = None
 
     def start_gather(self, transport: Transport) -> None:
         """Send the updated shard to the others and receive theirs, in place."""
         if not self.shared:
             return
         peers = [worker for worker in self.bucket.workers if worker != self._rank]
-        shards = [(peer, self._flat[slice(*self.bucket.shard(peer))]) for peer in peers]
+        if self._common:
+            self._gather = transport.announce(("gather", self.bucket.index), peers, self.shard.nbytes)
+            return
+        shards = []
+        for peer in peers:
+            place = self._flat[slice(*self.bucket.shard(peer))]
+            shards.append(Receive(peer, tuple(place.shape), place.dtype, place))
         self._gather = transport.start(("gather", self.bucket.index), [(peer, self.shard) for peer in peers], shards)
 
     def finish_gather(self, transport: Transport) -> None:
         """Wait until the whole bucket is up to date."""
         if self._gather is not None:
             transport.wait(self._gather)
+            transport.release(self._gather)
             self._gather = None
 
     def clear(self) -> None:
@@ -119,7 +128,7 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
         self._transport = transport
         self._keep_gradients = keep_gradients
         self._momentum, self._weight_decay = momentum, weight_decay
-        self.buckets = {b.index: HeldBucket(b, weights, form, world) for b in program.buckets
+        self.buckets = {b.index: HeldBucket(b, weights, form, world, transport) for b in program.buckets
                         if world.rank in b.workers}
         self._of_op: dict[str, dict[str, Tensor]] = {op.name: {} for op in program.graph}
         self._buckets_of_op: dict[str, list[HeldBucket]] = {op.name: [] for op in program.graph}
