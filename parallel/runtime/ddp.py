@@ -2,6 +2,9 @@
 
 It is set up as its documentation advises for speed: gradients as views of the buckets, a static graph, a fused
 optimizer. Only the dropout layers are replaced, by the masks that every strategy has, so that its loss curve is theirs.
+
+A batch norm has the statistics of each worker's own samples, as whoever uses DDP has them: torch's SyncBatchNorm runs
+on GPUs only. So with batch norm its training is another than ours, which has the whole batch's, and than one worker's.
 """
 
 from __future__ import annotations
@@ -84,6 +87,7 @@ class DataDistributed:
             self._model = torch.compile(self._model)  # type: ignore[assignment]
         self._sgd = torch.optim.SGD(model.parameters(), lr=0.0, momentum=momentum, weight_decay=weight_decay,
                                     fused=True)
+        self._buffers = [buffer.clone() for buffer in model.buffers()]
         self._parameter_bytes = sum(p.nbytes for p in model.parameters())
         self._steps = 0
 
@@ -128,6 +132,8 @@ class DataDistributed:
 
     def forget_momentum(self) -> None:
         self._sgd.state.clear()
+        for buffer, initial in zip(self._plain.buffers(), self._buffers, strict=True):
+            buffer.copy_(initial)  # the running statistics, which warm-up changed
 
     def _autocasting(self) -> torch.autocast:
         return torch.autocast(self._world.device.type, torch.bfloat16, enabled=self._autocast)

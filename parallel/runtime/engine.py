@@ -34,4 +34,4 @@ class Engine(Protocol):
         """This worker's sums over a validation batch: [loss, top-1 hits, top-5 hits, samples], float64."""
 
     def forget_momentum(self) -> None:
-        """Make the optimizer as new, after warm-up."""
+        """Make the optimizer and running statistics as new, after warm-up."""
