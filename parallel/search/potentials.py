@@ -1,0 +1,200 @@
+"""What the ops in front of a cut will cost at least: bounds for the search, by dynamic programming over all candidates.
+
+Putting op p in front of a label (`labels`) makes each of these sums larger at least by what stands beside it, where q is
+the next op, X ≤ x and x' are its exchange with p, and s of q is counted when its C is left for good:
+
+    1   E + α           f + b + u + σ·g             X + max(X, σ·(s + X))
+    2   E + max(η, γ)   f + b + g                   X + max(X, σ·(s + X))
+    3   N + γ           f + s + g                   2·X
+    4   A               f + u + σ·g                 X
+    5   G               f + g                       X
+
+and with all ops in front none is larger than the timeline; behind the first op there come σ·s in 1 and s in 2 (all
+gathers follow its sum). A timeline that first waits for computing and then for the network is longer than either way
+alone, which weighted means w₁·1 + w₂·2 + w₃·3 see: every mean adds up over ops and exchanges, so that
+
+    rest_w(op, candidate) = min over candidates of the op in front of ( cost + exchange + rest_w there )
+
+bounds what comes in front, `past_w` likewise what came behind, and past + rest the timeline of every plan with that
+candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from parallel.search.bounds import Bounds, Floats, Ints
+from parallel.search.ground import Edge, Ground
+from parallel.search.labels import Label
+
+MEANS = np.array([
+    [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.5, 0.5], [0, 0.75, 0.25], [0, 0.25, 0.75], [0.5, 0, 0.5],
+], dtype=np.float64)  # [w, 3]
+"""Weights of the sums 1, 2 and 3."""
+
+
+@dataclass
+class Stage:
+    """One run of ops (`ground.Run`) and the candidates of its leader that may still be in the best plan."""
+
+    candidates: Ints
+    """[l]"""
+    means: Floats
+    """Cost of the run by mean [w, l]."""
+    ends: Floats
+    """Cost of the run in 4 and 5 [2, l]."""
+    sums: Floats
+    """s of the run's first op [l]."""
+    edge: Edge | None
+    """From the run before."""
+    forward_s: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    """Of the exchange from the run before [candidates there, l]: bounds, exact where they are known."""
+    backward_s: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    rest: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    """Of all runs in front [w, l]."""
+    rest_ends: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    """[2, l]"""
+
+
+class Potentials:
+    """Bounds over the runs of a ground. `extra_s` is what a candidate of the first op costs besides [l]."""
+
+    def __init__(self, ground: Ground, bounds: Bounds, extra_s: Floats) -> None:
+        self.ground, self.bounds, self.slowdown = ground, bounds, ground.slowdown
+        self.stages: list[Stage] = []
+        for r, run in enumerate(ground.runs):
+            stage = self._stage(r)
+            if r == 0:
+                first = bounds.costs(run.ops[0])
+                behind = np.stack([self.slowdown * first.sum_s, first.sum_s, np.zeros_like(first.sum_s)])
+                stage.means += MEANS @ behind + extra_s
+                stage.ends += extra_s
+            self.stages.append(stage)
+
+    def _stage(self, r: int) -> Stage:
+        ground, run, slowdown = self.ground, self.ground.runs[r], self.slowdown
+        size = len(ground.space.candidates[run.leader])
+        sums, ends, everyone = np.zeros((3, size)), np.zeros((2, size)), np.arange(size)
+        for name in run.ops:
+            cost = self.bounds.costs(name)
+            f, b, s, u, g = cost.forward_s, cost.backward_s, cost.sum_s, cost.update_s, cost.gather_s
+            sums += [f + b + u + slowdown * g, f + b + g, f + s + g]
+            ends += [f + u + slowdown * g, f + g]
+            edge = ground.ahead.get(name)
+            if edge is not None and edge.consumer in run.ops:
+                x = self.bounds.exchange_s(edge, everyone, everyone)
+                both = x + np.maximum(x, slowdown * (self.bounds.costs(edge.consumer).sum_s + x))
+                sums += [both, both, 2 * x]
+                ends += x
+        last = ground.runs[r - 1].ops[-1] if r else None
+        crossing = ground.ahead.get(last) if last is not None else None
+        first = self.bounds.costs(run.ops[0]).sum_s
+        return Stage(everyone, MEANS @ sums, ends, first, crossing)
+
+    def narrow(self, limit_s: float) -> None:
+        """Drop the candidates that no plan within the limit can have, exchanges not counted."""
+        for stage in self.stages:
+            stage.forward_s = stage.backward_s = np.zeros((0, 0))
+        least = [stage.means.min(axis=1) for stage in self.stages]
+        total = np.sum(least, axis=0)
+        for stage, own in zip(self.stages, least, strict=True):
+            self._keep(stage, (stage.means + (total - own)[:, None]).max(axis=0) < limit_s)
+
+    def connect(self) -> None:
+        """Bound the exchanges between the candidates that are left."""
+        for before, stage in zip(self.stages, self.stages[1:], strict=False):
+            shape = len(before.candidates), len(stage.candidates)
+            if stage.edge is None:
+                stage.forward_s = np.zeros(shape)
+            else:
+                stage.forward_s = self.bounds.exchange_s(stage.edge, before.candidates[:, None],
+                                                         stage.candidates[None, :])
+            stage.backward_s = stage.forward_s.copy()
+
+    def crossing(self, stage: Stage, weights: Floats, columns: slice | int = slice(None)) -> Floats:
+        """Cost in a mean of the exchange from the run before [candidates there, l]."""
+        forward, backward = stage.forward_s[:, columns], stage.backward_s[:, columns]
+        both = forward + np.maximum(backward, self.slowdown * (stage.sums[columns] + backward))
+        return (weights[0] + weights[1]) * both + weights[2] * (forward + backward)
+
+    def solve(self, limit_s: float) -> list[dict[str, int]]:
+        """Find all bounds, drop the candidates that exceed the limit; returns the plans that are best by each mean."""
+        first, found = self.stages[0], []
+        first.rest, first.rest_ends = np.zeros_like(first.means), np.zeros_like(first.ends)
+        choices: list[list[Ints]] = [[]]
+        for before, stage in zip(self.stages, self.stages[1:], strict=False):
+            stage.rest, picked = np.empty_like(stage.means), []
+            for w, weights in enumerate(MEANS):
+                cost = self.crossing(stage, weights) + (before.means[w] + before.rest[w])[:, None]
+                picked.append(cost.argmin(axis=0))
+                stage.rest[w] = cost.min(axis=0)
+            choices.append(picked)
+            stage.rest_ends = np.stack([(stage.forward_s + (before.ends[i] + before.rest_ends[i])[:, None]).min(axis=0)
+                                        for i in range(2)])
+        past = np.zeros_like(self.stages[-1].means)
+        keep: list[np.ndarray] = []
+        for r in reversed(range(len(self.stages))):
+            stage = self.stages[r]
+            keep.append((stage.means + stage.rest + past).max(axis=0) < limit_s)
+            if r:
+                past = np.stack([(self.crossing(stage, weights) + (stage.means[w] + past[w])[None, :]).min(axis=1)
+                                 for w, weights in enumerate(MEANS)])
+        for w in range(len(MEANS)):
+            last = self.stages[-1]
+            at, plan = int((last.means[w] + last.rest[w]).argmin()), {}
+            for r in reversed(range(len(self.stages))):
+                plan[self.ground.runs[r].leader] = int(self.stages[r].candidates[at])
+                if r:
+                    at = int(choices[r][w][at])
+            if plan not in found:
+                found.append(plan)
+        keep.reverse()
+        for r, stage in enumerate(self.stages):
+            if r:
+                stage.forward_s, stage.backward_s = (x[np.ix_(keep[r - 1], keep[r])]
+                                                     for x in (stage.forward_s, stage.backward_s))
+            self._keep(stage, keep[r])
+        return found
+
+    @property
+    def least_s(self) -> float:
+        """What every plan takes at least."""
+        last = self.stages[-1]
+        return float((last.means + last.rest).max(axis=0).min()) if len(last.candidates) else float("inf")
+
+    @staticmethod
+    def _keep(stage: Stage, keep: np.ndarray) -> None:
+        stage.candidates, stage.sums = stage.candidates[keep], stage.sums[keep]
+        stage.means, stage.ends = stage.means[:, keep], stage.ends[:, keep]
+        if stage.rest.size:
+            stage.rest, stage.rest_ends = stage.rest[:, keep], stage.rest_ends[:, keep]
+
+    def of_label(self, label: Label, r: int, position: int) -> float:
+        """What a plan takes at least whose runs from r on are the label's."""
+        stage = self.stages[r]
+        means = MEANS @ _sums(label) + stage.rest[:, position]
+        ends = max(label.a + stage.rest_ends[0, position], label.g + stage.rest_ends[1, position])
+        return max(float(means.max()), ends)
+
+    def in_front(self, label: Label, r: int, position: int) -> Floats:
+        """The same for every candidate of run r − 1 in front of it [l]."""
+        stage, before = self.stages[r], self.stages[r - 1]
+        forward, backward = stage.forward_s[:, position], stage.backward_s[:, position]
+        both = forward + np.maximum(backward, self.slowdown * (stage.sums[position] + backward))
+        base = MEANS @ _sums(label)
+        costs = before.means + before.rest + base[:, None]
+        costs += (MEANS[:, 0] + MEANS[:, 1])[:, None] * both + MEANS[:, 2:] * (forward + backward)
+        ends = before.ends + before.rest_ends + np.array([[label.a], [label.g]]) + forward
+        result: Floats = np.maximum(costs.max(axis=0), ends.max(axis=0))
+        return result
+
+
+def _sums(label: Label) -> Floats:
+    """The sums 1, 2 and 3 of the module's table."""
+    return np.array([label.e + label.alpha, label.e + max(label.eta, label.gamma), label.n + label.gamma])
+
+
+Chosen = Mapping[str, int]
