@@ -13,7 +13,8 @@ from parallel.data import digits, dogs_vs_cats, imagenet, synthetic, tiny_imagen
 from parallel.data.dataset import ArrayImages, DataSet, Images
 from parallel.data.layout import Layout, open_layout
 
-__all__ = ["CLASSES", "IN_MEMORY", "ON_DISK", "ArrayImages", "DataSet", "Images", "known_classes", "open_data"]
+__all__ = ["CLASSES", "IN_MEMORY", "ON_DISK", "ArrayImages", "DataSet", "Images", "known_classes", "known_images",
+           "open_data"]
 
 IN_MEMORY: dict[str, Callable[[DataConfig, int, int], DataSet]] = {
     "digits": digits.open_digits,
@@ -29,10 +30,19 @@ ON_DISK: dict[str, Layout] = {
 CLASSES = {"digits": 10, "tiny_imagenet": 200, "dogs_vs_cats": 2, "imagenet": 1000}
 """Of each set as it is published, for what is asked without opening it; synthetic has as many as it is told to."""
 
+TRAIN_IMAGES = {"digits": 1438, "tiny_imagenet": 100_000, "dogs_vs_cats": 22_500, "imagenet": 1_281_167,
+                "synthetic": synthetic.TRAIN_IMAGES}
+"""Likewise, as many as are left when some are kept for validation."""
+
 
 def known_classes(data: DataConfig) -> int:
     """The number of classes that the configured data set has, nothing opened."""
     return data.num_classes if data.name == "synthetic" else CLASSES[data.name]
+
+
+def known_images(data: DataConfig) -> int:
+    """The number of training images that the configured data set has, nothing opened."""
+    return data.train_images or TRAIN_IMAGES[data.name]
 
 
 def open_data(data: DataConfig, image_size: int, seed: int, verbose: bool = False) -> DataSet:

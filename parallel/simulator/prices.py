@@ -81,6 +81,11 @@ class Prices:
         kinds, seconds = self._priced_kinds(op, layout, rows)
         return seconds[kinds.of]
 
+    def part_kept(self, op: Op, layout: Layout, rows: Sequence[int]) -> np.ndarray:
+        """Bytes that the forward pass of every part leaves for backward [p]; likewise."""
+        kinds, _ = self._priced_kinds(op, layout, rows)
+        return np.array([op.kept_bytes(part, self._activation) for part in kinds.parts])[kinds.of]
+
     def _priced_kinds(self, op: Op, layout: Layout, rows: Sequence[int]) -> tuple[PartKinds, np.ndarray]:
         key = op.name, layout.degrees, tuple(rows)
         if key not in self._kinds:

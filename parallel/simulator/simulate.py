@@ -160,7 +160,8 @@ class _Simulation:
         start = max(ready, crew.latest(self.clocks.compute))
         end = self.clocks.work(crew, ready, float(own.max()))
         m = batches[0] if self.plan.micro_batches > 1 and op.name not in self.program.merged else None
-        self._note(Event(kind, op.name, m, layout.on, start, end, own))
+        kept = self.prices.part_kept(op, layout, rows)
+        self.events.append(Event(kind, op.name, m, layout.on, start, end, own, -kept if backward else kept))
         return start, end
 
     def _rows(self, name: str, layout: Layout) -> tuple[int, ...]:

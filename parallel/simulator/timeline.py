@@ -43,6 +43,8 @@ class Event:
     end_s: float
     own_s: np.ndarray | None
     """How long each of the workers computes; None: all of the time."""
+    kept: np.ndarray | None = None
+    """Bytes of activations that each of the workers has more of when the event has ended, or less."""
 
     @property
     def stream(self) -> str:
@@ -137,6 +139,15 @@ class Timeline:
     def utilisation(self) -> np.ndarray:
         """Share of the step that each worker computes [w]."""
         return self.split.compute_s / self.step_s
+
+    def activations(self, worker: int) -> list[tuple[float, int]]:
+        """When the bytes that forwards have left for backwards change on a worker, and what they come to."""
+        changes, total = [], 0
+        for event in self.events:
+            if event.kept is not None and worker in event.workers:
+                total += int(event.kept[event.workers.index(worker)])
+                changes.append((event.end_s, total))
+        return changes
 
     @cached_property
     def peak_memory(self) -> tuple[int, ...]:
