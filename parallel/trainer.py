@@ -218,8 +218,8 @@ class _Run:
         split = self._split(seconds, own_end)
         train_loss = world.sum(total).item() / steps
         if not math.isfinite(train_loss):
-            raise NotFinite(f"the mean training loss of epoch {epoch + 1} is {train_loss}: trainer.check_finite=true names "
-                            f"the step and the op where that begins; trainer.lr={lr:g} may be too large")
+            raise NotFinite(f"the mean training loss of epoch {epoch + 1} is {train_loss}: trainer.check_finite=true "
+                            f"names the step and the op where that begins; trainer.lr={lr:g} may be too large")
         sent_by_all = world.sum(torch.tensor(engine.bytes_sent - sent, dtype=torch.float64, device=world.device))
         memory = max(world.gather(peak_memory(world.device)))
         val_loss, top1, top5 = self._validate()

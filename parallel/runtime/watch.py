@@ -1,4 +1,4 @@
-"""A worker's watch over the others: a thread that tells them this worker's state and knows when one of them is lost.
+"""A worker's watch over the others: it tells them this worker's state and knows when one of them is lost.
 
 The states travel through the key-value store that the launcher keeps, beside the process group. The first worker that
 knows who is to blame (`verdict.py`) writes it there, and all of them end with that sentence: the ones that are blocked
@@ -21,8 +21,9 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from types import FrameType
 
-from torch.distributed import DistError, PrefixStore, TCPStore
+from torch.distributed import DistError
 
+from parallel.runtime.board import Board
 from parallel.runtime.failure import RunEnded, WorkerLost
 from parallel.runtime.siblings import kill_stopped
 from parallel.runtime.verdict import BEAT_S, BROKEN_S, SILENT_S, State, Trouble, judge
@@ -34,7 +35,6 @@ CLEAN_UP_S = 15.0
 """How long it may take to close its files once it knows."""
 TOLD_S = SILENT_S + 2 * BEAT_S
 """How long a worker that was told to end may look for the reason: the launcher tells it when another has died."""
-VERDICT = "verdict"
 
 
 class Silent:
@@ -69,42 +69,39 @@ class Watch(Silent):
         A message may be waited for `start_timeout_s` until `started`, and for `timeout_s` after. Raises `RuntimeError`
         if the store cannot be reached.
         """
-        self._rank, self._size, self._timeout_s = rank, size, timeout_s
+        self._rank, self._timeout_s = rank, timeout_s
         self.timeout = timedelta(seconds=start_timeout_s)
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        self._address = f"{host}:{port}"
-        # A connection of its own: one call at a time goes through a connection.
-        store = TCPStore(host, port, is_master=False, wait_for_workers=False,
-                         timeout=timedelta(seconds=max(timeout_s, SILENT_S)))
-        self._store = PrefixStore(f"parallel/watch/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         self._where, self._doing, self._since = "the start", "computing", time.monotonic()
         self._waits: tuple[tuple[object, ...], int] | None = None
         self._error: tuple[RuntimeError, float] | None = None
         self._own_failure = ""
-        self._told = 0
-        self._told_at = 0.0
+        self._told, self._told_at = 0, 0.0
         self._done = False
         self._verdict, self._verdict_at = "", 0.0
         self._reachable = True
-        self._known, self._closing = threading.Event(), threading.Event()
+        self._known, self._news, self._closing = (threading.Event() for _ in range(3))
         self._beat = 0
         self._seen: dict[int, tuple[State, float]] = {}
-        self._last_tick = time.monotonic()
+        """Per worker, its last state and when it came."""
+        self._answered = time.monotonic()
         self._wakes, self._wake_up = socket.socketpair()
         for end in (self._wakes, self._wake_up):
             end.setblocking(False)
         self._restore_signal: Callable[[], object] = lambda: None
         self._restore_wakeup: Callable[[], object] = lambda: None
-        self._store.compare_set(VERDICT, "", "")
-        self._tell()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._board = Board(rank, size, max(timeout_s, SILENT_S))
+        self._board.tell(self._state())
+        self._threads = [threading.Thread(target=run, name=f"watch {run.__name__}", daemon=True)
+                         for run in (self._exchange, self._guard)]
 
     # What the worker's own thread calls.
 
     def start(self) -> None:
         """Begin to watch; call it when every worker has joined."""
         self._take_signals()
-        self._thread.start()
+        self._answered = time.monotonic()
+        for thread in self._threads:
+            thread.start()
 
     def started(self) -> timedelta:
         """What takes long at the start is over: from now on `timeout_s` counts."""
@@ -126,9 +123,9 @@ class Watch(Silent):
 
     def lost(self, error: RuntimeError) -> WorkerLost:
         self._error = error, time.monotonic()
-        self._wake()
-        if not self._known.wait(self._timeout_s + BROKEN_S):
-            return WorkerLost(self._own(f"the process group failed, and nobody knows why: {error}"))
+        self._news.set()
+        if not self._known.wait(max(self._timeout_s, SILENT_S) + BROKEN_S):
+            return WorkerLost(self._own(f"the process group failed, and nobody knows why: {error}"), reachable=False)
         return WorkerLost(self._own(self._verdict), self._reachable)
 
     def failed(self, error: BaseException) -> None:
@@ -136,7 +133,7 @@ class Watch(Silent):
         if not isinstance(error, WorkerLost):
             said = str(error) if isinstance(error, RunEnded) else f"{type(error).__name__}: {error}".rstrip(": ")
             self._own_failure = f"worker {self._rank} failed in {self._where}: {said}"
-            self._wake()
+            self._news.set()
             self._known.wait(4 * BEAT_S)
         self._stop()
 
@@ -148,8 +145,11 @@ class Watch(Silent):
 
     def _stop(self) -> None:
         self._closing.set()
-        self._wake()
-        self._thread.join(4 * BEAT_S)
+        self._news.set()
+        with contextlib.suppress(BlockingIOError):  # it is full of reasons to wake up
+            self._wake_up.send(b"\0")
+        for thread in self._threads:
+            thread.join(4 * BEAT_S)
         self._restore_wakeup()
 
     def _own(self, verdict: str) -> str:
@@ -166,56 +166,74 @@ class Watch(Silent):
         before = signal.set_wakeup_fd(self._wake_up.fileno(), warn_on_full_buffer=False)
         self._restore_wakeup = lambda: signal.set_wakeup_fd(before)
 
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # it is full of reasons to wake up
-            self._wake_up.send(b"\0")
+    # The guard: a thread that never blocks.
 
-    # The thread.
+    def _guard(self) -> None:
+        before = time.monotonic()
+        while not self._closing.is_set():
+            now = time.monotonic()
+            if now - before > SILENT_S:  # this process was stopped for a while, not the store
+                self._answered = now
+            before = now
+            self._enforce(now)
+            select.select([self._wakes], [], [], BEAT_S)
+            with contextlib.suppress(BlockingIOError):
+                for number in self._wakes.recv(4096):
+                    if number in (signal.SIGTERM, signal.SIGINT) and not self._told:
+                        self._told, self._told_at = number, time.monotonic()
+                        self._news.set()
 
-    def _run(self) -> None:
+    def _enforce(self, now: float) -> None:
+        """End the process where its own thread does not."""
+        if not self._verdict and now - self._answered > max(self._timeout_s, SILENT_S):
+            self._store_is_gone(f"for {now - self._answered:.1f} s")
+        if self._verdict:
+            knows = self._error is not None or bool(self._own_failure)
+            if now - self._verdict_at > (CLEAN_UP_S if knows else BLOCKED_S):
+                self._exit(self._verdict, 1)
+        elif self._told:
+            others = [state for rank, (state, _) in self._seen.items() if rank != self._rank]
+            all_told = self._told == signal.SIGTERM and all(state.told or state.done for state in others)
+            if all_told or now - self._told_at > (CLEAN_UP_S if self._told == signal.SIGINT else TOLD_S):
+                self._exit("" if all_told else f"it was told to end (signal {self._told})", 128 + self._told)
+
+    def _exit(self, why: str, code: int) -> None:
+        if why:
+            os.write(2, f"error: {self._own(why)}\n".encode())
+        os._exit(code)
+
+    # The messenger: a thread that blocks when the store does not answer.
+
+    def _exchange(self) -> None:
         try:
             while not self._closing.is_set():
-                self._tick()
-                select.select([self._wakes], [], [], BEAT_S)
-                self._hear()
-            self._tick()
-        except RuntimeError as error:  # of the store, c10d's network errors among them
-            if self._closing.is_set() and not self._own_failure:
-                return  # the last to leave may find that the launcher has closed it
-            self._reachable = False
-            self._blame(f"the store at {self._address} does not answer, so that the launcher on the machine of "
-                        f"worker 0 is gone{self._waiting_since()} ({str(error).splitlines()[0][:120]})")
-            while not self._closing.is_set():
-                self._enforce()
-                self._closing.wait(BEAT_S)
+                self._news.clear()
+                self._beat_once()
+                self._news.wait(BEAT_S)
+            self._beat_once()
+        except RuntimeError as error:  # the store's, c10d's network errors among them
+            if not self._done:  # the last to leave may find that the launcher has closed it
+                self._store_is_gone(str(error).splitlines()[0][:120])
 
-    def _hear(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            for number in self._wakes.recv(4096):
-                if number in (signal.SIGTERM, signal.SIGINT) and not self._told:
-                    self._told, self._told_at = number, time.monotonic()
-
-    def _tick(self) -> None:
+    def _beat_once(self) -> None:
         now = time.monotonic()
-        if now - self._last_tick > SILENT_S:  # this process was stopped for a while, not the others
+        if now - self._answered > SILENT_S:  # this process was stopped for a while, not the others
             self._seen = {rank: (state, now) for rank, (state, _) in self._seen.items()}
-        self._last_tick = now
-        self._tell()
-        *states, verdict = self._store.multi_get([*(str(rank) for rank in range(self._size)), VERDICT])
-        for rank, text in enumerate(states):
-            state = State.decode(text)
+        self._beat += 1
+        self._board.tell(self._state())
+        states, verdict = self._board.read()
+        now = time.monotonic()
+        for rank, state in enumerate(states):
             if rank not in self._seen or self._seen[rank][0] != state:
-                self._seen[rank] = state, time.monotonic()
+                self._seen[rank] = state, now
         if not verdict and not self._done:
             found = self._own_failure or judge(
-                self._rank, {rank: state for rank, (state, _) in self._seen.items()},
-                {rank: now - at for rank, (_, at) in self._seen.items()}, self._timeout_s, self._trouble(now),
-                self._told == signal.SIGTERM)
-            if found:
-                verdict = self._store.compare_set(VERDICT, "", found)
+                self._rank, dict(enumerate(states)), {rank: now - at for rank, (_, at) in self._seen.items()},
+                self._timeout_s, self._trouble(now), self._told == signal.SIGTERM)
+            verdict = self._board.claim(found) if found else ""
         if verdict:
-            self._blame(verdict.decode())
-        self._enforce()
+            self._know(verdict)
+        self._answered = time.monotonic()
 
     def _trouble(self, now: float) -> Trouble | None:
         if self._error is None:
@@ -224,12 +242,10 @@ class Watch(Silent):
         text = str(error).lower()
         return Trouble(now - at, "timed out" not in text and "timeout" not in text, self._what()[0])
 
-    def _tell(self) -> None:
-        self._beat += 1
+    def _state(self) -> State:
         doing, waits = self._what()
-        state = State(self._beat, self._where, doing, time.monotonic() - self._since, waits or self._error is not None,
-                      bool(self._told), self._done)
-        self._store.set(str(self._rank), state.encode())
+        return State(self._beat, self._where, doing, time.monotonic() - self._since, waits or self._error is not None,
+                     bool(self._told), self._done)
 
     def _what(self) -> tuple[str, bool]:
         """What this worker is doing, and whether that is waiting."""
@@ -238,34 +254,17 @@ class Watch(Silent):
         key, peer = waits
         return f"waiting for {'the others' if peer < 0 else f'worker {peer}'}: {describe(key)}", True
 
-    def _waiting_since(self) -> str:
-        doing, waits = self._what()
-        return f", while {doing}" if waits else ""
-
-    def _blame(self, verdict: str) -> None:
+    def _know(self, verdict: str) -> None:
         if not self._verdict:
             self._verdict, self._verdict_at = verdict, time.monotonic()
             self._known.set()
             kill_stopped()
 
-    def _enforce(self) -> None:
-        """End the process where its own thread does not."""
-        if self._closing.is_set():
-            return
-        now, knows = time.monotonic(), self._error is not None or bool(self._own_failure)
-        if self._told and not self._verdict:
-            others = [state for rank, (state, _) in self._seen.items() if rank != self._rank]
-            all_told = self._told == signal.SIGTERM and all(state.told or state.done for state in others)
-            limit = CLEAN_UP_S if self._told == signal.SIGINT else TOLD_S
-            if all_told or now - self._told_at > limit:
-                self._exit("" if all_told else f"it was told to end (signal {self._told})", 128 + self._told)
-        elif self._verdict and now - self._verdict_at > (CLEAN_UP_S if knows else BLOCKED_S):
-            self._exit(self._verdict, 1)
-
-    def _exit(self, why: str, code: int) -> None:
-        if why:
-            os.write(2, f"error: {self._own(why)}\n".encode())
-        os._exit(code)
+    def _store_is_gone(self, how: str) -> None:
+        self._reachable = False
+        doing, waits = self._what()
+        self._know(f"the store at {self._board.address} does not answer ({how}), so that the machine or launcher of "
+                   "worker 0 is gone" + (f"; it was {doing}" if waits else ""))
 
 
 def _heard(number: int, frame: FrameType | None) -> None:
