@@ -16,6 +16,7 @@ An op that is not named follows the producer of its first input, the images asid
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -51,16 +52,19 @@ class Layout:
         require(len(set(self.on)) == len(self.on), "on", list(self.on), "must not name a worker twice")
         require(all(worker >= 0 for worker in self.on), "on", list(self.on), "must name workers from 0")
 
-    @property
+    @cached_property
     def degrees(self) -> tuple[int, ...]:
         return tuple(getattr(self, dim) for dim in DIMS)
 
-    def index(self, worker: int) -> dict[str, int]:
+    @cached_property
+    def _indices(self) -> dict[int, dict[str, int]]:
+        """By worker, its part's index along each dim; all at once, for there may be a thousand workers."""
+        spaces = itertools.product(*map(range, self.degrees))
+        return {worker: dict(zip(DIMS, index, strict=True)) for worker, index in zip(self.on, spaces, strict=True)}
+
+    def index(self, worker: int) -> Mapping[str, int]:
         """Index along each dim of the part that `worker` holds."""
-        rest, found = self.on.index(worker), {}
-        for dim, degree in zip(reversed(DIMS), reversed(self.degrees), strict=True):
-            rest, found[dim] = divmod(rest, degree)
-        return found
+        return self._indices[worker]
 
     def part(self, op: Op, worker: int, samples: Span) -> Part:
         """The part of `op` that `worker` holds, for the samples `samples` of the global batch."""
