@@ -180,10 +180,10 @@ class Chain:
                 shard, momentum = self._flat[op, name].detach()[:count], self._momentum[op, name][:count]
                 gradient = flat[:count]
                 with torch.no_grad():
-                    if flat.numel() >= 2 * count:
-                        begin = self._watch.mark()
-                        gradient.add_(flat[-count:])
-                        self.times.count(ADD, count, begin)
+                    half = min(count, flat.numel() // 2)
+                    begin = self._watch.mark()
+                    gradient[:half].add_(flat[flat.numel() - half :])
+                    self.times.count(ADD, half, begin)
                     begin = self._watch.mark()
                     sgd([shard], [gradient], [momentum], fused=True, lr=1e-6, momentum=0.9, weight_decay=0.0005,
                         dampening=0.0, nesterov=False, maximize=False)

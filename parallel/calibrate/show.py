@@ -64,8 +64,8 @@ def show_cluster(cluster: Cluster, console: Console) -> None:
 
 def describe(link: Link) -> str:
     """A link in a line."""
-    speeds = ", ".join(f"{speed / 1e9:.2f} GB/s at {size / 1e6:.3g} MB" for size, speed in link.bandwidth)
-    return f"{link.latency_s * 1e6:.0f} us, {'shared' if link.shared else 'each worker'}, {speeds}"
+    times = ", ".join(f"{link.seconds(size) * 1e3:.3g} ms for {text(size, 'size')}" for size in (4e3, 1e6, 1e8))
+    return f"{link.latency_s * 1e6:.0f} us, {'shared by a node' if link.shared else 'of each worker'}; {times}"
 
 
 def show_accuracy(rows: list[Accuracy], console: Console) -> None:

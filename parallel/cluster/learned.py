@@ -30,8 +30,9 @@ from parallel.cluster.work import Work
 Sample = tuple[Work, str]
 """Work and pass."""
 
-C, EPSILON = 30.0, 0.005
-"""Of the regression: how much an error costs, and below which relative error it costs nothing."""
+C, EPSILON, GAMMA = 10.0, 0.02, 0.03
+"""Of the regression: what an error costs, the relative error that costs nothing, and the kernel's inverse width. Chosen
+by the cross-validated error on AlexNet at 64 pixels: as good as gradient boosting there, and fitted 50 times faster."""
 FEWEST = 12
 """Samples of a kind from which on it has a model of its own."""
 FOLDS = 5
@@ -111,7 +112,7 @@ def _fit_one(samples: Sequence[Sample], seconds: np.ndarray) -> tuple[np.ndarray
     # Rows are divided by their times: least squares of relative errors.
     line = LinearRegression(positive=True, fit_intercept=False)
     estimate = line.fit(terms / seconds[:, None], np.ones(len(seconds))).coef_
-    model = make_pipeline(StandardScaler(), SVR(kernel="rbf", C=C, epsilon=EPSILON, gamma="scale"))
+    model = make_pipeline(StandardScaler(), SVR(kernel="rbf", C=C, epsilon=EPSILON, gamma=GAMMA))
     model.fit(_features(samples), np.log(seconds / (terms @ estimate)))
     return estimate, model
 
