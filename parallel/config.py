@@ -203,6 +203,8 @@ class TrainerConfig:
     base_batch_size: int = 128
     channels_last: bool = True
     compile: bool = False
+    check_finite: bool = False
+    """Stop at the first infinite value or NaN, and name its step and op. Slow: it waits for every op."""
     warmup_steps: int = 2
     """Untimed steps before the first epoch; they change no weight."""
 
@@ -212,6 +214,8 @@ class TrainerConfig:
         require_one_of("trainer.lr_scaling", self.lr_scaling, LR_SCALINGS)
         for name in ("epochs", "batch_size", "step_epochs", "base_batch_size"):
             require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "must be at least 1")
+        require(not (self.check_finite and self.compile), "trainer.check_finite", self.check_finite,
+                "cannot look into what trainer.compile=true compiles: set one of them to false")
         require(self.lr > 0, "trainer.lr", self.lr, "must be positive")
         require(0 <= self.momentum < 1, "trainer.momentum", self.momentum, "must be in [0, 1)")
         require(self.weight_decay >= 0, "trainer.weight_decay", self.weight_decay, "must not be negative")

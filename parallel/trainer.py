@@ -37,9 +37,12 @@ from parallel.results.tracker import Tracker, open_tracker
 from parallel.runtime.ddp import DataDistributed
 from parallel.runtime.engine import Engine
 from parallel.runtime.failure import NotFinite
+from parallel.runtime.finite import FiniteCheck
 from parallel.runtime.memory import available_memory
+from parallel.runtime.observe import Observer
 from parallel.runtime.runtime import DTYPES, Runtime
 from parallel.runtime.world import World, choose_device, open_world
+from parallel.settle import settle
 from parallel.strategies import build_plan
 
 
@@ -52,7 +55,7 @@ class Job:
     data: DataSet
     graph: Graph
     plan: Plan | None
-    """None: the strategy is ddp."""
+    """None: the strategy is ddp, or searched and the workers have not met yet."""
 
     @property
     def label(self) -> str:
@@ -69,9 +72,12 @@ def train(config: Config, run_dir: Path) -> None:
     choose_device(config.cluster)
     job = prepare(config, verbose=_is_first())
     with open_world(config.cluster) as world:
-        engine = make_engine(job, world)
+        if config.strategy.name == "searched":
+            job = dataclasses.replace(job, plan=settle(config, job.graph, job.data.num_classes, world))
+        check = make_check(job, world)
+        engine = make_engine(job, world, check)
         if world.rank > 0:
-            _Run(job, world, engine, Tracker(), None).train()
+            _Run(job, world, engine, check, Tracker(), None).train()
             return
         with (
             RecordWriter(run_dir) as writer,
@@ -80,7 +86,7 @@ def train(config: Config, run_dir: Path) -> None:
         ):
             started = _now()
             print(describe(job, world), flush=True)
-            _Run(job, world, engine, tracker, writer).train()
+            _Run(job, world, engine, check, tracker, writer).train()
             record = make_record(job, world, run_dir, started, writer.epochs)
             writer.finish(record)
             tracker.finish(run_summary(record, run_dir.parent if config.sweep else None))
@@ -94,7 +100,7 @@ def prepare(config: Config, verbose: bool) -> Job:
     with torch.device("meta"):
         graph = trace(build_model(config.model, data.num_classes, 0), (3, side, side))
     workers = config.workers or 1
-    plan = None if config.strategy.name == "ddp" else build_plan(graph, workers, config.strategy)
+    plan = None if config.strategy.name in ("ddp", "searched") else build_plan(graph, workers, config.strategy)
     return Job(config, workers, data, graph, plan)
 
 
@@ -111,7 +117,7 @@ def describe(job: Job, world: World) -> str:
             f"global batch {config.trainer.batch_size}, {config.trainer.precision}{plan}")
 
 
-def make_engine(job: Job, world: World) -> Engine:
+def make_engine(job: Job, world: World, observer: Observer | None = None) -> Engine:
     """What trains: the runtime of the job's plan, or torch's DDP. Refuses a plan that is too large for the memory."""
     config, trainer = job.config, job.config.trainer
     program = None if job.plan is None else lower(job.graph, job.plan, trainer.batch_size)
@@ -122,13 +128,23 @@ def make_engine(job: Job, world: World) -> Engine:
         return DataDistributed(
             model, world, batch_size=trainer.batch_size, seed=trainer.seed, precision=trainer.precision,
             channels_last=trainer.channels_last, momentum=trainer.momentum, weight_decay=trainer.weight_decay,
-            bucket_mb=config.strategy.bucket_mb, compile=trainer.compile,
+            bucket_mb=config.strategy.bucket_mb, compile=trainer.compile, observer=observer,
         )
     return Runtime(
         program, model, world, seed=trainer.seed, precision=trainer.precision,
         channels_last=trainer.channels_last, momentum=trainer.momentum, weight_decay=trainer.weight_decay,
-        compile=trainer.compile,
+        compile=trainer.compile, observer=observer,
     )
+
+
+def make_check(job: Job, world: World) -> FiniteCheck | None:
+    """What looks for values that are not finite, if the configuration asks for it."""
+    if not job.config.trainer.check_finite:
+        return None
+    if job.plan is None:
+        return FiniteCheck(job.graph, world, job.config.trainer.batch_size)
+    return FiniteCheck(job.graph, world, job.config.trainer.batch_size, job.plan.micro_batches,
+                       job.plan.update == "pass")
 
 
 def learning_rate(config: TrainerConfig, epoch: int, progress: float) -> float:
@@ -148,8 +164,10 @@ def learning_rate(config: TrainerConfig, epoch: int, progress: float) -> float:
 class _Run:
     """The epochs of one run on one worker."""
 
-    def __init__(self, job: Job, world: World, engine: Engine, tracker: Tracker, writer: RecordWriter | None) -> None:
+    def __init__(self, job: Job, world: World, engine: Engine, check: FiniteCheck | None, tracker: Tracker,
+                 writer: RecordWriter | None) -> None:
         self._job, self._world, self._engine, self._tracker, self._writer = job, world, engine, tracker, writer
+        self._check = check
         self._config = job.config.trainer
         self._train, self._val = (self._loader(train) for train in (True, False))
         self._progress = Progress(self._config.epochs, len(self._train), job.label,
@@ -209,6 +227,8 @@ class _Run:
         for i, batch in enumerate(self._batches(epoch)):
             lr = learning_rate(self._config, epoch, (first + i) / (steps * self._config.epochs))
             loss = engine.train_step(batch.images, batch.labels, step=first + i, lr=lr)
+            if self._check is not None:
+                self._check.after(first + i, loss)
             total += loss
             self._progress.step(epoch + 1, i + 1, loss)
         own_end = time.perf_counter() - begin
@@ -223,6 +243,9 @@ class _Run:
         sent_by_all = world.sum(torch.tensor(engine.bytes_sent - sent, dtype=torch.float64, device=world.device))
         memory = max(world.gather(peak_memory(world.device)))
         val_loss, top1, top5 = self._validate()
+        if not math.isfinite(val_loss):
+            raise NotFinite(f"the validation loss after epoch {epoch + 1} is {val_loss}, though the training loss was "
+                            f"{train_loss:g}: trainer.lr={lr:g} may be too large")
         return Epoch(
             epoch=epoch + 1, seconds=seconds, images_per_second=steps * self._config.batch_size / seconds,
             train_loss=train_loss, val_loss=val_loss, val_top1=top1, val_top5=top5, **split,

@@ -22,6 +22,7 @@ from parallel.config import require
 from parallel.ops.dropout import dropout_mask, step_key
 from parallel.runtime.clock import Clock
 from parallel.runtime.hits import hits
+from parallel.runtime.observe import Observer, observe_modules
 from parallel.runtime.parameters import ParameterName
 from parallel.runtime.runtime import DTYPES, named_weights
 from parallel.runtime.world import World
@@ -61,6 +62,7 @@ class DataDistributed:
     def __init__(
         self, model: nn.Module, world: World, *, batch_size: int, seed: int, precision: str, channels_last: bool,
         momentum: float, weight_decay: float, bucket_mb: float, compile: bool = False,
+        observer: Observer | None = None,
     ) -> None:
         """`model` gives the initial weights; it becomes part of this engine."""
         check_ddp_batch(batch_size, world.size)
@@ -74,6 +76,8 @@ class DataDistributed:
             if isinstance(layer, nn.Dropout):
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, _Dropout(name, layer.p, self._step))
+        if observer is not None:
+            observe_modules(model, observer, lambda count: self._step.samples)
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         model = model.to(world.device, DTYPES[precision])
         model = model.to(memory_format=memory_format)  # type: ignore[call-overload]

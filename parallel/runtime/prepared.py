@@ -13,6 +13,7 @@ from parallel.graph import INPUT, LOSS
 from parallel.ops import Context, Part
 from parallel.program import Exchange, Program, Segment
 from parallel.runtime.exchange import Move, move
+from parallel.runtime.observe import Observer, observed
 
 Compute = Callable[
     [Mapping[str, Part], Mapping[tuple[str, str], Tensor], Tensor, Mapping[str, Mapping[str, Tensor]], Context],
@@ -38,7 +39,8 @@ class Work:
 class Prepared:
     """One worker's work items, exchanges and segment functions."""
 
-    def __init__(self, program: Program, rank: int, device: torch.device, compile: bool) -> None:
+    def __init__(self, program: Program, rank: int, device: torch.device, compile: bool,
+                 observer: Observer | None = None) -> None:
         self.program = program
         self._rank, self._device = rank, device
         self.image_positions: list[int] = []
@@ -68,7 +70,7 @@ class Prepared:
                                   if producer != INPUT and producer not in ops])
             read = {producer for op in program.graph for producer in op.inputs if op.name not in ops} | {LOSS}
             self.leaving.append([name for name in segment.ops if name in read])
-            self.compute.append(self._segment_function(segment, compile))
+            self.compute.append(self._segment_function(segment, compile, observer))
 
     def _prepare(self, segment: Segment, m: int | None) -> Work:
         rank, program = self._rank, self.program
@@ -118,9 +120,10 @@ class Prepared:
 
         return one_way(False), one_way(True)
 
-    def _segment_function(self, segment: Segment, compile: bool) -> Compute:
+    def _segment_function(self, segment: Segment, compile: bool, observer: Observer | None) -> Compute:
         """Computes a segment's ops from its leaves; returns what leaves it, and the logits if they are here."""
         ops = [self.program.graph[name] for name in segment.ops]
+        forwards = [(op, op.forward if observer is None else observed(op, observer)) for op in ops]
         results = {*self.leaving[segment.index], *(self.program.graph[LOSS].inputs if LOSS in segment.ops else ())}
 
         def compute(
@@ -128,12 +131,12 @@ class Prepared:
             parameters: Mapping[str, Mapping[str, Tensor]], context: Context,
         ) -> dict[str, Tensor]:
             values: dict[str, Tensor] = {}
-            for op in ops:
+            for op, forward in forwards:
                 xs = [leaves[producer, op.name] if (producer, op.name) in leaves else values[producer]
                       for producer in op.inputs]
                 if op.name == LOSS:
                     xs.append(labels)
-                values[op.name] = op.forward(parts[op.name], xs, parameters[op.name], context)
+                values[op.name] = forward(parts[op.name], xs, parameters[op.name], context)
             return {name: tensor for name, tensor in values.items() if name in results}
 
         if not compile:

@@ -15,6 +15,7 @@ from parallel.program import Backward, Forward, Program, Start, Update, Wait
 from parallel.runtime.buffers import Buffers
 from parallel.runtime.clock import Clock
 from parallel.runtime.exchange import Format
+from parallel.runtime.observe import Observer, observe_parameters
 from parallel.runtime.parameters import ParameterName, Parameters, assemble
 from parallel.runtime.prepared import Prepared
 from parallel.runtime.step import StepRun
@@ -39,12 +40,15 @@ class Runtime:
     def __init__(
         self, program: Program, model: nn.Module, world: World, *, seed: int, precision: str = "fp32",
         channels_last: bool = True, momentum: float = 0.0, weight_decay: float = 0.0, compile: bool = False,
-        keep_gradients: bool = False,
+        keep_gradients: bool = False, observer: Observer | None = None,
     ) -> None:
         """`model` gives the initial weights, the same on every worker.
 
-        `keep_gradients` keeps a step's summed gradients until the next, for `gathered`.
+        `keep_gradients` keeps a step's summed gradients until the next, for `gathered`. An `observer` sees every op's
+        results in training; it cannot look into what is compiled.
         """
+        if observer is not None and compile:
+            raise ValueError("compile=True leaves an observer nothing to see: choose one of them")
         if program.plan.workers != world.size:
             raise ValueError(f"workers={world.size} does not fit the plan, which is for {program.plan.workers}")
         self.program, self.world = program, world
@@ -59,7 +63,9 @@ class Runtime:
         self.buffers = Buffers(program, model, world.rank, self._weights)
         self._seed = seed
         self._steps = program.steps[world.rank]
-        self._prepared = Prepared(program, world.rank, world.device, compile)
+        self._prepared = Prepared(program, world.rank, world.device, compile, observer)
+        if observer is not None:
+            observe_parameters(self.parameters, observer)
         self.image_positions, self.label_positions = self._prepared.image_positions, self._prepared.label_positions
 
     @property
@@ -107,6 +113,11 @@ class Runtime:
     def _begin(self, images: Tensor, labels: Tensor, training: bool, key: Tensor) -> StepRun:
         return StepRun(self._prepared, self.parameters, self.transport, self._activations, images, labels,
                        training=training, autocast=self._autocast, key=key, buffers=self.buffers.held)
+
+    def close(self) -> None:
+        """End between two steps, on all workers, what a process that goes on with another runtime must not keep."""
+        self.parameters.settle()
+        self.transport.close()
 
     def forget_momentum(self) -> None:
         """Make the optimizer and the running statistics as new, after warm-up."""
