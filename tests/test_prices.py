@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from parallel.cluster import Cluster
+from parallel.cluster import Cluster, Roofline
+from parallel.cluster.files import read_cluster, write_cluster
 from parallel.graph import INPUT, Graph
 from parallel.lower import BUCKET_BYTES, lower
 from parallel.ops import Op
@@ -130,6 +131,17 @@ def test_a_small_tensor_pays_its_part_of_a_full_bucket() -> None:
     assert sync.update_s == pytest.approx((weight + bias) / 2 * 1e-7)
 
 
+def test_weights_in_shared_memory_are_announced_not_sent() -> None:
+    graph, cluster = GRAPHS["tower"], made_cluster(2, 2, inside=link(latency_s=1.0), shared_memory=True)
+    prices, numbers = Prices(graph, 4, cluster, "fp32"), 10 * 7 * 9 + 10
+    near = prices.sync(graph["conv2"], Layout(on=(0, 1), n=2))
+    assert near.gather_s == pytest.approx(numbers * 4 / BUCKET_BYTES) and near.sum_s > near.gather_s
+    far = prices.sync(graph["conv2"], Layout(on=(0, 2), n=2))
+    assert far.gather_s == far.sum_s
+    written = dataclasses.replace(cluster, compute=Roofline({"fp32": 1e12}, {}, 1e11, 0.0))
+    assert read_cluster(write_cluster(written)).shared_memory
+
+
 def test_one_holder_has_nothing_to_sum() -> None:
     graph = GRAPHS["tower"]
     sync = Prices(graph, 4, made_cluster(), "fp32").sync(graph["fc3"], Layout(on=(0, 1), c=2))
@@ -160,12 +172,24 @@ def test_the_slowest_level_decides() -> None:
 
 
 def test_pieces_are_copied_or_added() -> None:
-    """Forward: the samples arrive in place, and each worker copies its own half. Backward: it adds the other's piece
-    to its own; the one that covers all is the base."""
+    """Forward: the samples arrive in place, and each worker copies its own half to them. Backward: both pieces, its
+    own and the other's, are all of its half: it copies one and adds the other."""
     copying = made_cluster(inside=link(1e30), compute=Rates(per_copy_s=1.0))
-    assert both_ways(copying, 2) == pytest.approx((180.0, 0.0))
+    assert both_ways(copying, 2) == pytest.approx((180.0, 180.0))
     adding = made_cluster(inside=link(1e30), compute=Rates(per_add_s=1.0))
     assert both_ways(adding, 2) == pytest.approx((0.0, 180.0))
+
+
+def test_pieces_that_are_not_contiguous_are_packed_unless_memory_is_shared() -> None:
+    """From halves of the features to halves of the samples: rows lie together and are sent as they are; a worker puts
+    the other's columns into their place, and its own: 90 numbers each. Backward it packs columns."""
+    graph = GRAPHS["tower"]
+    for shared, packed in ((False, 90.0), (True, 0.0)):
+        cluster = made_cluster(inside=link(1e30), compute=Rates(per_copy_s=1.0), shared_memory=shared)
+        prices = Prices(graph, 4, cluster, "fp32")
+        layouts = Layout(on=(0, 1), c=2), Layout(on=(0, 1), n=2)
+        found = prices.exchange(graph["flatten"], layouts[0], graph["drop3"], layouts[1], 0, 4)
+        assert found == pytest.approx((180.0, packed))
 
 
 def test_a_price_is_that_of_the_slowest_part() -> None:

@@ -84,7 +84,7 @@ class Calibration:
         return Cluster(
             name="local", nodes=nodes(), workers_per_node=world.size // nodes(), inside=inside, between=between,
             memory_bytes=self._memory(), compute=compute, step_overhead_s=_short(max(0.0, real - priced)),
-            overlap_slowdown=_short(slowdown), data_s_per_image=_short(loading), data_shared=False,
+            overlap_slowdown=_short(slowdown), shared_memory=bool(world.neighbours), data_s_per_image=_short(loading), data_shared=False,
             data_overlaps=world.device.type == "cuda",
             machine=machine_of(self._config.cluster, world.size, nodes(), memory_format(trainer.channels_last)),
             sources=sources,

@@ -116,6 +116,10 @@ class Cluster:
     """Of a step, besides its parts."""
     overlap_slowdown: float = 0.0
     """From 0 to 1: how much of the time of messages under way is taken from the computing of their workers."""
+    shared_memory: bool = False
+    """Workers of a node hand tensors over in memory that both see, so that no piece is packed, and keep weights that
+    they all hold in memory of all of them, so that an updated shard is announced, not sent (`runtime.shared_memory`).
+    """
     data_s_per_image: float = 0.0
     """Of reading and preparing an image."""
     data_shared: bool = False

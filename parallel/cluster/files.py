@@ -17,6 +17,7 @@
         op_overhead: {value: 5 us, source: estimate}
     step_overhead: {value: 1 ms, source: estimate}
     overlap_slowdown: {value: 5 %, source: estimate}
+    shared_memory: true                           # left out: false
     data: {per_image: {value: 3 ms/image, source: estimate}, shared: true, overlaps: true}
 
 The words are those of `cluster.Cluster` and `roofline.Roofline`. A number without unit, a missing or a negative one is
@@ -59,7 +60,7 @@ def cluster_of(source: Mapping[str, Any]) -> Cluster:
     """The cluster in a mapping. `ValueError` names the cluster, the field, the value and the rule it breaks."""
     top = Fields(source, "")
     top.known("name", "nodes", "workers_per_node", "memory", "inside", "between", "compute", "step_overhead",
-              "overlap_slowdown", "data", "machine")
+              "overlap_slowdown", "shared_memory", "data", "machine")
     require(isinstance(source.get("name"), str), top.name("name"), source.get("name"), "must be a word")
     data = top.inner("data")
     data.known("per_image", "shared", "overlaps")
@@ -75,6 +76,7 @@ def cluster_of(source: Mapping[str, Any]) -> Cluster:
             compute=_read_compute(top.inner("compute")),
             step_overhead_s=top.number("step_overhead", "time"),
             overlap_slowdown=top.number("overlap_slowdown", "share"),
+            shared_memory="shared_memory" in source and top.flag("shared_memory"),
             data_s_per_image=data.number("per_image", "time per image"),
             data_shared=data.flag("shared"),
             data_overlaps=data.flag("overlaps"),
@@ -97,6 +99,7 @@ def write_cluster(cluster: Cluster) -> str:
         "between": None if cluster.between is None else _write_link(cluster.between, "between", s),
         "step_overhead": written(cluster.step_overhead_s, "time", "step_overhead", s),
         "overlap_slowdown": written(cluster.overlap_slowdown, "share", "overlap_slowdown", s),
+        **({"shared_memory": True} if cluster.shared_memory else {}),
         "data": {
             "per_image": written(cluster.data_s_per_image, "time per image", "data.per_image", s),
             "shared": cluster.data_shared,

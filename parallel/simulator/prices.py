@@ -5,7 +5,8 @@
                   + max over workers of copying and adding pieces; backward is the transpose: loads swapped
     sync(o)       per tensor of B bytes that K workers hold, every worker sends the others their shards:
                   s = min(1, B / BUCKET) · link.seconds(load · max(1, BUCKET / B))  of the most loaded level
-                  gather g = s; update u = SGD on the shard + adding K − 1 received ones
+                  gather g = s, or a latency where the workers' weights lie in common memory;
+                  update u = SGD on the shard + adding K − 1 received ones
     memory(o)     weights, gradients, momentum, received gradients and kept activations, as `parallel.memory` counts
 
 BUCKET is `lower.BUCKET_BYTES`: smaller tensors share a message, so each pays its part of what a full bucket costs,
@@ -127,9 +128,10 @@ class Prices:
             return Traffic(0.0, 0.0, ())
         itemsize = WIDE_BYTES if wide else self._activation
         link_s = self._link_s(loads.inside, loads.between, itemsize)  # swapping out and into changes nothing
-        swapped = Side(loads.scattered.into, loads.scattered.out)
-        forward = self._handling_s(loads.scattered, loads.moving.into, loads.own, loads.wanted, adds)
-        backward = self._handling_s(swapped, loads.moving.out, loads.own, loads.held, True)
+        packs = not self.cluster.shared_memory or bool(loads.between.out.any())
+        forward = self._handling_s(loads.scattered, loads.moving.into, loads.own, loads.wanted, packs, adds)
+        backward = self._handling_s(Side(loads.scattered.into, loads.scattered.out), loads.moving.out, loads.own,
+                                    loads.held, packs, True)
         return Traffic(link_s + forward, link_s + backward, workers)
 
     def _link_s(self, inside: Side, between: Side, itemsize: int, share: float = 1.0) -> float:
@@ -141,19 +143,21 @@ class Prices:
             seconds = max(seconds, cluster.between.seconds(load * itemsize / share))
         return share * seconds
 
-    def _handling_s(self, scattered: Side, received: np.ndarray, own: np.ndarray, wanted: np.ndarray, adds: bool,
-                    ) -> float:
-        """Of copying pieces that are not contiguous, and of adding pieces up, on the worker with most of it.
+    def _handling_s(self, scattered: Side, received: np.ndarray, own: np.ndarray, wanted: np.ndarray, packs: bool,
+                    adds: bool) -> float:
+        """Of copying and adding pieces, on the worker with most of it.
 
-        Whoever receives copies its own piece to the others, unless all are added: then the first one that covers what
-        is wanted is the base, which costs nothing.
+        A sender packs pieces that are not contiguous. Whoever receives puts such pieces into their places, and its own
+        one to them; or, where pieces overlap, copies one that covers all that is wanted and adds the others.
         """
-        copied = scattered.out
+        copied, receives = scattered.out * packs, received > 0
         added = np.zeros_like(copied)
         if adds:
-            added = np.where(received > 0, received + own - np.where(received >= wanted, wanted, 0), 0)
+            base = np.where((received >= wanted) | (own == wanted), wanted, 0)
+            copied = copied + base * receives
+            added = (received + own - base) * receives
         else:
-            copied = copied + scattered.into + np.where(received > 0, own, 0)
+            copied = copied + scattered.into + own * receives
         compute, precision = self.cluster.compute, self.precision
         return max((compute.copy_s(c, precision) if c else 0.0) + (compute.add_s(a, precision) if a else 0.0)
                    for c, a in set(zip(copied.tolist(), added.tolist(), strict=True)))
@@ -169,19 +173,22 @@ class Prices:
         on, group, tensors = self._tensors(op, layout)
         if not tensors:
             return Sync(0.0, 0.0, 0.0)
-        holders, moving_s = holders_of(layout), 0.0
+        cluster, holders, sum_s, gather_s = self.cluster, holders_of(layout), 0.0, 0.0
         shards = np.zeros(len(on), dtype=np.int64)
         for numbers in tensors:
             shards += -(-numbers // holders)
             if holders > 1:
-                inside, between = sum_loads(group, numbers, on, holders, self.cluster)
+                inside, between = sum_loads(group, numbers, on, holders, cluster)
                 share = min(1.0, int(numbers.max()) * 4 / BUCKET_BYTES)
-                moving_s += self._link_s(inside, between, self._weight, share)
-        compute, shard = self.cluster.compute, int(shards.max())
+                moving_s = self._link_s(inside, between, self._weight, share)
+                sum_s += moving_s
+                announced = cluster.shared_memory and not between.out.any()
+                gather_s += share * cluster.inside.latency_s if announced else moving_s
+        compute, shard = cluster.compute, int(shards.max())
         update_s = compute.update_s(shard, self.precision)
         if holders > 1:
             update_s += compute.add_s((holders - 1) * shard, self.precision)
-        return Sync(moving_s, update_s, moving_s)
+        return Sync(sum_s, update_s, gather_s)
 
     def _tensors(self, op: Op, layout: Layout) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         """Workers, the group of each (those of a group hold the same boxes), and per parameter its numbers by worker.
