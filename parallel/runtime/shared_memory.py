@@ -118,6 +118,11 @@ class Mapped:
             wait(self._answered, self._key, self._peer)
         self._answered = dist.isend(self._answer, self._peer, tag=_tag(self._key, True))
 
+    def close(self, wait: Waiter) -> None:
+        """Return when the last token is sent: it must outlive that."""
+        if self._answered is not None:
+            wait(self._answered, self._key, self._peer)
+
 
 class Signal:
     """A token each way between two workers: each learns that the other has come so far."""
@@ -135,12 +140,19 @@ class Signal:
         self._sent = dist.isend(self._own, self._peer, tag=self._tag)
         return dist.irecv(self._other, self._peer, tag=self._tag)
 
+    def close(self, wait: Waiter) -> None:
+        """Return when the last token is sent: it must outlive that."""
+        if self._sent is not None:
+            wait(self._sent, self._key, self._peer)
+
 
 class SharedMemory:
     """The slots of one worker, made when they are first needed."""
 
-    def __init__(self, peers: frozenset[int], wait: Waiter) -> None:
+    def __init__(self, peers: frozenset[int], number: int, wait: Waiter) -> None:
+        """`number` tells this worker's slots from those of its other transports: the same on every worker."""
         self.peers = peers
+        self._number = number
         self._wait = wait
         self._slots: dict[tuple[Key, int], Slot] = {}
         self._mapped: dict[tuple[Key, int], Mapped] = {}
@@ -148,6 +160,7 @@ class SharedMemory:
 
     def send(self, key: Key, peer: int, tensor: Tensor) -> None:
         """Hand a tensor, however it is strided, to a neighbour."""
+        key = (self._number, *key)
         slot = self._slots.get((key, peer))
         if slot is None or not slot.fits(tensor.nbytes):
             if slot is not None:
@@ -157,6 +170,7 @@ class SharedMemory:
 
     def mapped(self, key: Key, peer: int) -> Mapped:
         """A neighbour's slot for the message `key`."""
+        key = (self._number, *key)
         if (key, peer) not in self._mapped:
             self._mapped[key, peer] = Mapped(key, peer)
         return self._mapped[key, peer]
@@ -166,6 +180,7 @@ class SharedMemory:
 
     def signal(self, key: Key, peer: int) -> dist.Work | None:
         """Tell a neighbour that what it shares with this worker is new; returns its own signal, to be waited for."""
+        key = (self._number, *key)
         if (key, peer) not in self._signals:
             self._signals[key, peer] = Signal(key, peer)
         return self._signals[key, peer].exchange(self._wait)
@@ -175,7 +190,7 @@ class SharedMemory:
         others = [worker for worker in workers if worker != rank]
         if not others or not self.peers.issuperset(others):
             return None
-        nbytes, tag = size * dtype.itemsize, _tag(key, False)
+        nbytes, tag = size * dtype.itemsize, _tag((self._number, *key), False)
         answer = torch.zeros(1, dtype=torch.int64)
         token = torch.zeros(2, dtype=torch.int64)
         if rank == workers[0]:
@@ -191,6 +206,14 @@ class SharedMemory:
             memory = _open(pid, file, nbytes)
             self._settled(dist.isend(answer, workers[0], tag=tag), key, workers[0])
         return torch.frombuffer(memory, dtype=dtype)
+
+    def close(self) -> None:
+        """Give the memory back, when all of it was read: a slot's file would keep it as long as the process lives."""
+        for slot in self._slots.values():
+            slot.close(self._wait)
+        for answering in (*self._mapped.values(), *self._signals.values()):
+            answering.close(self._wait)
+        self._slots, self._mapped, self._signals = {}, {}, {}
 
     def _settled(self, work: dist.Work | None, key: Key, peer: int) -> None:
         if work is not None:

@@ -60,7 +60,7 @@ class Transport:
         self._watch = world.watch
         self._gloo = world.backend == "gloo"
         self._device = world.device
-        self._shared = SharedMemory(world.neighbours, self._settle)
+        self._shared = SharedMemory(world.neighbours, next(world.transports), self._settle)
         self._only_sent: defaultdict[Key, deque[Message]] = defaultdict(deque)
         """Messages of which nothing is received, by what their keys have in common."""
         self.bytes_sent = 0
@@ -166,6 +166,14 @@ class Transport:
         for mapped in message.borrowed:
             self._shared.release(mapped)
         message.borrowed = []
+
+    def close(self) -> None:
+        """Give back the memory that neighbours were handed tensors in. All of them call it, nothing under way."""
+        for sent in self._only_sent.values():
+            for message in sent:
+                self._wait(message)
+        self._only_sent.clear()
+        self._shared.close()
 
     def _settle(self, work: dist.Work, key: Key, peer: int) -> None:
         """Block until one send or receive is done. Raises `WorkerLost`."""

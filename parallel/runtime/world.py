@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +44,8 @@ class World:
     """Knows when another worker is lost: every wait for others tells it, and raises what it says."""
     neighbours: frozenset[int] = frozenset()
     """Other workers to whom messages go through shared memory."""
+    transports: Iterator[int] = field(default_factory=count, repr=False, compare=False)
+    """Numbers them as they are made, which every worker does in the same order."""
 
     @contextmanager
     def _together(self, what: str) -> Iterator[None]:
