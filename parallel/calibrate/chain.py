@@ -26,6 +26,7 @@ from parallel.ops import Context, Op
 from parallel.ops.dropout import step_key
 from parallel.runtime.exchange import Format
 from parallel.runtime.runtime import DTYPES
+from parallel.simulator.prices import trained_ops
 
 UPDATE, ADD, COPY = "update", "add", "copy"
 NOISE = 1 << 22
@@ -94,6 +95,7 @@ class Chain:
                 scale = math.sqrt(2 / max(1, math.prod(shape[1:])))
                 flat = torch.randn(math.prod(shape), dtype=dtype, device=device).mul_(scale)
                 self._flat[op.name, name], self._momentum[op.name, name] = flat, torch.zeros_like(flat)
+        self._trained = trained_ops(graph)
         self._noise = torch.randn(NOISE, dtype=dtype, device=device)
         self._turn = 0
 
@@ -140,13 +142,13 @@ class Chain:
         """What an op reads: the producer's output if it is of that shape, else what an exchange would bring."""
         if producer == INPUT:
             return self._new(self._weights, box.shape)
-        wide = self._graph[producer].wide
+        wide, trained = self._graph[producer].wide, producer in self._trained
         value = values.get(producer)
         if value is not None and tuple(value.shape) == box.shape:
-            return value.detach().to(value.dtype if wide else self._activations.dtype).requires_grad_()
+            return value.detach().to(value.dtype if wide else self._activations.dtype).requires_grad_(trained)
         if wide:  # sums: of one value, 1, so that the variance is none
-            return torch.ones(box.shape, dtype=torch.float64, device=self._device, requires_grad=True)
-        return self._new(self._activations, box.shape).requires_grad_()
+            return torch.ones(box.shape, dtype=torch.float64, device=self._device, requires_grad=trained)
+        return self._new(self._activations, box.shape).requires_grad_(trained)
 
     def _new(self, form: Format, shape: tuple[int, ...]) -> Tensor:
         flat = torch.empty(math.prod(shape), dtype=form.dtype, device=self._device)

@@ -34,6 +34,9 @@ SIZES = tuple(int(kilobytes * 1000) for kilobytes in (4, 16, 64, 250, 1000, 4000
 """Bytes; fc6's weights are 151 MB."""
 LOOP_BYTES, LOOP_MOST = 1_000_000, 64
 """Messages are repeated until so many bytes have gone, or so often, so that the barrier around them does not count."""
+SLOTS = 4
+"""Small messages take turns with so many names: a message waits until the last one of its name was read, in a step
+long ago, but in a loop just now."""
 HIDDEN_BYTES = 50_000_000
 """Of the message beside which is computed."""
 LONGER = 1.5
@@ -100,7 +103,6 @@ class Messages:
         self._world, self._transport = world, transport
         self._watch = Stopwatch(world.device)
         self._out = torch.ones(2 * max(SIZES) // 4, device=world.device)
-        self._into = torch.ones_like(self._out)
         self._turn = 0
 
     def measure(self, pattern: Pattern, nbytes: int, rounds: int) -> float:
@@ -114,36 +116,35 @@ class Messages:
         repeats = max(2, min(LOOP_MOST, math.ceil(LOOP_BYTES / nbytes)))
         world.barrier()
         begin = self._watch.mark()
-        for _ in range(repeats if taking_part else 0):
-            self.start(pattern, nbytes)()
+        for turn in range(repeats if taking_part else 0):
+            self.start(pattern, nbytes, turn)()
         end = self._watch.mark()
         return max(world.gather(self._watch.seconds(begin, end) if taking_part else 0.0)) / repeats
 
-    def start(self, pattern: Pattern, nbytes: int) -> Waiter:
-        """Begin this worker's side; what is returned waits for it."""
+    def start(self, pattern: Pattern, nbytes: int, turn: int = 0) -> Waiter:
+        """Begin this worker's side; what is returned waits for it. Received is as gradients are: wherever it lies."""
         sends, receives = [], []
-        used_out = used_into = 0
+        used = 0
+        self._turn += 1
         for (source, target), share in pattern.sends.items():
             numbers = max(1, int(share * nbytes / 4))
             if source == self._world.rank:
-                sends.append((target, self._next(self._out, numbers, used_out)))
-                used_out += numbers
+                sends.append((target, self._next(numbers, used)))
+                used += numbers
             if target == self._world.rank:
-                into = self._next(self._into, numbers, used_into)
-                receives.append(Receive(source, (numbers,), into.dtype, into))
-                used_into += numbers
-        self._turn += 1
-        message = self._transport.start(("calibrate", pattern.name, nbytes), sends, receives)
+                receives.append(Receive(source, (numbers,), self._out.dtype))
+        slot = turn % SLOTS if nbytes <= LOOP_BYTES else 0
+        message = self._transport.start(("calibrate", pattern.name, slot), sends, receives)
         return lambda: self._end(message)
 
     def _end(self, message: Message) -> None:
         self._transport.wait(message)
         self._transport.release(message)
 
-    def _next(self, buffer: Tensor, numbers: int, used: int) -> Tensor:
+    def _next(self, numbers: int, used: int) -> Tensor:
         """A piece that the messages before did not leave in the cache: pieces follow each other through the buffer."""
-        offset = (self._turn * 1_000_000 + used) % (buffer.numel() - numbers + 1) // 16 * 16
-        return buffer[offset : offset + numbers]
+        offset = (self._turn * 1_000_000 + used) % (self._out.numel() - numbers + 1) // 16 * 16
+        return self._out[offset : offset + numbers]
 
 
 def overlap_slowdown(messages: Messages, world: World, compute: Callable[[], None], rounds: int) -> float:

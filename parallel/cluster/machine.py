@@ -23,6 +23,7 @@ def machine_of(config: ClusterConfig, workers: int, nodes: int = 1, memory_forma
         "device": f"{'cuda' if cuda else 'cpu'}: {name}",
         "cores": str(usable_cpus()),
         "threads of a worker": str(config.threads),
+        "messages": "shared memory" if config.shared_memory and not cuda else "network",
         "torch": str(torch.__version__),
         "memory format": memory_format,
         "nodes": str(nodes),
