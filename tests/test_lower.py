@@ -347,3 +347,58 @@ def test_a_batch_that_the_plan_cannot_cut_is_refused() -> None:
 def test_plan_with_one_worker_idle_gives_it_an_empty_list() -> None:
     plan: Plan = read_plan("{workers: 3, ops: {conv1: {n: 2, on: [0, 2]}}}", GRAPHS["odd"])
     assert [bool(steps) for steps in lower(GRAPHS["odd"], plan, 4).steps] == [True, False, True]
+
+
+# Models that are no chains.
+
+
+def test_data_parallel_exchanges_nothing_but_the_statistics() -> None:
+    program = program_of(3, 6, GRAPHS["residual"], name="data_parallel")
+    assert edges(program) == sorted(f"{op.name}.sums>{op.name}" for op in GRAPHS["residual"]
+                                    if f"{op.name}.sums" in GRAPHS["residual"])
+    exchange = next(e for e in program.exchanges.values() if e.value == "bn1.sums")
+    assert exchange.adds and exchange.wide and exchange.holds == exchange.needs
+    assert set(exchange.holds.values()) == {Box(((0, 1), (0, 5), (0, 3)))}
+    # The projection reads what an earlier segment left, without an exchange: it begins no segment.
+    assert [" ".join(segment.ops) for segment in program.segments][5:7] == [
+        "layer2.bn2 layer2.downsample.0 layer2.downsample.1.sums",
+        "layer2.downsample.1 layer2.add layer2.relu_1 concat bn3.sums"]
+
+
+def test_statistics_of_whole_channels_are_not_exchanged() -> None:
+    plan = read_plan("{workers: 2, ops: {conv1: {c: 2, on: [0, 1]}}}", GRAPHS["residual"])
+    assert not [name for name in edges(lower(GRAPHS["residual"], plan, 4)) if "bn1.sums" in name]
+
+
+def test_each_reader_of_a_value_has_an_exchange_of_its_own() -> None:
+    plan = read_plan("{workers: 2, ops: {conv1: {on: [0]}, conv3: {on: [1]}, fc5: {on: [1]}, fc6: {on: [0]}}}",
+                     GRAPHS["branches"])
+    assert edges(lower(GRAPHS["branches"], plan, 4)) == [
+        "add>concat", "conv2>add", "conv2>conv3", "drop5>concat_1", "flatten>fc5"]
+
+
+def test_ops_for_other_samples_are_in_a_segment_of_their_own() -> None:
+    """`conv2` is split in n, `pool`, which reads the images as `conv1` did, in h: same workers, no exchange between."""
+    plan = read_plan("{workers: 2, ops: {conv1: {h: 2, on: [0, 1]}, conv2: {n: 2, on: [0, 1]}}}", GRAPHS["branches"])
+    program = lower(GRAPHS["branches"], plan, 4)
+    for segment in program.segments:
+        for worker in segment.workers:
+            parts = [program.part(name, worker, 0) for name in segment.ops]
+            assert len({part.box.spans[0] for part in parts if part}) == 1
+    assert any(segment.ops[0] == "pool" for segment in program.segments)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_bytes_of_a_residual_network_and_of_vgg(workers: int) -> None:
+    """ResNet-18: the ring of all weights, and for 4,800 channels three sums in float64, to all others, both ways."""
+    def graph(name: str) -> Graph:
+        with torch.device("meta"):
+            return trace(build_model(ModelConfig(name), 1000, seed=0), (3, 64, 64))
+
+    ring, others = 8 * (workers - 1) / workers, workers - 1
+    resnet = program_of(workers, 16, graph("resnet18"), name="data_parallel")
+    assert mean_bytes(resnet) == pytest.approx(ring * 11_689_512 + 2 * others * 4_800 * 3 * 8, rel=1e-12)
+    local, linear = 4, 25088 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000
+    vgg = program_of(workers, local * workers, graph("vgg16"), name="one_weird_trick")
+    gathered = 8 * others * local * (25088 + 4096 + 4096 + 1000 / workers)
+    assert mean_bytes(vgg) == pytest.approx(ring * (138_357_544 - linear) + gathered, rel=1e-12)

@@ -1,4 +1,4 @@
-"""AlexNet's three variants against the published numbers."""
+"""The models against the published numbers: AlexNet's three variants, VGG-16, ResNet-18."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from parallel.models import build_model
 PARAMETERS = {"owt": 61_100_840, "original": 60_965_224, "ungrouped": 62_378_344}
 
 
-def graph(variant: str, size: int = 224) -> Graph:
+def graph(variant: str | None, size: int = 224, name: str = "alexnet") -> Graph:
     with torch.device("meta"):
-        model = build_model(ModelConfig(variant=variant, image_size=size), 1000, seed=0)
+        model = build_model(ModelConfig(name, variant, image_size=size), 1000, seed=0)
     return trace(model, (3, size, size))
 
 
@@ -23,6 +23,56 @@ def graph(variant: str, size: int = 224) -> Graph:
 @pytest.mark.parametrize("size", [64, 224, 227])
 def test_parameters_are_the_published_number_at_every_size(variant: str, count: int, size: int) -> None:
     assert graph(variant, size).parameter_count == count
+
+
+@pytest.mark.parametrize(("name", "count", "multiply_adds"), [
+    ("vgg16", 138_357_544, 15.47e9),  # Simonyan and Zisserman 2015, table 2, configuration D: 138 million
+    ("resnet18", 11_689_512, 1.814e9),  # He et al. 2016, table 1: 1.8 × 10⁹
+])
+def test_the_other_models_have_the_published_numbers(name: str, count: int, multiply_adds: float) -> None:
+    assert [graph(None, size, name).parameter_count for size in (64, 224)] == [count, count]
+    assert graph(None, 224, name).multiply_adds == pytest.approx(multiply_adds, rel=1e-3)
+
+
+@pytest.mark.parametrize(("size", "side"), [(32, 1), (64, 2), (224, 7)])
+def test_last_maps_of_the_other_models(size: int, side: int) -> None:
+    vgg, resnet = graph(None, size, "vgg16"), graph(None, size, "resnet18")
+    assert (vgg["pool5"].shape, vgg["avgpool"].shape) == ((512, side, side), (512, 7, 7))
+    assert (resnet["layer4.1.relu2"].shape, resnet["avgpool"].shape) == ((512, side, side), (512, 1, 1))
+
+
+def test_order_of_a_residual_block_s_ops() -> None:
+    names = graph(None, 64, "resnet18").names
+    assert names[:6] == ("conv1", "bn1.sums", "bn1", "relu", "maxpool", "layer1.0.conv1")
+    assert tuple(name for name in names if name.startswith("layer2.0.")) == tuple(f"layer2.0.{name}" for name in (
+        "conv1", "bn1.sums", "bn1", "relu1", "conv2", "bn2.sums", "bn2", "downsample.0", "downsample.1.sums",
+        "downsample.1", "add", "relu2"))
+    assert graph(None, 64, "resnet18")["layer2.0.add"].inputs == ("layer2.0.bn2", "layer2.0.downsample.1")
+    assert graph(None, 64, "resnet18")["layer2.1.add"].inputs == ("layer2.1.bn2", "layer2.0.relu2")
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet18"])
+def test_initial_weights_of_the_other_models(name: str) -> None:
+    model = build_model(ModelConfig(name, image_size=32), 10, seed=0)
+    with torch.no_grad():
+        assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    norms = {path for path, layer in model.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    for path, tensor in model.named_parameters():
+        layer, _, kind = path.rpartition(".")
+        if kind == "bias" or layer in norms:
+            assert torch.equal(tensor, torch.full_like(tensor, float(kind == "weight")))
+            continue
+        repeat = 7 if layer == "fc6" else 1  # a map of one position fills VGG's 7×7
+        assert tensor.std().item() == pytest.approx((2 / tensor[0].numel()) ** 0.5 / repeat, rel=0.05)
+
+
+def test_initial_weights_of_resnet_are_the_seed_s_and_as_configured() -> None:
+    kaiming, again, other, default = (
+        [p.detach() for p in build_model(ModelConfig("resnet18", init=init), 10, seed).parameters()]
+        for init, seed in (("kaiming", 3), ("kaiming", 3), ("kaiming", 4), ("torch", 3)))
+    assert all(map(torch.equal, kaiming, again))
+    assert not torch.equal(kaiming[0], other[0])
+    assert default[0].abs().max().item() == pytest.approx((3 * 7 * 7) ** -0.5, rel=0.01)  # uniform up to its bound
 
 
 def test_the_original_has_233_megabytes_and_0_7_g_multiply_adds() -> None:

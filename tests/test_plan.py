@@ -6,10 +6,11 @@ import re
 
 import pytest
 from hypothesis import given, settings
+from torch import nn
 
 from parallel.box import Box
 from parallel.config import StrategyConfig
-from parallel.graph import Graph
+from parallel.graph import Graph, trace
 from parallel.ops import Part
 from parallel.plan import Layout, Plan, check_batch, follow, make_plan, read_plan
 from parallel.strategies import build_plan
@@ -238,3 +239,42 @@ def test_a_key_given_twice_is_refused() -> None:
     text = "workers: 1\nops:\n  conv1: {on: [0]}\n  conv1: {on: [0]}\n"
     with pytest.raises(ValueError, match="plan=conv1 is given twice"):
         read_plan(text, graph_of("tower"))
+
+
+# Models that are no chains.
+
+RESIDUAL, BRANCHES = graph_of("residual"), graph_of("branches")
+
+
+def test_ops_with_several_inputs_follow_the_first_that_is_no_image() -> None:
+    plan = read_plan("{workers: 3, ops: {conv1: {n: 3, on: [0, 1, 2]}, side: {on: [1]}, "
+                     "layer2.bn1: {c: 2, on: [2, 0]}}}", RESIDUAL)
+    assert plan["layer1.bn1"] == plan["layer1.bn1.sums"] == plan["layer1.conv1"] == Layout(on=(0, 1, 2), n=3)
+    assert plan["concat"] == plan["bn3"] == plan["side"] == Layout(on=(1,))
+    assert plan["layer2.bn1.sums"] == Layout(on=(0, 1, 2), n=3)
+    assert plan["layer2.bn2"] == plan["layer2.add"] == Layout(on=(2, 0), c=2)
+    assert read_plan("{workers: 2, ops: {conv1: {h: 2, on: [1, 0]}}}", BRANCHES)["pool"] == Layout(on=(1, 0), h=2)
+
+
+def test_sums_have_the_parts_of_what_they_sum() -> None:
+    layout, op = Layout(on=(0, 1, 2, 3), n=2, w=2), RESIDUAL["bn1.sums"]
+    part = layout.part(op, 3, (0, 6))
+    assert part == Part(Box(((3, 6), (0, 5), (0, 6), (2, 5))))
+    assert op.output_box(part) == Box(((0, 1), (0, 5), (0, 3)))
+    assert [layout.terms(RESIDUAL[name]) for name in ("bn1.sums", "bn1", "conv1")] == [4, 1, 1]
+    assert Layout(on=(0, 1), k=2).terms(RESIDUAL["conv1"]) == 2
+
+
+def test_batch_norm_refuses_micro_batches_and_a_batch_without_variance() -> None:
+    rule = "must be 1: bn1.sums needs the statistics of the whole batch (schemes b and c cut it into passes)"
+    with refused(f"micro_batches=2 {rule}"):
+        read_plan("{workers: 2, micro_batches: 2, ops: {conv1: {on: [0]}}}", RESIDUAL)
+    with refused(f"micro_batches=2 {rule}"):
+        read_plan("{workers: 2, scheme: c, micro_batches: 2, ops: {conv1: {n: 2, on: [0, 1]}}}", RESIDUAL)
+    one = read_plan("{workers: 1, ops: {'0': {on: [0]}}}", POINT)
+    check_batch(POINT, one, 2)
+    with refused("trainer.batch_size=1 is too small: 1.sums needs 2 samples"):
+        check_batch(POINT, one, 1)
+
+
+POINT = trace(nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.Flatten()), (2, 2, 2))

@@ -43,13 +43,13 @@ PLANS: dict[str, dict[str, object]] = {
 }
 
 
-def graph_of(variant: str = "owt", image_size: int = 64) -> Graph:
+def graph_of(name: str = "alexnet", image_size: int = 64, variant: str | None = None) -> Graph:
     with torch.device("meta"):
-        model = build_model(ModelConfig(variant=variant, image_size=image_size), CLASSES, 0)
+        model = build_model(ModelConfig(name, variant, image_size=image_size), CLASSES, 0)
         return trace(model, (3, image_size, image_size))
 
 
-OWT = graph_of()
+OWT, RESNET = graph_of(), graph_of("resnet18")
 
 
 def program_of(workers: int, batch: int, graph: Graph = OWT, **strategy: object) -> Program:
@@ -91,11 +91,13 @@ def test_one_weird_trick_beside_its_closed_form(workers: int) -> None:
 
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
 @pytest.mark.parametrize("workers", [1, 2, 3])
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize(("graph", "name"), [
+    *((OWT, name) for name in PLANS), *((RESNET, name) for name in ("data_parallel", "tensor", "owt-a"))],
+    ids=[*PLANS, "resnet18 data_parallel", "resnet18 tensor", "resnet18 owt-a"])
 def test_the_steps_send_what_the_program_sends_and_what_is_sent_is_received(
-    name: str, workers: int, itemsize: int
+    graph: Graph, name: str, workers: int, itemsize: int
 ) -> None:
-    program = program_of(workers, 24, **PLANS[name])
+    program = program_of(workers, 24, graph, **PLANS[name])
     rows = [step_rows(program, worker, itemsize) for worker in range(workers)]
     assert [sum(row.sent for row in of_worker) for of_worker in rows] == [
         program.bytes_sent(worker, itemsize) for worker in range(workers)]
@@ -178,11 +180,12 @@ def test_ops_keep_more_than_their_output_where_backward_needs_more() -> None:
     assert OWT["drop6"].kept_bytes(drop, 4) == 2 * 4 * drop.box.volume
 
 
-def measure(strategy: dict[str, object], variant: str, image_size: int, batch: int) -> tuple[int, Memory]:
+def measure(strategy: dict[str, object], name: str, variant: str | None, image_size: int,
+            batch: int) -> tuple[int, Memory]:
     """Peak of the resident memory of this process while it trains, above what it had; and the estimate."""
-    model = ModelConfig(variant=variant, image_size=image_size)
+    model = ModelConfig(name, variant, image_size=image_size)
     with open_world(ClusterConfig(device="cpu")) as world:
-        program = program_of(1, batch, graph_of(variant, image_size), **strategy)
+        program = program_of(1, batch, graph_of(name, image_size, variant), **strategy)
         torch.nn.functional.conv2d(torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3))
         base = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
         engine = Runtime(program, build_model(model, CLASSES, 0), world, seed=0, momentum=0.9)
@@ -194,8 +197,9 @@ def measure(strategy: dict[str, object], variant: str, image_size: int, batch: i
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_a_process_takes_no_more_than_the_estimate_and_not_much_less(run: Run) -> None:
-    done = run("tests.test_volume", "original", "64", "64")  # the variant with every kind of op
+@pytest.mark.parametrize("model", ["alexnet original", "resnet18"])  # every kind of op but concat
+def test_a_process_takes_no_more_than_the_estimate_and_not_much_less(run: Run, model: str) -> None:
+    done = run("tests.test_volume", "64", "64", *model.split())
     assert done.returncode == 0, done.stderr
     taken, estimate = json.loads(done.stdout)
     assert taken <= estimate <= FACTOR * taken
@@ -233,5 +237,7 @@ def test_available_memory_is_shared_by_the_workers_of_a_host(tmp_path: Path, mon
 
 
 if __name__ == "__main__":
-    took, expected_memory = measure({"name": "single"}, sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    side, images_per_step, network, *named_variant = sys.argv[1:]
+    took, expected_memory = measure({"name": "single"}, network, named_variant[0] if named_variant else None, int(side),
+                                    int(images_per_step))
     print(json.dumps([took, expected_memory.total]))
