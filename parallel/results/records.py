@@ -17,20 +17,18 @@ import hashlib
 import io
 import json
 import os
-import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from parallel.config import require
+from parallel.results.checked import checked
 
 FORMAT = 1
 """Number of the format below; a reader refuses any other."""
 RECORD, EPOCHS, PART = "record.json", "epochs.csv", "epochs.csv.part"
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +157,7 @@ class RecordWriter:
         os.fsync(self._part.fileno())
         self._part.close()
         os.replace(self.run_dir / PART, self.run_dir / EPOCHS)
-        _write_whole(self.run_dir / RECORD, _to_json(record, (self.run_dir / EPOCHS).read_bytes()))
+        write_whole(self.run_dir / RECORD, _to_json(record, (self.run_dir / EPOCHS).read_bytes()))
 
     def close(self) -> None:
         """Let go of the file; without `finish` the run stays unfinished, and its epochs in `epochs.csv.part`."""
@@ -202,12 +200,12 @@ def read_record(path: Path) -> Record:
         require(values.get("format") == FORMAT, "format", values.get("format"), f"must be {FORMAT} to be read here")
         stated = values.pop("epochs", None)
         values["epochs"] = ()
-        checked = _checked(Record, values, skip=("directory", "epochs"))
+        whole = checked(Record, values, skip=("directory", "epochs"))
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     epochs = _read_epochs(file.with_name(EPOCHS), stated, file)
     try:
-        return Record(**checked, epochs=epochs, directory=str(file.parent))
+        return Record(**whole, epochs=epochs, directory=str(file.parent))
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
 
@@ -243,7 +241,7 @@ def _to_json(record: Record, epochs: bytes) -> bytes:
     return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write a file that is either absent or whole, even if the machine stops in between."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with open(temporary, "wb") as file:
@@ -287,23 +285,3 @@ def _from_cell(text: str, hint: Any) -> float | int | None:
     if not text and type(None) in typing.get_args(hint):
         return None
     return int(text) if int in (hint, *typing.get_args(hint)) else float(text)
-
-
-def _checked(cls: type[T], values: dict[str, Any], skip: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The fields of dataclass `cls` from JSON, their names and types checked, dataclasses within them made."""
-    hints = {name: hint for name, hint in typing.get_type_hints(cls).items() if name not in skip}
-    missing, unknown = sorted(set(hints) - set(values)), sorted(set(values) - set(hints) - set(skip))
-    if missing or unknown:
-        raise ValueError(f"{cls.__name__} lacks {missing or 'nothing'} and has unknown {unknown or 'nothing'}")
-    return {name: _checked_value(name, hint, values[name]) for name, hint in hints.items()}
-
-
-def _checked_value(name: str, hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        require(isinstance(value, dict), name, value, "must be an object")
-        return hint(**_checked(hint, value))
-    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (typing.get_origin(hint) or hint,)
-    ok = any(type(value) is a or (a is float and type(value) is int) for a in allowed)
-    names = " or ".join("null" if a is type(None) else a.__name__ for a in allowed)
-    require(ok, name, repr(value), f"must be {names}")
-    return value
