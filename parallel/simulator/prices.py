@@ -145,19 +145,8 @@ class Prices:
 
     def _handling_s(self, scattered: Side, received: np.ndarray, own: np.ndarray, wanted: np.ndarray, packs: bool,
                     adds: bool) -> float:
-        """Of copying and adding pieces, on the worker with most of it.
-
-        A sender packs pieces that are not contiguous. Whoever receives puts such pieces into their places, and its own
-        one to them; or, where pieces overlap, copies one that covers all that is wanted and adds the others.
-        """
-        copied, receives = scattered.out * packs, received > 0
-        added = np.zeros_like(copied)
-        if adds:
-            base = np.where((received >= wanted) | (own == wanted), wanted, 0)
-            copied = copied + base * receives
-            added = (received + own - base) * receives
-        else:
-            copied = copied + scattered.into + own * receives
+        """Of copying and adding pieces, on the worker with most of it."""
+        copied, added = handled(scattered.out, scattered.into, received, own, wanted, packs, adds)
         compute, precision = self.cluster.compute, self.precision
         return max((compute.copy_s(c, precision) if c else 0.0) + (compute.add_s(a, precision) if a else 0.0)
                    for c, a in set(zip(copied.tolist(), added.tolist(), strict=True)))
@@ -218,6 +207,19 @@ class Prices:
                 kept = kept + numbers * (copies + 2 * self._weight) + shards * holders * self._weight
             self._memory[key] = int(kept.max())
         return self._memory[key]
+
+
+def handled(scattered_out: np.ndarray, scattered_into: np.ndarray, received: np.ndarray, own: np.ndarray,
+            wanted: np.ndarray, packs: bool | np.ndarray, adds: bool | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers that a worker copies and adds in an exchange; of many workers and exchanges where arrays are given.
+
+    A sender packs pieces that are not contiguous. Whoever receives puts such pieces into their places, and its own
+    one to them; or, where pieces overlap (`adds`), copies one that covers all that is wanted and adds the others.
+    """
+    receives = received > 0
+    base = np.where((received >= wanted) | (own == wanted), wanted, 0) * receives
+    copied = scattered_out * packs + np.where(adds, base, scattered_into + own * receives)
+    return copied, np.where(adds, (received + own) * receives - base, 0)
 
 
 def rows_of(layout: Layout, samples: int) -> tuple[int, ...]:
