@@ -205,6 +205,8 @@ class TrainerConfig:
     compile: bool = False
     check_finite: bool = False
     """Stop at the first infinite value or NaN, and name its step and op. Slow: it waits for every op."""
+    trace: bool | int = False
+    """Write what every worker does in one step to trace.json: a step's number, from 0; true: an early one."""
     warmup_steps: int = 2
     """Untimed steps before the first epoch; they change no weight."""
 
@@ -216,6 +218,7 @@ class TrainerConfig:
             require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "must be at least 1")
         require(not (self.check_finite and self.compile), "trainer.check_finite", self.check_finite,
                 "cannot look into what trainer.compile=true compiles: set one of them to false")
+        require(self.trace >= 0, "trainer.trace", self.trace, "must be true, false or the number of a step, from 0")
         require(self.lr > 0, "trainer.lr", self.lr, "must be positive")
         require(0 <= self.momentum < 1, "trainer.momentum", self.momentum, "must be in [0, 1)")
         require(self.weight_decay >= 0, "trainer.weight_decay", self.weight_decay, "must not be negative")
@@ -256,6 +259,8 @@ class Config:
 
     def __post_init__(self) -> None:
         require(self.workers is None or self.workers >= 1, "workers", self.workers, "must be at least 1")
+        require(self.trainer.trace is False or self.strategy.name != "ddp", "trainer.trace", self.trainer.trace,
+                "needs a plan, and strategy=ddp has none: torch's own profiler shows its steps")
         stored = self.data.stored_size
         require(stored is None or stored >= self.model.image_size, "data.stored_size", stored,
                 f"must be at least model.image_size={self.model.image_size}")

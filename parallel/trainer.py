@@ -41,6 +41,7 @@ from parallel.runtime.finite import FiniteCheck
 from parallel.runtime.memory import available_memory
 from parallel.runtime.observe import Observer
 from parallel.runtime.runtime import DTYPES, Runtime
+from parallel.runtime.trace import StepTrace, chosen_step
 from parallel.runtime.world import World, choose_device, open_world
 from parallel.settle import settle
 from parallel.strategies import build_plan
@@ -77,7 +78,7 @@ def train(config: Config, run_dir: Path) -> None:
         check = make_check(job, world)
         engine = make_engine(job, world, check)
         if world.rank > 0:
-            _Run(job, world, engine, check, Tracker(), None).train()
+            _Run(job, world, engine, check, Tracker(), None, None).train()
             return
         with (
             RecordWriter(run_dir) as writer,
@@ -86,7 +87,7 @@ def train(config: Config, run_dir: Path) -> None:
         ):
             started = _now()
             print(describe(job, world), flush=True)
-            _Run(job, world, engine, check, tracker, writer).train()
+            _Run(job, world, engine, check, tracker, writer, run_dir).train()
             record = make_record(job, world, run_dir, started, writer.epochs)
             writer.finish(record)
             tracker.finish(run_summary(record, run_dir.parent if config.sweep else None))
@@ -165,13 +166,17 @@ class _Run:
     """The epochs of one run on one worker."""
 
     def __init__(self, job: Job, world: World, engine: Engine, check: FiniteCheck | None, tracker: Tracker,
-                 writer: RecordWriter | None) -> None:
+                 writer: RecordWriter | None, run_dir: Path | None) -> None:
         self._job, self._world, self._engine, self._tracker, self._writer = job, world, engine, tracker, writer
         self._check = check
         self._config = job.config.trainer
         self._train, self._val = (self._loader(train) for train in (True, False))
         self._progress = Progress(self._config.epochs, len(self._train), job.label,
                                   batch_size=self._config.batch_size, enabled=world.rank == 0)
+        self._run_dir, self._trace = run_dir, None
+        traced = chosen_step(self._config.trace, len(self._train), self._config.epochs)
+        if traced is not None and isinstance(engine, Runtime):
+            self._trace = StepTrace(engine, traced)
 
     def _loader(self, train: bool) -> Loader:
         config, data = self._job.config, self._job.data
@@ -226,7 +231,11 @@ class _Run:
         begin = time.perf_counter()
         for i, batch in enumerate(self._batches(epoch)):
             lr = learning_rate(self._config, epoch, (first + i) / (steps * self._config.epochs))
+            if self._trace is not None:
+                self._trace.before(first + i)
             loss = engine.train_step(batch.images, batch.labels, step=first + i, lr=lr)
+            if self._trace is not None:
+                self._trace.after(first + i)
             if self._check is not None:
                 self._check.after(first + i, loss)
             total += loss
@@ -236,6 +245,8 @@ class _Run:
         world.barrier()
         seconds = time.perf_counter() - begin
         split = self._split(seconds, own_end)
+        if self._trace is not None and first <= self._trace.step < first + steps:
+            self._trace.write(world, None if self._run_dir is None else self._run_dir / "trace.json")
         train_loss = world.sum(total).item() / steps
         if not math.isfinite(train_loss):
             raise NotFinite(f"the mean training loss of epoch {epoch + 1} is {train_loss}: trainer.check_finite=true "

@@ -85,14 +85,25 @@ def test_the_trace_is_what_perfetto_reads(tmp_path: Path, capsys: pytest.Capture
     assert max(e["args"]["bytes"] for e in memory) > memory[-1]["args"]["bytes"] == 0
 
 
-def test_bars_that_overlap_get_lanes_of_their_own_and_nested_ones_share() -> None:
-    bars = [Bar(0, "network", "sum", name, start, end) for name, start, end in (
+def lanes_of(stream: str) -> tuple[dict[str, int], dict[int, str]]:
+    """The thread of each of some bars, and the name of each thread."""
+    bars = [Bar(0, stream, "sum", name, start, end) for name, start, end in (
         ("a", 0.0, 4.0), ("b", 1.0, 5.0), ("within a", 1.0, 2.0), ("after", 6.0, 7.0))]
     events: Any = trace_of(bars, [], "")["traceEvents"]
-    lanes = {e["name"]: e["tid"] for e in events if e["ph"] == "X"}
+    return ({e["name"]: e["tid"] for e in events if e["ph"] == "X"},
+            {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"})
+
+
+def test_messages_that_overlap_get_lanes_of_their_own() -> None:
+    lanes, threads = lanes_of("network")
+    assert lanes["sum a"] == lanes["sum after"]
+    assert sorted(threads.values()) == ["network", "network 2", "network 3"]
+
+
+def test_computing_may_lie_within_computing() -> None:
+    lanes, threads = lanes_of("compute")
     assert lanes["sum a"] == lanes["sum within a"] == lanes["sum after"] != lanes["sum b"]
-    threads = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
-    assert threads == {lanes["sum a"]: "network", lanes["sum b"]: "network 2"}
+    assert threads == {lanes["sum a"]: "compute", lanes["sum b"]: "compute 2"}
 
 
 def test_the_drawing_is_svg_with_a_bar_for_every_event(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,32 +46,34 @@ class Clock:
 
     def reset(self) -> None:
         """Begin an epoch; call it right after a barrier."""
-        self._origin = self._now()
+        self._origin = self.now()
         self._starts: defaultdict[Key, list[Any]] = defaultdict(list)
         self._waits: list[tuple[Key, int, Sequence[int], Any, Any]] = []
         self._waited: defaultdict[Key, int] = defaultdict(int)
         self._data: list[tuple[Any, Any]] = []
 
-    def _now(self) -> Any:
+    def now(self) -> Any:
+        """A mark of this moment: on CUDA of when the device gets there."""
         if not self._cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
-    def _seconds(self, mark: Any) -> float:
+    def seconds(self, mark: Any) -> float:
+        """When a mark was, since the epoch began."""
         return self._origin.elapsed_time(mark) / 1000 if self._cuda else mark - self._origin
 
     def started(self, key: Key) -> None:
         """This worker's side of the exchange is ready."""
-        self._starts[key].append(self._now())
+        self._starts[key].append(self.now())
 
     @contextmanager
     def waiting(self, key: Key, sources: Sequence[int]) -> Iterator[None]:
         """Blocked until the exchange with the workers `sources` is done."""
-        begin = self._now()
+        begin = self.now()
         yield
-        self._waits.append((key, self._waited[key], sources, begin, self._now()))
+        self._waits.append((key, self._waited[key], sources, begin, self.now()))
         self._waited[key] += 1
 
     @contextmanager
@@ -84,14 +86,20 @@ class Clock:
     @property
     def starts(self) -> dict[Key, np.ndarray]:
         """Per exchange, when this worker started it in each step; for the peers' `split`."""
-        return {key: np.array([self._seconds(mark) for mark in marks]) for key, marks in self._starts.items()}
+        return {key: np.array([self.seconds(mark) for mark in marks]) for key, marks in self._starts.items()}
+
+    @property
+    def messages(self) -> list[tuple[Key, float, float, float]]:
+        """Of every exchange that has ended: its name, when this worker started it, and from when to when it waited."""
+        return [(key, self.seconds(self._starts[key][occurrence]), self.seconds(begin), self.seconds(end))
+                for key, occurrence, _, begin, end in self._waits if occurrence < len(self._starts[key])]
 
     def split(self, seconds: float, own_end: float, starts: Sequence[dict[Key, np.ndarray]]) -> TimeSplit:
         """Divide an epoch of `seconds`, which this worker itself ended at `own_end`; `starts` are by rank."""
         data = sum(end - begin for begin, end in self._data)
         communication, idle = 0.0, seconds - own_end
         for key, occurrence, sources, begin_mark, end_mark in self._waits:
-            begin, end = self._seconds(begin_mark), self._seconds(end_mark)
+            begin, end = self.seconds(begin_mark), self.seconds(end_mark)
             ready = max((starts[source][key][occurrence] for source in sources), default=begin)
             until = min(max(begin, ready), end)
             idle += until - begin

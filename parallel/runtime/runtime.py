@@ -7,11 +7,13 @@ transpose.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from parallel.ops.dropout import step_key
-from parallel.program import Backward, Forward, Program, Start, Update, Wait
+from parallel.program import Backward, Forward, Program, Start, Step, Update, Wait
 from parallel.runtime.buffers import Buffers
 from parallel.runtime.clock import Clock
 from parallel.runtime.exchange import Format
@@ -24,6 +26,9 @@ from parallel.runtime.world import World
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 """Of weights, by precision; bf16 computes under autocast."""
+
+Instruction = tuple[Step, Any, Any]
+"""A step of the program, and when the worker began and ended it."""
 
 
 def named_weights(model: nn.Module) -> dict[ParameterName, Tensor]:
@@ -61,6 +66,8 @@ class Runtime:
         self.parameters = Parameters(program, named_weights(model), world, self.transport, self._weights,
                                      momentum=momentum, weight_decay=weight_decay, keep_gradients=keep_gradients)
         self.buffers = Buffers(program, model, world.rank, self._weights)
+        self.trace: list[Instruction] | None = None
+        """Given a list, steps put into it what this worker does, and marks of the clock from when to when."""
         self._seed = seed
         self._steps = program.steps[world.rank]
         self._prepared = Prepared(program, world.rank, world.device, compile, observer)
@@ -80,6 +87,7 @@ class Runtime:
         """
         run = self._begin(images, labels, True, step_key(self._seed, step, self.world.device))
         for instruction in self._steps:
+            begin = None if self.trace is None else self.clock.now()
             match instruction:
                 case Forward(segment, m):
                     run.forward(self._prepared.work[segment, m])
@@ -92,6 +100,8 @@ class Runtime:
                     run.wait(exchange, m, backward)
                 case Update(bucket):
                     self.parameters.update(bucket, lr)
+            if self.trace is not None:
+                self.trace.append((instruction, begin, self.clock.now()))
         run.close()
         return run.loss
 

@@ -46,7 +46,7 @@ def write_trace(path: Path, bars: Iterable[Bar], counts: Iterable[Count] = (), t
 
 
 def trace_of(bars: Sequence[Bar], counts: Sequence[Count], title: str) -> dict[str, object]:
-    """The trace as JSON has it. Bars of a stream that overlap without one holding the other get lanes of their own."""
+    """The trace as JSON has it. Messages that overlap get lanes of their own; computing may lie within computing."""
     lanes = _lanes(bars)
     threads = {(bar.worker, lane): f"{bar.stream} {lane[1] + 1}" if lane[1] else bar.stream
                for bar, lane in zip(bars, lanes, strict=True)}
@@ -79,7 +79,8 @@ def _lanes(bars: Sequence[Bar]) -> list[tuple[int, int]]:
         for stack in stacks:
             while stack and stack[-1] <= bar.start_s:
                 stack.pop()
-        fits = [n for n, stack in enumerate(stacks) if not stack or bar.end_s <= stack[-1]]
+        nests = bar.stream == COMPUTE
+        fits = [n for n, stack in enumerate(stacks) if not stack or (nests and bar.end_s <= stack[-1])]
         lane = fits[0] if fits else len(stacks)
         if not fits:
             stacks.append([])
