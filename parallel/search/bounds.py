@@ -16,7 +16,6 @@ the optimum (`exact`) never asks for an exact price that the bounds have made po
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -25,11 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel.box import Box, cut
-from parallel.cluster import Cluster, Link
+from parallel.cluster import Cluster
 from parallel.lower import BUCKET_BYTES
 from parallel.memory import ACTIVATION_BYTES, WEIGHT_BYTES
 from parallel.ops import DIMS, Op, Part
 from parallel.search.ground import Edge
+from parallel.search.pairs import Pairs, link_seconds
 from parallel.search.space import Degrees, Space
 from parallel.simulator.prices import trained_ops
 
@@ -59,6 +59,11 @@ class Bounds(Protocol):
         """Of an exchange in either direction, for candidates of its ends; the two broadcast."""
         ...
 
+    def closer_s(self, edge: Edge, producers: Ints, consumers: Ints) -> tuple[Floats, Floats] | None:
+        """Of the exchanges of producers[i] with consumers[i], forward and backward [i]; slower and closer. None if
+        nothing closer is known."""
+        ...
+
 
 class NoBounds:
     """Nothing is known beforehand."""
@@ -72,6 +77,9 @@ class NoBounds:
 
     def exchange_s(self, edge: Edge, producers: Ints, consumers: Ints) -> Floats:
         return np.zeros(np.broadcast_shapes(producers.shape, consumers.shape))
+
+    def closer_s(self, edge: Edge, producers: Ints, consumers: Ints) -> tuple[Floats, Floats] | None:
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +119,7 @@ class LinkBounds:
         self._costs: dict[str, Costs] = {}
         self._held: dict[str, _Held] = {}
         self._need: dict[tuple[str, int], _Need] = {}
+        self._pairs: dict[Edge, Pairs] = {}
 
     def costs(self, op: str) -> Costs:
         if op not in self._costs:
@@ -124,15 +133,14 @@ class LinkBounds:
         forward = np.array([compute.forward_s(op, part, precision) for part in parts])
         backward = np.array([compute.backward_s(op, part, precision, gradient) for part in parts]) \
             if trained else np.zeros(len(parts))
-        sums, updates = self._syncs(op)
-        return Costs(forward, backward, sums, updates, sums)
+        return Costs(forward, backward, *self._syncs(op))
 
-    def _syncs(self, op: Op) -> tuple[Floats, Floats]:
-        """Seconds of summing (and of gathering), and of updating."""
+    def _syncs(self, op: Op) -> tuple[Floats, Floats, Floats]:
+        """Seconds of summing, updating and gathering."""
         degrees = self._space.degrees[op.name]
-        sums, updates = np.zeros(len(degrees)), np.zeros(len(degrees))
+        sums, updates, gathers = np.zeros((3, len(degrees)))
         if not op.parameters:
-            return sums, updates
+            return sums, updates, gathers
         cluster, compute, per_node = self._cluster, self._cluster.compute, self._cluster.workers_per_node
         n, c, k, h, w = (np.array(column, dtype=np.int64) for column in zip(*degrees, strict=True))
         holders, size, hw = n * h * w, n * c * k * h * w, h * w
@@ -158,12 +166,13 @@ class LinkBounds:
             if cluster.between is not None:
                 between = (holders - near) * numbers / holders * (count if cluster.between.shared else 1)
                 load = np.maximum(load, link_seconds(cluster.between, between * self._weight / share))
-            sums += np.where(holders > 1, share * load, 0.0)
-        shared = holders > 1
+            announced = cluster.shared_memory & (near == holders)
+            sums += share * load * (holders > 1)
+            gathers += share * np.where(announced, cluster.inside.latency_s, load) * (holders > 1)
         for (shard, count), at in _groups(shards, holders):
             updates[at] = compute.update_s(shard, self._precision) + (
                 compute.add_s((count - 1) * shard, self._precision) if count > 1 else 0.0)
-        return np.where(shared, sums, 0.0) * (1 - 1e-9), updates
+        return sums * (1 - 1e-9), updates, gathers * (1 - 1e-9)
 
     def exchange_s(self, edge: Edge, producers: Ints, consumers: Ints) -> Floats:
         producer = self._space.graph[edge.producer]
@@ -192,6 +201,14 @@ class LinkBounds:
         half = received / 2 * itemsize
         either = np.minimum(link_seconds(cluster.inside, half), link_seconds(cluster.between, half))
         return np.where(alone, inside, np.maximum(crossing, either)) * (1 - 1e-9)
+
+    def closer_s(self, edge: Edge, producers: Ints, consumers: Ints) -> tuple[Floats, Floats] | None:
+        producer = self._space.graph[edge.producer]
+        if producer.domain != producer.shape or producer.wide:
+            return None
+        if edge not in self._pairs:
+            self._pairs[edge] = Pairs(self._space, edge, self._cluster, self._precision)
+        return self._pairs[edge].seconds(producers, consumers)
 
     def _holds(self, op: Op) -> _Held:
         if op.name not in self._held:
@@ -224,16 +241,6 @@ class LinkBounds:
             self._need[key] = _Need(np.array([math.prod(row) for row in degrees]), np.array(some, dtype=np.int64),
                                     np.array(least, dtype=np.int64))
         return self._need[key]
-
-
-def link_seconds(link: Link, loads: NDArray[np.generic]) -> Floats:
-    """`Link.seconds` of many loads."""
-    loads = np.asarray(loads, dtype=np.float64)
-    sizes, speeds = (np.log(np.array(column, dtype=np.float64)) for column in zip(*link.bandwidth, strict=True))
-    if len(sizes) == 1:
-        return np.where(loads > 0, link.latency_s + loads / link.bandwidth[0][1], 0.0)
-    logs = np.interp(np.log(np.maximum(loads, 1e-300)), sizes, speeds)
-    return np.where(loads > 0, link.latency_s + loads / np.exp(logs), 0.0)
 
 
 def _covered(degree: Ints, stride: Ints, per_node: int) -> Ints:
@@ -272,6 +279,3 @@ def _groups(*columns: Ints) -> list[tuple[tuple[int, ...], Ints]]:
     order = np.argsort(inverse, kind="stable")
     ends = np.searchsorted(inverse[order], np.arange(len(rows) + 1))
     return [(tuple(row.tolist()), order[a:b]) for row, a, b in zip(rows, ends, ends[1:], strict=False)]
-
-
-Pricer = Callable[[Space], Bounds]

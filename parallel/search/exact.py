@@ -25,13 +25,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from parallel.search.bounds import Bounds
-from parallel.search.ground import Ground, Run
 from parallel.search.goal import Goal, Score
+from parallel.search.ground import Ground, Run
 from parallel.search.labels import START, Label
 from parallel.search.potentials import Potentials
 
 ROUNDING = 1e-12
 """Plans that are better by a smaller share than this are taken for equally good."""
+WIDTH = 3
+"""Labels that the first dive keeps."""
+MOST_SHARPENED = 20_000
+"""Pairs of candidates of an exchange that are bounded closely before the search; the others when it needs them."""
 Chosen = Mapping[str, int]
 
 
@@ -94,11 +98,14 @@ class _Search:
                 self._offer(plan)
             potentials.narrow(self._limit)
             potentials.connect()
-            for _ in range(2):  # the plans that the bounds suggest lower the limit, which drops more candidates
-                found = potentials.solve(self._limit)
-                floor = max(floor, min(potentials.least_s, self._limit))
-                for plan in found:
-                    self._offer(plan)
+            for plan in potentials.solve(self._limit):
+                self._offer(plan)
+            floor = min(potentials.least_s, self._limit)
+            self._dive()
+            potentials.solve(self._limit)
+            potentials.sharpen(self._limit, MOST_SHARPENED)
+            for plan in potentials.solve(self._limit):
+                self._offer(plan)
             potentials.solve(self._limit)
             floor, stopped = self._best_first(floor)
         except KeyboardInterrupt:
@@ -158,7 +165,7 @@ class _Search:
             r = state.r
             if order is None or bounds is None:
                 position = positions[r][state.picked]
-                values = self.potentials.in_front(state.label, r, position)
+                values = self.potentials.in_front(state.label, r, position, self._limit)
                 leader = self.ground.runs[r - 1].leader
                 if leader in state.chosen:
                     place = positions[r - 1].get(state.chosen[leader])
@@ -174,9 +181,29 @@ class _Search:
                 push(bounds[at + 1], state, order, bounds, at + 1)
             extended = self._extend(state, int(stages[r - 1].candidates[order[at]]))
             if extended is not None:
-                self._learn(extended, order[at], positions[r].get(state.picked, -1))
                 self._enter(extended, order[at], kept, push)
         return self._limit, None
+
+    def _dive(self) -> None:
+        """Go from the loss to the images once, with the few best labels of every cut: a good plan to begin with."""
+        stages, last = self.potentials.stages, len(self.ground.runs)
+        begin = _State(last, {}, START, False, None, -1)
+        order = (stages[-1].means + stages[-1].rest).max(axis=0).argsort()[:WIDTH].tolist()
+        front = [(state, at) for at in order if (state := self._extend(begin, int(stages[-1].candidates[at])))]
+        for r in range(last - 1, 0, -1):
+            reached: list[tuple[float, int, _State, int]] = []
+            for state, position in front:
+                values = self.potentials.in_front(state.label, r, position, self._limit)
+                index = state.chosen.get(self.ground.runs[r - 1].leader)
+                places = values.argsort()[:WIDTH].tolist() if index is None else \
+                    (stages[r - 1].candidates == index).nonzero()[0].tolist()
+                for at in places:
+                    if (extended := self._extend(state, int(stages[r - 1].candidates[at]))) is not None:
+                        bound = self.potentials.of_label(extended.label, r - 1, at)
+                        reached.append((bound, len(reached), extended, at))
+            front = [(state, at) for _, _, state, at in sorted(reached, key=lambda found: found[:2])[:WIDTH]]
+        for state, _ in front:
+            self._complete(state.label, _plan(self.ground, state))
 
     def _extend(self, state: _State, index: int) -> _State | None:
         """The state with the candidate `index` of the run in front; None if it does not fit the memory."""
@@ -191,13 +218,6 @@ class _Search:
         if state.shadow and not shadow:
             return None
         return _State(r, {name: chosen[name] for name in self.alive[r]}, label, shadow, state, index)
-
-    def _learn(self, state: _State, at: int, behind: int) -> None:
-        """Put the exact price of the exchange in place of its bound."""
-        stage = self.potentials.stages[state.r + 1]
-        if stage.edge is not None and state.behind is not None:
-            exact_s = self.ground.exchange(stage.edge, state.picked, state.behind.picked) or (0.0, 0.0)
-            stage.forward_s[at, behind], stage.backward_s[at, behind] = exact_s
 
     def _enter(self, state: _State, at: int, kept: dict[tuple[int, tuple[int, ...]], list[_State]],
                push: Callable[[float, _State, list[int] | None, list[float] | None, int], None]) -> None:

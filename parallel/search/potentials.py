@@ -21,10 +21,10 @@ candidate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from parallel.search.bounds import Bounds, Floats, Ints
 from parallel.search.ground import Edge, Ground
@@ -53,6 +53,10 @@ class Stage:
     forward_s: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     """Of the exchange from the run before [candidates there, l]: bounds, exact where they are known."""
     backward_s: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    close: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
+    """Which of them are as close as bounds can be."""
+    past: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    """Of all runs behind [w, l]."""
     rest: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     """Of all runs in front [w, l]."""
     rest_ends: Floats = field(default_factory=lambda: np.zeros((0, 0)))
@@ -112,7 +116,28 @@ class Potentials:
             else:
                 stage.forward_s = self.bounds.exchange_s(stage.edge, before.candidates[:, None],
                                                          stage.candidates[None, :])
-            stage.backward_s = stage.forward_s.copy()
+            stage.backward_s, stage.close = stage.forward_s.copy(), np.zeros(shape, dtype=bool)
+
+    def sharpen(self, limit_s: float, most: int) -> None:
+        """Bound more closely the exchanges that a plan within the limit may have; not where they are more than `most`.
+        """
+        for before, stage in zip(self.stages, self.stages[1:], strict=False):
+            if stage.edge is not None:
+                least = np.full(stage.forward_s.shape, -np.inf)
+                for w, weights in enumerate(MEANS):
+                    ends = (before.means[w] + before.rest[w])[:, None] + (stage.means[w] + stage.past[w])[None, :]
+                    np.maximum(least, self.crossing(stage, weights) + ends, out=least)
+                self._sharpen(before, stage, (least < limit_s) & ~stage.close, most)
+
+    def _sharpen(self, before: Stage, stage: Stage, pairs: NDArray[np.bool_], most: int) -> None:
+        rows, columns = pairs.nonzero()
+        if stage.edge is None or not 0 < len(rows) <= most:
+            return
+        closer = self.bounds.closer_s(stage.edge, before.candidates[rows], stage.candidates[columns])
+        stage.close[rows, columns] = True
+        if closer is not None:
+            stage.forward_s[rows, columns] = np.maximum(stage.forward_s[rows, columns], closer[0])
+            stage.backward_s[rows, columns] = np.maximum(stage.backward_s[rows, columns], closer[1])
 
     def crossing(self, stage: Stage, weights: Floats, columns: slice | int = slice(None)) -> Floats:
         """Cost in a mean of the exchange from the run before [candidates there, l]."""
@@ -138,6 +163,7 @@ class Potentials:
         keep: list[np.ndarray] = []
         for r in reversed(range(len(self.stages))):
             stage = self.stages[r]
+            stage.past = past
             keep.append((stage.means + stage.rest + past).max(axis=0) < limit_s)
             if r:
                 past = np.stack([(self.crossing(stage, weights) + (stage.means[w] + past[w])[None, :]).min(axis=1)
@@ -154,8 +180,9 @@ class Potentials:
         keep.reverse()
         for r, stage in enumerate(self.stages):
             if r:
-                stage.forward_s, stage.backward_s = (x[np.ix_(keep[r - 1], keep[r])]
-                                                     for x in (stage.forward_s, stage.backward_s))
+                left = np.ix_(keep[r - 1], keep[r])
+                stage.forward_s, stage.backward_s = stage.forward_s[left], stage.backward_s[left]
+                stage.close = stage.close[left]
             self._keep(stage, keep[r])
         return found
 
@@ -171,6 +198,8 @@ class Potentials:
         stage.means, stage.ends = stage.means[:, keep], stage.ends[:, keep]
         if stage.rest.size:
             stage.rest, stage.rest_ends = stage.rest[:, keep], stage.rest_ends[:, keep]
+        if stage.past.size:
+            stage.past = stage.past[:, keep]
 
     def of_label(self, label: Label, r: int, position: int) -> float:
         """What a plan takes at least whose runs from r on are the label's."""
@@ -179,13 +208,22 @@ class Potentials:
         ends = max(label.a + stage.rest_ends[0, position], label.g + stage.rest_ends[1, position])
         return max(float(means.max()), ends)
 
-    def in_front(self, label: Label, r: int, position: int) -> Floats:
-        """The same for every candidate of run r − 1 in front of it [l]."""
+    def in_front(self, label: Label, r: int, position: int, limit_s: float) -> Floats:
+        """The same for every candidate of run r − 1 in front of it [l]; exchanges are bounded closely where that may
+        help."""
         stage, before = self.stages[r], self.stages[r - 1]
+        values = self._in_front(label, stage, before, position)
+        pairs = np.zeros_like(stage.close)
+        pairs[:, position] = (values < limit_s) & ~stage.close[:, position]
+        if pairs.any():
+            self._sharpen(before, stage, pairs, pairs.size)
+            values = self._in_front(label, stage, before, position)
+        return values
+
+    def _in_front(self, label: Label, stage: Stage, before: Stage, position: int) -> Floats:
         forward, backward = stage.forward_s[:, position], stage.backward_s[:, position]
         both = forward + np.maximum(backward, self.slowdown * (stage.sums[position] + backward))
-        base = MEANS @ _sums(label)
-        costs = before.means + before.rest + base[:, None]
+        costs = before.means + before.rest + (MEANS @ _sums(label))[:, None]
         costs += (MEANS[:, 0] + MEANS[:, 1])[:, None] * both + MEANS[:, 2:] * (forward + backward)
         ends = before.ends + before.rest_ends + np.array([[label.a], [label.g]]) + forward
         result: Floats = np.maximum(costs.max(axis=0), ends.max(axis=0))
@@ -195,6 +233,3 @@ class Potentials:
 def _sums(label: Label) -> Floats:
     """The sums 1, 2 and 3 of the module's table."""
     return np.array([label.e + label.alpha, label.e + max(label.eta, label.gamma), label.n + label.gamma])
-
-
-Chosen = Mapping[str, int]
