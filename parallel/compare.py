@@ -1,6 +1,7 @@
 """Compare finished runs: `python -m parallel.compare DIR… [--json FILE] [--csv FILE] [--report FILE]`.
 
-Reads every record below the folders and prints, for each workload, a row per strategy; writes `report.html`.
+Reads every record below the folders and prints, for each workload, a row per strategy; writes `report.html`. Files
+`validation*.json` below them (predicted against measured steps, scripts/validate_simulator.py) are shown, too.
 What the columns mean stands in `docs/records.md`.
 """
 
@@ -23,9 +24,12 @@ from rich.text import Text
 
 from parallel.results.comparison import Comparison, Row, compare, describe
 from parallel.results.notes import notes
-from parallel.results.records import find_records, unfinished_runs
+from parallel.results.records import find_records, no_runs, unfinished_runs
 from parallel.results.report import write_report
+from parallel.results.report.validation import section
 from parallel.results.table import RESULTS, TIMES, WHO, WHO_SHORT, Column, cells
+from parallel.results.validation import find_validations
+from parallel.results.validation_table import print_validation
 
 WIDE = 10_000
 """Columns of the console when it is no terminal: a row stays one line, for grep and for logs."""
@@ -84,13 +88,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
               file=sys.stderr)
         return 2
     try:
-        comparisons = compare(find_records(options.dirs))
+        validations = find_validations(options.dirs)
+        comparisons = [] if validations and no_runs(options.dirs) else compare(find_records(options.dirs))
         # Where JSON or CSV goes to standard output it is alone there.
         console = Console(stderr="-" in (options.json, options.csv))
         if not console.is_terminal:
             console.width = WIDE
         for comparison in comparisons:
             print_comparison(comparison, console)
+        for validation in validations:
+            print_validation(validation, console)
+            console.print()
         for run in unfinished_runs(options.dirs):
             console.print(Text(f"· left out, not finished: {run}"), soft_wrap=True)
         _write(options.json, lambda: json.dumps([as_dict(c) for c in comparisons], indent=2) + "\n", console)
@@ -98,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.no_report:
             first: Path = options.dirs[0]
             report = options.report or (first if first.is_dir() else first.parent) / "report.html"
-            write_report(report, comparisons)
+            write_report(report, comparisons, [section(validation) for validation in validations])
             console.print(Text(f"report: {report}"), soft_wrap=True)
     except (ValueError, OSError) as error:
         print(f"parallel.compare: {error}", file=sys.stderr)

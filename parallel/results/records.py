@@ -228,6 +228,11 @@ def find_records(paths: Iterable[Path]) -> list[Record]:
     return sorted((read_record(file) for file in files), key=lambda r: (r.started or "", r.directory or ""))
 
 
+def no_runs(paths: Iterable[Path]) -> bool:
+    """Whether there is no record at or below `paths`, all of which are folders."""
+    return all(path.is_dir() and not any(path.rglob(RECORD)) for path in paths)
+
+
 def unfinished_runs(paths: Iterable[Path]) -> list[Path]:
     """The run directories at or below `paths` that hold epochs but no record: interrupted, or still running."""
     parts = {file for path in paths if path.is_dir() for name in (PART, EPOCHS) for file in path.rglob(name)}

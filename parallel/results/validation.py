@@ -118,7 +118,7 @@ class Statistics:
                  ("largest error", 100 * self.largest, "%", self.largest <= LARGEST, f"at most {100 * LARGEST:g} %"),
                  ("τ", self.tau, "", self.tau is None or self.tau >= TAU, f"at least {TAU:g}"),
                  ("regret", self.regret, "", self.regret <= REGRET, f"at most {REGRET:g}")]
-        return [f"{name} {value:.3g}{' ' * bool(unit)}{unit}, aimed at {rule}" for name, value, unit, ok, rule in found
+        return [f"{name} {value:.3g}{' ' * bool(unit)}{unit} (aim: {rule})" for name, value, unit, ok, rule in found
                 if not ok and value is not None]
 
 

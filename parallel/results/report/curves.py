@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallel.results.comparison import Row
 from parallel.results.report.charts import colour
-from parallel.results.report.svg import Scale, drawing, element, line, shortened, spread_out, text, tick_label, titled
+from parallel.results.report.svg import (
+    LogScale,
+    Scale,
+    drawing,
+    element,
+    line,
+    shortened,
+    spread_out,
+    text,
+    tick_label,
+    titled,
+)
 
 WIDTH, HEIGHT = 580, 310
 LEFT, RIGHT, TOP, BOTTOM = 48, 190, 30, 40
@@ -18,6 +30,7 @@ ALIKE = 0.01
 """Curves that differ by less than this part of the plot's range lie on top of one another."""
 
 Points = list[tuple[int, float]]
+Axis = Scale | LogScale
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,19 @@ def by_workers(rows: Sequence[Row]) -> str | None:
     return _panel(curves, "Speedup", "workers", "×")
 
 
+def scaling(curves: Sequence[Curve], title: str, unit: str = "", target: float | None = None) -> str:
+    """What falls or rises by workers, both axes logarithmic; a line across at `target`."""
+    values = [v for curve in curves for _, v in curve.points] + ([] if target is None else [target])
+    numbers = sorted({n for curve in curves for n, _ in curve.points})
+    x = LogScale(numbers[0], max(numbers[-1], 2 * numbers[0]), LEFT + 14, WIDTH - RIGHT)
+    y = LogScale(min(values) / 1.15, max(values) * 1.15, HEIGHT - BOTTOM, TOP)
+    shown = [n for i, n in enumerate(numbers) if i % math.ceil(len(numbers) / 9) == 0]
+    over = "" if target is None else element(
+        "g", titled(f"{target:g}{unit}"), line(LEFT, y(target), WIDTH - RIGHT, y(target), class_="mark"))
+    return _frame(curves, title, "workers", unit, x, y, [(n, f"{n:,}") for n in shown],
+                  [(tick, f"{tick:,.6g}") for tick in y.ticks(5)], ALIKE * min(values), over)
+
+
 def largest_difference(rows: Sequence[Row], field: str) -> float:
     """How far apart the curves of a field are at most, after the same epoch."""
     at: dict[int, list[float]] = defaultdict(list)
@@ -79,22 +105,32 @@ def _panel(curves: Sequence[Curve], title: str, along: str, unit: str) -> str:
     pad = 0.06 * span or 0.05 * abs(values[0]) or 1.0
     x = Scale(min(numbers), max(min(numbers) + 1, *numbers), LEFT + 10, WIDTH - RIGHT)
     y = Scale(min(values) - pad, max(values) + pad, HEIGHT - BOTTOM, TOP)
-    out, ticks = [text(0, 12, title, class_="name")], y.ticks(5)
-    for tick in ticks:
-        out += [line(LEFT, y(tick), WIDTH - RIGHT, y(tick), class_="grid"),
-                text(LEFT - 8, y(tick) + 4, tick_label(tick, ticks) + unit, "end", class_="small")]
     steps = {round(tick) for tick in x.ticks(8)} & set(range(min(numbers), max(numbers) + 1))
-    out += [text(x(n), HEIGHT - BOTTOM + 20, str(n), "middle", class_="small") for n in sorted(steps)]
+    ticks = y.ticks(5)
+    return _frame(curves, title, along, unit, x, y, [(n, str(n)) for n in sorted(steps)],
+                  [(tick, tick_label(tick, ticks)) for tick in ticks], ALIKE * span)
+
+
+def _frame(curves: Sequence[Curve], title: str, along: str, unit: str, x: Axis, y: Axis,
+           x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]], tolerance: float,
+           over: str = "") -> str:
+    """The plot, on axes with these ticks. Curves that differ by less than `tolerance` are drawn as bands."""
+    out = [text(0, 12, title, class_="name")]
+    for tick, label in y_ticks:
+        out += [line(LEFT, y(tick), WIDTH - RIGHT, y(tick), class_="grid"),
+                text(LEFT - 8, y(tick) + 4, label + unit, "end", class_="small")]
+    out += [text(x(n), HEIGHT - BOTTOM + 20, label, "middle", class_="small") for n, label in x_ticks]
+    out.append(over)
     out.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, along, "middle", class_="small"))
     ends = spread_out([y(curve.points[-1][1]) for curve in curves], 16, TOP + 4, HEIGHT - BOTTOM)
     for place, (curve, end) in enumerate(zip(curves, ends, strict=True)):
         # A curve with others on top of it is drawn wider, so that all of them stay visible.
-        covers = sum(_alike(curve.points, other.points, ALIKE * span) for other in curves[place + 1:])
+        covers = sum(_alike(curve.points, other.points, tolerance) for other in curves[place + 1:])
         out.append(_curve(curve, 2.0 + min(2.0, 10.0 / len(curves)) * covers, x, y, end, along, unit))
     return drawing(WIDTH, HEIGHT, *out, label=f"{title} by {along}")
 
 
-def _curve(curve: Curve, weight: float, x: Scale, y: Scale, end: float, along: str, unit: str) -> str:
+def _curve(curve: Curve, weight: float, x: Axis, y: Axis, end: float, along: str, unit: str) -> str:
     """The curve, its points, and its name at height `end` with a line that leads there."""
     path = "M" + "L".join(f"{x(n):.2f},{y(v):.2f}" for n, v in curve.points)
     last_n, last_v = curve.points[-1]

@@ -35,17 +35,22 @@ def page(comparisons: Sequence[Comparison], sections: Sequence[Section] = ()) ->
     records = [record for c in comparisons for row in c.rows for record in row.records]
     dates = sorted({record.finished[:10] for record in records if record.finished})
     hosts = sorted({str(record.environment["host"]) for record in records if record.environment.get("host")})
-    about = ", ".join([_count(len(records), "run"), *dates[-1:], *hosts])
+    about = ", ".join([*([_count(len(records), "run")] if records else []), *dates[-1:], *hosts])
     parts = [_comparison(c, alone=len(comparisons) == 1) for c in comparisons]
     parts += [f"<section><h2>{escape(s.title)}</h2>{s.body}</section>" for s in sections]
+    foot = ("Speedup is the ratio of median epoch times; its 95&nbsp;% interval comes from a bootstrap over epochs. "
+            "Efficiency is speedup per worker.")
+    return document("Training strategies compared", about, "".join(parts), foot)
+
+
+def document(title: str, about: str, body: str, foot: str) -> str:
+    """A page that needs nothing else; `body` and `foot` are HTML."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Training strategies compared</title><style>{STYLE}</style></head><body><main>"
-        f'<p class="eyebrow">{escape(about)}</p><h1>Training strategies compared</h1>'
-        f"{''.join(parts)}<footer>Speedup is the ratio of median epoch times; "
-        "its 95&nbsp;% interval comes from a bootstrap over epochs. Efficiency is speedup per worker."
-        "</footer></main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
+        f'<p class="eyebrow">{escape(about)}</p><h1>{escape(title)}</h1>'
+        f"{body}<footer>{foot}</footer></main></body></html>\n"
     )
 
 

@@ -70,6 +70,31 @@ class Scale:
         return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
+@dataclass(frozen=True)
+class LogScale:
+    """A map from positive values to pixels in which equal ratios are equally far apart."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        span = math.log(self.high / self.low)
+        return self.start + (self.end - self.start) * (math.log(value / self.low) / span if span else 0.5)
+
+    def ticks(self, count: int = 6) -> list[float]:
+        """Round values within the scale, of the coarsest kind that gives half as many as `count` or more."""
+        found: list[float] = []
+        for digits in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(range(10, 100, 2))):
+            powers = range(math.floor(math.log10(self.low)) - 1, math.ceil(math.log10(self.high)) + 1)
+            found = [v for n in powers for digit in digits
+                     if self.low * (1 - 1e-9) <= (v := digit * 10.0 ** n) <= self.high * (1 + 1e-9)]
+            if len(found) >= count / 2:
+                break
+        return found[::math.ceil(len(found) / (2 * count))] if found else []
+
+
 def tick_label(value: float, ticks: list[float]) -> str:
     """A tick's value with as many decimals as the spacing needs."""
     step = ticks[1] - ticks[0] if len(ticks) > 1 else abs(value) or 1.0
