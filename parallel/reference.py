@@ -89,6 +89,10 @@ class Reference:
         self.gradients: dict[str, Tensor] = {}
         """Of the last step, by parameter; of a layer that every pass updates, of the last pass."""
 
+    def rows(self, count: int) -> Tensor:
+        """Positions in the batch of the `count` samples that are being computed."""
+        return torch.arange(self._at.first, self._at.first + count)
+
     def train_step(self, images: Tensor, labels: Tensor, step: int) -> float:
         """One step on the whole batch; the mean loss."""
         self._at.step, self._at.first = step, 0

@@ -3,7 +3,8 @@
     python -m parallel.verify strategy=one_weird_trick strategy.scheme=c workers=4 steps=3
 
 trains both side by side on random images and prints the largest relative difference of losses, gradients and
-weights. Exit code 1 when one is above 1e-10.
+weights. Exit code 1 when one is above 1e-10; then both are run again, and the first op whose forward or backward
+differs is printed.
 """
 
 from __future__ import annotations
@@ -12,22 +13,27 @@ import copy
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from parallel.box import Span, cut
 from parallel.config import ClusterConfig, Config, require
-from parallel.graph import trace
+from parallel.first_difference import Place, Recorder, compare_step, compare_weights, relative
+from parallel.graph import Graph, trace
 from parallel.launch.compose import compose_config
 from parallel.lower import lower
 from parallel.models import build_model
 from parallel.plan import Plan
+from parallel.program import Program
 from parallel.reference import Reference
 from parallel.runtime.ddp import DataDistributed, check_ddp_batch
+from parallel.runtime.observe import Observer, observe_modules
 from parallel.runtime.runtime import Runtime
 from parallel.runtime.spawn import spawn_workers
-from parallel.runtime.world import open_world
+from parallel.runtime.world import World, open_world
 from parallel.strategies import build_plan
 
 TOLERANCE = 1e-10
@@ -42,16 +48,13 @@ class Difference:
     gradients: float
     weights: float
     worst: str
+    first: str = ""
+    """Where it begins, if there is one."""
 
     @property
     def ok(self) -> bool:
         """False, too, where a difference is not a number."""
         return all(difference <= TOLERANCE for difference in (self.losses, self.gradients, self.weights))
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference of two tensors relative to the second's largest magnitude."""
-    return ((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-300)).item()
 
 
 def batch(step: int, size: int, shape: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor]:
@@ -61,43 +64,116 @@ def batch(step: int, size: int, shape: tuple[int, ...], classes: int) -> tuple[T
     return images, torch.randint(classes, (size,), generator=generator)
 
 
+@dataclass(frozen=True)
+class _Comparison:
+    """What one worker trains, twice if the first time shows a difference: to find where it begins."""
+
+    model: nn.Module
+    plan: Plan | None
+    """None: torch's DDP."""
+    shape: tuple[int, ...]
+    batch_size: int
+    seed: int
+    world: World
+
+    def engine(self, observer: Observer | None = None) -> DataDistributed | Runtime:
+        if self.plan is None:
+            return DataDistributed(copy.deepcopy(self.model), self.world, batch_size=self.batch_size, seed=self.seed,
+                                   precision="fp64", channels_last=True, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY,
+                                   bucket_mb=25.0, observer=observer)
+        return Runtime(self._program(self.plan), self.model, self.world, seed=self.seed, precision="fp64",
+                       momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, keep_gradients=True, observer=observer)
+
+    def _program(self, plan: Plan) -> Program:
+        return lower(self.graph, plan, self.batch_size)
+
+    @cached_property
+    def graph(self) -> Graph:
+        return trace(self.model, self.shape)
+
+    @property
+    def _passes(self) -> list[Span]:
+        """Spans of samples that are trained on one after the other, each with updated weights."""
+        passes = self.plan.micro_batches if self.plan is not None and self.plan.update == "pass" else 1
+        return [cut(self.batch_size, passes, i) for i in range(passes)]
+
+    def reference(self) -> Reference | None:
+        """On worker 0."""
+        passes, split = 1, None
+        if self.plan is not None and self.plan.update == "pass":
+            passes, merged = self.plan.micro_batches, self._program(self.plan).merged
+            split = next((op.name for op in self.graph if op.parameters and op.name not in merged), None)
+        return None if self.world.rank > 0 else Reference(
+            self.model, seed=self.seed, lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, passes=passes, split=split)
+
+    def step(self, step: int, engine: DataDistributed | Runtime, reference: Reference | None) -> tuple[float, float]:
+        """Train both by one step; their losses."""
+        self.world.watch.at(f"step {step}")
+        images, labels = batch(step, self.batch_size, self.shape, self.graph.ops[-1].input_shapes[0][0])
+        loss = self.world.sum(engine.train_step(images[engine.image_positions], labels[engine.label_positions],
+                                                step=step, lr=LR))
+        return loss.item(), math.nan if reference is None else reference.train_step(images, labels, step)
+
+    def differences(self, steps: int) -> Difference:
+        """The largest; on worker 0."""
+        engine, reference = self.engine(), self.reference()
+        losses, gradients, weights = 0.0, (0.0, ""), (0.0, "")
+        for step in range(steps):
+            loss, right = self.step(step, engine, reference)
+            ours = engine.gathered("gradients")
+            if reference is not None:
+                losses = _worse(losses, abs(loss - right) / abs(right))
+                gradients = max(gradients, largest(ours, reference.gradients), key=_nan_last)
+        ours = engine.gathered("weights")
+        if reference is not None:
+            weights = largest(ours, _weights(reference))
+        return Difference(losses, gradients[0], weights[0], max(gradients, weights, key=_nan_last)[1])
+
+    def first(self, steps: int) -> str:
+        """Where the first difference is, after the same steps again; on every worker."""
+        own, right = Recorder(), Recorder()
+        engine, reference = self.engine(own), self.reference()
+        if reference is not None:
+            observe_modules(reference.model, right, reference.rows)
+        for step in range(steps):
+            own.clear()
+            right.clear()
+            self.step(step, engine, reference)
+            # DDP's workers each have the mean over their own samples: their gradients are not comparable.
+            ours = self.world.gather_to_first((own.outputs, {} if self.plan is None else own.gradients))
+            gradients, weights = engine.gathered("gradients"), engine.gathered("weights")
+            found: Place | None = None
+            if reference is not None:
+                found = compare_step(self.graph, self._passes, ours, (right.outputs, right.gradients),
+                                     _pairs(gradients, reference.gradients), TOLERANCE) or compare_weights(
+                                         _pairs(weights, _weights(reference)), TOLERANCE)
+            found = self.world.gather(found)[0]
+            if found is not None:
+                return f"step {step}, {found}"
+        return "none, when the same steps are run again"
+
+
 def compare_worker(model: nn.Module, plan: Plan | None, shape: tuple[int, ...], batch_size: int, steps: int,
                    seed: int = 0) -> Difference:
     """One worker's side: trains `plan` with its peers and, on worker 0, the reference. The result is worker 0's.
 
     Without a plan it is torch's DDP that is held against the reference.
     """
-    graph = trace(model, shape)
-    classes = graph.ops[-1].input_shapes[0][0]
     with open_world(ClusterConfig(device="cpu")) as world:
-        engine: DataDistributed | Runtime
-        passes, split = 1, None
-        if plan is None:
-            engine = DataDistributed(copy.deepcopy(model), world, batch_size=batch_size, seed=seed, precision="fp64",
-                                     channels_last=True, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, bucket_mb=25.0)
-        else:
-            engine = Runtime(lower(graph, plan, batch_size), model, world, seed=seed, precision="fp64",
-                             momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, keep_gradients=True)
-            if plan.update == "pass":
-                passes = plan.micro_batches
-                split = next((op.name for op in graph if op.parameters and op.name not in engine.program.merged), None)
-        reference = Reference(model, seed=seed, lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY,
-                              passes=passes, split=split) if world.rank == 0 else None
-        losses, gradients = 0.0, (0.0, "")
-        for step in range(steps):
-            images, labels = batch(step, batch_size, shape, classes)
-            loss = world.sum(engine.train_step(images[engine.image_positions], labels[engine.label_positions],
-                                               step=step, lr=LR))
-            ours = engine.gathered("gradients")
-            if reference is not None:
-                theirs = reference.train_step(images, labels, step)
-                losses = _worse(losses, abs(loss.item() - theirs) / abs(theirs))
-                gradients = max(gradients, largest(ours, reference.gradients), key=_nan_last)
-        ours = engine.gathered("weights")
-        weights = (0.0, "")
-        if reference is not None:
-            weights = largest(ours, {name: p.detach() for name, p in reference.model.named_parameters()})
-        return Difference(losses, gradients[0], weights[0], max(gradients, weights, key=_nan_last)[1])
+        comparison = _Comparison(model, plan, shape, batch_size, seed, world)
+        found = comparison.differences(steps)
+        if world.gather(found.ok)[0]:
+            return found
+        return replace(found, first=comparison.first(steps))
+
+
+def _weights(reference: Reference) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in reference.model.named_parameters()}
+
+
+def _pairs(ours: Mapping[tuple[str, str], Tensor], theirs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    named = {f"{op}.{name}": tensor for (op, name), tensor in ours.items()}
+    return {name: (named[name], tensor) for name, tensor in theirs.items()}
 
 
 def largest(ours: Mapping[tuple[str, str], Tensor], theirs: Mapping[str, Tensor]) -> tuple[float, str]:
@@ -159,6 +235,8 @@ def main(arguments: Sequence[str]) -> int:
     for name in ("losses", "gradients", "weights"):
         print(f"  {name:10}{getattr(found, name):.2e}")
     print(f"  worst at  {found.worst}")
+    if found.first:
+        print(f"  first difference: {found.first}")
     print(f"  {'equal' if found.ok else 'DIFFERENT'}: the bound is {TOLERANCE:.0e}")
     return 0 if found.ok else 1
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import socket
 import threading
@@ -85,8 +84,8 @@ class Watch(Silent):
         """Per worker, its last state and when it came."""
         self._answered = time.monotonic()
         self._wakes, self._wake_up = socket.socketpair()
-        for end in (self._wakes, self._wake_up):
-            end.setblocking(False)
+        self._wakes.settimeout(BEAT_S)
+        self._wake_up.setblocking(False)
         self._restore_signal: Callable[[], object] = lambda: None
         self._restore_wakeup: Callable[[], object] = lambda: None
         self._board = Board(rank, size, max(timeout_s, SILENT_S))
@@ -176,8 +175,7 @@ class Watch(Silent):
                 self._answered = now
             before = now
             self._enforce(now)
-            select.select([self._wakes], [], [], BEAT_S)
-            with contextlib.suppress(BlockingIOError):
+            with contextlib.suppress(TimeoutError):
                 for number in self._wakes.recv(4096):
                     if number in (signal.SIGTERM, signal.SIGINT) and not self._told:
                         self._told, self._told_at = number, time.monotonic()
