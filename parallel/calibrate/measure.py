@@ -40,8 +40,8 @@ MESSAGES, LOADING = 0.2, 0.03
 """Shares of the budget; the rest is the ops'."""
 REPEATS = 3
 """A work is measured so often at least, or it is left to the learned model."""
-LARGE_BYTES = 10_000_000
-"""From here on messages are measured less often."""
+MESSAGE_ROUNDS, HIDDEN_ROUNDS = 25, 15
+"""More are not worth their time."""
 
 K = TypeVar("K")
 
@@ -84,8 +84,8 @@ class Calibration:
         return Cluster(
             name="local", nodes=nodes(), workers_per_node=world.size // nodes(), inside=inside, between=between,
             memory_bytes=self._memory(), compute=compute, step_overhead_s=_short(max(0.0, real - priced)),
-            overlap_slowdown=_short(slowdown), shared_memory=bool(world.neighbours), data_s_per_image=_short(loading), data_shared=False,
-            data_overlaps=world.device.type == "cuda",
+            overlap_slowdown=_short(slowdown), shared_memory=bool(world.neighbours), data_s_per_image=_short(loading),
+            data_shared=False, data_overlaps=world.device.type == "cuda",
             machine=machine_of(self._config.cluster, world.size, nodes(), memory_format(trainer.channels_last)),
             sources=sources,
         )
@@ -180,16 +180,19 @@ class Calibration:
             sources |= {f"{name}.latency": "measured: the smallest messages",
                         f"{name}.bandwidth": f"measured: {', '.join(p.name for p in chosen)} of messages"}
         inside, between = links
-        largest = max((need for of in needed(self._graph, self._batch, world.size, (1,)).values() for need in of[:1]),
-                      key=lambda need: need.work.multiply_adds)
+        # Little and often, so that it lasts about as long as the message: the smallest work of a convolution, say.
+        needs = needed(self._graph, self._batch, world.size)
+        dense = max((of[0].work for of in needs.values()), key=lambda work: work.multiply_adds / (work.parameters + 1))
+        small = min((need for of in needs.values() for need in of if need.work.head == dense.head),
+                    key=lambda need: need.work.multiply_adds)
 
         def busy() -> None:
-            self._chain.run({largest.op: largest})
+            self._chain.run({small.op: small})
             self._chain.times.collect()
 
         self._show.phase("computing beside messages")
-        slowdown = overlap_slowdown(messages, world, busy, rounds=5)
-        sources["overlap_slowdown"] = f"measured: {largest.op} beside messages among all workers"
+        slowdown = overlap_slowdown(messages, world, busy, HIDDEN_ROUNDS)
+        sources["overlap_slowdown"] = f"measured: {small.op} beside messages among all workers"
         if inside is None:
             if between is None:
                 raise RuntimeError("neither inside nor between nodes are there two workers")
@@ -198,15 +201,16 @@ class Calibration:
         return inside, between, slowdown, sources
 
     def _points(self, messages: Messages, chosen: Sequence[Pattern], budget: float) -> list[Point]:
-        """All patterns at all sizes, the small ones more often."""
-        points, begin = [], time.perf_counter()
-        for i, size in enumerate(SIZES):
-            for pattern in chosen:
-                late = self._elapsed(begin) > budget
-                rounds = 1 if late else 3 if size >= LARGE_BYTES else 7
-                points.append(Point(pattern, size, messages.measure(pattern, size, rounds)))
-            self._show.done((i + 1) / len(SIZES))
-        return points
+        """Medians of all patterns at all sizes, in rounds until the budget is spent."""
+        seconds: defaultdict[tuple[Pattern, int], list[float]] = defaultdict(list)
+        begin, rounds = time.perf_counter(), 0
+        while rounds < REPEATS or (rounds < MESSAGE_ROUNDS and self._elapsed(begin) < budget):
+            for size in SIZES:
+                for pattern in chosen:
+                    seconds[pattern, size].append(messages.seconds(pattern, size))
+            rounds += 1
+            self._show.done(max(rounds / MESSAGE_ROUNDS, (time.perf_counter() - begin) / budget))
+        return [Point(pattern, size, statistics.median(of)) for (pattern, size), of in seconds.items()]
 
     def _memory(self) -> int:
         total = memory_bytes()

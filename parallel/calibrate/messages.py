@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class Pattern:
     """Who sends how much of B bytes to whom."""
 
     name: str
-    sends: Mapping[tuple[int, int], float]
+    sends: Mapping[tuple[int, int], float] = field(hash=False)
     """By source and target: share of B."""
 
     def load(self, nbytes: float, shared: bool, node_of: Mapping[int, int]) -> float:
@@ -105,15 +105,13 @@ class Messages:
         self._out = torch.ones(2 * max(SIZES) // 4, device=world.device)
         self._turn = 0
 
-    def measure(self, pattern: Pattern, nbytes: int, rounds: int) -> float:
-        """Median seconds of the pattern at this size."""
-        return statistics.median([self._round(pattern, nbytes) for _ in range(rounds + 1)][1:])
-
-    def _round(self, pattern: Pattern, nbytes: int) -> float:
-        """Seconds of one message, of the worker that it takes longest."""
+    def seconds(self, pattern: Pattern, nbytes: int) -> float:
+        """Of one message, for the worker that it takes longest."""
         world = self._world
         taking_part = any(world.rank in pair for pair in pattern.sends)
         repeats = max(2, min(LOOP_MOST, math.ceil(LOOP_BYTES / nbytes)))
+        for turn in range(SLOTS if taking_part else 0):
+            self.start(pattern, nbytes, turn)()  # the first of a size makes the memory that it goes through
         world.barrier()
         begin = self._watch.mark()
         for turn in range(repeats if taking_part else 0):
@@ -163,7 +161,7 @@ def overlap_slowdown(messages: Messages, world: World, compute: Callable[[], Non
             wait()
         return watch.seconds(begin, end)
 
-    message_s = messages.measure(everyone, HIDDEN_BYTES, rounds)
+    message_s = statistics.median(messages.seconds(everyone, HIDDEN_BYTES) for _ in range(rounds))
     timed(0, 1)
     times = max(1, math.ceil(LONGER * message_s / statistics.median(max(world.gather(timed(0, 1))) for _ in range(3))))
     slower = [timed(HIDDEN_BYTES, times) - timed(0, times) for _ in range(rounds)]
@@ -183,10 +181,8 @@ def _fit(points: Sequence[Point], node_of: Mapping[int, int], shared: bool) -> t
     smooth = np.exp(IsotonicRegression(out_of_bounds="clip").fit_transform(np.log(loads), np.log(seconds)))
     by_load = dict(sorted(zip(loads.tolist(), smooth.tolist(), strict=True)))
     sizes = list(by_load)
-    # The line through the two smallest loads of different times meets the axis at the latency.
-    slope = next(((by_load[b] - by_load[sizes[0]]) / (b - sizes[0]) for b in sizes if by_load[b] > by_load[sizes[0]]),
-                 by_load[sizes[0]] / sizes[0])
-    latency = max(0.0, by_load[sizes[0]] - slope * sizes[0])
+    # What the smallest load takes beyond the largest one's time per byte.
+    latency = max(0.0, by_load[sizes[0]] - sizes[0] * by_load[sizes[-1]] / sizes[-1])
     link = Link(latency, tuple(_rising([(size, by_load[size] - latency) for size in sizes])), shared)
     errors = [abs(link.seconds(load) / s - 1) for load, s in zip(loads.tolist(), seconds.tolist(), strict=True)]
     return link, float(np.mean(errors))
