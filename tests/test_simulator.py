@@ -21,6 +21,7 @@ from parallel.simulator.clocks import Clocks, Crew
 from parallel.simulator.delta import DeltaSimulation, full_step_s
 from parallel.simulator.moves import random_moves
 from parallel.simulator.prices import Prices, Sync, Traffic
+from parallel.simulator.race import race
 from parallel.simulator.simulate import simulate
 from parallel.simulator.timeline import Timeline
 from tests.made_clusters import Rates, link, made_cluster
@@ -194,6 +195,20 @@ def test_delta_simulation_is_the_full_one_to_the_bit(name: str, workers: int) ->
             assert delta.step_s == before
         assert delta.step_s == full_step_s(delta.plan(), prices, memoised=i % 2 == 0)
         assert dict(make_plan(graph, workers, delta.decided).layouts) == delta.layouts
+
+
+def test_delta_and_full_simulation_race_over_the_same_moves() -> None:
+    prices = Prices(GRAPHS["towers"], 8, FOUR, "fp32")
+    result = race(prices, 4, moves=40, seed=0, every=2, full_every=4)
+    assert (result.moves, result.compared, result.different) == (40, 20, 0)
+    assert min(result.delta_s, result.full_s, result.memoised_s) > 0
+
+    class Wrong(Prices):
+        def compute(self, op: Op, layout: Layout, samples: int) -> tuple[float, float]:
+            forward_s, backward_s = super().compute(op, layout, samples)
+            return forward_s, np.nextafter(backward_s, 1.0)  # the last bit; only the fold asks for it here
+
+    assert race(Wrong(GRAPHS["towers"], 8, FOUR, "fp32"), 4, moves=40, seed=0).different > 0
 
 
 def test_a_move_that_cannot_be_is_refused() -> None:

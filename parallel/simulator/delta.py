@@ -56,6 +56,11 @@ class DeltaSimulation:
         """Seconds of a step of the plan as it is."""
         return self._folded.end_s + self._overhead_s
 
+    @property
+    def proposed(self) -> dict[str, Layout]:
+        """The layouts of the last proposal, or of the plan if there is none."""
+        return self.layouts if self._proposed is None else self._proposed[1]
+
     def plan(self) -> Plan:
         """The plan as it is."""
         return Plan(workers=self.workers, layouts=dict(self.layouts))
