@@ -288,6 +288,27 @@ def test_batch_norm_has_the_statistics_of_the_whole_batch(data: st.DataObject) -
     assert not zeros.any() and all(torch.equal(buffers[name], was[name]) for name in was)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_batch_norm_on_a_gpu(dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    layer = nn.BatchNorm2d(6).cuda()
+    sums, norm = RULES[nn.BatchNorm2d](layer, "op", inputs=("x",), input_shapes=((6, 4, 4),),  # type: ignore[misc]
+                                       shape=(6, 4, 4))
+    x = random(BATCH, 6, 4, 4).to("cuda", dtype, memory_format=memory_format).requires_grad_()
+    parameters, buffers = dict(layer.named_parameters()), {n: b.clone() for n, b in layer.named_buffers()}
+    total = sums.forward(whole_part(sums, BATCH), [x], {}, context(()))
+    ours = norm.forward(whole_part(norm, BATCH), [x, total], parameters, context((), buffers=buffers))
+    cotangent = torch.randn_like(ours)
+    found = torch.autograd.grad(ours, [x, *parameters.values()], cotangent)
+    truth = layer(x)
+    expected = torch.autograd.grad(truth, [x, *parameters.values()], cotangent)
+    tolerance = 1e-4 if dtype == torch.float32 else 5e-2
+    for a, b in zip([ours, *found, buffers["running_var"]], [truth, *expected, layer.running_var], strict=True):
+        assert isinstance(b, Tensor) and a.dtype == b.dtype
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
 def test_batch_norm_of_numbers_far_from_zero_in_fp32_and_of_bf16() -> None:
     """By way of plain sums of squares the variance of numbers around 1000 would be lost in float32."""
     layer = nn.BatchNorm2d(3)
@@ -375,7 +396,7 @@ class Calls(nn.Module):
     (lambda m, x, y: y + m.conv.bias.view(2, 1, 1), "node conv_bias: get_attr conv.bias has no rule in parallel/ops"),
     (lambda m, x, y: torch.cat([x, y]), "layer concat: a concatenation along another dim than 1, the channels, has"),
     (lambda m, x, y: torch.cat([x, y], dim=2), "layer concat: a concatenation along another dim than 1"),
-    (lambda m, x, y: torch.concatenate([x, y], axis=3), "layer concat: a concatenation along another dim than 1"),
+    (lambda m, x, y: torch.concatenate([x, y], axis=3), "layer concat: a concatenation along another dim than 1"),  # type: ignore[call-arg]
     (lambda m, x, y: torch.flatten(y), "layer flatten: a flatten of other dims than 1 to -1 has no rule"),
     (lambda m, x, y: y.flatten(1, 2), "layer flatten: a flatten of other dims than 1 to -1 has no rule"),
     (lambda m, x, y: y.view(1, -1), "node view: call_method view has no rule in parallel/ops; add one there"),
