@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point. Returns the exit code: 2 for input that cannot be used, after one line on standard error."""
     options = _parser().parse_args(arguments)
     if options.json == options.csv == "-":
-        print("parallel.compare: --json=- and --csv=- both want standard output; give one of them a file",
+        print("error: --json=- and --csv=- both want standard output; give one of them a file",
               file=sys.stderr)
         return 2
     try:
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_report(report, comparisons, [section(validation) for validation in validations])
             console.print(Text(f"report: {report}"), soft_wrap=True)
     except (ValueError, OSError) as error:
-        print(f"parallel.compare: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 

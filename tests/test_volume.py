@@ -236,6 +236,32 @@ def test_available_memory_is_shared_by_the_workers_of_a_host(tmp_path: Path, mon
     assert host.available_memory(torch.device("cpu")) is None
 
 
+@pytest.mark.parametrize("own, files, left", [
+    ("0::/a/b\n", {"a/b": ("memory.max", "max"), "a": ("memory.max", "9000")}, 9000 - 4000 + 500),
+    ("0::/a/b\n", {"a/b": ("memory.max", "5000"), "a": ("memory.max", "9000")}, 5000 - 4000 + 500),
+    ("0::/\n", {".": ("memory.max", "3000")}, 0),
+    ("1:cpu:/x\n2:memory:/elsewhere\n", {"memory": ("memory.limit_in_bytes", "7000")}, 7000 - 4000 + 500),
+    ("0::/a/b\n", {"a": ("memory.max", str(2**62))}, 8000 * 1024),
+    ("1:cpu:/x\n", {}, 8000 * 1024),
+])
+def test_available_memory_is_what_control_groups_leave(own: str, files: dict[str, tuple[str, str]], left: int,
+                                                       tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
+    (tmp_path / "own").write_text(own)
+    for folder, (name, limit) in files.items():
+        (tmp_path / "groups" / folder).mkdir(parents=True, exist_ok=True)
+        first = name == "memory.max"
+        (tmp_path / "groups" / folder / name).write_text(f"{limit}\n")
+        (tmp_path / "groups" / folder / ("memory.current" if first else "memory.usage_in_bytes")).write_text("4000\n")
+        (tmp_path / "groups" / folder / "memory.stat").write_text(
+            f"anon 3000\n{'inactive_file' if first else 'total_inactive_file'} 500\n")
+    monkeypatch.setattr(host, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(host, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(host, "GROUPS", tmp_path / "groups")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    assert host.available_memory(torch.device("cpu")) == left
+
+
 if __name__ == "__main__":
     side, images_per_step, network, *named_variant = sys.argv[1:]
     took, expected_memory = measure({"name": "single"}, network, named_variant[0] if named_variant else None, int(side),

@@ -46,6 +46,7 @@ class FiniteCheck(Observer):
         self._updates_every_pass = updates_every_pass
         self._place = {op.name: i for i, op in enumerate(graph)}
         self._note: Note | None = None
+        self._batch = 0
 
     def output(self, op: str, box: Box, rows: Tensor, tensor: Tensor) -> None:
         self._see(tensor, op, "forward", rows)
@@ -54,27 +55,34 @@ class FiniteCheck(Observer):
         self._see(gradient, op, f"backward, gradient of its input {producer}", rows)
 
     def output_gradient(self, op: str, box: Box, rows: Tensor, gradient: Tensor) -> None:
-        # Where the readers' own inputs are observed, this is finite, or one of them was noted before.
         self._see(gradient, op, "backward, gradient of its output", rows)
 
     def parameter_gradient(self, op: str, name: str, gradient: Tensor) -> None:
         self._see(gradient, op, f"backward, gradient of its {name}", None)
 
     def _see(self, tensor: Tensor, op: str, what: str, rows: Tensor | None) -> None:
-        if self._note is not None or all_finite(tensor):
-            return
-        micro_batch = self._micro_batch(rows)
         backward = what != "forward"
+        if rows is not None and self._updates_every_pass:
+            self._batch = self._pass(rows, backward)
+        if all_finite(tensor):
+            return
+        micro_batch = None if rows is None else self._micro_batch(rows)
         if micro_batch is not None and self._micro_batches > 1:
             what = f"micro-batch {micro_batch}, {what}"
-        place = self._place.get(op, len(self._place))
-        self._note = Note(micro_batch or 0 if self._updates_every_pass else 0, backward, -place if backward else place,
-                          micro_batch or 0, self._world.rank, op, what)
+        place = self._place[op]
+        note = Note(self._batch, backward, -place if backward else place, micro_batch or 0, self._world.rank, op, what)
+        # Within a segment a tensor is shown first as what its producer got back, then as what its reader gave.
+        self._note = note if self._note is None else min(note, self._note)
 
-    def _micro_batch(self, rows: Tensor | None) -> int | None:
+    def _pass(self, rows: Tensor, backward: bool) -> int:
+        """Ops that are computed once a step go forward before the first pass, and backward after the last."""
+        micro_batch = self._micro_batch(rows)
+        if micro_batch is None:
+            return self._micro_batches if backward else 0
+        return micro_batch
+
+    def _micro_batch(self, rows: Tensor) -> int | None:
         """The one that all rows belong to, if they do."""
-        if rows is None or not len(rows):
-            return None
         first, last = int(rows[0]), int(rows[-1])
         for m in range(self._micro_batches):
             start, stop = cut(self._batch_size, self._micro_batches, m)

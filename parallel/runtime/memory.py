@@ -3,22 +3,69 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 MEMINFO = Path("/proc/meminfo")
+OWN_GROUPS = Path("/proc/self/cgroup")
+GROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What the kernel tells of a control group's memory."""
+
+    limit: str
+    usage: str
+    reclaimable: str
+    """Line of memory.stat: file cache that the usage counts, but that makes room."""
+
+
+V2 = _Files("memory.max", "memory.current", "inactive_file")
+V1 = _Files("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 def available_memory(device: torch.device) -> int | None:
     """Bytes: free on the GPU; on a CPU an equal share, for each worker on this host, of what can be had without
-    swapping. None where the system does not tell (it is Linux that does)."""
+    swapping, within the limits of its control groups. None where the system does not tell (it is Linux that does)."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if not MEMINFO.is_file():
         return None
-    for line in MEMINFO.read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return None
+    free = [int(value.split()[0]) * 1024 for name, value in _pairs(MEMINFO, ":") if name == "MemAvailable"]
+    if not free:
+        return None
+    return min([*free, *_left_in_groups()]) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _left_in_groups() -> Iterator[int]:
+    """What each control group of this process, from its own to the topmost, leaves it to use."""
+    if not OWN_GROUPS.is_file():
+        return
+    for line in OWN_GROUPS.read_text().splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            root, files = GROUPS, V2
+        elif "memory" in controllers.split(","):
+            root, files = GROUPS / "memory", V1
+        else:
+            continue
+        group = root / path.lstrip("/")  # within a container it may not be there: the root then is the container's
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(root):
+                break
+            if (folder / files.limit).is_file():
+                limit = (folder / files.limit).read_text().strip()
+                used = int((folder / files.usage).read_text())
+                cache = [int(value) for name, value in _pairs(folder / "memory.stat", " ") if name == files.reclaimable]
+                if limit != "max":
+                    yield max(0, int(limit) - used + sum(cache))
+
+
+def _pairs(path: Path, separator: str) -> Iterator[tuple[str, str]]:
+    for line in path.read_text().splitlines():
+        name, _, value = line.partition(separator)
+        yield name, value

@@ -10,6 +10,9 @@ from typing import Any
 from torch.distributed import TCPStore
 from torch.multiprocessing.spawn import start_processes
 
+GRACE_S = 5.0
+"""How long the others have to end by themselves when one has failed, and again to hear that they must."""
+
 
 def spawn_workers(function: Callable[..., Any], workers: int, *args: Any) -> list[Any]:
     """Call `function(*args)` in `workers` processes with torchrun's environment; their results, by rank.
@@ -23,9 +26,10 @@ def spawn_workers(function: Callable[..., Any], workers: int, *args: Any) -> lis
     context = multiprocessing.get_context("forkserver")
     with context.Manager() as manager:
         results = manager.dict()
-        start_processes(
-            _worker, (workers, store.port, results, function, args), nprocs=workers, start_method="forkserver"
-        )
+        started = start_processes(_worker, (workers, store.port, results, function, args), nprocs=workers,
+                                  join=False, start_method="forkserver")
+        while not started.join(grace_period=GRACE_S):
+            pass
         return [results[rank] for rank in range(workers)]
 
 
