@@ -1,0 +1,46 @@
+"""Messages that are only sent: how many buffers they keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from parallel.config import ClusterConfig
+from parallel.runtime.clock import Clock
+from parallel.runtime.transport import SENT_AHEAD, Receive, Transport
+from parallel.runtime.world import open_world
+from tests.workers import Workers
+
+BATCHES = 6
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    pool = Workers()
+    yield pool
+    pool.stop()
+
+
+def send_ahead() -> list[int]:
+    """Worker 0 sends, worker 1 receives when all is on its way: buffers held after each start, or what has come."""
+    with open_world(ClusterConfig(device="cpu")) as world:
+        transport = Transport(replace(world, neighbours=frozenset()), Clock(world.device))
+        messages, held = [], []
+        for m in range(BATCHES):
+            if world.rank == 0:
+                messages.append(transport.start((3, m, ">"), [(1, torch.full((1000,), float(m)))], []))
+                held.append(sum(bool(message.kept) for message in messages))
+            else:
+                messages.append(transport.start((3, m, ">"), [], [Receive(0, (1000,), torch.float32)]))
+        received = [transport.wait(message) for message in messages]
+        assert not any(message.kept for message in messages)
+        return held if world.rank == 0 else [int(tensors[0][-1]) for tensors in received]
+
+
+def test_what_is_only_sent_is_not_kept_for_all_micro_batches(workers: Workers) -> None:
+    held, received = workers.run(2, send_ahead)
+    assert held == [min(m + 1, SENT_AHEAD) for m in range(BATCHES)]
+    assert received == list(range(BATCHES))
