@@ -13,6 +13,7 @@ the next forward needs the parameter.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -141,11 +142,16 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
                     tensor.register_post_accumulate_grad_hook(self._on_gradient(held))
 
     def _on_gradient(self, held: HeldBucket) -> Callable[[Tensor], None]:
+        # A strong reference would be a cycle by way of the parameter that the garbage collector does not see: the
+        # weights would never be freed.
+        reference, transport = weakref.ref(held), self._transport
+
         def hook(_: Tensor) -> None:
-            if held.syncing:
-                held.ready += 1
-                if held.ready == len(held.parameters):
-                    held.start_sync(self._transport)
+            own = reference()
+            if own is not None and own.syncing:
+                own.ready += 1
+                if own.ready == len(own.parameters):
+                    own.start_sync(transport)
 
         return hook
 

@@ -211,8 +211,10 @@ class SharedMemory:
         """Give the memory back, when all of it was read: a slot's file would keep it as long as the process lives."""
         for slot in self._slots.values():
             slot.close(self._wait)
-        for answering in (*self._mapped.values(), *self._signals.values()):
-            answering.close(self._wait)
+        for mapped in self._mapped.values():
+            mapped.close(self._wait)
+        for signal in self._signals.values():
+            signal.close(self._wait)
         self._slots, self._mapped, self._signals = {}, {}, {}
 
     def _settled(self, work: dist.Work | None, key: Key, peer: int) -> None:
