@@ -14,12 +14,13 @@ import pytest
 
 from parallel.launch.compose import compose_config
 from parallel.launch.hydra_app import fit_world
+from parallel.launch.process_tree import runs
 from parallel.launch.ranks import Ranks
 from parallel.launch.sweep import Job, Outcome, Torchrun, command, finished, set_aside, summary
 from parallel.results.records import read_record, write_record
 from tests.conftest import Run, Start
 from tests.fake_job import record
-from tests.test_process_tree import alive, wait_for
+from tests.test_process_tree import wait_for
 
 JOB = "tests.fake_job"
 
@@ -193,10 +194,10 @@ def check_stop(process, sign: signal.Signals, tmp_path: Path) -> None:  # type: 
         return [int(path.name.removeprefix("pid-")) for path in tmp_path.rglob("pid-*")]
 
     wait_for(lambda: len(pids()) == 4 or process.poll() is not None, 90)  # two ranks, a child of each
-    assert len(pids()) == 4 and all(alive(pid) for pid in pids())
+    assert len(pids()) == 4 and all(runs(pid) for pid in pids())
     process.send_signal(sign)
     process.wait(40)
-    wait_for(lambda: not any(alive(pid) for pid in pids()), 5)
+    wait_for(lambda: not any(runs(pid) for pid in pids()), 5)
     assert all((path.parent / "record.json").exists() is False for path in tmp_path.rglob("pid-*"))
 
 

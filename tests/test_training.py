@@ -232,6 +232,7 @@ def test_a_rank_that_fails_in_training_ends_all(torchrun: Run, tmp_path: Path) -
     before, _, cause = done.stderr.partition("Root Cause (first observed failure)")
     assert "rank      : 1" in cause and "RuntimeError: boom in step 1" in cause
     assert "altered_training.py" in before and "boom in step 1" in before
+    assert "error: worker 0 ends in step 1: worker 1 failed in step 1: RuntimeError: boom in step 1" in before
     assert marked(tmp_path.name) == []
     assert list(tmp_path.rglob("record.json")) == []
 
