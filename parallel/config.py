@@ -167,7 +167,7 @@ class ClusterConfig:
     shared_memory: bool = True
     """CPU workers of one host hand tensors over in shared memory; false: by the network, as between hosts."""
     timeout_s: float = 60.0
-    """How long a collective may wait for a peer before the run ends."""
+    """How long a worker may wait for another, or give no sign of life, before the run ends."""
     hardware: dict[str, Any] | None = None
     """Numbers that simulation and search price plans with, written by hand (docs/clusters.md). None: calibrated."""
     file: str | None = None
