@@ -1,0 +1,127 @@
+"""Predictions beside published results: python scripts/beside_published.py
+
+On the machine of Krizhevsky 2014, speedups of one weird trick at 2, 4 and 8 GPUs; on that of Leon 2019, epochs of the
+strategies, with loading and without. The numbers and their sources are in published.yaml beside this file, what the
+differences come from in docs/predictions.md. No cluster's number was fitted to a result that is predicted here; two
+were taken from the baselines, as conf/cluster/k20.yaml and two_p100.yaml say: one GPU's speed, and loading.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from parallel.cluster import Cluster, open_cluster
+from parallel.config import Config, StrategyConfig
+from parallel.data import known_images
+from parallel.graph import Graph
+from parallel.launch.compose import compose_config
+from parallel.simulator.predict import Prediction, graph_of, predict
+
+PUBLISHED = Path(__file__).with_name("published.yaml")
+WIDTH = 130
+
+
+def predicted(config: Config, graph: Graph, strategy: StrategyConfig, workers: int, weak: bool = False,
+              cluster: Cluster | None = None) -> Prediction:
+    """The prediction for a strategy in this configuration, on its own cluster unless another is given."""
+    own = dataclasses.replace(config, strategy=strategy, workers=workers)
+    return predict(own, graph, cluster or open_cluster(config.cluster, workers), weak)
+
+
+def hours(found: Prediction, epochs: int) -> float:
+    """Of so many epochs, every image counted."""
+    return epochs * known_images(found.config.data) / found.timeline.images_per_second / 3600
+
+
+def weird_trick(published: Mapping[str, Any]) -> Table:
+    """Hours and speedups of the paper's rows, and of every scheme that does what a row says."""
+    config = compose_config([*published["overrides"], f"trainer.batch_size={published['batch_of_one']}"])
+    graph, epochs = graph_of(config), published["epochs"]
+    table = _table(["GPUs", "batch: conv, FC", "published h", "speedup", "scheme", "predicted h", "speedup",
+                    "predicted ÷ published", "published: a step's loss ms", "predicted"])
+    single = predicted(config, graph, StrategyConfig("single"), 1)
+    one = published["batch_of_one"]
+    table.add_row("1", f"{one}, {one}", f"{published['single_hours']:.2f}", "1×", "", f"{hours(single, epochs):.2f}",
+                  "1×", "", "", "")
+    images = epochs * known_images(config.data)
+    alone_ms = 3.6e6 * published["single_hours"] * one / images
+    for row in published["rows"]:
+        gpus = row["gpus"]
+        for scheme in "abc" if row["whole"] else "bc":  # scheme a has one pass: it cannot update in every one
+            update = "step" if row["whole"] else "pass"
+            strategy = StrategyConfig("one_weird_trick", scheme=scheme, update=update)
+            found = predicted(config, graph, strategy, gpus, weak=True)
+            first = scheme in ("a" if row["whole"] else "b")
+            lost = 3.6e6 * row["hours"] * one * gpus / images - alone_ms
+            table.add_row(
+                *([str(gpus), f"{one * gpus:,}, {one * gpus if row['whole'] else one:,}", f"{row['hours']:.2f}",
+                   f"{row['speedup']:.2f}×"] if first else [""] * 4),
+                scheme, f"{hours(found, epochs):.2f}", f"{found.speedup:.2f}×", f"{found.speedup / row['speedup']:.2f}",
+                f"{lost:.0f}" if first else "", f"{1e3 * (found.timeline.step_s - single.timeline.step_s):.0f}")
+    return table
+
+
+STRATEGIES = {"single": StrategyConfig("single"), "data_parallel": StrategyConfig("data_parallel"),
+              "model_parallel": StrategyConfig("model_parallel", scheme="layers"),
+              "one_weird_trick": StrategyConfig("one_weird_trick", scheme="a")}
+
+
+def epochs(published: Mapping[str, Any]) -> Table:
+    """Epochs of the strategies with loading as it was, and as if images were there at once."""
+    config = compose_config(published["overrides"])
+    graph = graph_of(config)
+    loading = open_cluster(config.cluster, 2)
+    at_once = dataclasses.replace(loading, data_s_per_image=0.0)
+    rows = {name: (published["epoch_s"][name],
+                   *(predicted(config, graph, strategy, 1 if name == "single" else 2, cluster=cluster).epoch_s
+                     for cluster in (loading, at_once))) for name, strategy in STRATEGIES.items()}
+    table = _table(["strategy", "published s", "rank", "predicted s", "rank", "without loading s", "rank"])
+    ranked = [ranks([row[i] for row in rows.values()]) for i in range(3)]
+    for place, (name, row) in enumerate(rows.items()):
+        table.add_row(name, *(cell for i in range(3) for cell in (f"{row[i]:.1f}", ranked[i][place])))
+    return table
+
+
+def ranks(values: Sequence[float]) -> list[str]:
+    """Places from 1, the smallest first; equal to a thousandth, equal places, marked."""
+    found = []
+    for value in values:
+        alike = sum(abs(other - value) <= 1e-3 * value for other in values)
+        place = 1 + sum(other < value * (1 - 1e-3) for other in values)
+        found.append(f"{place}=" if alike > 1 else str(place))
+    return found
+
+
+def _table(names: Sequence[str]) -> Table:
+    table = Table(box=None, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    for name in names:
+        table.add_column(Text(name), justify="left" if name == "strategy" else "right")
+    return table
+
+
+def main() -> int:
+    """Print the tables."""
+    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(Text(published["one_weird_trick"]["source"]))
+    console.print(weird_trick(published["one_weird_trick"]))
+    console.print(Text(f"\n{published['two_p100']['source']}"))
+    for name, of in published["two_p100"]["sets"].items():
+        console.print(Text(f"\n{name}"))
+        console.print(epochs(of))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
