@@ -34,8 +34,6 @@ ROUNDING = 1e-12
 """Plans that are better by a smaller share than this are taken for equally good."""
 WIDTH = 3
 """Labels that the first dive keeps."""
-MOST_SHARPENED = 20_000
-"""Pairs of candidates of an exchange that are bounded closely before the search; the others when it needs them."""
 Chosen = Mapping[str, int]
 
 
@@ -98,14 +96,12 @@ class _Search:
                 self._offer(plan)
             potentials.narrow(self._limit)
             potentials.connect()
-            for plan in potentials.solve(self._limit):
-                self._offer(plan)
+            potentials.solve(self._limit)
             floor = min(potentials.least_s, self._limit)
             self._dive()
-            potentials.solve(self._limit)
-            potentials.sharpen(self._limit, MOST_SHARPENED)
-            for plan in potentials.solve(self._limit):
-                self._offer(plan)
+            for _ in range(2):
+                potentials.solve(self._limit)
+                potentials.settle(self._limit)
             potentials.solve(self._limit)
             floor, stopped = self._best_first(floor)
         except KeyboardInterrupt:
@@ -188,6 +184,8 @@ class _Search:
         """Go from the loss to the images once, with the few best labels of every cut: a good plan to begin with."""
         stages, last = self.potentials.stages, len(self.ground.runs)
         begin = _State(last, {}, START, False, None, -1)
+        if any(not len(stage.candidates) for stage in stages):
+            return
         order = (stages[-1].means + stages[-1].rest).max(axis=0).argsort()[:WIDTH].tolist()
         front = [(state, at) for at in order if (state := self._extend(begin, int(stages[-1].candidates[at])))]
         for r in range(last - 1, 0, -1):

@@ -1,7 +1,7 @@
 """Exchanges of many pairs of candidates at once: bounds so close that few exact prices have to be worked out.
 
 `simulator.loads` adds up, for one exchange, what every worker moves; here the same sums are made for thousands of
-pairs in one go, for some workers w (all of them up to 64, else those of some nodes). Boxes are products of spans, and
+pairs in one go, for some workers w (all of them up to 16, else those of some nodes). Boxes are products of spans, and
 sums over all partners products of sums over spans, which a table has for every two ways of cutting a dim:
 
     out(w)   = Π_d Σ_j |held_d(w) ∩ need_d(j)| − own(w)         own(w)  = Π_d |held_d(w) ∩ need_d(w)|
@@ -31,9 +31,9 @@ from parallel.simulator.prices import handled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-ALL = 64
+ALL = 16
 """Workers up to which all are looked at."""
-NODES = 4
+NODES = 2
 """Nodes that are looked at beyond."""
 NUMBERS = 1 << 21
 """In a table of pairs and workers: 16 MB."""
@@ -44,8 +44,8 @@ class _Cuts:
     """A dim of a tensor, cut in different ways; the spans of way i are those from first[i] on."""
 
     first: Ints
-    starts: Ints
-    stops: Ints
+    starts: Floats
+    stops: Floats
     ways: Ints
     """The way of each candidate [l]."""
 
@@ -72,7 +72,7 @@ class Pairs:
         self._nodes = [np.arange(node * per_node, min((node + 1) * per_node, space.workers)) for node in chosen]
         self._dims = dims
 
-    def _tables(self, d: int) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+    def _tables(self, d: int) -> tuple[Ints, Ints, Floats, Floats, Floats]:
         """For every two ways of cutting dim d: where their sums begin (held, needed), and the sums over partners: all
         and uncut ones by span held, those that fill it by span needed."""
         held, need = self._held[d], self._need[d]
@@ -110,7 +110,7 @@ class Pairs:
         at_held, has = _places(self._held_degrees[p], workers, False)
         at_need, wants = _places(self._need_degrees[q], workers, True)
         terms = self._terms[p][:, None]
-        own, out, straight_out, into, straight_into = (np.ones((len(p), len(workers)), dtype=np.int64) for _ in range(5))
+        own, out, straight_out, into, straight_into = (np.ones((len(p), len(workers))) for _ in range(5))
         own_uncut, own_filling = np.ones_like(own, dtype=bool), np.ones_like(own, dtype=bool)
         held_volume, wanted = np.ones_like(own), np.ones_like(own)
         spans = []
@@ -146,8 +146,8 @@ class Pairs:
         forward, backward = np.where(moves, link + forward, 0.0), np.where(moves, link + backward, 0.0)
         return forward, backward
 
-    def _link_s(self, spans: list[tuple[Ints, ...]], has: NDArray[np.bool_], wants: NDArray[np.bool_], own: Ints,
-                out: Ints, into: Ints) -> tuple[Floats, Floats]:
+    def _link_s(self, spans: list[tuple[Floats, ...]], has: NDArray[np.bool_], wants: NDArray[np.bool_], own: Floats,
+                out: Floats, into: Floats) -> tuple[Floats, Floats]:
         """Of the most loaded level, and of that between nodes alone [p]."""
         cluster, itemsize = self._cluster, self._itemsize
         alone = len(self._nodes) == 1 and len(self._nodes[0]) == has.shape[1] and cluster.nodes == 1
@@ -158,7 +158,7 @@ class Pairs:
             if alone:
                 near_out, near_into = out, into
             else:
-                pairs = np.ones((len(has), len(node), len(node)), dtype=np.int64)  # [p, holder, needer]
+                pairs = np.ones((len(has), len(node), len(node)))  # [p, holder, needer]
                 for start, stop, start_q, stop_q in spans:
                     pairs *= np.maximum(0, np.minimum(stop[:, piece, None], stop_q[:, None, piece])
                                         - np.maximum(start[:, piece, None], start_q[:, None, piece]))
@@ -174,18 +174,19 @@ class Pairs:
                 outside = np.maximum(outside, link_seconds(cluster.between, load * itemsize))
         return np.maximum(result, outside), outside
 
-    def _handling_s(self, copied: Ints, added: Ints) -> Floats:
+    def _handling_s(self, copied: Floats, added: Floats) -> Floats:
         """Copying and adding on a worker with much of it [p]."""
-        compute, precision, result = self._cluster.compute, self._precision, np.zeros(len(copied))
-        rows = np.arange(len(copied))
-        for worst in (copied, added, copied + added):
+        compute, precision, rows = self._cluster.compute, self._precision, np.arange(len(copied))
+        found: dict[tuple[float, float], float] = {}
+        columns = []
+        for worst in (copied, copied + added):
             at = worst.argmax(axis=1)
-            pairs, inverse = np.unique(np.stack([copied[rows, at], added[rows, at]], axis=1), axis=0,
-                                       return_inverse=True)
-            seconds = np.array([(compute.copy_s(c, precision) if c else 0.0) + (compute.add_s(a, precision) if a else 0.0)
-                                for c, a in pairs.tolist()])
-            result = np.maximum(result, seconds[inverse.reshape(-1)])
-        return result
+            pairs = list(zip(copied[rows, at].tolist(), added[rows, at].tolist(), strict=True))
+            for c, a in set(pairs) - found.keys():
+                found[c, a] = ((compute.copy_s(int(c), precision) if c else 0.0)
+                               + (compute.add_s(int(a), precision) if a else 0.0))
+            columns.append([found[pair] for pair in pairs])
+        return np.array(columns).max(axis=0)
 
 
 def _places(degrees: Ints, workers: Ints, needs: bool) -> tuple[list[Ints], NDArray[np.bool_]]:
@@ -230,7 +231,8 @@ def _needed(op: Op, which: int, d: int, c: int, k: int, h: int, w: int, *index: 
 
 def _joined(ways: list[list[tuple[int, int]]], of: Ints) -> _Cuts:
     first = np.concatenate([[0], np.cumsum([len(way) for way in ways])])
-    ends = np.array([span for way in ways for span in way], dtype=np.int64).reshape(-1, 2)
+    # Floats hold these whole numbers exactly, and are multiplied several at a time.
+    ends = np.array([span for way in ways for span in way], dtype=np.float64).reshape(-1, 2)
     return _Cuts(first, ends[:, 0], ends[:, 1], of.reshape(-1))
 
 

@@ -34,6 +34,8 @@ MEANS = np.array([
     [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.5, 0.5], [0, 0.75, 0.25], [0, 0.25, 0.75], [0.5, 0, 0.5],
 ], dtype=np.float64)  # [w, 3]
 """Weights of the sums 1, 2 and 3."""
+MOST_ROUNDS = 12
+"""Of bounding the exchanges that seem best more closely, after which others may seem best."""
 
 
 @dataclass
@@ -50,6 +52,8 @@ class Stage:
     """s of the run's first op [l]."""
     edge: Edge | None
     """From the run before."""
+    inner: list[tuple[Edge, Floats, Floats]]
+    """Edges within the run: bounds of the exchange in either direction, s of the consumer [l]."""
     forward_s: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     """Of the exchange from the run before [candidates there, l]: bounds, exact where they are known."""
     backward_s: Floats = field(default_factory=lambda: np.zeros((0, 0)))
@@ -82,6 +86,7 @@ class Potentials:
         ground, run, slowdown = self.ground, self.ground.runs[r], self.slowdown
         size = len(ground.space.candidates[run.leader])
         sums, ends, everyone = np.zeros((3, size)), np.zeros((2, size)), np.arange(size)
+        inner: list[tuple[Edge, Floats, Floats]] = []
         for name in run.ops:
             cost = self.bounds.costs(name)
             f, b, s, u, g = cost.forward_s, cost.backward_s, cost.sum_s, cost.update_s, cost.gather_s
@@ -89,14 +94,19 @@ class Potentials:
             ends += [f + u + slowdown * g, f + g]
             edge = ground.ahead.get(name)
             if edge is not None and edge.consumer in run.ops:
-                x = self.bounds.exchange_s(edge, everyone, everyone)
-                both = x + np.maximum(x, slowdown * (self.bounds.costs(edge.consumer).sum_s + x))
-                sums += [both, both, 2 * x]
+                x, consumer = self.bounds.exchange_s(edge, everyone, everyone), self.bounds.costs(edge.consumer)
+                inner.append((edge, x, consumer.sum_s))
+                sums += self._moved(x, x, consumer.sum_s)
                 ends += x
         last = ground.runs[r - 1].ops[-1] if r else None
         crossing = ground.ahead.get(last) if last is not None else None
         first = self.bounds.costs(run.ops[0]).sum_s
-        return Stage(everyone, MEANS @ sums, ends, first, crossing)
+        return Stage(everyone, MEANS @ sums, ends, first, crossing, inner)
+
+    def _moved(self, forward_s: Floats, backward_s: Floats, sum_s: Floats) -> Floats:
+        """Cost of an exchange in 1, 2 and 3."""
+        both = forward_s + np.maximum(backward_s, self.slowdown * (sum_s + backward_s))
+        return np.stack([both, both, forward_s + backward_s])
 
     def narrow(self, limit_s: float) -> None:
         """Drop the candidates that no plan within the limit can have, exchanges not counted."""
@@ -108,7 +118,17 @@ class Potentials:
             self._keep(stage, (stage.means + (total - own)[:, None]).max(axis=0) < limit_s)
 
     def connect(self) -> None:
-        """Bound the exchanges between the candidates that are left."""
+        """Bound the exchanges between the candidates that are left, and those within the runs more closely."""
+        for stage in self.stages:
+            for edge, x, sum_s in stage.inner:
+                at = x.nonzero()[0]
+                closer = self.bounds.closer_s(edge, stage.candidates[at], stage.candidates[at]) if len(at) else None
+                if closer is not None:
+                    forward_s, backward_s = (np.maximum(new, x[at]) for new in closer)
+                    more = self._moved(forward_s, backward_s, sum_s[at]) - self._moved(x[at], x[at], sum_s[at])
+                    stage.means[:, at] += MEANS @ more
+                    stage.ends[:, at] += forward_s - x[at]
+            stage.inner = []
         for before, stage in zip(self.stages, self.stages[1:], strict=False):
             shape = len(before.candidates), len(stage.candidates)
             if stage.edge is None:
@@ -118,20 +138,34 @@ class Potentials:
                                                          stage.candidates[None, :])
             stage.backward_s, stage.close = stage.forward_s.copy(), np.zeros(shape, dtype=bool)
 
-    def sharpen(self, limit_s: float, most: int) -> None:
-        """Bound more closely the exchanges that a plan within the limit may have; not where they are more than `most`.
+    def settle(self, limit_s: float) -> None:
+        """Bound those exchanges more closely that `rest` hangs on, for candidates that a plan within the limit may have.
         """
         for before, stage in zip(self.stages, self.stages[1:], strict=False):
-            if stage.edge is not None:
-                least = np.full(stage.forward_s.shape, -np.inf)
-                for w, weights in enumerate(MEANS):
-                    ends = (before.means[w] + before.rest[w])[:, None] + (stage.means[w] + stage.past[w])[None, :]
-                    np.maximum(least, self.crossing(stage, weights) + ends, out=least)
-                self._sharpen(before, stage, (least < limit_s) & ~stage.close, most)
+            columns = ((stage.means + stage.rest + stage.past).max(axis=0) < limit_s).nonzero()[0]
+            for _ in range(MOST_ROUNDS):
+                if stage.edge is None or not len(columns):
+                    break
+                rows, stage.rest[:, columns] = self._least(before, stage, columns)
+                wide = np.broadcast_to(columns, rows.shape)
+                open_ones = np.unique(np.stack([rows, wide], axis=-1)[~stage.close[rows, wide]], axis=0)
+                pairs = np.zeros_like(stage.close)
+                pairs[open_ones[:, 0], open_ones[:, 1]] = True
+                self._sharpen(before, stage, pairs)
+                columns = np.unique(open_ones[:, 1])
 
-    def _sharpen(self, before: Stage, stage: Stage, pairs: NDArray[np.bool_], most: int) -> None:
+    def _least(self, before: Stage, stage: Stage, columns: Ints) -> tuple[Ints, Floats]:
+        """By mean, the best candidate in front of some of the run's, and `rest` with it [w, l]."""
+        rows, least = [], []
+        for w, weights in enumerate(MEANS):
+            cost = self.crossing(stage, weights, columns) + (before.means[w] + before.rest[w])[:, None]
+            rows.append(cost.argmin(axis=0))
+            least.append(cost[rows[-1], np.arange(len(columns))])
+        return np.stack(rows), np.stack(least)
+
+    def _sharpen(self, before: Stage, stage: Stage, pairs: NDArray[np.bool_]) -> None:
         rows, columns = pairs.nonzero()
-        if stage.edge is None or not 0 < len(rows) <= most:
+        if stage.edge is None or not len(rows):
             return
         closer = self.bounds.closer_s(stage.edge, before.candidates[rows], stage.candidates[columns])
         stage.close[rows, columns] = True
@@ -139,24 +173,18 @@ class Potentials:
             stage.forward_s[rows, columns] = np.maximum(stage.forward_s[rows, columns], closer[0])
             stage.backward_s[rows, columns] = np.maximum(stage.backward_s[rows, columns], closer[1])
 
-    def crossing(self, stage: Stage, weights: Floats, columns: slice | int = slice(None)) -> Floats:
+    def crossing(self, stage: Stage, weights: Floats, columns: slice | Ints = slice(None)) -> Floats:
         """Cost in a mean of the exchange from the run before [candidates there, l]."""
         forward, backward = stage.forward_s[:, columns], stage.backward_s[:, columns]
         both = forward + np.maximum(backward, self.slowdown * (stage.sums[columns] + backward))
         return (weights[0] + weights[1]) * both + weights[2] * (forward + backward)
 
-    def solve(self, limit_s: float) -> list[dict[str, int]]:
-        """Find all bounds, drop the candidates that exceed the limit; returns the plans that are best by each mean."""
-        first, found = self.stages[0], []
+    def solve(self, limit_s: float) -> None:
+        """Find all bounds, and drop the candidates that exceed the limit."""
+        first = self.stages[0]
         first.rest, first.rest_ends = np.zeros_like(first.means), np.zeros_like(first.ends)
-        choices: list[list[Ints]] = [[]]
         for before, stage in zip(self.stages, self.stages[1:], strict=False):
-            stage.rest, picked = np.empty_like(stage.means), []
-            for w, weights in enumerate(MEANS):
-                cost = self.crossing(stage, weights) + (before.means[w] + before.rest[w])[:, None]
-                picked.append(cost.argmin(axis=0))
-                stage.rest[w] = cost.min(axis=0)
-            choices.append(picked)
+            stage.rest = self._least(before, stage, np.arange(len(stage.candidates)))[1]
             stage.rest_ends = np.stack([(stage.forward_s + (before.ends[i] + before.rest_ends[i])[:, None]).min(axis=0)
                                         for i in range(2)])
         past = np.zeros_like(self.stages[-1].means)
@@ -168,15 +196,6 @@ class Potentials:
             if r:
                 past = np.stack([(self.crossing(stage, weights) + (stage.means[w] + past[w])[None, :]).min(axis=1)
                                  for w, weights in enumerate(MEANS)])
-        for w in range(len(MEANS)):
-            last = self.stages[-1]
-            at, plan = int((last.means[w] + last.rest[w]).argmin()), {}
-            for r in reversed(range(len(self.stages))):
-                plan[self.ground.runs[r].leader] = int(self.stages[r].candidates[at])
-                if r:
-                    at = int(choices[r][w][at])
-            if plan not in found:
-                found.append(plan)
         keep.reverse()
         for r, stage in enumerate(self.stages):
             if r:
@@ -184,7 +203,6 @@ class Potentials:
                 stage.forward_s, stage.backward_s = stage.forward_s[left], stage.backward_s[left]
                 stage.close = stage.close[left]
             self._keep(stage, keep[r])
-        return found
 
     @property
     def least_s(self) -> float:
@@ -196,6 +214,7 @@ class Potentials:
     def _keep(stage: Stage, keep: np.ndarray) -> None:
         stage.candidates, stage.sums = stage.candidates[keep], stage.sums[keep]
         stage.means, stage.ends = stage.means[:, keep], stage.ends[:, keep]
+        stage.inner = [(edge, x[keep], sum_s[keep]) for edge, x, sum_s in stage.inner]
         if stage.rest.size:
             stage.rest, stage.rest_ends = stage.rest[:, keep], stage.rest_ends[:, keep]
         if stage.past.size:
@@ -216,7 +235,7 @@ class Potentials:
         pairs = np.zeros_like(stage.close)
         pairs[:, position] = (values < limit_s) & ~stage.close[:, position]
         if pairs.any():
-            self._sharpen(before, stage, pairs, pairs.size)
+            self._sharpen(before, stage, pairs)
             values = self._in_front(label, stage, before, position)
         return values
 
