@@ -233,6 +233,12 @@ class LinkBounds:
         if key not in self._need:
             op, samples, which = self._space.graph[edge.consumer], self._space.batch_size, edge.which
             degrees = self._space.degrees[op.name]
+            if type(op).needs is Op.needs and op.domain == op.shape:  # a part needs its own box
+                grid = np.array(degrees, dtype=np.int64)
+                sizes, columns = np.array((samples, *op.shape)), [0, 1, 3, 4][: 1 + len(op.shape)]
+                self._need[key] = _Need(grid.prod(axis=1), -(-sizes // grid[:, columns]),
+                                        (sizes // grid[:, columns]).prod(axis=1))
+                return self._need[key]
             some = [op.needs(_some_part(op, row, samples))[which].shape for row in degrees]
             # A part has least at an end: of the map, for its halo; of the features, where they are of another input.
             ends = [[(0, 0, 0, 0), (row[1] - 1, row[2] - 1, 0, 0)] for row in degrees]

@@ -32,7 +32,7 @@ from parallel.search.potentials import Potentials
 
 ROUNDING = 1e-12
 """Plans that are better by a smaller share than this are taken for equally good."""
-WIDTH = 3
+WIDTH = 2
 """Labels that the first dive keeps."""
 Chosen = Mapping[str, int]
 
@@ -92,8 +92,9 @@ class _Search:
         potentials, floor = self.potentials, 0.0
         stopped: str | None = None
         try:
-            for plan in start:
-                self._offer(plan)
+            for least_s, plan in sorted(((potentials.of_plan(plan), plan) for plan in start), key=lambda found: found[0]):
+                if least_s < self._limit:
+                    self._offer(plan)
             potentials.narrow(self._limit)
             potentials.connect()
             potentials.solve(self._limit)

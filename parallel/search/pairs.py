@@ -50,6 +50,47 @@ class _Cuts:
     """The way of each candidate [l]."""
 
 
+class _Tables:
+    """Sums over partners of what is common in a dim, for the ways of cutting it that were asked for."""
+
+    def __init__(self, held: _Cuts, need: _Cuts, may_scatter: bool) -> None:
+        self._held, self._need, self._may_scatter = held, need, may_scatter
+        shape = len(held.first) - 1, len(need.first) - 1
+        self._first_held, self._first_need = (np.full(shape, -1, dtype=np.int64) for _ in range(2))
+        self._ends = [0, 0]
+        self._parts: tuple[list[Floats], list[Floats], list[Floats]] = ([], [], [])
+        self._whole: tuple[Floats, Floats, Floats] | None = None
+
+    def sums(self, a: Ints, b: Ints, i: Ints, j: Ints) -> tuple[Floats, Floats, Floats]:
+        """For ways a of holding and b of needing [p], spans i of the first and j of the second [p, w]: by span held,
+        what is common with all spans needed, and with those that contain it; by span needed, with those that contain
+        it. In dim n a piece is never scattered."""
+        missing = self._first_held[a, b] < 0
+        if missing.any():
+            for way in set(zip(a[missing].tolist(), b[missing].tolist(), strict=True)):
+                self._add(*way)
+            self._whole = None
+        if self._whole is None:
+            everything, uncut, filling = (np.concatenate(parts) for parts in self._parts)
+            self._whole = everything, uncut, filling
+        at_held, at_need = self._first_held[a, b][:, None] + i, self._first_need[a, b][:, None] + j
+        return self._whole[0][at_held], self._whole[1][at_held], self._whole[2][at_need]
+
+    def _add(self, a: int, b: int) -> None:
+        held, need = self._held, self._need
+        of_held, of_need = slice(*held.first[a : a + 2]), slice(*need.first[b : b + 2])
+        start, stop = held.starts[of_held, None], held.stops[of_held, None]
+        start_q, stop_q = need.starts[None, of_need], need.stops[None, of_need]
+        common = np.maximum(0, np.minimum(stop, stop_q) - np.maximum(start, start_q))
+        uncut, filling = ((common * (common == whole) if self._may_scatter else common)
+                          for whole in (stop - start, stop_q - start_q))
+        self._first_held[a, b], self._first_need[a, b] = self._ends
+        for part, found in zip(self._parts, (common.sum(axis=1), uncut.sum(axis=1), filling.sum(axis=0)), strict=True):
+            part.append(found)
+        self._ends[0] += common.shape[0]
+        self._ends[1] += common.shape[1]
+
+
 class Pairs:
     """The exchange over one edge, for any candidates of its ends."""
 
@@ -65,35 +106,12 @@ class Pairs:
         self._held = [_held_cuts(sizes[d], held[:, (0, 1, 3, 4)[d]]) for d in range(dims)]
         self._need = [_held_cuts(space.batch_size, need[:, 0])]
         self._need += [_need_cuts(consumer, edge.which, d, need) for d in range(1, dims)]
-        self._out = [self._tables(d) for d in range(dims)]
+        self._tables = [_Tables(held, need, d > 0) for d, (held, need) in enumerate(zip(self._held, self._need, strict=True))]
         nodes, per_node = -(-space.workers // cluster.workers_per_node), cluster.workers_per_node
         chosen = range(nodes) if space.workers <= ALL else sorted({(2 * i + 1) * nodes // (2 * NODES) for i in
                                                                    range(NODES)} | {nodes - 1})
         self._nodes = [np.arange(node * per_node, min((node + 1) * per_node, space.workers)) for node in chosen]
         self._dims = dims
-
-    def _tables(self, d: int) -> tuple[Ints, Ints, Floats, Floats, Floats]:
-        """For every two ways of cutting dim d: where their sums begin (held, needed), and the sums over partners: all
-        and uncut ones by span held, those that fill it by span needed."""
-        held, need = self._held[d], self._need[d]
-        shape = len(held.first) - 1, len(need.first) - 1
-        at_held, at_need = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-        everything, uncut, filling = [], [], []
-        used = {(int(a), int(b)) for a in np.unique(held.ways) for b in np.unique(need.ways)}
-        sizes = [0, 0]
-        for a, b in sorted(used):
-            of_held, of_need = slice(*held.first[a : a + 2]), slice(*need.first[b : b + 2])
-            common = np.maximum(0, np.minimum(held.stops[of_held, None], need.stops[None, of_need])
-                                - np.maximum(held.starts[of_held, None], need.starts[None, of_need]))
-            at_held[a, b], at_need[a, b] = sizes
-            everything.append(common.sum(axis=1))
-            whole = (held.stops - held.starts)[of_held, None]
-            wanted = (need.stops - need.starts)[None, of_need]
-            uncut.append((common * (common == whole)).sum(axis=1) if d else everything[-1])
-            filling.append((common * (common == wanted)).sum(axis=0) if d else common.sum(axis=0))
-            sizes[0] += len(everything[-1])
-            sizes[1] += len(filling[-1])
-        return at_held, at_need, np.concatenate(everything), np.concatenate(uncut), np.concatenate(filling)
 
     def seconds(self, producers: Ints, consumers: Ints) -> tuple[Floats, Floats]:
         """Forward and backward, at least [p]: of producers[i] to consumers[i]."""
@@ -117,17 +135,17 @@ class Pairs:
         for d in range(self._dims):
             held, need = self._held[d], self._need[d]
             i, j = at_held[d], at_need[d]
-            a, b = held.ways[p][:, None], need.ways[q][:, None]
-            first_held, first_need, everything, uncut, filling = self._out[d]
-            start, stop = held.starts[held.first[a] + i], held.stops[held.first[a] + i]
-            start_q, stop_q = need.starts[need.first[b] + j], need.stops[need.first[b] + j]
+            a, b = held.ways[p], need.ways[q]
+            everything, uncut, filling = self._tables[d].sums(a, b, i, j)
+            at, at_q = held.first[a][:, None] + i, need.first[b][:, None] + j
+            start, stop, start_q, stop_q = held.starts[at], held.stops[at], need.starts[at_q], need.stops[at_q]
             common = np.maximum(0, np.minimum(stop, stop_q) - np.maximum(start, start_q))
             own *= common
             held_volume *= stop - start
             wanted *= np.maximum(0, stop_q - start_q)
-            out *= everything[first_held[a, b] + i]
-            straight_out *= uncut[first_held[a, b] + i]
-            straight_into *= filling[first_need[a, b] + j]
+            out *= everything
+            straight_out *= uncut
+            straight_into *= filling
             if d:
                 own_uncut &= common == stop - start
                 own_filling &= common == stop_q - start_q

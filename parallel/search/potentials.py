@@ -21,6 +21,7 @@ candidate.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,6 +35,8 @@ MEANS = np.array([
     [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.5, 0.5], [0, 0.75, 0.25], [0, 0.25, 0.75], [0.5, 0, 0.5],
 ], dtype=np.float64)  # [w, 3]
 """Weights of the sums 1, 2 and 3."""
+CROSSING = np.stack([MEANS[:, 0] + MEANS[:, 1], MEANS[:, 2]], axis=1)  # [w, 2]
+"""Weights of what an exchange costs in 1 and 2, and in 3."""
 MOST_ROUNDS = 12
 """Of bounding the exchanges that seem best more closely, after which others may seem best."""
 
@@ -57,6 +60,8 @@ class Stage:
     forward_s: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     """Of the exchange from the run before [candidates there, l]: bounds, exact where they are known."""
     backward_s: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    moved: Floats = field(default_factory=lambda: np.zeros((2, 0, 0)))
+    """What the exchange costs in 1 and 2, and in 3 [2, candidates there, l]."""
     close: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
     """Which of them are as close as bounds can be."""
     past: Floats = field(default_factory=lambda: np.zeros((0, 0)))
@@ -108,6 +113,17 @@ class Potentials:
         both = forward_s + np.maximum(backward_s, self.slowdown * (sum_s + backward_s))
         return np.stack([both, both, forward_s + backward_s])
 
+    def of_plan(self, chosen: Mapping[str, int]) -> float:
+        """What a whole plan takes at least, before any candidates are dropped."""
+        total = np.zeros(len(MEANS))
+        for r, stage in enumerate(self.stages):
+            index = np.array([chosen[self.ground.runs[r].leader]])
+            total += stage.means[:, index[0]]
+            if stage.edge is not None:
+                x = self.bounds.exchange_s(stage.edge, np.array([chosen[self.ground.runs[r - 1].leader]]), index)
+                total += (MEANS @ self._moved(x, x, stage.sums[index]))[:, 0]
+        return float(total.max())
+
     def narrow(self, limit_s: float) -> None:
         """Drop the candidates that no plan within the limit can have, exchanges not counted."""
         for stage in self.stages:
@@ -137,6 +153,7 @@ class Potentials:
                 stage.forward_s = self.bounds.exchange_s(stage.edge, before.candidates[:, None],
                                                          stage.candidates[None, :])
             stage.backward_s, stage.close = stage.forward_s.copy(), np.zeros(shape, dtype=bool)
+            stage.moved = self._moved(stage.forward_s, stage.backward_s, stage.sums)[1:]
 
     def settle(self, limit_s: float) -> None:
         """Bound those exchanges more closely that `rest` hangs on, for candidates that a plan within the limit may have.
@@ -172,12 +189,17 @@ class Potentials:
         if closer is not None:
             stage.forward_s[rows, columns] = np.maximum(stage.forward_s[rows, columns], closer[0])
             stage.backward_s[rows, columns] = np.maximum(stage.backward_s[rows, columns], closer[1])
+            forward_s, backward_s = stage.forward_s[rows, columns], stage.backward_s[rows, columns]
+            stage.moved[:, rows, columns] = self._moved(forward_s, backward_s, stage.sums[columns])[1:]
 
     def crossing(self, stage: Stage, weights: Floats, columns: slice | Ints = slice(None)) -> Floats:
         """Cost in a mean of the exchange from the run before [candidates there, l]."""
-        forward, backward = stage.forward_s[:, columns], stage.backward_s[:, columns]
-        both = forward + np.maximum(backward, self.slowdown * (stage.sums[columns] + backward))
-        return (weights[0] + weights[1]) * both + weights[2] * (forward + backward)
+        one_or_two, three = float(weights[0] + weights[1]), float(weights[2])
+        if not three:
+            return one_or_two * stage.moved[0][:, columns]
+        if not one_or_two:
+            return three * stage.moved[1][:, columns]
+        return one_or_two * stage.moved[0][:, columns] + three * stage.moved[1][:, columns]
 
     def solve(self, limit_s: float) -> None:
         """Find all bounds, and drop the candidates that exceed the limit."""
@@ -201,7 +223,7 @@ class Potentials:
             if r:
                 left = np.ix_(keep[r - 1], keep[r])
                 stage.forward_s, stage.backward_s = stage.forward_s[left], stage.backward_s[left]
-                stage.close = stage.close[left]
+                stage.close, stage.moved = stage.close[left], np.stack([moved[left] for moved in stage.moved])
             self._keep(stage, keep[r])
 
     @property
@@ -240,11 +262,9 @@ class Potentials:
         return values
 
     def _in_front(self, label: Label, stage: Stage, before: Stage, position: int) -> Floats:
-        forward, backward = stage.forward_s[:, position], stage.backward_s[:, position]
-        both = forward + np.maximum(backward, self.slowdown * (stage.sums[position] + backward))
         costs = before.means + before.rest + (MEANS @ _sums(label))[:, None]
-        costs += (MEANS[:, 0] + MEANS[:, 1])[:, None] * both + MEANS[:, 2:] * (forward + backward)
-        ends = before.ends + before.rest_ends + np.array([[label.a], [label.g]]) + forward
+        costs += CROSSING @ stage.moved[:, :, position]
+        ends = before.ends + before.rest_ends + np.array([[label.a], [label.g]]) + stage.forward_s[:, position]
         result: Floats = np.maximum(costs.max(axis=0), ends.max(axis=0))
         return result
 
