@@ -75,7 +75,12 @@ def _same_samples(program: Program, one: str, other: str) -> bool:
         return (0, 0) if part is None else part.box.spans[0]
 
     return all(samples(one, worker, m) == samples(other, worker, m)
-               for worker in program.plan[one].on for m in range(program.plan.micro_batches))
+               for worker in program.plan[one].on for m in _different(program))
+
+
+def _different(program: Program) -> range:
+    """Micro-batches that may be cut differently: all are as large, and only in scheme b other workers have others."""
+    return range(program.plan.micro_batches if program.plan.scheme == "b" else 1)
 
 
 def _local(program: Program, producer: str, op: Op, which: int) -> bool:
@@ -83,7 +88,7 @@ def _local(program: Program, producer: str, op: Op, which: int) -> bool:
     if (producer in program.merged) != (op.name in program.merged) or _adds(program, producer):
         return False
     workers = {*program.plan[producer].on, *program.plan[op.name].on}
-    for m in range(program.plan.micro_batches):
+    for m in _different(program):
         for worker in workers:
             held, needed = program.output(producer, worker, m), program.inputs(worker, m, op.name)
             if held != (needed[which] if needed else None):

@@ -129,7 +129,7 @@ class LinkBounds:
     def _price(self, op: Op) -> Costs:
         compute, precision = self._cluster.compute, self._precision
         gradient, trained = any(name in self._trained for name in op.inputs), op.name in self._trained
-        parts = [_some_part(op, degrees, self._space.batch_size) for degrees in self._space.degrees[op.name]]
+        parts = [some_part(op, degrees, self._space.batch_size) for degrees in self._space.degrees[op.name]]
         forward = np.array([compute.forward_s(op, part, precision) for part in parts])
         backward = np.array([compute.backward_s(op, part, precision, gradient) for part in parts]) \
             if trained else np.zeros(len(parts))
@@ -239,7 +239,7 @@ class LinkBounds:
                 self._need[key] = _Need(grid.prod(axis=1), -(-sizes // grid[:, columns]),
                                         (sizes // grid[:, columns]).prod(axis=1))
                 return self._need[key]
-            some = [op.needs(_some_part(op, row, samples))[which].shape for row in degrees]
+            some = [op.needs(some_part(op, row, samples))[which].shape for row in degrees]
             # A part has least at an end: of the map, for its halo; of the features, where they are of another input.
             ends = [[(0, 0, 0, 0), (row[1] - 1, row[2] - 1, 0, 0)] for row in degrees]
             least = [min(op.needs(_part(op, row, samples // row[0], end))[which].volume for end in of)
@@ -263,7 +263,7 @@ def _middle(size: int, degree: int) -> int:
     return max(range(1, degree - 1), key=lambda i: (cut(size, degree, i)[1] - cut(size, degree, i)[0], i))
 
 
-def _some_part(op: Op, degrees: Degrees, batch_size: int) -> Part:
+def some_part(op: Op, degrees: Degrees, batch_size: int) -> Part:
     """One of the largest parts: the last features, the middle of the map."""
     sizes = op.domain
     h, w = (_middle(sizes[d], degrees[d + 2]) if len(sizes) > d else 0 for d in (1, 2))

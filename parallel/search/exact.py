@@ -29,27 +29,14 @@ from parallel.search.goal import Goal, Score
 from parallel.search.ground import Ground, Run
 from parallel.search.labels import START, Label
 from parallel.search.potentials import Potentials
+from parallel.search.result import Result
 
 ROUNDING = 1e-12
 """Plans that are better by a smaller share than this are taken for equally good."""
 WIDTH = 2
 """Labels that the first dive keeps."""
 Chosen = Mapping[str, int]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a method found in a space."""
-
-    chosen: Chosen | None
-    """None: no plan fits the memory."""
-    score: Score
-    bound: Score
-    """No plan of the space is better."""
-    labels: int
-    """Labels, plans or proposals looked at."""
-    stopped: str | None
-    """Why it ended early; None: it did not."""
+UNKNOWN = Score(math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -68,16 +55,16 @@ class _State:
     """Candidate of run r's leader."""
 
 
-def exact(ground: Ground, bounds: Bounds, goal: Goal, start: Sequence[Chosen], *, memory_limit: int | None = None,
+def exact(ground: Ground, bounds: Bounds, goal: Goal, start: Sequence[Chosen], *, known: Score = UNKNOWN, memory_limit: int | None = None,
           stop: Callable[[], str | None] = lambda: None,
           progress: Callable[[Score, Score, int], None] = lambda best, bound, labels: None) -> Result:
-    """The best plan of the ground's space. `start` are plans to begin with: the better they are, the less is looked
-    at. `stop` is asked for a reason to end early; `progress` hears of the best plan, the bound and the labels."""
-    return _Search(ground, bounds, goal, memory_limit, stop, progress).run(start)
+    """The best plan of the ground's space. `start` are plans to begin with, and `known` is the score of a plan from
+    elsewhere, which has to be beaten: the better they are, the less is looked at. `stop` is asked for a reason to end early; `progress` hears of the best plan, the bound and the labels."""
+    return _Search(ground, bounds, goal, known, memory_limit, stop, progress).run(start)
 
 
 class _Search:
-    def __init__(self, ground: Ground, bounds: Bounds, goal: Goal, memory_limit: int | None,
+    def __init__(self, ground: Ground, bounds: Bounds, goal: Goal, known: Score, memory_limit: int | None,
                  stop: Callable[[], str | None], progress: Callable[[Score, Score, int], None]) -> None:
         self.ground, self.goal, self.memory_limit = ground, goal, memory_limit
         self.stop, self.progress = stop, progress
@@ -85,30 +72,43 @@ class _Search:
         self.alive = [_alive(ground, r) for r in range(len(ground.runs))]
         self.pending = [_pending(ground, r) for r in range(len(ground.runs))]
         self.best: Chosen | None = None
-        self.score = Score(math.inf, math.inf)
+        self.score = known
+        self.floor = 0.0
+        """No total of a plan that is better than the best known is below it."""
         self.labels = 0
 
     def run(self, start: Sequence[Chosen]) -> Result:
-        potentials, floor = self.potentials, 0.0
-        stopped: str | None = None
         try:
-            for least_s, plan in sorted(((potentials.of_plan(plan), plan) for plan in start), key=lambda found: found[0]):
-                if least_s < self._limit:
-                    self._offer(plan)
-            potentials.narrow(self._limit)
-            potentials.connect()
-            potentials.solve(self._limit)
-            floor = min(potentials.least_s, self._limit)
-            self._dive()
-            for _ in range(2):
-                potentials.solve(self._limit)
-                potentials.settle(self._limit)
-            potentials.solve(self._limit)
-            floor, stopped = self._best_first(floor)
+            stopped = self._search(start)
         except KeyboardInterrupt:
             stopped = "interrupted"
-        bound = self.score if stopped is None else min(self.score, self.goal.least(floor))
+        bound = self.score if stopped is None else min(self.score, self.goal.least(self.floor))
         return Result(self.best, self.score, bound, self.labels, stopped)
+
+    def _search(self, start: Sequence[Chosen]) -> str | None:
+        """Returns why it ended early, if it did."""
+        potentials = self.potentials
+        for least_s, plan in sorted(((potentials.of_plan(plan), plan) for plan in start), key=lambda found: found[0]):
+            if least_s < self._limit:
+                self._offer(plan)
+        potentials.narrow(self._limit)
+        if potentials.empty:
+            return None
+        potentials.connect()
+        for step in (self._dive, self._settle, self._settle):
+            potentials.solve(self._limit)
+            if potentials.empty:
+                return None
+            self.floor = max(self.floor, min(potentials.least_s, self._limit))
+            step()
+            reason = self.stop()
+            if reason is not None:
+                return reason
+        potentials.solve(self._limit)
+        return None if potentials.empty else self._best_first()
+
+    def _settle(self) -> None:
+        self.potentials.settle(self._limit)
 
     @property
     def _limit(self) -> float:
@@ -129,8 +129,8 @@ class _Search:
         if score < self.score:
             self.score, self.best = score, dict(plan)
 
-    def _best_first(self, floor: float) -> tuple[float, str | None]:
-        """Returns what no timeline is below, and why it ended early if it did."""
+    def _best_first(self) -> str | None:
+        """Returns why it ended early, if it did."""
         heap: list[tuple[float, int, _State, list[int] | None, list[float] | None, int]] = []
         kept: dict[tuple[int, tuple[int, ...]], list[_State]] = {}
         count, told = 0, time.monotonic()
@@ -149,16 +149,16 @@ class _Search:
                 self._enter(state, at, kept, push)
         while heap:
             bound, _, state, order, bounds, at = heapq.heappop(heap)
-            floor = max(floor, bound)
+            self.floor = max(self.floor, bound)
             if bound >= self._limit:
                 break
             if self.labels % 256 == 0:
                 reason = self.stop()
                 if reason is not None:
-                    return floor, reason
+                    return reason
                 if time.monotonic() - told > 0.5:
                     told = time.monotonic()
-                    self.progress(self.score, min(self.score, self.goal.least(floor)), self.labels)
+                    self.progress(self.score, min(self.score, self.goal.least(self.floor)), self.labels)
             r = state.r
             if order is None or bounds is None:
                 position = positions[r][state.picked]
@@ -179,14 +179,12 @@ class _Search:
             extended = self._extend(state, int(stages[r - 1].candidates[order[at]]))
             if extended is not None:
                 self._enter(extended, order[at], kept, push)
-        return self._limit, None
+        return None
 
     def _dive(self) -> None:
         """Go from the loss to the images once, with the few best labels of every cut: a good plan to begin with."""
         stages, last = self.potentials.stages, len(self.ground.runs)
         begin = _State(last, {}, START, False, None, -1)
-        if any(not len(stage.candidates) for stage in stages):
-            return
         order = (stages[-1].means + stages[-1].rest).max(axis=0).argsort()[:WIDTH].tolist()
         front = [(state, at) for at in order if (state := self._extend(begin, int(stages[-1].candidates[at])))]
         for r in range(last - 1, 0, -1):

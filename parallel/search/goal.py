@@ -17,6 +17,7 @@ from parallel.cluster import Cluster
 from parallel.graph import INPUT
 from parallel.search.bounds import Floats
 from parallel.search.space import Space
+from parallel.simulator.timeline import Timeline
 
 
 class Score(NamedTuple):
@@ -61,6 +62,11 @@ class Goal:
         leaders = self._space.leaders
         loading = self._load_s({name: plan[leaders[name]] for name in self._readers})
         return self._score(timeline_s + (0.0 if self._overlaps else loading), loading)
+
+    def score_of(self, timeline: Timeline) -> Score:
+        """Of any simulated plan."""
+        loading = self._cluster.data_s(timeline.images)
+        return self._score(timeline.end_s + (0.0 if self._overlaps else loading), loading)
 
     def _score(self, total_s: float, loading_s: float) -> Score:
         step_s = total_s + self._cluster.step_overhead_s

@@ -84,6 +84,11 @@ class Ground:
                 sync.update_s, sync.gather_s, self.prices.memory(node, layout, samples))
         return found
 
+    def memory(self, chosen: Mapping[str, int]) -> int:
+        """Bytes of a plan, op by op on the worker with most of it."""
+        leaders = self.space.leaders
+        return sum(self.work(name, chosen[leaders[name]]).memory for name in self.graph.names)
+
     def exchange(self, edge: Edge, producer: int, consumer: int) -> tuple[float, float] | None:
         """Forward and backward seconds of an exchange; None where nothing moves."""
         key = edge, producer, consumer

@@ -227,10 +227,15 @@ class Potentials:
             self._keep(stage, keep[r])
 
     @property
+    def empty(self) -> bool:
+        """Whether no plan within the limit is left."""
+        return any(not len(stage.candidates) for stage in self.stages)
+
+    @property
     def least_s(self) -> float:
         """What every plan takes at least."""
         last = self.stages[-1]
-        return float((last.means + last.rest).max(axis=0).min()) if len(last.candidates) else float("inf")
+        return float((last.means + last.rest).max(axis=0).min())
 
     @staticmethod
     def _keep(stage: Stage, keep: np.ndarray) -> None:
