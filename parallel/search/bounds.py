@@ -169,9 +169,9 @@ class LinkBounds:
             announced = cluster.shared_memory & (near == holders)
             sums += share * load * (holders > 1)
             gathers += share * np.where(announced, cluster.inside.latency_s, load) * (holders > 1)
-        for (shard, count), at in _groups(shards, holders):
+        for (shard, copies), at in _groups(shards, holders):
             updates[at] = compute.update_s(shard, self._precision) + (
-                compute.add_s((count - 1) * shard, self._precision) if count > 1 else 0.0)
+                compute.add_s((copies - 1) * shard, self._precision) if copies > 1 else 0.0)
         return sums * (1 - 1e-9), updates, gathers * (1 - 1e-9)
 
     def exchange_s(self, edge: Edge, producers: Ints, consumers: Ints) -> Floats:

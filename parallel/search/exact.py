@@ -24,6 +24,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from parallel.search.bounds import Bounds
 from parallel.search.goal import Goal, Score
 from parallel.search.ground import Ground, Run
@@ -34,7 +36,11 @@ from parallel.search.result import Result
 ROUNDING = 1e-12
 """Plans that are better by a smaller share than this are taken for equally good."""
 WIDTH = 2
-"""Labels that the first dive keeps."""
+"""Labels that a dive keeps of each cut."""
+FEW = 40
+"""Candidates of an op up to which a good plan to begin with saves less than looking for it takes."""
+MOST_CLOSE = 16
+"""Candidates that it bounds closely in front of each."""
 Chosen = Mapping[str, int]
 UNKNOWN = Score(math.inf, math.inf)
 
@@ -55,11 +61,12 @@ class _State:
     """Candidate of run r's leader."""
 
 
-def exact(ground: Ground, bounds: Bounds, goal: Goal, start: Sequence[Chosen], *, known: Score = UNKNOWN, memory_limit: int | None = None,
-          stop: Callable[[], str | None] = lambda: None,
+def exact(ground: Ground, bounds: Bounds, goal: Goal, start: Sequence[Chosen], *, known: Score = UNKNOWN,
+          memory_limit: int | None = None, stop: Callable[[], str | None] = lambda: None,
           progress: Callable[[Score, Score, int], None] = lambda best, bound, labels: None) -> Result:
     """The best plan of the ground's space. `start` are plans to begin with, and `known` is the score of a plan from
-    elsewhere, which has to be beaten: the better they are, the less is looked at. `stop` is asked for a reason to end early; `progress` hears of the best plan, the bound and the labels."""
+    elsewhere, which has to be beaten: the better they are, the less is looked at. `stop` is asked for a reason to end
+    early; `progress` hears of the best plan, the bound and the labels."""
     return _Search(ground, bounds, goal, known, memory_limit, stop, progress).run(start)
 
 
@@ -88,27 +95,44 @@ class _Search:
     def _search(self, start: Sequence[Chosen]) -> str | None:
         """Returns why it ended early, if it did."""
         potentials = self.potentials
-        for least_s, plan in sorted(((potentials.of_plan(plan), plan) for plan in start), key=lambda found: found[0]):
+        given = [(potentials.of_plan(plan), plan) for plan in start]
+        for least_s, plan in sorted(given, key=lambda found: found[0]):
             if least_s < self._limit:
                 self._offer(plan)
+        if max(map(len, self.ground.space.candidates.values())) > FEW or self.best is None:
+            self._scout()
         potentials.narrow(self._limit)
         if potentials.empty:
             return None
+        potentials.prepare()
         potentials.connect()
-        for step in (self._dive, self._settle, self._settle):
+        for _ in range(2):
             potentials.solve(self._limit)
             if potentials.empty:
                 return None
             self.floor = max(self.floor, min(potentials.least_s, self._limit))
-            step()
+            potentials.settle(self._limit)
             reason = self.stop()
             if reason is not None:
                 return reason
         potentials.solve(self._limit)
         return None if potentials.empty else self._best_first()
 
-    def _settle(self) -> None:
-        self.potentials.settle(self._limit)
+    def _scout(self) -> None:
+        """Look for a good plan among those that split no map and have all workers at every op: the fewer remain."""
+        space, everyone = self.ground.space, max(self.ground.space.sizes)
+        keep = []
+        for run in self.ground.runs:
+            degrees = np.array(space.candidates[run.leader])
+            plain = (degrees[:, 3:] == 1).all(axis=1) & (degrees.prod(axis=1) == everyone)
+            keep.append(plain if plain.any() else np.ones_like(plain))
+        scout = self.potentials.among(keep)
+        scout.prepare()
+        scout.connect()
+        scout.solve(math.inf)
+        scout.settle(math.inf)
+        scout.solve(math.inf)
+        self._dive(scout)
 
     @property
     def _limit(self) -> float:
@@ -181,22 +205,22 @@ class _Search:
                 self._enter(extended, order[at], kept, push)
         return None
 
-    def _dive(self) -> None:
-        """Go from the loss to the images once, with the few best labels of every cut: a good plan to begin with."""
-        stages, last = self.potentials.stages, len(self.ground.runs)
+    def _dive(self, potentials: Potentials) -> None:
+        """Go from the loss to the images once, with the few best labels of every cut."""
+        stages, last = potentials.stages, len(self.ground.runs)
         begin = _State(last, {}, START, False, None, -1)
         order = (stages[-1].means + stages[-1].rest).max(axis=0).argsort()[:WIDTH].tolist()
         front = [(state, at) for at in order if (state := self._extend(begin, int(stages[-1].candidates[at])))]
         for r in range(last - 1, 0, -1):
             reached: list[tuple[float, int, _State, int]] = []
             for state, position in front:
-                values = self.potentials.in_front(state.label, r, position, self._limit)
+                values = potentials.in_front(state.label, r, position, math.inf, MOST_CLOSE)
                 index = state.chosen.get(self.ground.runs[r - 1].leader)
                 places = values.argsort()[:WIDTH].tolist() if index is None else \
                     (stages[r - 1].candidates == index).nonzero()[0].tolist()
                 for at in places:
                     if (extended := self._extend(state, int(stages[r - 1].candidates[at]))) is not None:
-                        bound = self.potentials.of_label(extended.label, r - 1, at)
+                        bound = potentials.of_label(extended.label, r - 1, at)
                         reached.append((bound, len(reached), extended, at))
             front = [(state, at) for _, _, state, at in sorted(reached, key=lambda found: found[:2])[:WIDTH]]
         for state, _ in front:

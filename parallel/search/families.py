@@ -10,8 +10,9 @@ With f, b, t = f + b the seconds of a stage's forward and backward for one micro
 the price), x of an exchange with the stage before (the link's time alone), s and g of summing and gathering the
 parameters of its ops, u of updating them, and i, j stages:
 
-    pipeline ≥ Σ_{i<j} (t_i + 2·x_{i+1}) + m·t_j                        fill, then stage j has m micro-batches, then drain
+    pipeline ≥ Σ_{i<j} (t_i + 2·x_{i+1}) + m·t_j                        fill, stage j's m micro-batches, drain
     pipeline ≥ Σ_{i<j} (f_i + x_{i+1}) + m·t_j − b_j + b of j's last op + (s + g)_j     sums wait for the last one
+    pipeline ≥ Σ_{i<j} (f_i + x_{i+1}) + m·t_j + g_j                    gathers come after all backwards
     pipeline ≥ Σ_{i<j} f_i + m·2·(x_j + y_j + x_{j+1}) + (s + g)_j      messages of a worker come one after the other;
                                                                         y: all features to linear layers split in c
     pipeline ≥ m·t_j + u_j + σ·(m·2·(x_j + y_j + x_{j+1}) + (s + g)_j)  and each takes σ of its time from computing
@@ -19,7 +20,8 @@ parameters of its ops, u of updating them, and i, j stages:
 In passes, x is the exchange between the first ops and the others and y those among the others, both ways, exactly. One
 pass is computed after the other (`schedule`: one in flight), so that only the x of other passes can be hidden:
 
-    passes   ≥ Σ f of the first ops, whole batch, + x + W · Σ (t + y) of the others + b, or s and g, of the first ops
+    passes   ≥ Σ f of the first ops, whole batch, + x + W · Σ (t + y) of the others + b and g, or s and g, of
+               the first ops
     passes   ≥ Σ f of the first ops + W · (x + Σ y) + s and g of the first ops
 """
 
@@ -37,7 +39,7 @@ from parallel.ops import Op
 from parallel.plan import Layout, Plan, check_batch, follow, make_plan
 from parallel.search.bounds import some_part
 from parallel.search.space import Degrees, leaders_of
-from parallel.simulator.prices import Prices, trained_ops
+from parallel.simulator.prices import Prices, Sync, trained_ops
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,15 @@ class Families:
     """The proposals for one graph, batch and cluster."""
 
     def __init__(self, graph: Graph, batch_size: int, workers: int, cluster: Cluster, prices: Prices) -> None:
-        self.graph, self.batch_size, self.workers, self.cluster, self.prices = graph, batch_size, workers, cluster, prices
+        self.graph, self.batch_size, self.workers = graph, batch_size, workers
+        self.cluster, self.prices = cluster, prices
         leaders = leaders_of(graph)
         self._groups = [(name, [op for op in graph if leaders[op.name] == name])
                         for name in dict.fromkeys(leaders.values())]
         self._trained = trained_ops(graph)
         self._whole_batch = any(op.whole_batch for op in graph)
         self._seconds: dict[tuple[str, Degrees, int], tuple[float, float]] = {}
-        self._syncs: dict[tuple[str, int], tuple[float, float]] = {}
+        self._syncs: dict[tuple[str, int], Sync] = {}
         self._next = dict(zip(graph.names, graph.names[1:], strict=False))
 
     def proposals(self, limit_s: float) -> Iterator[Proposal]:
@@ -86,6 +89,8 @@ class Families:
 
     def _cuts(self, stages: int, block: int, m: int, split: str, limit_s: float) -> Iterator[Proposal]:
         samples, sigma = self.batch_size // m, self.cluster.overlap_slowdown
+        if self._leaders_s(block, samples, split) * m / stages >= limit_s:
+            return
         rows: list[tuple[float, ...]] = []
         handed: list[tuple[float, float]] = []
         for name, group in self._groups:
@@ -93,22 +98,25 @@ class Families:
             degrees: Degrees = (1, block, 1, 1, 1) if in_c else (block, 1, 1, 1, 1)
             times = [self._times(op, degrees if op.name == name else None, samples, block) for op in group]
             sync = [self._sync(op, block) for op in group if not in_c]
-            rows.append((sum(f for f, _ in times), sum(b for _, b in times), times[-1][1], sum(s for s, _ in sync),
-                         sum(u for _, u in sync), self._gathered(self.graph[name], samples, block) if in_c else 0.0))
+            rows.append((sum(f for f, _ in times), sum(b for _, b in times), times[-1][1],
+                         sum(s.sum_s + s.gather_s for s in sync), sum(s.update_s for s in sync),
+                         sum(s.gather_s for s in sync),
+                         self._gathered(self.graph[name], samples, block) if in_c else 0.0))
             handed.append(self._handed_over(name, samples, block))
-        forward, backward, last, syncs, updates, gathered = (list(column) for column in zip(*rows, strict=True))
+        forward, backward, last, syncs, updates, gathers, features = (list(of) for of in zip(*rows, strict=True))
         total = [f + b for f, b in zip(forward, backward, strict=True)]
         handed.append((0.0, 0.0))
         crosses = [number * block % self.cluster.workers_per_node == 0 for number in range(stages + 1)]
-        if m * sum(total) / stages >= limit_s:
+        if max(m / stages, 1) * sum(total) >= limit_s:
             return
 
         def stage(number: int, first: int, end: int, before: float, forward_before: float, moved: float) -> float:
             """Bound by the stage of groups first … end − 1; `moved` is what the exchanges in front of it take."""
             own, sums = sum(total[first:end]), sum(syncs[first:end])
-            arrives = max(handed[first][crosses[number]] if number else 0.0, gathered[first])
-            messages = m * 2 * (arrives + sum(gathered[first + 1:end]) + handed[end][crosses[number + 1]])
+            arrives = max(handed[first][crosses[number]] if number else 0.0, features[first])
+            messages = m * 2 * (arrives + sum(features[first + 1:end]) + handed[end][crosses[number + 1]])
             return max(before + 2 * moved + m * own,
+                       forward_before + moved + m * own + sum(gathers[first:end]),
                        forward_before + moved + m * own - sum(backward[first:end]) + last[end - 1] + sums,
                        forward_before + messages + sums,
                        m * own + sum(updates[first:end]) + sigma * (messages + sums))
@@ -133,6 +141,14 @@ class Families:
                 yield Proposal(bound, "pipelines", lambda starts=starts, order=order:  # type: ignore[misc]
                                self._pipeline(starts, block, m, split, order))
 
+    def _leaders_s(self, block: int, samples: int, split: str) -> float:
+        """Forward and backward of the decided ops alone, for one micro-batch."""
+        total = 0.0
+        for group in self._groups:
+            in_c = split == "c" and self._in_c(group, block)
+            total += sum(self._times(group[1][0], (1, block, 1, 1, 1) if in_c else (block, 1, 1, 1, 1), samples, block))
+        return total
+
     def _times(self, op: Op, degrees: Degrees | None, samples: int, block: int) -> tuple[float, float]:
         """Forward and backward of an op; one that follows (`degrees` None) is counted by its share of the block."""
         cut = degrees or ((block, 1, 1, 1, 1) if samples >= block else (1, 1, 1, 1, 1))
@@ -148,15 +164,13 @@ class Families:
                                       backward if op.name in self._trained else 0.0)
         return self._seconds[key]
 
-    def _sync(self, op: Op, block: int) -> tuple[float, float]:
-        """Summing and gathering in a block, and updating; where nodes may cut some blocks and not others, nothing is
-        known."""
+    def _sync(self, op: Op, block: int) -> Sync:
+        """Of an op split in n over a block; where nodes may cut some blocks and not others, nothing is known."""
         per_node = self.cluster.workers_per_node
         if not op.parameters or (per_node % block and block % per_node):
-            return 0.0, 0.0
+            return Sync(0.0, 0.0, 0.0)
         if (op.name, block) not in self._syncs:
-            sync = self.prices.sync(op, Layout(tuple(range(block)), n=block))
-            self._syncs[op.name, block] = sync.sum_s + sync.gather_s, sync.update_s
+            self._syncs[op.name, block] = self.prices.sync(op, Layout(tuple(range(block)), n=block))
         return self._syncs[op.name, block]
 
     def _handed_over(self, name: str, samples: int, block: int) -> tuple[float, float]:
@@ -192,7 +206,8 @@ class Families:
         for number, (name, group) in enumerate(self._groups):
             stage = sum(start <= number for start in starts) - 1
             on = tuple(range(stage * block, (stage + 1) * block))
-            layouts[name] = Layout(on, c=block) if split == "c" and self._in_c((name, group), block) else Layout(on, n=block)
+            in_c = split == "c" and self._in_c((name, group), block)
+            layouts[name] = Layout(on, c=block) if in_c else Layout(on, n=block)
         plan = make_plan(self.graph, self.workers, layouts, micro_batches=m, pipeline=order)
         check_batch(self.graph, plan, self.batch_size)
         return plan
@@ -206,13 +221,16 @@ class Families:
             before, rest = self._groups[:at], self._groups[at:]
             if not at or not all(self._in_c(group, workers) for group in rest):
                 continue
-            forward = backward = sums = 0.0
+            forward = backward = sums = gathers = 0.0
             for leader, group in before:
                 for op in group:
-                    f, b = self._times(op, (workers, 1, 1, 1, 1) if op.name == leader else None, self.batch_size, workers)
-                    forward, backward, sums = forward + f, backward + b, sums + self._sync(op, workers)[0]
-            computing = sum(sum(self._times(op, (1, workers, 1, 1, 1), samples, workers)) for _, group in rest for op in group
-                            if "c" in op.dims and op.extent("c") >= workers)
+                    degrees = (workers, 1, 1, 1, 1) if op.name == leader else None
+                    f, b = self._times(op, degrees, self.batch_size, workers)
+                    sync = self._sync(op, workers)
+                    forward, backward, gathers = forward + f, backward + b, gathers + sync.gather_s
+                    sums += sync.sum_s + sync.gather_s
+            computing = sum(sum(self._times(op, (1, workers, 1, 1, 1), samples, workers))
+                            for _, group in rest for op in group if "c" in op.dims and op.extent("c") >= workers)
             inner, entry, split = 0.0, {"b": 0.0, "c": 0.0}, Layout(on, n=workers)
             for leader, group in rest:
                 op = self.graph[leader]
@@ -228,7 +246,7 @@ class Families:
                     split = follow(op, split)
             for scheme, moved in entry.items():
                 passes = forward + moved + workers * (computing + inner)
-                bound = max(passes + backward, passes + sums, forward + workers * (moved + inner) + sums)
+                bound = max(passes + backward + gathers, passes + sums, forward + workers * (moved + inner) + sums)
                 if bound < limit_s:
                     yield Proposal(bound, "passes", lambda name=name, scheme=scheme:  # type: ignore[misc]
                                    self._passing(name, scheme))

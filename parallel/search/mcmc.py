@@ -42,11 +42,12 @@ def mcmc(ground: Ground, goal: Goal, prices: Prices, start: Sequence[Mapping[str
     stopped: str | None = None
     try:
         for current in starts:
-            simulation = DeltaSimulation(prices, space.workers, {name: space.layout(name, i) for name, i in current.items()})
+            layouts = {name: space.layout(name, index) for name, index in current.items()}
+            simulation = DeltaSimulation(prices, space.workers, layouts)
             old = goal.score(simulation.step_s - overhead_s, current)
             beta, begun = SHARPNESS / old.total_s, now()
             budget = budget_s / len(starts)
-            improved, own, last = begun, 0, 0
+            improved, own = begun, 0
             if (memory_limit is None or ground.memory(current) <= memory_limit) and old < score:
                 score, best = old, dict(current)
             while now() - begun < budget and now() - improved < budget / 2 and (most is None or own < most):
@@ -61,7 +62,7 @@ def mcmc(ground: Ground, goal: Goal, prices: Prices, start: Sequence[Mapping[str
                     simulation.accept()
                     current, old = moved, new
                     if new < score:
-                        score, best, improved, last = new, dict(moved), now(), own
+                        score, best, improved = new, dict(moved), now()
                 if own % 512 == 0:
                     progress(score, nothing, proposals)
                     stopped = stop()

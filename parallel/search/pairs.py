@@ -16,7 +16,9 @@ bounds.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,7 +108,7 @@ class Pairs:
         self._held = [_held_cuts(sizes[d], held[:, (0, 1, 3, 4)[d]]) for d in range(dims)]
         self._need = [_held_cuts(space.batch_size, need[:, 0])]
         self._need += [_need_cuts(consumer, edge.which, d, need) for d in range(1, dims)]
-        self._tables = [_Tables(held, need, d > 0) for d, (held, need) in enumerate(zip(self._held, self._need, strict=True))]
+        self._tables = [_Tables(self._held[d], self._need[d], d > 0) for d in range(dims)]
         nodes, per_node = -(-space.workers // cluster.workers_per_node), cluster.workers_per_node
         chosen = range(nodes) if space.workers <= ALL else sorted({(2 * i + 1) * nodes // (2 * NODES) for i in
                                                                    range(NODES)} | {nodes - 1})
@@ -160,12 +162,12 @@ class Pairs:
         adds, moves = terms > 1, link > 0
         packs = np.array(True) if not self._cluster.shared_memory else (far > 0)[:, None]
         forward = self._handling_s(*handled(scattered_out, scattered_into, into, own, wanted, packs, adds))
-        backward = self._handling_s(*handled(scattered_into, scattered_out, out, own, held_volume, packs, np.array(True)))
+        backward = self._handling_s(*handled(scattered_into, scattered_out, out, own, held_volume, packs, True))
         forward, backward = np.where(moves, link + forward, 0.0), np.where(moves, link + backward, 0.0)
         return forward, backward
 
-    def _link_s(self, spans: list[tuple[Floats, ...]], has: NDArray[np.bool_], wants: NDArray[np.bool_], own: Floats,
-                out: Floats, into: Floats) -> tuple[Floats, Floats]:
+    def _link_s(self, spans: Sequence[tuple[Floats, ...]], has: NDArray[np.bool_], wants: NDArray[np.bool_],
+                own: Floats, out: Floats, into: Floats) -> tuple[Floats, Floats]:
         """Of the most loaded level, and of that between nodes alone [p]."""
         cluster, itemsize = self._cluster, self._itemsize
         alone = len(self._nodes) == 1 and len(self._nodes[0]) == has.shape[1] and cluster.nodes == 1
@@ -254,9 +256,9 @@ def _joined(ways: list[list[tuple[int, int]]], of: Ints) -> _Cuts:
     return _Cuts(first, ends[:, 0], ends[:, 1], of.reshape(-1))
 
 
-def link_seconds(link: Link, loads: NDArray[np.generic]) -> Floats:
+def link_seconds(link: Link, numbers: NDArray[Any]) -> Floats:
     """`Link.seconds` of many loads."""
-    loads = np.asarray(loads, dtype=np.float64)
+    loads: Floats = np.asarray(numbers, dtype=np.float64)
     sizes, speeds = (np.log(np.array(column, dtype=np.float64)) for column in zip(*link.bandwidth, strict=True))
     if len(sizes) == 1:
         return np.where(loads > 0, link.latency_s + loads / link.bandwidth[0][1], 0.0)

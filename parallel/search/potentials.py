@@ -1,10 +1,10 @@
-"""What the ops in front of a cut will cost at least: bounds for the search, by dynamic programming over all candidates.
+"""What the ops in front of a cut will cost at least: bounds for the search, by dynamic programming over candidates.
 
-Putting op p in front of a label (`labels`) makes each of these sums larger at least by what stands beside it, where q is
-the next op, X ≤ x and x' are its exchange with p, and s of q is counted when its C is left for good:
+Putting op p in front of a label (`labels`) makes each of these sums larger at least by what stands beside it, where q
+is the next op, X ≤ x and x' are its exchange with p, and s of q is counted when its C is left for good:
 
     1   E + α           f + b + u + σ·g             X + max(X, σ·(s + X))
-    2   E + max(η, γ)   f + b + g                   X + max(X, σ·(s + X))
+    2   E + γ           f + b + g                   X + max(X, σ·(s + X))
     3   N + γ           f + s + g                   2·X
     4   A               f + u + σ·g                 X
     5   G               f + g                       X
@@ -21,8 +21,9 @@ candidate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,8 @@ MEANS = np.array([
 """Weights of the sums 1, 2 and 3."""
 CROSSING = np.stack([MEANS[:, 0] + MEANS[:, 1], MEANS[:, 2]], axis=1)  # [w, 2]
 """Weights of what an exchange costs in 1 and 2, and in 3."""
+FEW_PAIRS = 200
+"""Of candidates: bounding all closely takes no longer than bounding some."""
 MOST_ROUNDS = 12
 """Of bounding the exchanges that seem best more closely, after which others may seem best."""
 
@@ -64,6 +67,8 @@ class Stage:
     """What the exchange costs in 1 and 2, and in 3 [2, candidates there, l]."""
     close: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
     """Which of them are as close as bounds can be."""
+    known: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    """Candidates whose exchanges are bounded at all [l]."""
     past: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     """Of all runs behind [w, l]."""
     rest: Floats = field(default_factory=lambda: np.zeros((0, 0)))
@@ -113,6 +118,13 @@ class Potentials:
         both = forward_s + np.maximum(backward_s, self.slowdown * (sum_s + backward_s))
         return np.stack([both, both, forward_s + backward_s])
 
+    def among(self, keep: Sequence[NDArray[np.bool_]]) -> Potentials:
+        """The same over some of the candidates, by run; these potentials stay as they are."""
+        some = copy.copy(self)
+        some.stages = [replace(stage) for stage in self.stages]
+        some._keep(keep)
+        return some
+
     def of_plan(self, chosen: Mapping[str, int]) -> float:
         """What a whole plan takes at least, before any candidates are dropped."""
         total = np.zeros(len(MEANS))
@@ -126,16 +138,16 @@ class Potentials:
 
     def narrow(self, limit_s: float) -> None:
         """Drop the candidates that no plan within the limit can have, exchanges not counted."""
-        for stage in self.stages:
-            stage.forward_s = stage.backward_s = np.zeros((0, 0))
         least = [stage.means.min(axis=1) for stage in self.stages]
         total = np.sum(least, axis=0)
-        for stage, own in zip(self.stages, least, strict=True):
-            self._keep(stage, (stage.means + (total - own)[:, None]).max(axis=0) < limit_s)
+        self._keep([(stage.means + (total - own)[:, None]).max(axis=0) < limit_s
+                    for stage, own in zip(self.stages, least, strict=True)])
 
-    def connect(self) -> None:
-        """Bound the exchanges between the candidates that are left, and those within the runs more closely."""
-        for stage in self.stages:
+    def prepare(self) -> None:
+        """Bound the exchanges within the runs more closely; take those between runs for free until they are asked for.
+        """
+        rest, rest_ends = np.zeros((len(MEANS), 1)), np.zeros((2, 1))
+        for r, stage in enumerate(self.stages):
             for edge, x, sum_s in stage.inner:
                 at = x.nonzero()[0]
                 closer = self.bounds.closer_s(edge, stage.candidates[at], stage.candidates[at]) if len(at) else None
@@ -145,19 +157,28 @@ class Potentials:
                     stage.means[:, at] += MEANS @ more
                     stage.ends[:, at] += forward_s - x[at]
             stage.inner = []
+            shape = len(self.stages[r - 1].candidates) if r else 0, len(stage.candidates)
+            stage.forward_s, stage.backward_s, stage.moved = np.zeros(shape), np.zeros(shape), np.zeros((2, *shape))
+            stage.close, stage.known = np.zeros(shape, dtype=bool), np.zeros(shape[1], dtype=bool)
+            stage.rest = np.repeat(rest, shape[1], axis=1)
+            stage.rest_ends = np.repeat(rest_ends, shape[1], axis=1)
+            rest, rest_ends = (x + y.min(axis=1, keepdims=True)
+                               for x, y in ((rest, stage.means), (rest_ends, stage.ends)))
+
+    def connect(self) -> None:
+        """Bound the exchanges between all candidates that are left."""
         for before, stage in zip(self.stages, self.stages[1:], strict=False):
-            shape = len(before.candidates), len(stage.candidates)
-            if stage.edge is None:
-                stage.forward_s = np.zeros(shape)
-            else:
-                stage.forward_s = self.bounds.exchange_s(stage.edge, before.candidates[:, None],
-                                                         stage.candidates[None, :])
-            stage.backward_s, stage.close = stage.forward_s.copy(), np.zeros(shape, dtype=bool)
-            stage.moved = self._moved(stage.forward_s, stage.backward_s, stage.sums)[1:]
+            self._bound(before, stage, (~stage.known).nonzero()[0])
+
+    def _bound(self, before: Stage, stage: Stage, columns: Ints) -> None:
+        if stage.edge is not None and len(columns):
+            x = self.bounds.exchange_s(stage.edge, before.candidates[:, None], stage.candidates[None, columns])
+            stage.forward_s[:, columns] = stage.backward_s[:, columns] = x
+            stage.moved[:, :, columns] = self._moved(x, x, stage.sums[columns])[1:]
+        stage.known[columns] = True
 
     def settle(self, limit_s: float) -> None:
-        """Bound those exchanges more closely that `rest` hangs on, for candidates that a plan within the limit may have.
-        """
+        """Bound those exchanges more closely that `rest` hangs on, for candidates that may be within the limit."""
         for before, stage in zip(self.stages, self.stages[1:], strict=False):
             columns = ((stage.means + stage.rest + stage.past).max(axis=0) < limit_s).nonzero()[0]
             for _ in range(MOST_ROUNDS):
@@ -165,11 +186,12 @@ class Potentials:
                     break
                 rows, stage.rest[:, columns] = self._least(before, stage, columns)
                 wide = np.broadcast_to(columns, rows.shape)
-                open_ones = np.unique(np.stack([rows, wide], axis=-1)[~stage.close[rows, wide]], axis=0)
-                pairs = np.zeros_like(stage.close)
-                pairs[open_ones[:, 0], open_ones[:, 1]] = True
-                self._sharpen(before, stage, pairs)
-                columns = np.unique(open_ones[:, 1])
+                if stage.close.size <= FEW_PAIRS:
+                    loose = np.stack((~stage.close).nonzero(), axis=1)
+                else:
+                    loose = np.unique(np.stack([rows, wide], axis=-1)[~stage.close[rows, wide]], axis=0)
+                self._sharpen(before, stage, loose[:, 0], loose[:, 1])
+                columns = np.unique(loose[:, 1])
 
     def _least(self, before: Stage, stage: Stage, columns: Ints) -> tuple[Ints, Floats]:
         """By mean, the best candidate in front of some of the run's, and `rest` with it [w, l]."""
@@ -180,8 +202,7 @@ class Potentials:
             least.append(cost[rows[-1], np.arange(len(columns))])
         return np.stack(rows), np.stack(least)
 
-    def _sharpen(self, before: Stage, stage: Stage, pairs: NDArray[np.bool_]) -> None:
-        rows, columns = pairs.nonzero()
+    def _sharpen(self, before: Stage, stage: Stage, rows: Ints, columns: Ints) -> None:
         if stage.edge is None or not len(rows):
             return
         closer = self.bounds.closer_s(stage.edge, before.candidates[rows], stage.candidates[columns])
@@ -219,12 +240,7 @@ class Potentials:
                 past = np.stack([(self.crossing(stage, weights) + (stage.means[w] + past[w])[None, :]).min(axis=1)
                                  for w, weights in enumerate(MEANS)])
         keep.reverse()
-        for r, stage in enumerate(self.stages):
-            if r:
-                left = np.ix_(keep[r - 1], keep[r])
-                stage.forward_s, stage.backward_s = stage.forward_s[left], stage.backward_s[left]
-                stage.close, stage.moved = stage.close[left], np.stack([moved[left] for moved in stage.moved])
-            self._keep(stage, keep[r])
+        self._keep(keep)
 
     @property
     def empty(self) -> bool:
@@ -237,15 +253,21 @@ class Potentials:
         last = self.stages[-1]
         return float((last.means + last.rest).max(axis=0).min())
 
-    @staticmethod
-    def _keep(stage: Stage, keep: np.ndarray) -> None:
-        stage.candidates, stage.sums = stage.candidates[keep], stage.sums[keep]
-        stage.means, stage.ends = stage.means[:, keep], stage.ends[:, keep]
-        stage.inner = [(edge, x[keep], sum_s[keep]) for edge, x, sum_s in stage.inner]
-        if stage.rest.size:
-            stage.rest, stage.rest_ends = stage.rest[:, keep], stage.rest_ends[:, keep]
-        if stage.past.size:
-            stage.past = stage.past[:, keep]
+    def _keep(self, keep: Sequence[NDArray[np.bool_]]) -> None:
+        """Drop all other candidates."""
+        for r, (stage, mask) in enumerate(zip(self.stages, keep, strict=True)):
+            if stage.forward_s.size:
+                left = np.ix_(keep[r - 1], mask)
+                stage.forward_s, stage.backward_s = stage.forward_s[left], stage.backward_s[left]
+                stage.moved = np.stack([x[left] for x in stage.moved])
+                stage.close, stage.known = stage.close[left], stage.known[mask]
+            stage.candidates, stage.sums = stage.candidates[mask], stage.sums[mask]
+            stage.means, stage.ends = stage.means[:, mask], stage.ends[:, mask]
+            stage.inner = [(edge, x[mask], sum_s[mask]) for edge, x, sum_s in stage.inner]
+            if stage.rest.size:
+                stage.rest, stage.rest_ends = stage.rest[:, mask], stage.rest_ends[:, mask]
+            if stage.past.size:
+                stage.past = stage.past[:, mask]
 
     def of_label(self, label: Label, r: int, position: int) -> float:
         """What a plan takes at least whose runs from r on are the label's."""
@@ -254,15 +276,18 @@ class Potentials:
         ends = max(label.a + stage.rest_ends[0, position], label.g + stage.rest_ends[1, position])
         return max(float(means.max()), ends)
 
-    def in_front(self, label: Label, r: int, position: int, limit_s: float) -> Floats:
+    def in_front(self, label: Label, r: int, position: int, limit_s: float, most: int | None = None) -> Floats:
         """The same for every candidate of run r − 1 in front of it [l]; exchanges are bounded closely where that may
-        help."""
+        help, and for the best `most` candidates alone."""
         stage, before = self.stages[r], self.stages[r - 1]
+        if not stage.known[position]:
+            self._bound(before, stage, np.array([position]))
         values = self._in_front(label, stage, before, position)
-        pairs = np.zeros_like(stage.close)
-        pairs[:, position] = (values < limit_s) & ~stage.close[:, position]
-        if pairs.any():
-            self._sharpen(before, stage, pairs)
+        rows = ((values < limit_s) & ~stage.close[:, position]).nonzero()[0]
+        if len(rows):
+            if most is not None:
+                rows = rows[values[rows].argsort()[:most]]
+            self._sharpen(before, stage, rows, np.full_like(rows, position))
             values = self._in_front(label, stage, before, position)
         return values
 
@@ -276,4 +301,4 @@ class Potentials:
 
 def _sums(label: Label) -> Floats:
     """The sums 1, 2 and 3 of the module's table."""
-    return np.array([label.e + label.alpha, label.e + max(label.eta, label.gamma), label.n + label.gamma])
+    return np.array([label.e + label.alpha, label.e + label.gamma, label.n + label.gamma])

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from parallel.cluster import Cluster
 from parallel.config import SEARCHES, require, require_one_of
@@ -147,7 +148,12 @@ class _Search:
         left, why = self._others(outside)
         if self.best.plan is None:
             self._refuse()
-        return self._found(min(result.bound, left, self.best.score), result, result.stopped or why)
+        bound, stopped = min(result.bound, left, self.best.score), result.stopped or why
+        return Found(self.best.plan, self.best.score.step_s, bound.step_s,
+                     self._certificate(bound, result, stopped, limit),
+                     self.config.method, stopped,
+                     {"space": result.looked_at, "exchanges": self.ground.asked, "simulated": len(self.simulated)},
+                     time.monotonic() - self.begun)
 
     def _given(self, start: Sequence[Plan]) -> tuple[list[dict[str, int]], list[Proposal]]:
         """The given plans that lie in the space, and the others."""
@@ -238,30 +244,26 @@ class _Search:
         proven = f", none below {1000 * bound.step_s:.3f} ms" if bound.step_s > 0 else ""
         self.progress(f"{looked_at:,} {what}: best {best}{proven}")
 
-    def _refuse(self) -> None:
+    def _refuse(self) -> NoReturn:
         """Say that no plan fits."""
         work, leaders = self.ground.work, self.space.leaders
         least = sum(min(sum(work(op, i).memory for op in self.graph.names if leaders[op] == name)
                         for i in range(len(found))) for name, found in self.space.candidates.items())
-        raise ValueError(f"search: no plan fits the memory of cluster {self.cluster.name}, "
-                         f"{self.cluster.memory_bytes / 1e9:.2f} GB a worker: with trainer.batch_size={self.batch_size} on "
-                         f"{self.workers} workers the ops alone need at least {least / 1e9:.2f} GB on one of them, and the "
-                         "model's copy, messages and images come on top")
+        raise ValueError(f"memory={self.cluster.memory_bytes / 1e9:.2f} GB a worker of cluster {self.cluster.name} is "
+                         f"too little for every plan: with trainer.batch_size={self.batch_size}, workers={self.workers} "
+                         f"the ops alone need at least {least / 1e9:.2f} GB on one of them; the model's copy, messages "
+                         "and images come on top")
 
-    def _found(self, bound: Score, result: Result, stopped: str | None) -> Found:
-        plan, score = self.best.plan, self.best.score
-        assert plan is not None
-        families = self.config.families and self.config.method != "mcmc"
-        what = f"{self.space.count:.3g} plans on nested blocks" + (", pipelines and passes" if families else "")
+    def _certificate(self, bound: Score, result: Result, stopped: str | None, limit: int | None) -> str:
+        what = f"{self.space.count:.3g} plans on nested blocks"
+        if limit is not None:
+            what += f" whose ops need at most {limit / 1e9:.2f} GB a worker"
+        what += ", pipelines and passes" if self.config.families and self.config.method != "mcmc" else ""
         if self.config.method == "mcmc":
-            text = f"the best of {result.looked_at:,} random moves; nothing is proven"
-        elif stopped is None:
-            text = f"optimal: no plan is faster among {what}"
-        elif bound.step_s > 0:
-            text = (f"within {100 * (score.step_s / bound.step_s - 1):.2g} % of the optimum among {what}; ended by "
-                    f"{stopped}")
-        else:
-            text = f"the best so far; nothing is proven; ended by {stopped}"
-        return Found(plan, score.step_s, bound.step_s, text, self.config.method, stopped,
-                     {"space": result.looked_at, "exchanges": self.ground.asked, "simulated": len(self.simulated)},
-                     time.monotonic() - self.begun)
+            return f"the best of {result.looked_at:,} random moves; nothing is proven"
+        if stopped is None:
+            return f"optimal: no plan is faster among {what}"
+        if bound.step_s > 0:
+            return (f"within {100 * (self.best.score.step_s / bound.step_s - 1):.2g} % of the optimum among {what}; "
+                    f"ended by {stopped}")
+        return f"the best so far; nothing is proven; ended by {stopped}"

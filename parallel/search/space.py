@@ -30,7 +30,7 @@ from parallel.ops.pool import AdaptiveAvgPool2d, MaxPool2d
 from parallel.plan import Layout, Plan, make_plan
 from parallel.plan.plan import follow_degrees
 
-Degrees = tuple[int, int, int, int, int]
+Degrees = tuple[int, ...]
 """Of n, c, k, h, w."""
 SMALL = 8
 """Workers up to which blocks of any size are allowed."""
@@ -127,7 +127,7 @@ class Space:
         for op in self.graph:
             layout, leader = plan[op.name], self.leaders[op.name]
             if op.name == leader:
-                index = self._index[leader].get(layout.degrees)  # type: ignore[call-overload]
+                index = self._index[leader].get(layout.degrees)
                 if index is None:
                     return None
                 chosen[leader] = index
@@ -155,7 +155,7 @@ def space_of(graph: Graph, batch_size: int, workers: int, cluster: Cluster, dims
         limits = tuple(1 if d not in op.dims or d not in dims else batch_size if d == "n" else op.extent(d)
                        for d in DIMS)
         cut = [found for size in blocks for found in splits(size, limits)]
-        rows = [row for found in cut if (row := _followed(group, found, batch_size)) is not None]  # type: ignore
+        rows = [row for found in cut if (row := _followed(group, found, batch_size)) is not None]
         if not rows:
             most = {d: limit for d, limit in zip(DIMS, limits, strict=True) if d in dims and d in op.dims}
             raise ValueError(f"search: no layout of {name} is left by sizes={list(blocks)}, dims={dims} and "

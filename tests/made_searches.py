@@ -1,0 +1,104 @@
+"""What the tests of the searches share: small spaces with real or random prices, and the time of every plan in them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from random import Random
+
+from made_clusters import Rates, link, made_cluster
+from parallel.cluster import Cluster
+from parallel.graph import Graph
+from parallel.lower import lower
+from parallel.ops import Op
+from parallel.plan import Layout
+from parallel.search.bounds import Bounds, LinkBounds, NoBounds
+from parallel.search.goal import Goal
+from parallel.search.ground import Ground
+from parallel.search.space import space_of
+from parallel.simulator import Prices, Sync, Traffic
+from parallel.simulator.simulate import simulate
+
+BATCH = 6
+
+
+class RandomPrices(Prices):
+    """Prices that depend on op and layout alone, but have nothing to do with them."""
+
+    def __init__(self, graph: Graph, batch_size: int, cluster: Cluster, seed: int) -> None:
+        super().__init__(graph, batch_size, cluster, "fp32")
+        self._seed = seed
+
+    def _draw(self, *of: object) -> Random:
+        return Random(f"{self._seed} {of}")
+
+    def compute(self, op: Op, layout: Layout, samples: int) -> tuple[float, float]:
+        random = self._draw("compute", op.name, layout.degrees)
+        return random.random(), random.choice([0.0, 1.0, 2.0]) * random.random()
+
+    def part_seconds(self, op, layout, rows):  # type: ignore[no-untyped-def]
+        forward_s, backward_s = self.compute(op, layout, sum(rows))
+        return super().part_seconds(op, layout, rows) * 0 + [[forward_s, backward_s]]
+
+    def traffic(self, producer: Op, layout: Layout, consumer: Op, consumer_layout: Layout, which: int, samples: int,
+                ) -> Traffic:
+        random = self._draw("traffic", producer.name, layout.degrees, consumer.name, consumer_layout.degrees, which)
+        if random.random() < 0.4:
+            return Traffic(0.0, 0.0, ())
+        return Traffic(random.random(), random.random(), tuple(sorted({*layout.on, *consumer_layout.on})))
+
+    def sync(self, op: Op, layout: Layout) -> Sync:
+        random = self._draw("sync", op.name, layout.degrees)
+        moves = random.choice([0.0, 0.3, 3.0]) * (layout.n * layout.h * layout.w > 1)
+        return Sync(moves * random.random(), 0.3 * random.random(), moves * random.random())
+
+    def memory(self, op: Op, layout: Layout, samples: int) -> int:
+        return self._draw("memory", op.name, layout.degrees).randrange(100)
+
+
+def cluster_of(workers: int, **numbers: object) -> Cluster:
+    """Two nodes, unless it is one worker; links of rates near those of computing."""
+    settings: dict[str, object] = {"inside": link(3e6, 1e-4), "between": link(1e6, 3e-4), "overlap_slowdown": 0.3,
+                                   "compute": Rates(per_add_s=1e-7, per_copy_s=5e-8), **numbers}
+    return made_cluster(max(1, -(-workers // 2)), 2, **settings)
+
+
+@dataclass
+class Case:
+    """A small space, its prices and bounds."""
+
+    ground: Ground
+    bounds: Bounds
+    goal: Goal
+    prices: Prices
+    cluster: Cluster
+
+    def timeline_s(self, chosen: dict[str, int]) -> float:
+        """Of a plan, lowered and simulated."""
+        space = self.ground.space
+        program = lower(space.graph, space.plan(chosen), space.batch_size)
+        return simulate(program, self.cluster, self.prices.precision, self.prices).end_s
+
+    def plans(self) -> Iterator[dict[str, int]]:
+        """Every plan of the space."""
+        candidates = self.ground.space.candidates
+        for indices in itertools.product(*(range(len(found)) for found in candidates.values())):
+            yield dict(zip(candidates, indices, strict=True))
+
+    def some_plan(self, random: Random) -> dict[str, int]:
+        """A plan at random."""
+        return {name: random.randrange(len(found)) for name, found in self.ground.space.candidates.items()}
+
+
+def case(graph: Graph, workers: int, *, dims: str = "nckhw", sizes: tuple[int, ...] | None = None,
+         seed: int | None = None, batch_size: int = BATCH, **numbers: object) -> Case:
+    """A space with the cluster's prices, or with random ones if a seed is given."""
+    cluster = cluster_of(workers, **numbers)
+    space = space_of(graph, batch_size, workers, cluster, dims, sizes)
+    prices = Prices(graph, batch_size, cluster, "fp32") if seed is None else RandomPrices(graph, batch_size, cluster,
+                                                                                         seed)
+    ground = Ground(space, prices, cluster.overlap_slowdown)
+    bounds: Bounds = LinkBounds(space, cluster, "fp32") if seed is None else NoBounds(space)
+    made = Case(ground, bounds, None, prices, cluster)  # type: ignore[arg-type]
+    return replace(made, goal=Goal(space, cluster, made.timeline_s))  # type: ignore[arg-type]
