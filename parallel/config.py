@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 DATA_SETS = ("digits", "tiny_imagenet", "dogs_vs_cats", "imagenet", "synthetic")
-STRATEGIES = ("single", "data_parallel", "model_parallel", "one_weird_trick", "from_file", "ddp")
+STRATEGIES = ("single", "data_parallel", "model_parallel", "one_weird_trick", "searched", "from_file", "ddp")
+SEARCHES = ("exact", "mcmc", "exhaustive")
 PRECISIONS = ("fp32", "bf16", "fp64")
 SCHEDULES = ("constant", "step", "cosine")
 LR_SCALINGS = ("none", "linear", "sqrt")
@@ -145,6 +146,20 @@ class StrategyConfig:
     """from_file: the plan file."""
     bucket_mb: float = 25.0
     """ddp: torch's bucket_cap_mb."""
+    method: str = "exact"
+    """searched: exact, mcmc or exhaustive."""
+    seed: int = 0
+    """searched: of mcmc."""
+    time_limit_s: float = 60.0
+    """searched: the best plan so far is taken after this time."""
+    candidates: int = 3
+    """searched, with confirm: how many of the best predicted plans are timed."""
+    confirm: bool = False
+    """searched: time the candidates, and take the fastest."""
+    confirm_steps: int = 5
+    """searched, with confirm: timed steps of each candidate."""
+    plans: str = ".cache/parallel/plans"
+    """searched: folder of the plans that were found; one that was found for the same is not searched for again."""
 
     def __post_init__(self) -> None:
         require_one_of("strategy", self.name, STRATEGIES)
@@ -152,6 +167,10 @@ class StrategyConfig:
         require_one_of("strategy.update", self.update, UPDATES)
         require(self.micro_batches >= 1, "strategy.micro_batches", self.micro_batches, "must be at least 1")
         require(self.bucket_mb > 0, "strategy.bucket_mb", self.bucket_mb, "must be positive")
+        require_one_of("strategy.method", self.method, SEARCHES)
+        require(self.time_limit_s > 0, "strategy.time_limit_s", self.time_limit_s, "must be positive")
+        for name in ("candidates", "confirm_steps"):
+            require(getattr(self, name) >= 1, f"strategy.{name}", getattr(self, name), "must be at least 1")
 
 
 @dataclass

@@ -35,6 +35,7 @@ from parallel.runtime.runtime import Runtime
 from parallel.runtime.spawn import spawn_workers
 from parallel.runtime.world import World, open_world
 from parallel.strategies import build_plan
+from parallel.strategies.strategy import Setting
 
 TOLERANCE = 1e-10
 LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 0.0005
@@ -206,7 +207,8 @@ def verify(config: Config, steps: int, batch_size: int | None = None) -> Differe
     workers = 1 if config.strategy.name == "single" else config.workers or 1
     model = build_model(config.model, config.model.num_classes or 10, config.trainer.seed)
     shape = (3, config.model.image_size, config.model.image_size)
-    plan = None if config.strategy.name == "ddp" else build_plan(trace(model, shape), workers, config.strategy)
+    setting = Setting(config.trainer.batch_size, config.trainer.precision, config.cluster)
+    plan = None if config.strategy.name == "ddp" else build_plan(trace(model, shape), workers, config.strategy, setting)
     if batch_size is None:
         unit = 2 * workers * (1 if plan is None else plan.micro_batches)
         batch_size = unit * math.ceil(8 / unit)

@@ -35,6 +35,7 @@ from parallel.plan.show import compact, step_rows
 from parallel.program import Program
 from parallel.results.table import size
 from parallel.strategies import build_plan
+from parallel.strategies.strategy import Setting
 
 FLAGS = ("--steps", "--yaml", "--help", "-h")
 WIDTH = 120
@@ -53,7 +54,8 @@ def plan_of(config: Config) -> tuple[Graph, Plan]:
     with torch.device("meta"):
         graph = trace(build_model(config.model, classes_of(config), 0), (3, side, side))
     workers = 1 if config.strategy.name == "single" else config.workers or 1
-    return graph, build_plan(graph, workers, config.strategy)
+    setting = Setting(config.trainer.batch_size, config.trainer.precision, config.cluster)
+    return graph, build_plan(graph, workers, config.strategy, setting)
 
 
 def show(config: Config, console: Console, steps: bool = False) -> None:

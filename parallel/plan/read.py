@@ -40,6 +40,7 @@ def read_plan(text: str, graph: Graph, workers: int | None = None) -> Plan:
     if not isinstance(data, dict) or not isinstance(data.get("ops"), dict):
         raise ValueError("the plan must be a mapping with the keys workers and ops")
     known = ("workers", "micro_batches", "scheme", "pipeline", "update", "ops")
+    data.pop("searched", None)  # what a search says of the plan that it saved: see strategies/saved.py
     for key in data:
         require(key in known, "plan", key, f"is not a key of a plan; its keys are {', '.join(known)}")
     for key in ("workers", "micro_batches"):

@@ -19,6 +19,7 @@ from parallel.simulator.prices import Prices
 from parallel.simulator.simulate import simulate
 from parallel.simulator.timeline import Timeline
 from parallel.strategies import build_plan
+from parallel.strategies.strategy import Setting
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,8 @@ def predict(config: Config, graph: Graph, cluster: Cluster, weak: bool = False) 
     workers = 1 if config.strategy.name == "single" else config.workers or 1
     precision, own_batch = config.trainer.precision, config.trainer.batch_size
     batch = own_batch * workers if weak else own_batch
-    program = lower(graph, build_plan(graph, workers, config.strategy), batch)
+    setting = Setting(batch, precision, config.cluster)
+    program = lower(graph, build_plan(graph, workers, config.strategy, setting), batch)
     timeline = simulate(program, cluster, precision, Prices(graph, batch, cluster, precision))
     alone = lower(graph, make_plan(graph, 1, {graph.ops[0].name: Layout(on=(0,))}), own_batch)
     scaled = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, batch_size=batch))

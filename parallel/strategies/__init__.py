@@ -13,18 +13,20 @@ from parallel.strategies.data_parallel import data_parallel
 from parallel.strategies.from_file import from_file
 from parallel.strategies.model_parallel import model_parallel
 from parallel.strategies.one_weird_trick import one_weird_trick
+from parallel.strategies.searched import searched
 from parallel.strategies.single import single
-from parallel.strategies.strategy import Strategy
+from parallel.strategies.strategy import Setting, Strategy
 
 STRATEGIES: dict[str, Strategy] = {
     "single": single,
     "data_parallel": data_parallel,
     "model_parallel": model_parallel,
     "one_weird_trick": one_weird_trick,
+    "searched": searched,
     "from_file": from_file,
 }
 
 
-def build_plan(graph: Graph, workers: int, config: StrategyConfig) -> Plan:
+def build_plan(graph: Graph, workers: int, config: StrategyConfig, setting: Setting | None = None) -> Plan:
     """The plan of the configured strategy. Raises `ValueError` when it does not fit the model or the workers."""
-    return STRATEGIES[config.name](graph, workers, config)
+    return STRATEGIES[config.name](graph, workers, config, setting or Setting())

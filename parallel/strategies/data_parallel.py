@@ -5,8 +5,9 @@ from __future__ import annotations
 from parallel.config import StrategyConfig
 from parallel.graph import Graph
 from parallel.plan import Layout, Plan, make_plan
+from parallel.strategies.strategy import Setting
 
 
-def data_parallel(graph: Graph, workers: int, config: StrategyConfig) -> Plan:
+def data_parallel(graph: Graph, workers: int, config: StrategyConfig, setting: Setting) -> Plan:
     """The plan with every op split in n over all workers."""
     return make_plan(graph, workers, {graph.ops[0].name: Layout(on=tuple(range(workers)), n=workers)})

@@ -7,9 +7,10 @@ from pathlib import Path
 from parallel.config import StrategyConfig, require
 from parallel.graph import Graph
 from parallel.plan import Plan, read_plan
+from parallel.strategies.strategy import Setting
 
 
-def from_file(graph: Graph, workers: int, config: StrategyConfig) -> Plan:
+def from_file(graph: Graph, workers: int, config: StrategyConfig, setting: Setting) -> Plan:
     """The plan in the file `config.path`."""
     require(config.path is not None, "strategy.path", None, "must name the plan file of strategy=from_file")
     path = Path(str(config.path))

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from parallel.config import StrategyConfig, require, require_one_of
 from parallel.graph import Graph, whole_part
 from parallel.plan import Layout, Plan, make_plan
-from parallel.strategies.strategy import weighted
+from parallel.strategies.strategy import Setting, weighted
 
 
-def model_parallel(graph: Graph, workers: int, config: StrategyConfig) -> Plan:
+def model_parallel(graph: Graph, workers: int, config: StrategyConfig, setting: Setting) -> Plan:
     """The plan; `config.scheme` is layers (default) or tensor; `config.micro_batches` above 1 make a pipeline."""
     scheme = config.scheme or "layers"
     require_one_of("strategy.scheme", scheme, ("layers", "tensor"))

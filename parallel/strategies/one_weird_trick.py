@@ -14,10 +14,10 @@ from __future__ import annotations
 from parallel.config import StrategyConfig, require_one_of
 from parallel.graph import Graph
 from parallel.plan import SCHEMES, Layout, Plan, make_plan
-from parallel.strategies.strategy import first_fully_connected
+from parallel.strategies.strategy import Setting, first_fully_connected
 
 
-def one_weird_trick(graph: Graph, workers: int, config: StrategyConfig) -> Plan:
+def one_weird_trick(graph: Graph, workers: int, config: StrategyConfig, setting: Setting) -> Plan:
     """The hybrid plan; `config.scheme` is a, b or c (default a), `config.update` step or pass."""
     scheme = config.scheme or "a"
     require_one_of("strategy.scheme", scheme, SCHEMES)

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from parallel.config import StrategyConfig
+from parallel.config import ClusterConfig, StrategyConfig
 from parallel.graph import Graph
 from parallel.ops import Op
 from parallel.plan import Plan
 
-Strategy = Callable[[Graph, int, StrategyConfig], Plan]
-"""(graph, workers, configuration) → plan."""
+
+@dataclass(frozen=True)
+class Setting:
+    """What a searched plan depends on besides the graph, the workers and its own options."""
+
+    batch_size: int = 128
+    """Global."""
+    precision: str = "fp32"
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+
+Strategy = Callable[[Graph, int, StrategyConfig, Setting], Plan]
+"""(graph, workers, configuration, setting) → plan."""
 
 
 def weighted(graph: Graph) -> list[Op]:
