@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from random import Random
 
 from made_clusters import Rates, link, made_cluster
+
 from parallel.cluster import Cluster
 from parallel.graph import Graph
 from parallel.lower import lower
@@ -18,6 +19,7 @@ from parallel.search.goal import Goal
 from parallel.search.ground import Ground
 from parallel.search.space import space_of
 from parallel.simulator import Prices, Sync, Traffic
+from parallel.simulator.delta import DeltaSimulation
 from parallel.simulator.simulate import simulate
 
 BATCH = 6
@@ -101,4 +103,8 @@ def case(graph: Graph, workers: int, *, dims: str = "nckhw", sizes: tuple[int, .
     ground = Ground(space, prices, cluster.overlap_slowdown)
     bounds: Bounds = LinkBounds(space, cluster, "fp32") if seed is None else NoBounds(space)
     made = Case(ground, bounds, None, prices, cluster)  # type: ignore[arg-type]
-    return replace(made, goal=Goal(space, cluster, made.timeline_s))  # type: ignore[arg-type]
+    def timeline_s(chosen: Mapping[str, int]) -> float:
+        layouts = {name: space.layout(name, index) for name, index in chosen.items()}
+        return DeltaSimulation(prices, workers, layouts).step_s - cluster.step_overhead_s
+
+    return replace(made, goal=Goal(space, cluster, timeline_s))

@@ -50,7 +50,8 @@ def test_the_documented_keys_exist() -> None:
 
 
 @pytest.mark.parametrize("overrides, words", [
-    (["strategy=nope"], ["strategy=nope", "data_parallel, ddp, from_file, model_parallel, one_weird_trick, searched, single"]),
+    (["strategy=nope"],
+     ["strategy=nope", "data_parallel, ddp, from_file, model_parallel, one_weird_trick, searched, single"]),
     (["data=nope"], ["data=nope", "digits, dogs_vs_cats"]),
     (["model=nope"], ["model=nope", "alexnet"]),
     (["experiment=nope"], ["experiment=nope", "tiny_imagenet"]),

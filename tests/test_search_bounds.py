@@ -6,9 +6,10 @@ from random import Random
 
 import numpy as np
 import pytest
-
 from made_clusters import Rates, link
 from made_searches import Case, case
+from small_models import MODELS, graph_of
+
 from parallel.lower import lower
 from parallel.plan import Plan
 from parallel.search.bounds import link_seconds
@@ -17,7 +18,6 @@ from parallel.search.labels import START
 from parallel.search.potentials import Potentials
 from parallel.simulator import Prices
 from parallel.simulator.simulate import simulate
-from small_models import MODELS, graph_of
 
 ALMOST = 1 + 1e-9
 LINKS = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-
 from made_searches import case
-from parallel.search.labels import Label, Work, prepend
 from small_models import graph_of
+
+from parallel.search.labels import Label, Work, prepend
 
 CHAINS = ("tower", "towers", "odd", "weightless")
 

@@ -7,8 +7,9 @@ from random import Random
 
 import pytest
 import torch
-
 from made_searches import case, cluster_of
+from small_models import graph_of
+
 from parallel.config import ModelConfig, StrategyConfig
 from parallel.graph import Graph, trace
 from parallel.models import build_model
@@ -17,7 +18,6 @@ from parallel.search.space import block_sizes, divisors, leaders_of, space_of, s
 from parallel.strategies.data_parallel import data_parallel
 from parallel.strategies.named import named_plans
 from parallel.strategies.strategy import Setting
-from small_models import graph_of
 
 
 def alexnet(image_size: int = 64) -> Graph:

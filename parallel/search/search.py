@@ -250,9 +250,9 @@ class _Search:
         least = sum(min(sum(work(op, i).memory for op in self.graph.names if leaders[op] == name)
                         for i in range(len(found))) for name, found in self.space.candidates.items())
         raise ValueError(f"memory={self.cluster.memory_bytes / 1e9:.2f} GB a worker of cluster {self.cluster.name} is "
-                         f"too little for every plan: with trainer.batch_size={self.batch_size}, workers={self.workers} "
-                         f"the ops alone need at least {least / 1e9:.2f} GB on one of them; the model's copy, messages "
-                         "and images come on top")
+                         f"too little for every plan: with trainer.batch_size={self.batch_size} and "
+                         f"workers={self.workers} the ops alone need at least {least / 1e9:.2f} GB on one of them; the "
+                         "model's copy, messages and images come on top")
 
     def _certificate(self, bound: Score, result: Result, stopped: str | None, limit: int | None) -> str:
         what = f"{self.space.count:.3g} plans on nested blocks"
