@@ -1,118 +1,189 @@
-"""How long simulating and searching take, beside what other planners print for AlexNet.
+"""How fast the simulation and the searches are, beside FlexFlow's and PaSE's published times.
 
-    python scripts/bench_search.py [--moves 100000] [--workers 4,8,16,32,64,256,1024] [--json FILE]
+    python scripts/bench_search.py [--json results.json] [--quick]
 
-Delta simulation is compared with full simulation over random moves, to the bit (`parallel.simulator.race` says what is
-timed), and the exact search is timed on hand-written clusters, FlexFlow's method beside it. One process, one thread;
-nothing is calibrated.
+AlexNet at 224 pixels, 1000 classes, fp32, on the hand-written clusters of conf/cluster, one process, one thread.
+
+    1  a move priced by full simulation (lowering the plan and walking it) and by delta simulation. Both take the prices
+       of parts that were met before from memory, as FlexFlow does. FlexFlow's table 4 (Jia et al. 2019) gives the
+       seconds of whole searches with either
+    2  both on many random moves: equal to the last bit, or it ends with exit code 1
+    3  seconds until the exact search has its certificate, pipelines and passes included; PaSE (Elango 2021, table 3)
+       took 0.226 s at 4 and 0.475 s at 64 devices without a proof of a timeline with overlap, FlexFlow 2.54 and 257 s
+    4  FlexFlow's Markov chain, given some seconds, against the optimum
+
+Loading of images is left out of the clusters, so that a search is about the plan.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import itertools
 import json
+import statistics
+import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from parallel.cluster import Cluster, read_cluster
+from parallel.cluster import Cluster
+from parallel.cluster.files import read_cluster
 from parallel.config import ModelConfig
 from parallel.graph import Graph, trace
-from parallel.lower import lower
 from parallel.models import build_model
-from parallel.plan import Plan
+from parallel.plan import Layout, Plan, make_plan
 from parallel.search import SearchConfig, search
-from parallel.simulator.prices import Prices
-from parallel.simulator.race import race
-from parallel.simulator.simulate import simulate
-from parallel.strategies.named import named_plans
-from parallel.strategies.strategy import Setting
+from parallel.simulator import Prices
+from parallel.simulator.delta import DeltaSimulation, full_step_s
+from parallel.simulator.moves import random_moves
 
-CLUSTERS = Path(__file__).resolve().parents[1] / "conf" / "cluster"
-FLEXFLOW = {4: (0.11, 0.04), 8: (0.40, 0.13), 16: (1.4, 0.48), 32: (5.3, 1.8), 64: (18.0, 5.9)}
-"""Jia et al. 2019, table 4: seconds of a search for AlexNet with full and with delta simulation, by GPUs."""
-PASE = {4: (0.226, 2.54), 64: (0.475, 257.0)}
-"""Elango et al. 2021: seconds of PaSE's search for AlexNet, and of FlexFlow's in the same study."""
-SAMPLES = 128
-"""Of a worker: the global batch grows with the workers, as in FlexFlow's experiments."""
+ROOT = Path(__file__).resolve().parent.parent
+FLEXFLOW_SIMULATION = {4: (0.11, 0.04), 8: (0.40, 0.13), 16: (1.4, 0.48), 32: (5.3, 1.8), 64: (18.0, 5.9)}
+"""Seconds of a search for AlexNet with full and with delta simulation, by devices: Jia et al. 2019, table 4."""
+FLEXFLOW_SEARCH, PASE_SEARCH = {4: 2.54, 64: 257.0}, {4: 0.226, 64: 0.475}
+"""Seconds of a search for AlexNet, by devices: Elango 2021."""
+IMAGES = 32
+"""Of the batch, for each worker; from 256 workers on 8."""
 
 
-def alexnet(image_size: int) -> Graph:
-    """AlexNet with 1000 classes."""
+def alexnet() -> Graph:
+    """The graph of AlexNet for ImageNet."""
     with torch.device("meta"):
-        return trace(build_model(ModelConfig(image_size=image_size), 1000, seed=0), (3, image_size, image_size))
+        model = build_model(ModelConfig(image_size=224), 1000, seed=0)
+    return trace(model, (3, 224, 224))
 
 
-def cluster_for(name: str, workers: int) -> Cluster:
-    """A shipped cluster with as many workers."""
-    return read_cluster((CLUSTERS / f"{name}.yaml").read_text(encoding="utf-8")).resized(workers)
+def cluster_named(name: str, workers: int) -> Cluster:
+    """A cluster of conf/cluster with as many nodes as it takes, and images for nothing."""
+    cluster = read_cluster((ROOT / "conf" / "cluster" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return dataclasses.replace(cluster.resized(workers), data_s_per_image=0.0)
 
 
-def simulations(graph: Graph, name: str, counts: list[int], moves: int) -> list[dict[str, Any]]:
-    """Delta against full simulation; all moves are compared at the fewest workers, one in ten elsewhere."""
-    print(f"simulating one move of AlexNet, milliseconds, on {name}; FlexFlow's figures are seconds of a whole search")
-    print(f"{'workers':>8}{'moves':>9}{'compared':>10}{'different':>11}{'full':>9}{'memoised':>10}{'delta':>8}"
-          f"{'full/delta':>12}{'memo/delta':>12}   FlexFlow: full, delta, ratio")
-    rows = []
-    for i, workers in enumerate(counts):
-        prices = Prices(graph, SAMPLES * workers, cluster_for(name, workers), "fp32")
-        own = moves if i == 0 else max(1, moves // 50)
-        r = race(prices, workers, own, seed=0, every=1 if i == 0 else 10, full_every=100 if i == 0 else 10)
-        full, delta = FLEXFLOW.get(workers, (None, None))
-        theirs = f"{full:g} s, {delta:g} s, {full / delta:.1f}×" if full and delta else ""
-        print(f"{workers:8}{r.moves:9,}{r.compared:10,}{r.different:11}{1e3 * r.full_s:9.2f}{1e3 * r.memoised_s:10.2f}"
-              f"{1e3 * r.delta_s:8.3f}{r.full_s / r.delta_s:11.1f}×{r.memoised_s / r.delta_s:11.1f}×   {theirs}",
-              flush=True)
-        rows.append({"workers": workers, **vars(r)})
-    return rows
+def batch_of(workers: int) -> int:
+    return workers * (IMAGES if workers < 256 else 8)
 
 
-def searches(graph: Graph, name: str, counts: list[int], limit_s: float) -> list[dict[str, Any]]:
-    """The exact search, and the Markov chain with as long a time as it needs or a second."""
-    print(f"\nsearching the fastest plan of AlexNet on {name}, {SAMPLES} samples a worker, seconds")
-    print(f"{'workers':>8}{'exact':>9}{'step ms':>10}{'bound ms':>10}{'best named':>12}{'mcmc, 2 s':>11}"
-          "   PaSE, FlexFlow; certificate")
-    rows = []
-    for workers in counts:
-        batch, cluster = SAMPLES * workers, cluster_for(name, workers)
-        named = tuple(named_plans(graph, workers, Setting(batch)).values())
-        found = search(graph, batch, workers, cluster, "fp32", SearchConfig(time_limit_s=limit_s), start=named)
-        alone = search(graph, batch, workers, cluster, "fp32",
-                       SearchConfig(method="mcmc", time_limit_s=2.0, families=False), start=named[:1])
-        best = min(search_step_s(graph, batch, cluster, plan) for plan in named)
-        theirs = ", ".join(f"{s:g} s" for s in PASE[workers]) if workers in PASE else "-"
-        print(f"{workers:8}{found.seconds:9.3f}{1e3 * found.step_s:10.3f}{1e3 * found.bound_s:10.3f}{1e3 * best:12.3f}"
-              f"{1e3 * alone.step_s:11.3f}   {theirs}; {found.certificate}", flush=True)
-        rows.append({"workers": workers, "seconds": found.seconds, "step_s": found.step_s, "bound_s": found.bound_s,
-                     "best_named_s": best, "mcmc_step_s": alone.step_s, "certificate": found.certificate,
-                     "plan": str(found.plan)})
-    return rows
+def beginning(graph: Graph, workers: int) -> tuple[Plan, Plan]:
+    """Data parallel, and one weird trick."""
+    everyone = tuple(range(workers))
+    data = {graph.ops[0].name: Layout(everyone, n=workers)}
+    return make_plan(graph, workers, data), make_plan(graph, workers, {**data, "fc6": Layout(everyone, c=workers)})
 
 
-def search_step_s(graph: Graph, batch_size: int, cluster: Cluster, plan: Plan) -> float:
-    """Predicted seconds of a step of the plan, as the search counts them."""
+def simulation_times(graph: Graph, workers: int, moves: int) -> dict[str, float]:
+    """Milliseconds of a move by full and by delta simulation, in turns; medians over the moves of a random walk."""
+    prices = Prices(graph, batch_of(workers), cluster_named("h100_infiniband", workers), "fp32")
+    first = graph.ops[0].name
+    delta = DeltaSimulation(prices, workers, {first: Layout(tuple(range(workers)), n=workers)})
+    drawn = random_moves(graph, workers, prices.batch_size, seed=0)
+    full_ms, delta_ms = [], []
+    for _ in range(moves):
+        move = next(drawn)
+        delta.propose(*move)  # prices of new parts are worked out here, for both
+        delta.reject()
+        begin = time.perf_counter()
+        step_s = delta.propose(*move)
+        delta_ms.append(1e3 * (time.perf_counter() - begin))
+        delta.accept()
+        plan = delta.plan()
+        begin = time.perf_counter()
+        full_s = full_step_s(plan, prices, memoised=True)
+        full_ms.append(1e3 * (time.perf_counter() - begin))
+        require_equal(full_s, step_s, workers)
+    return {"workers": workers, "full_ms": statistics.median(full_ms), "delta_ms": statistics.median(delta_ms),
+            "ratio": statistics.median(full_ms) / statistics.median(delta_ms)}
 
-    return simulate(lower(graph, plan, batch_size), cluster, "fp32").loaded_step_s
+
+def require_equal(full_s: float, delta_s: float, workers: int) -> None:
+    """End the program unless both simulations gave the same bits."""
+    if full_s != delta_s:
+        sys.exit(f"error: at {workers} workers {full_s!r} by full simulation, {delta_s!r} by delta simulation")
+
+
+def equal_moves(graph: Graph, moves: int) -> int:
+    """How many random moves gave the same bits by full and by delta simulation; ends the program where they differ."""
+    for workers in (4, 8):
+        prices = Prices(graph, batch_of(workers), cluster_named("k20", workers), "fp32")
+        delta = DeltaSimulation(prices, workers, {graph.ops[0].name: Layout(tuple(range(workers)), n=workers)})
+        for move in itertools.islice(random_moves(graph, workers, prices.batch_size, seed=workers), moves // 2):
+            step_s = delta.propose(*move)
+            delta.accept()
+            require_equal(full_step_s(delta.plan(), prices, memoised=True), step_s, workers)
+    return moves // 2 * 2
+
+
+def search_times(graph: Graph, name: str, workers: int, repeats: int) -> dict[str, object]:
+    """Seconds of the exact search until its certificate."""
+    cluster, batch, seconds = cluster_named(name, workers), batch_of(workers), []
+    start = beginning(graph, workers)
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        found = search(graph, batch, workers, cluster, "fp32", SearchConfig(time_limit_s=600), start=start)
+        seconds.append(time.perf_counter() - begin)
+    prices = Prices(graph, batch, cluster, "fp32")
+    data, trick = (full_step_s(plan, prices, memoised=True) for plan in start)
+    return {"cluster": name, "workers": workers, "batch": batch, "seconds": statistics.median(seconds),
+            "step_ms": 1e3 * found.step_s, "data_parallel_ms": 1e3 * data, "one_weird_trick_ms": 1e3 * trick,
+            "gap": found.gap, "certificate": found.certificate, "looked_at": dict(found.looked_at)}
+
+
+def chain_against_optimum(graph: Graph, name: str, workers: int, budget_s: float) -> dict[str, object]:
+    """The Markov chain's best beside the optimum of the same space."""
+    cluster, batch = cluster_named(name, workers), batch_of(workers)
+    start = beginning(graph, workers)
+    optimum = search(graph, batch, workers, cluster, "fp32", SearchConfig(families=False), start=start)
+    chain = search(graph, batch, workers, cluster, "fp32", SearchConfig("mcmc", time_limit_s=budget_s), start=start[:1])
+    return {"cluster": name, "workers": workers, "optimum_ms": 1e3 * optimum.step_s, "exact_s": optimum.seconds,
+            "mcmc_ms": 1e3 * chain.step_s, "mcmc_s": chain.seconds, "moves": chain.looked_at["space"],
+            "excess": chain.step_s / optimum.step_s - 1}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--image-size", type=int, default=224)
-    parser.add_argument("--cluster", default="h100_infiniband", help="a name of conf/cluster/")
-    parser.add_argument("--workers", default="4,8,16,32,64,256,1024")
-    parser.add_argument("--moves", type=int, default=100_000)
-    parser.add_argument("--time-limit", type=float, default=60.0, help="seconds of each exact search")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    graph, counts = alexnet(arguments.image_size), [int(n) for n in arguments.workers.split(",")]
-    # Searches come first: memory that a race leaves behind makes what follows slower.
-    found = searches(graph, arguments.cluster, counts, arguments.time_limit)
-    print()
-    raced = simulations(graph, arguments.cluster, [n for n in counts if n <= 64], arguments.moves)
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"searches": found, "simulations": raced}, indent=2) + "\n",
-                                  encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write all numbers to this file, too")
+    parser.add_argument("--quick", action="store_true", help="few moves, up to 64 workers: to see that it runs")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    graph, quick = alexnet(), options.quick
+    results: dict[str, list[dict[str, object]]] = {"simulation": [], "search": [], "chain": []}
+
+    print("1  a move, by full and by delta simulation      FlexFlow: a search")
+    print("   workers   full ms  delta ms  ratio            full s  delta s  ratio")
+    for workers, (full_s, delta_s) in FLEXFLOW_SIMULATION.items():
+        row = simulation_times(graph, workers, 60 if quick else 600)
+        results["simulation"].append(dict(row))
+        print(f"   {workers:7} {row['full_ms']:9.3f} {row['delta_ms']:9.3f} {row['ratio']:5.1f}×           "
+              f"{full_s:7.2f} {delta_s:8.2f} {full_s / delta_s:5.1f}×", flush=True)
+
+    count = equal_moves(graph, 400 if quick else 100_000)
+    results["equal"] = [{"moves": count}]
+    print(f"\n2  {count:,} random moves: full and delta simulation are equal to the last bit\n", flush=True)
+
+    print("3  exact search, to its certificate                                       published seconds")
+    print("   cluster          workers  seconds   step ms  data par.  1 w. trick    gap   PaSE  FlexFlow")
+    sizes = (4, 8, 16, 64) if quick else (4, 8, 16, 64, 256, 1024)
+    for name in ("k20", "ethernet_10g", "h100_infiniband"):
+        for workers in sizes:
+            found = search_times(graph, name, workers, 1 if quick or workers > 64 else 5)
+            results["search"].append(found)
+            pase, flexflow = (f"{published[workers]:g}" if workers in published else "-"
+                              for published in (PASE_SEARCH, FLEXFLOW_SEARCH))
+            print(f"   {name:16} {workers:7} {found['seconds']:8.3f} {found['step_ms']:9.3f} "
+                  f"{found['data_parallel_ms']:10.3f} {found['one_weird_trick_ms']:11.3f} {found['gap']:6.1%} "
+                  f"{pase:>6} {flexflow:>9}", flush=True)
+
+    print("\n4  Markov chain against the optimum of the same space")
+    print("   cluster          workers  optimum ms   in s   chain ms   in s    moves  excess")
+    for name, workers in (("k20", 4), ("ethernet_10g", 8), ("h100_infiniband", 16), ("k20", 64)):
+        chain = chain_against_optimum(graph, name, workers, 2 if quick else 30)
+        results["chain"].append(chain)
+        print(f"   {name:16} {workers:7} {chain['optimum_ms']:11.3f} {chain['exact_s']:6.2f} {chain['mcmc_ms']:10.3f} "
+              f"{chain['mcmc_s']:6.1f} {chain['moves']:8} {chain['excess']:7.2%}", flush=True)
+
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

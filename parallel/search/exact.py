@@ -140,7 +140,7 @@ class _Search:
         return self.goal.limit_s(self.score) * (1 - ROUNDING)
 
     def _offer(self, plan: Chosen) -> None:
-        label = self.ground.label(plan)
+        label = self.ground.label(plan, self.memory_limit is not None)
         if self._fits(label):
             self._complete(label, plan)
 
@@ -232,7 +232,7 @@ class _Search:
         run: Run = self.ground.runs[r]
         chosen = {**state.chosen, run.leader: index}
         self.labels += 1
-        label = self.ground.extend(state.label, run, chosen)
+        label = self.ground.extend(state.label, run, chosen, self.memory_limit is not None)
         if not self._fits(label):
             return None
         shadow = state.shadow and (label.odd or self.pending[r])

@@ -81,13 +81,17 @@ class Ground:
             sync = self.prices.sync(node, layout) if node.parameters else Sync(0.0, 0.0, 0.0)
             found = self._works[op, index] = Work(
                 forward_s, backward_s, bool(node.parameters), layout.n * layout.h * layout.w > 1, sync.sum_s,
-                sync.update_s, sync.gather_s, self.prices.memory(node, layout, samples))
+                sync.update_s, sync.gather_s)
         return found
+
+    def nbytes(self, op: str, index: int) -> int:
+        """That an op needs on the worker with most, under the candidate `index` of its leader."""
+        return self.prices.memory(self.graph[op], self.space.layout(op, index), self.space.batch_size)
 
     def memory(self, chosen: Mapping[str, int]) -> int:
         """Bytes of a plan, op by op on the worker with most of it."""
         leaders = self.space.leaders
-        return sum(self.work(name, chosen[leaders[name]]).memory for name in self.graph.names)
+        return sum(self.nbytes(name, chosen[leaders[name]]) for name in self.graph.names)
 
     def exchange(self, edge: Edge, producer: int, consumer: int) -> tuple[float, float] | None:
         """Forward and backward seconds of an exchange; None where nothing moves."""
@@ -105,24 +109,25 @@ class Ground:
         """Whether the price of an exchange was worked out before."""
         return (edge, producer, consumer) in self._traffic
 
-    def extend(self, label: Label, run: Run, chosen: Mapping[str, int]) -> Label:
+    def extend(self, label: Label, run: Run, chosen: Mapping[str, int], memory: bool = True) -> Label:
         """The label with the ops of a run in front. `chosen` has the candidates of the run's leader and of all that
-        its ops feed."""
+        its ops feed. Without `memory`, that is not counted."""
         index, leaders = chosen[run.leader], self.space.leaders
         for name in reversed(run.ops):
             edge = self.ahead.get(name)
             exchange = None if edge is None else self.exchange(edge, index, chosen[leaders[edge.consumer]])
-            label = prepend(label, self.work(name, index), exchange, self.slowdown)
+            nbytes = self.nbytes(name, index) if memory else 0
+            label = prepend(label, self.work(name, index), exchange, self.slowdown, nbytes)
             for aside in self.aside[name]:
                 if self.exchange(aside, index, chosen[leaders[aside.consumer]]) is not None:
                     label = label._replace(odd=True)
         return label
 
-    def label(self, chosen: Mapping[str, int]) -> Label:
+    def label(self, chosen: Mapping[str, int], memory: bool = True) -> Label:
         """Of a whole plan."""
         label = START
         for run in reversed(self.runs):
-            label = self.extend(label, run, chosen)
+            label = self.extend(label, run, chosen, memory)
         return label
 
 

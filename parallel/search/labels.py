@@ -42,7 +42,7 @@ NEVER = float("-inf")
 
 @dataclass(frozen=True)
 class Work:
-    """What an op costs under one layout, in seconds and bytes."""
+    """What an op costs under one layout, in seconds."""
 
     forward_s: float
     backward_s: float
@@ -52,7 +52,6 @@ class Work:
     sum_s: float
     update_s: float
     gather_s: float
-    memory: int
 
 
 class Label(NamedTuple):
@@ -88,9 +87,9 @@ START = Label()
 """Of no op at all."""
 
 
-def prepend(label: Label, work: Work, exchange: tuple[float, float] | None, slowdown: float) -> Label:
-    """The label with an op in front; `exchange` is forward and backward seconds of its exchange with the next op,
-    None where nothing moves."""
+def prepend(label: Label, work: Work, exchange: tuple[float, float] | None, slowdown: float, nbytes: int = 0) -> Label:
+    """The label with an op in front, which needs so many bytes; `exchange` is forward and backward seconds of its
+    exchange with the next op, None where nothing moves."""
     c, e, n, a, g, alpha, eta, gamma, memory, odd = label
     shift = work.forward_s
     if exchange is not None:
@@ -113,4 +112,4 @@ def prepend(label: Label, work: Work, exchange: tuple[float, float] | None, slow
             g = max(max(summed, a) + u, g) + gather
         alpha += u + slowdown * gather
         a = max(summed, a) + u + slowdown * gather
-    return Label(c + shift, e + shift, n + shift, a + shift, g + shift, alpha, eta, gamma, memory + work.memory, odd)
+    return Label(c + shift, e + shift, n + shift, a + shift, g + shift, alpha, eta, gamma, memory + nbytes, odd)

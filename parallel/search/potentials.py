@@ -38,7 +38,7 @@ MEANS = np.array([
 """Weights of the sums 1, 2 and 3."""
 CROSSING = np.stack([MEANS[:, 0] + MEANS[:, 1], MEANS[:, 2]], axis=1)  # [w, 2]
 """Weights of what an exchange costs in 1 and 2, and in 3."""
-FEW_PAIRS = 200
+FEW_PAIRS = 400
 """Of candidates: bounding all closely takes no longer than bounding some."""
 MOST_ROUNDS = 12
 """Of bounding the exchanges that seem best more closely, after which others may seem best."""

@@ -246,8 +246,8 @@ class _Search:
 
     def _refuse(self) -> NoReturn:
         """Say that no plan fits."""
-        work, leaders = self.ground.work, self.space.leaders
-        least = sum(min(sum(work(op, i).memory for op in self.graph.names if leaders[op] == name)
+        nbytes, leaders = self.ground.nbytes, self.space.leaders
+        least = sum(min(sum(nbytes(op, i) for op in self.graph.names if leaders[op] == name)
                         for i in range(len(found))) for name, found in self.space.candidates.items())
         raise ValueError(f"memory={self.cluster.memory_bytes / 1e9:.2f} GB a worker of cluster {self.cluster.name} is "
                          f"too little for every plan: with trainer.batch_size={self.batch_size} and "
