@@ -29,9 +29,9 @@ def test_a_chains_label_is_its_timeline(name: str, workers: int) -> None:
 def test_labels_of_random_prices(name: str) -> None:
     """Where a branch moves something the label is a lower bound, elsewhere it is the timeline."""
     random, odd, even = Random(1), 0, 0
-    for seed in range(40):
+    for seed in range(12):
         made = case(graph_of(name), 2, seed=seed)
-        for _ in range(3):
+        for _ in range(4):
             chosen = made.some_plan(random)
             label, timeline_s = made.ground.label(chosen), made.timeline_s(chosen)
             odd, even = odd + label.odd, even + (not label.odd)
