@@ -27,7 +27,7 @@ def workers() -> Iterator[Workers]:
 def send_ahead() -> list[int]:
     """Worker 0 sends, worker 1 receives when all is on its way: buffers held after each start, or what has come."""
     with open_world(ClusterConfig(device="cpu")) as world:
-        transport = Transport(replace(world, neighbours=frozenset()), Clock(world.device))
+        transport = Transport(replace(world, tokens=None), Clock(world.device))
         messages, held = [], []
         for m in range(BATCHES):
             if world.rank == 0:

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from parallel.runtime.clock import Clock, Key
-from parallel.runtime.shared_memory import Mapped, SharedMemory
+from parallel.runtime.shared_memory import Mapped, SharedMemory, Signal
 from parallel.runtime.world import World
 
 SENT_AHEAD = 2
@@ -48,7 +48,8 @@ class Message:
         """What is being sent: it must outlive the transfer."""
         self.received: list[Tensor | None] = []
         """None: a token will announce it, see `expected`."""
-        self.expected: list[tuple[Receive, Mapped, dist.Work | None]] = []
+        self.expected: list[tuple[Receive, Mapped]] = []
+        self.signals: list[Signal] = []
         self.borrowed: list[Mapped] = []
 
 
@@ -60,7 +61,7 @@ class Transport:
         self._watch = world.watch
         self._gloo = world.backend == "gloo"
         self._device = world.device
-        self._shared = SharedMemory(world.neighbours, next(world.transports), self._settle)
+        self._shared = SharedMemory(world.tokens, next(world.transports))
         self._only_sent: defaultdict[Key, deque[Message]] = defaultdict(deque)
         """Messages of which nothing is received, by what their keys have in common."""
         self.bytes_sent = 0
@@ -85,8 +86,7 @@ class Transport:
         operations: list[tuple[Any, Tensor, int]] = []
         for receive in receives:
             if receive.peer in self._shared.peers:
-                mapped = self._shared.mapped(message.key, receive.peer)
-                message.expected.append((receive, mapped, mapped.expect()))
+                message.expected.append((receive, self._shared.mapped(message.key, receive.peer)))
                 message.received.append(None)
                 continue
             buffer = receive.into
@@ -116,11 +116,9 @@ class Transport:
         self._clock.started(key)
         self.bytes_sent += nbytes * len(peers)
         message = Message(key, peers)
-        try:
-            works = [(self._shared.signal(key, peer), peer) for peer in peers]
-        except RuntimeError as error:
-            raise self._watch.lost(error) from error
-        message.works = [(work, peer) for work, peer in works if work is not None]
+        message.signals = [self._shared.signal(key, peer) for peer in peers]
+        for signal in message.signals:
+            signal.send()
         return message
 
     def _keep_few(self, message: Message) -> None:
@@ -146,25 +144,25 @@ class Transport:
     def _wait(self, message: Message) -> list[Tensor]:
         for work, peer in message.works:
             self._settle(work, message.key, peer)
+        for signal in message.signals:
+            signal.wait()
         announced = []
-        for receive, mapped, token in message.expected:
-            if token is not None:
-                self._settle(token, message.key, receive.peer)
+        for receive, mapped in message.expected:
             content = mapped.content(receive.shape, receive.dtype)
             if receive.into is None:
                 message.borrowed.append(mapped)
             else:
                 content = receive.into.copy_(content)
-                self._shared.release(mapped)
+                mapped.release()
             announced.append(content)
-        message.works, message.kept, message.expected = [], [], []
+        message.works, message.kept, message.expected, message.signals = [], [], [], []
         left = iter(announced)
         return [next(left) if tensor is None else tensor for tensor in message.received]
 
     def release(self, message: Message) -> None:
         """The received tensors are used up."""
         for mapped in message.borrowed:
-            self._shared.release(mapped)
+            mapped.release()
         message.borrowed = []
 
     def close(self) -> None:

@@ -42,6 +42,11 @@ class Silent:
     timeout: timedelta | None = None
     """How long a message may be waited for; None: for ever."""
 
+    @property
+    def over(self) -> bool:
+        """It is known who is to blame that the run cannot go on."""
+        return False
+
     def at(self, where: str) -> None:
         """This worker is now in `where`: step 17."""
 
@@ -92,6 +97,10 @@ class Watch(Silent):
         self._board.tell(self._state())
         self._threads = [threading.Thread(target=run, name=f"watch {run.__name__}", daemon=True)
                          for run in (self._exchange, self._guard)]
+
+    @property
+    def over(self) -> bool:
+        return self._known.is_set()
 
     # What the worker's own thread calls.
 

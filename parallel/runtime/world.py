@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from parallel.config import ClusterConfig, require
+from parallel.runtime.tokens import Inbox, Tokens
 from parallel.runtime.watch import Silent, Watch, is_about_peers
 
 T = TypeVar("T")
@@ -42,10 +43,15 @@ class World:
     """gloo or nccl; none for a single worker."""
     watch: Silent = field(default_factory=Silent, repr=False, compare=False)
     """Knows when another worker is lost: every wait for others tells it, and raises what it says."""
-    neighbours: frozenset[int] = frozenset()
-    """Other workers to whom messages go through shared memory."""
+    tokens: Tokens | None = field(default=None, repr=False, compare=False)
+    """To the neighbours: other workers to whom messages go through shared memory."""
     transports: Iterator[int] = field(default_factory=count, repr=False, compare=False)
     """Numbers them as they are made, which every worker does in the same order."""
+
+    @property
+    def neighbours(self) -> frozenset[int]:
+        """Other workers to whom messages go through shared memory."""
+        return frozenset() if self.tokens is None else self.tokens.peers
 
     @contextmanager
     def _together(self, what: str) -> Iterator[None]:
@@ -124,12 +130,17 @@ def _place() -> tuple[str, ...] | None:
     return socket.gethostname(), boot, os.readlink("/proc/self/ns/pid"), str(os.getuid())
 
 
-def _neighbours(world: World) -> frozenset[int]:
-    """The other workers that can see this worker's memory."""
+def _tokens(world: World) -> Tokens | None:
+    """Pipes to the other workers that can see this worker's memory; None if there are none."""
     places = world.gather(_place() if world.device.type == "cpu" else None)
     own = places[world.rank]
-    return frozenset(rank for rank, other in enumerate(places)
-                     if rank != world.rank and own is not None and other == own)
+    here = [rank for rank, place in enumerate(places) if place is not None and place == own]
+    inbox = Inbox(frozenset(here) - {world.rank})
+    addresses = world.gather(inbox.address)
+    tokens = Tokens(world.rank, inbox, {peer: addresses[peer] for peer in inbox.reads}, world.watch)
+    world.barrier()
+    inbox.opened()
+    return tokens if inbox.reads else None
 
 
 @contextmanager
@@ -163,8 +174,12 @@ def open_world(cluster: ClusterConfig) -> Iterator[World]:
     watch.start()
     world = World(rank, size, device, backend, watch)
     try:
-        yield replace(world, neighbours=_neighbours(world)) if cluster.shared_memory else world
+        if cluster.shared_memory:
+            world = replace(world, tokens=_tokens(world))
+        yield world
         world.barrier()
+        if world.tokens is not None:
+            world.tokens.close()
     except BaseException as error:
         if isinstance(error, RuntimeError) and is_about_peers(error):  # DDP has raised it, outside of any wait of ours
             lost = watch.lost(error)
