@@ -3,6 +3,7 @@
     compute(o)    forward, backward = max over o's parts of cluster.compute's seconds     (the slowest part's)
     exchange(e)   max over levels of the network of link.seconds(bytes of the most loaded)
                   + max over workers of copying and adding pieces; backward is the transpose: loads swapped
+    accumulate(o) adding the gradients of all but the first micro-batch of an update to those before
     sync(o)       per tensor of B bytes that K workers hold, every worker sends the others their shards:
                   s = min(1, B / BUCKET) · link.seconds(load · max(1, BUCKET / B))  of the most loaded level
                   gather g = s, or a latency where the workers' weights lie in common memory;
@@ -98,6 +99,12 @@ class Prices:
                 for part in kinds.parts
             ])
         return self._kinds[key]
+
+    def accumulate(self, op: Op, layout: Layout) -> float:
+        """Seconds of adding a micro-batch's gradients to those of the micro-batches before."""
+        _, _, tensors = self._tensors(op, layout)
+        most = int(np.sum(tensors, axis=0).max()) if tensors else 0
+        return self.cluster.compute.add_s(most, self.precision) if most else 0.0
 
     def exchange(self, producer: Op, layout: Layout, consumer: Op, consumer_layout: Layout, which: int, samples: int,
                  ) -> tuple[float, float]:
@@ -213,12 +220,14 @@ def handled(scattered_out: np.ndarray, scattered_into: np.ndarray, received: np.
             wanted: np.ndarray, packs: bool | np.ndarray, adds: bool | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Numbers that a worker copies and adds in an exchange; of many workers and exchanges where arrays are given.
 
-    A sender packs pieces that are not contiguous. Whoever receives puts such pieces into their places, and its own
-    one to them; or, where pieces overlap (`adds`), copies one that covers all that is wanted and adds the others.
+    Over a network (`packs`) a sender packs pieces that are not contiguous, and whoever receives puts such pieces into
+    their places; from shared memory, where the sender has put them, it puts all. And its own one to them; or, where
+    pieces overlap (`adds`), it copies one that covers all that is wanted and adds the others.
     """
     receives = received > 0
     base = np.where((received >= wanted) | (own == wanted), wanted, 0) * receives
-    copied = scattered_out * packs + np.where(adds, base, scattered_into + own * receives)
+    placed = np.where(packs, scattered_into, received)
+    copied = scattered_out * packs + np.where(adds, base, placed + own * receives)
     return copied, np.where(adds, (received + own) * receives - base, 0)
 
 

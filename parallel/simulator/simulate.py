@@ -87,6 +87,8 @@ class _Simulation:
         """When an exchange has ended, by edge, micro-batch and whether it is the backward one."""
         self.summed: dict[str, float] = {}
         self.gathered: dict[str, float] = {}
+        self.begun = set[str]()
+        """Ops that have gradients which are not yet used up."""
         self.last = {task.segment: task for task in program.order if task.backward}
         self.every_pass = self.plan.update == "pass"
 
@@ -139,6 +141,7 @@ class _Simulation:
         if not op.parameters:
             return
         layout = self.plan[op.name]
+        self.begun.discard(op.name)
         sync = self.prices.sync(op, layout)
         start = max(self.summed[op.name], self._crew(layout.on).latest(self.clocks.compute))
         end = self.clocks.work(self._crew(layout.on), self.summed[op.name], sync.update_s)
@@ -154,14 +157,19 @@ class _Simulation:
     def _work(self, kind: str, op: Op, batches: range | tuple[int], ready: float) -> tuple[float, float]:
         """Compute the op; returns start and end."""
         layout, backward = self.plan[op.name], kind == "backward"
-        rows = self._rows(op.name, layout)
+        name = op.name
+        rows = self._rows(name, layout)
         own = self.prices.part_seconds(op, layout, rows)[:, int(backward)]
         crew = self._crew(layout.on)
         start = max(ready, crew.latest(self.clocks.compute))
+        if backward and op.parameters:
+            if name in self.begun:
+                own = own + self.prices.accumulate(op, layout)
+            self.begun.add(name)
         end = self.clocks.work(crew, ready, float(own.max()))
-        m = batches[0] if self.plan.micro_batches > 1 and op.name not in self.program.merged else None
+        m = batches[0] if self.plan.micro_batches > 1 and name not in self.program.merged else None
         kept = self.prices.part_kept(op, layout, rows)
-        self.events.append(Event(kind, op.name, m, layout.on, start, end, own, -kept if backward else kept))
+        self.events.append(Event(kind, name, m, layout.on, start, end, own, -kept if backward else kept))
         return start, end
 
     def _rows(self, name: str, layout: Layout) -> tuple[int, ...]:
