@@ -110,13 +110,14 @@ def whole(graph: Graph, samples: int) -> Mapping[str, Need]:
 class TestLinks:
     node_of: Mapping[int, int] = dict.fromkeys(range(4), 0)
 
-    def points(self, shared: bool, latency: float, speed: float) -> list[Point]:
+    def points(self, shared: bool, latency: float, speed: float, workers: int = 4) -> list[Point]:
         return [Point(pattern, size, latency + pattern.load(size, shared, self.node_of) / speed)
-                for size in (4_000, 64_000, 1_000_000, 16_000_000) for pattern in patterns(range(4))]
+                for size in (4_000, 64_000, 1_000_000, 16_000_000) for pattern in patterns(range(workers))]
 
+    @pytest.mark.parametrize("workers", [2, 3, 4])
     @pytest.mark.parametrize("shared", [True, False])
-    def test_a_link_is_found_again(self, shared: bool) -> None:
-        link, error = fit_link(self.points(shared, 1e-4, 2e9), self.node_of)
+    def test_a_link_is_found_again(self, shared: bool, workers: int) -> None:
+        link, error = fit_link(self.points(shared, 1e-4, 2e9, workers), self.node_of)
         assert link.shared is shared
         assert error < 0.01
         assert link.latency_s == pytest.approx(1e-4, rel=0.01)
@@ -127,6 +128,13 @@ class TestLinks:
         exchange = next(p for p in patterns(range(3)) if p.name == "exchange 3")
         assert exchange.load(1000, False, self.node_of) == pytest.approx(1000)
         assert exchange.load(1000, True, self.node_of) == pytest.approx(3000)
+
+    def test_two_workers_that_do_not_wait_for_each_other_share_nothing(self) -> None:
+        """Loads of a shared link would all differ, so a curve through all points would fit it, too."""
+        speeds = {"exchange 2": 5.9e9, "one way": 6.5e9}
+        points = [Point(p.pattern, p.nbytes, 3e-5 + p.nbytes / speeds[p.pattern.name])
+                  for p in self.points(False, 0.0, 1.0, workers=2)]
+        assert not fit_link(points, self.node_of)[0].shared
 
     def test_noise_makes_no_message_faster_than_a_smaller_one(self) -> None:
         noisy = [Point(p.pattern, p.nbytes, p.seconds * (1.5 if i % 3 else 0.6))

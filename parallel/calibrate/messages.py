@@ -7,7 +7,8 @@ Patterns, of B bytes that the busiest worker sends:
     pairs        every even worker sends B to the next, all at once
 
 A link that each worker has to itself takes as long for all of them; one that is shared, as much longer as there are
-bytes. Both are fitted to all patterns, and the better one is the link:
+bytes. The link is the one of the two by which the times of every pattern follow best from those of the others, fitted
+to all:
 
     seconds(B) = latency + B / bandwidth(B)     by isotonic regression of log seconds over the load: the times of larger
                                                 messages never fall
@@ -23,7 +24,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from sklearn.isotonic import IsotonicRegression
-from torch import Tensor
 
 from parallel.calibrate.chain import Stopwatch
 from parallel.cluster import Link
@@ -103,7 +103,6 @@ class Messages:
         self._world, self._transport = world, transport
         self._watch = Stopwatch(world.device)
         self._out = torch.ones(2 * max(SIZES) // 4, device=world.device)
-        self._turn = 0
 
     def seconds(self, pattern: Pattern, nbytes: int) -> float:
         """Of one message, for the worker that it takes longest."""
@@ -120,14 +119,14 @@ class Messages:
         return max(world.gather(self._watch.seconds(begin, end) if taking_part else 0.0)) / repeats
 
     def start(self, pattern: Pattern, nbytes: int, turn: int = 0) -> Waiter:
-        """Begin this worker's side; what is returned waits for it. Received is as gradients are: wherever it lies."""
+        """Begin this worker's side; what is returned waits for it. Received is as gradients are: wherever it lies. What
+        is sent lies in the caches as far as they hold it: in a step, it has just been computed."""
         sends, receives = [], []
         used = 0
-        self._turn += 1
         for (source, target), share in pattern.sends.items():
             numbers = max(1, int(share * nbytes / 4))
             if source == self._world.rank:
-                sends.append((target, self._next(numbers, used)))
+                sends.append((target, self._out[used : used + numbers]))
                 used += numbers
             if target == self._world.rank:
                 receives.append(Receive(source, (numbers,), self._out.dtype))
@@ -138,12 +137,6 @@ class Messages:
     def _end(self, message: Message) -> None:
         self._transport.wait(message)
         self._transport.release(message)
-
-    def _next(self, numbers: int, used: int) -> Tensor:
-        """A piece that the messages before did not leave in the cache: pieces follow each other through the buffer."""
-        offset = (self._turn * 1_000_000 + used) % (self._out.numel() - numbers + 1) // 16 * 16
-        return self._out[offset : offset + numbers]
-
 
 def overlap_slowdown(messages: Messages, world: World, compute: Callable[[], None], rounds: int) -> float:
     """Share of the time of messages that computing beside them takes longer, from 0 to 1: the median over all."""
@@ -170,12 +163,29 @@ def overlap_slowdown(messages: Messages, world: World, compute: Callable[[], Non
 
 
 def fit_link(points: Sequence[Point], node_of: Mapping[int, int]) -> tuple[Link, float]:
-    """The link that fits the points best, and its mean relative error."""
-    fitted = [_fit(points, node_of, shared) for shared in (False, True)]
-    return min(fitted, key=lambda entry: entry[1])
+    """The link that explains the points best, and its mean relative error."""
+    shared = min((False, True), key=lambda shared: _unexplained(points, node_of, shared))
+    link = _fit(points, node_of, shared)
+    return link, _error(link, points, node_of)
 
 
-def _fit(points: Sequence[Point], node_of: Mapping[int, int], shared: bool) -> tuple[Link, float]:
+def _unexplained(points: Sequence[Point], node_of: Mapping[int, int], shared: bool) -> float:
+    """Mean relative error of each pattern's times by a link that is fitted to the other patterns."""
+    names = {point.pattern.name for point in points}
+    if len(names) == 1:
+        return _error(_fit(points, node_of, shared), points, node_of)
+    return float(np.mean([
+        _error(_fit([p for p in points if p.pattern.name != name], node_of, shared),
+               [p for p in points if p.pattern.name == name], node_of)
+        for name in sorted(names)]))
+
+
+def _error(link: Link, points: Sequence[Point], node_of: Mapping[int, int]) -> float:
+    return float(np.mean([abs(link.seconds(p.pattern.load(p.nbytes, link.shared, node_of)) / p.seconds - 1)
+                          for p in points]))
+
+
+def _fit(points: Sequence[Point], node_of: Mapping[int, int], shared: bool) -> Link:
     loads = np.array([p.pattern.load(p.nbytes, shared, node_of) for p in points])
     seconds = np.array([p.seconds for p in points])
     smooth = np.exp(IsotonicRegression(out_of_bounds="clip").fit_transform(np.log(loads), np.log(seconds)))
@@ -183,9 +193,7 @@ def _fit(points: Sequence[Point], node_of: Mapping[int, int], shared: bool) -> t
     sizes = list(by_load)
     # What the smallest load takes beyond the largest one's time per byte.
     latency = max(0.0, by_load[sizes[0]] - sizes[0] * by_load[sizes[-1]] / sizes[-1])
-    link = Link(latency, tuple(_rising([(size, by_load[size] - latency) for size in sizes])), shared)
-    errors = [abs(link.seconds(load) / s - 1) for load, s in zip(loads.tolist(), seconds.tolist(), strict=True)]
-    return link, float(np.mean(errors))
+    return Link(latency, tuple(_rising([(size, by_load[size] - latency) for size in sizes])), shared)
 
 
 def _rising(times: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:

@@ -3,8 +3,9 @@
 A worker's step of T seconds (the last clock, and the step's overhead after it) is divided like a measured one
 (`parallel.runtime.clock`):
 
-    computing      its own parts' time and its updates, and the overhead
-    exposed        communication that is not hidden: it computes nothing and one of its messages is under way
+    computing      its own parts' time and its updates, the overhead, and σ of the communication that is not hidden:
+                   what a message takes from computing is its workers' own work, copying
+    exposed        the rest of that communication: it computes nothing and one of its messages is under way
     idle           the rest: it waits for others, or for a slower part of the same op
 
 so that computing + exposed + idle = T. Utilisation is computing / T.
@@ -120,7 +121,9 @@ class Timeline:
         exposed = np.zeros(self.workers)
         for workers, events in self._alike():
             exposed[workers] = _exposed(events, self.end_s)
-        return Split(compute, exposed, np.maximum(0.0, self.step_s - compute - exposed))
+        idle = np.maximum(0.0, self.step_s - compute - exposed)
+        copying = self.cluster.overlap_slowdown * exposed
+        return Split(compute + copying, exposed - copying, idle)
 
     def _alike(self) -> list[tuple[list[int], list[Event]]]:
         """Workers that take part in the same events, and these."""
