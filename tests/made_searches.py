@@ -39,9 +39,9 @@ class RandomPrices(Prices):
         random = self._draw("compute", op.name, layout.degrees)
         return random.random(), random.choice([0.0, 1.0, 2.0]) * random.random()
 
-    def part_seconds(self, op, layout, rows):  # type: ignore[no-untyped-def]
+    def alone(self, op, layout, rows):  # type: ignore[no-untyped-def]
         forward_s, backward_s = self.compute(op, layout, sum(rows))
-        return super().part_seconds(op, layout, rows) * 0 + [[forward_s, backward_s]]
+        return super().alone(op, layout, rows) * 0 + [[forward_s, backward_s]]
 
     def traffic(self, producer: Op, layout: Layout, consumer: Op, consumer_layout: Layout, which: int, samples: int,
                 ) -> Traffic:
@@ -60,10 +60,13 @@ class RandomPrices(Prices):
 
 
 def cluster_of(workers: int, **numbers: object) -> Cluster:
-    """Two nodes, unless it is one worker; links of rates near those of computing."""
+    """Two nodes, unless it is one worker; links of rates near those of computing. If `crowded`, workers share cores."""
+    per_node = max(1, -(-workers // 2))
+    if numbers.pop("crowded", False):
+        numbers["crowding"] = tuple(0.9 + 0.4 * i for i in range(per_node))
     settings: dict[str, object] = {"inside": link(3e6, 1e-4), "between": link(1e6, 3e-4), "overlap_slowdown": 0.3,
                                    "compute": Rates(per_add_s=1e-7, per_copy_s=5e-8), **numbers}
-    return made_cluster(max(1, -(-workers // 2)), 2, **settings)
+    return made_cluster(per_node, 2, **settings)
 
 
 @dataclass

@@ -192,6 +192,20 @@ class TestFiles:
             again = read_cluster(write_cluster(cluster))
             assert again == cluster and again.fingerprint == cluster.fingerprint
 
+    def test_round_trip_of_crowding(self) -> None:
+        cluster = made(workers_per_node=3, crowding=(0.975, 1.0, 1.5), sources={"crowding": "measured"})
+        assert read_cluster(write_cluster(cluster)) == cluster
+        assert read_cluster(write_cluster(cluster)).sources == cluster.sources
+        assert [cluster.crowded(count) for count in (0.5, 1, 2.5, 3, 9)] == [0.975, 0.975, 1.25, 1.5, 1.5]
+
+    @pytest.mark.parametrize("workers, words", [
+        ({1: "100 %"}, "workers_per_node=3 numbers"), ({0: "100 %"}, "must be counts from 1 on"),
+        ({1: "100 %", 2: "90 %", 3: "100 %"}, "never fall"), ({1: 1, 2: "100 %", 3: "100 %"}, "has no unit")])
+    def test_refusals_of_crowding(self, workers: dict[int, object], words: str) -> None:
+        data = yaml.safe_load(write_cluster(made(workers_per_node=3)))
+        with pytest.raises(ValueError, match=words):
+            cluster_of({**data, "crowding": {"workers": workers}})
+
     def test_round_trip_of_measured_times(self) -> None:
         graph, ops = graph_of("towers"), {}
         for i, op in enumerate(graph):

@@ -107,6 +107,40 @@ def test_the_slowest_part_decides_and_the_other_idles() -> None:
     assert line.split.idle_s[1] == 0
 
 
+def test_workers_that_share_cores_leave_them_to_the_others_when_they_end() -> None:
+    """Alone the parts take 1, 2 and 4 s, two at once 1.5 times as long, three twice, in a node of three."""
+    prices = Prices(TWO, 4, made_cluster(3, 2, crowding=(1.0, 1.5, 2.0)), "fp32")
+    seconds = np.array([4.0, 1.0, 2.0, 4.0])
+    # 1 s of all three takes 2, the next second of two takes 1.5, the last two of one 2; the fourth is in another node.
+    assert prices.together(seconds, Layout(on=(0, 1, 2, 3), n=4)).tolist() == [5.5, 2.0, 3.5, 4.0]
+    assert prices.together(seconds[:1], Layout(on=(0,)), beside=1).tolist() == [6.0]
+    assert prices.together(seconds[:1], Layout(on=(0,)), beside=0.5).tolist() == [5.0]
+
+
+def test_a_pipelines_workers_share_cores_as_far_as_they_compute_at_once() -> None:
+    layers = OrderedDict((f"fc{i}", nn.Linear(4, 4, bias=False)) for i in range(2))
+    graph = trace(nn.Sequential(layers), (4,))
+    plan = make_plan(graph, 2, {name: Layout(on=(i,)) for i, name in enumerate(layers)}, micro_batches=2)
+    rates = Rates(of_op={**dict.fromkeys(layers, 1.0), "loss": 0.0}, per_update_s=0.0)
+    free = made_cluster(2, compute=rates, inside=link(1e30))
+    line = simulate(lower(graph, plan, 2), free, "fp32")
+    # Stage 0 has no gradient of its input to compute: 2 · (1 + 1) s of worker 0, 2 · (1 + 2) of worker 1, 2 s at once.
+    assert line.step_s == pytest.approx(8.0)
+    assert line.computing_beside == pytest.approx([1 + 2 / 4, 1 + 2 / 6])
+    shared = simulate(lower(graph, plan, 2), dataclasses.replace(free, crowding=(1.0, 2.0)), "fp32")
+    assert 8.0 < shared.step_s < 2 * 8.0
+    one = made_cluster(2, compute=rates, inside=link(1e30), crowding=(1.0, 1.0))
+    assert simulate(lower(graph, plan, 2), one, "fp32").step_s == line.step_s
+
+
+def test_micro_batches_add_their_gradients_up() -> None:
+    """Two micro-batches of fc2, 8 weights, and fc1, 32: the second backward of each takes 1 s per number longer."""
+    plan = make_plan(TWO, 1, {"fc1": Layout(on=(0,))}, micro_batches=2)
+    cluster = made_cluster(1, compute=HAND)
+    dearer = dataclasses.replace(cluster, compute=dataclasses.replace(HAND, per_add_s=1.0))
+    assert timeline(plan, 2, dearer).step_s - timeline(plan, 2, cluster).step_s == pytest.approx(8 + 32)
+
+
 @pytest.mark.parametrize(("stages", "batches"), [(2, 4), (4, 4), (3, 8), (4, 12)])
 @pytest.mark.parametrize("pipeline", ["1f1b", "fill_drain"])
 def test_a_pipeline_of_equal_stages_has_the_bubble_of_the_papers(stages: int, batches: int, pipeline: str) -> None:
@@ -225,9 +259,9 @@ class Dearer(Prices):
     raised: tuple[str, str] = ("", "")
     by: float = 0.0
 
-    def part_seconds(self, op: Op, layout: Layout, rows: object) -> np.ndarray:
+    def alone(self, op: Op, layout: Layout, rows: object) -> np.ndarray:
         extra = [self.by * (self.raised == (kind, op.name)) for kind in ("forward", "backward")]
-        return super().part_seconds(op, layout, rows) + np.array(extra)  # type: ignore[arg-type]
+        return super().alone(op, layout, rows) + np.array(extra)  # type: ignore[arg-type]
 
     def traffic(self, producer: Op, layout: Layout, consumer: Op, *rest: object) -> Traffic:
         found = super().traffic(producer, layout, consumer, *rest)  # type: ignore[arg-type]

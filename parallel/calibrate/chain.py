@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -99,8 +99,9 @@ class Chain:
         self._noise = torch.randn(NOISE, dtype=dtype, device=device)
         self._turn = 0
 
-    def run(self, needs: Mapping[str, Need]) -> None:
-        """One run with a part of each op that has a need; `times` has what it took."""
+    def run(self, needs: Mapping[str, Need], after: Callable[[], None] = lambda: None) -> None:
+        """One run with a part of each op that has a need; `times` has what it took. `after` each pass of an op, not
+        timed, something else may be done."""
         self._turn += 1
         key = step_key(0, self._turn, self._device)
         values: dict[str, Tensor] = {}
@@ -119,6 +120,7 @@ class Chain:
                 begin = self._watch.mark()
                 values[op.name] = op.forward(part, [*xs, *labels], held[op.name], context)
                 self.times.op(work, FORWARD, begin)
+            after()
         gradients: dict[str, Tensor] = {}
         for op in reversed(ops):
             y = values[op.name]
@@ -132,6 +134,7 @@ class Chain:
             begin = self._watch.mark()
             torch.autograd.backward([y], [gradient])
             self.times.op(needs[op.name].work, BACKWARD if trained else PARAMETERS, begin)
+            after()
             for producer, x in zip(op.inputs, leaves[op.name], strict=True):
                 if x.grad is not None:
                     gradients[producer] = x.grad

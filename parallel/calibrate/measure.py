@@ -12,14 +12,25 @@ import os
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+from scipy.stats import trim_mean
 from sklearn.isotonic import IsotonicRegression
 
 from parallel.calibrate.chain import ADD, COPY, UPDATE, Chain
-from parallel.calibrate.messages import SIZES, Messages, Pattern, Point, across, fit_link, overlap_slowdown, patterns
+from parallel.calibrate.messages import (
+    SIZES,
+    Messages,
+    Pattern,
+    Point,
+    across,
+    fit_link,
+    overlap_slowdown,
+    patterns,
+    waiting_s,
+)
 from parallel.calibrate.needed import Need, needed, passes
 from parallel.calibrate.settings import Settings
 from parallel.calibrate.show import Show
@@ -30,7 +41,7 @@ from parallel.cluster.table import FORWARD, Curve, Table, Timing
 from parallel.config import Config, require
 from parallel.data import DataSet
 from parallel.graph import Graph
-from parallel.results.environment import memory_bytes
+from parallel.results.environment import memory_bytes, usable_cpus
 from parallel.runtime.clock import Clock
 from parallel.runtime.memory import available_memory
 from parallel.runtime.transport import Transport
@@ -40,7 +51,7 @@ MESSAGES, LOADING = 0.2, 0.03
 """Shares of the budget; the rest is the ops'."""
 REPEATS = 3
 """A work is measured so often at least, or it is left to the learned model."""
-MESSAGE_ROUNDS, HIDDEN_ROUNDS = 25, 15
+MESSAGE_ROUNDS, HIDDEN_ROUNDS, WAITING_ROUNDS, CROWD_ROUNDS = 25, 15, 15, 6
 """More are not worth their time."""
 
 K = TypeVar("K")
@@ -57,6 +68,11 @@ class Calibration:
         self._local_batch = max(1, self._batch // world.size)
         self._chain = Chain(graph, world.device, self._precision, config.trainer.channels_last, world.size)
         self._whole = WholeStep(config, data, graph, world, self._local_batch)
+        per_node = world.size // nodes()
+        cores = (usable_cpus() or 1) // config.cluster.threads if world.device.type == "cpu" else per_node
+        self._at_once = max(1, min(per_node, cores))
+        """Workers of a node that compute while computing is measured: all, or as many as have cores of their own."""
+        self._computes = world.rank % per_node < self._at_once
         self._steps: list[float] = []
         """Seconds of whole steps, of all workers."""
 
@@ -68,7 +84,8 @@ class Calibration:
         inside, between, slowdown, sources = (
             (known.inside, known.between, known.overlap_slowdown, dict(known.sources)) if known is not None
             else self._messages(compute))
-        real = statistics.median(self._steps)
+        crowding = known.crowding if known is not None else self._crowding()
+        real = _mean(self._steps)
         priced = priced_step_s(self._graph, self._local_batch, compute, self._precision)
         self._show.note(f"a step of one worker with {self._local_batch} samples takes {real:.4f} s, "
                         f"its parts {priced:.4f} s")
@@ -77,6 +94,7 @@ class Calibration:
         model, trainer = self._config.model, self._config.trainer
         sources |= {
             "memory": "what was free, divided by the workers of a node",
+            "crowding": "measured: a step of the model on so many workers of a node at once, the others waiting",
             "step_overhead": f"measured: a step of {model.name} with {self._local_batch} samples on every worker, "
                              "less its parts",
             "data.per_image": f"measured: {self._data.name} at {model.image_size} px, all workers at once",
@@ -84,7 +102,8 @@ class Calibration:
         return Cluster(
             name="local", nodes=nodes(), workers_per_node=world.size // nodes(), inside=inside, between=between,
             memory_bytes=self._memory(), compute=compute, step_overhead_s=_short(max(0.0, real - priced)),
-            overlap_slowdown=_short(slowdown), shared_memory=bool(world.neighbours), data_s_per_image=_short(loading),
+            overlap_slowdown=_short(slowdown), crowding=crowding, shared_memory=bool(world.neighbours),
+            data_s_per_image=_short(loading),
             data_shared=False, data_overlaps=world.device.type == "cuda",
             machine=machine_of(self._config.cluster, world.size, nodes(), memory_format(trainer.channels_last)),
             sources=sources,
@@ -106,8 +125,8 @@ class Calibration:
                                 {n: s for (of, n), s in counts.items() if of == kind})
                   for kind in (UPDATE, ADD, COPY)}
         before = {} if known is None else dict(known.ops)
-        source = (f"measured: quartiles of runs through the model, {self._world.size} workers computing at once, "
-                  "parameters and inputs as a step leaves them in the caches")
+        source = (f"measured: means and quartiles of runs through the model, {self._at_once} workers of a node at "
+                  "once, parameters and inputs as a step leaves them in the caches")
         return Table(before | {self._precision: {**there, **ops}}, curves[UPDATE], curves[ADD], curves[COPY],
                      memory_format(self._config.trainer.channels_last), source)
 
@@ -130,6 +149,8 @@ class Calibration:
                 if rounds >= REPEATS and self._elapsed(begin) > budget:
                     break
                 self._world.barrier()
+                if not self._computes:
+                    continue
                 self._chain.run(needs)
                 found_ops, found_counts = self._chain.times.collect()
                 for work, seconds in found_ops:
@@ -139,10 +160,11 @@ class Calibration:
                 self._show.done((time.perf_counter() - begin) / budget)
             rounds += 1
             self._world.barrier()
-            steps.append(self._whole.run())
+            if self._computes:
+                steps.append(self._whole.run())
         self._steps = [seconds for of in self._world.gather(steps) for seconds in of]
         return ({key: _timing(seconds) for key, seconds in self._pooled(ops).items()},
-                {key: float(np.median(seconds)) for key, seconds in self._pooled(counts).items()})
+                {key: _mean(seconds) for key, seconds in self._pooled(counts).items()})
 
     def _elapsed(self, begin: float) -> float:
         """The same on every worker."""
@@ -154,6 +176,23 @@ class Calibration:
             for key, seconds in of.items():
                 pooled[key] += seconds
         return pooled
+
+    def _crowding(self) -> tuple[float, ...]:
+        """What `Cluster.crowding` is: steps of the first 1, 2, … workers of every node, the others waiting."""
+        if self._world.size == 1:
+            return ()
+        world, per_node = self._world, self._world.size // nodes()
+        self._show.phase("workers beside each other")
+        seconds: list[list[float]] = [[] for _ in range(per_node)]
+        for _ in range(CROWD_ROUNDS):
+            for count, of in enumerate(seconds, start=1):
+                computes = world.rank % per_node < count
+                world.barrier()
+                own = self._whole.run() if computes else None
+                of += [taken for taken in world.gather(own) if taken is not None]
+        times = [_mean(of) for of in seconds]
+        rising = IsotonicRegression().fit_transform(range(per_node), times)
+        return tuple(_short(seconds / rising[self._at_once - 1]) for seconds in rising)
 
     def _messages(self, compute: Measured) -> tuple[Link, Link | None, float, dict[str, str]]:
         world, budget = self._world, MESSAGES * self._settings.budget_s
@@ -170,18 +209,26 @@ class Calibration:
         node_of = {worker: i for i, of in enumerate(by_node) for worker in of}
         links: list[Link | None] = []
         sources: dict[str, str] = {}
+        needs = needed(self._graph, self._batch, world.size)
+        shares = {op: min(of, key=lambda need, whole=of[0]: abs(  # type: ignore[misc]
+            need.work.numbers_out - whole.work.numbers_out / world.size)) for op, of in needs.items()}
+
+        def model(between: Callable[[], None]) -> None:
+            self._chain.run(shares, between)
+            self._chain.times.collect()
+
         for name, chosen in (("inside", list(patterns(by_node[0]))), ("between", list(across(by_node)))):
             if not chosen:
                 links.append(None)
                 continue
             link, error = fit_link(self._points(messages, chosen, budget / (2 if count > 1 else 1)), node_of)
-            links.append(dataclasses.replace(link, latency_s=_short(link.latency_s)))
+            waiting = waiting_s(messages, world, chosen, model, WAITING_ROUNDS)
+            links.append(dataclasses.replace(link, latency_s=_short(max(link.latency_s, waiting))))
             self._show.note(f"messages {name}: the link's times are off by {error:.1%} on average")
-            sources |= {f"{name}.latency": "measured: the smallest messages",
+            sources |= {f"{name}.latency": "measured: small messages after every pass of an op: workers part company",
                         f"{name}.bandwidth": f"measured: {', '.join(p.name for p in chosen)} of messages"}
         inside, between = links
         # Little and often, so that it lasts about as long as the message: the smallest work of a convolution, say.
-        needs = needed(self._graph, self._batch, world.size)
         dense = max((of[0].work for of in needs.values()), key=lambda work: work.multiply_adds / (work.parameters + 1))
         small = min((need for of in needs.values() for need in of if need.work.head == dense.head),
                     key=lambda need: need.work.multiply_adds)
@@ -232,8 +279,13 @@ def memory_format(channels_last: bool) -> str:
 
 def _timing(seconds: Iterable[float]) -> Timing:
     values = list(seconds)
-    low, median, high = (_short(value) for value in np.quantile(values, (0.25, 0.5, 0.75)))
-    return Timing(median, low, high, len(values))
+    low, high = (_short(value) for value in np.quantile(values, (0.25, 0.75)))
+    return Timing(_mean(values), low, high, len(values))
+
+
+def _mean(seconds: Sequence[float]) -> float:
+    """Of the middle four fifths."""
+    return _short(trim_mean(seconds, 0.1))
 
 
 def _merged(known: Mapping[str, Curve], precision: str, found: Mapping[int, float]) -> dict[str, Curve]:

@@ -10,6 +10,9 @@ A link that each worker has to itself takes as long for all of them; one that is
 bytes. The link is the one of the two by which the times of every pattern follow best from those of the others, fitted
 to all:
 
+The bandwidth is that beyond the time of the smallest messages. The latency is what a step sees: the workers have
+computed before they send, and one is later than the other (`waiting_s`).
+
     seconds(B) = latency + B / bandwidth(B)     by isotonic regression of log seconds over the load: the times of larger
                                                 messages never fall
 """
@@ -160,6 +163,30 @@ def overlap_slowdown(messages: Messages, world: World, compute: Callable[[], Non
     slower = [timed(HIDDEN_BYTES, times) - timed(0, times) for _ in range(rounds)]
     every = [seconds for of in world.gather(slower) for seconds in of]
     return min(1.0, max(0.0, statistics.median(every) / message_s))
+
+
+def waiting_s(messages: Messages, world: World, chosen: Sequence[Pattern],
+              compute: Callable[[Callable[[], None]], None], rounds: int) -> float:
+    """Seconds by which computing takes longer for every small message that the workers exchange in between: they are
+    never there at the same time. `compute` calls what it is given between its parts; of the patterns, the widest."""
+    watch, widest = Stopwatch(world.device), max(chosen, key=lambda pattern: len({w for p in pattern.sends for w in p}))
+    count = 0
+
+    def exchange() -> None:
+        nonlocal count
+        count += 1
+        messages.start(widest, SIZES[0], count)()
+
+    def timed(between: Callable[[], None]) -> float:
+        world.barrier()
+        begin = watch.mark()
+        compute(between)
+        return max(world.gather(watch.seconds(begin, watch.mark())))
+
+    timed(exchange)
+    parts = count
+    longer = statistics.median(timed(exchange) - timed(lambda: None) for _ in range(rounds))
+    return max(0.0, longer / parts)
 
 
 def fit_link(points: Sequence[Point], node_of: Mapping[int, int]) -> tuple[Link, float]:

@@ -61,7 +61,7 @@ class Learned:
 def fit(ops: Ops) -> Learned:
     """The model fitted to measured times."""
     samples = sorted(ops, key=lambda sample: (sample[0].head, sample[0].shapes, sample[1]))
-    seconds = np.array([ops[sample].median_s for sample in samples])
+    seconds = np.array([ops[sample].mean_s for sample in samples])
     kinds = [work.kind for work, _ in samples]
     models = {"": _fit_one(samples, seconds)}
     for kind in sorted(set(kinds)):
@@ -91,7 +91,7 @@ def cross_validate(ops: Ops) -> list[Accuracy]:
     folds = min(FOLDS, len(set(groups)))
     if folds < 2:
         return []
-    measured = np.array([ops[sample].median_s for sample in samples])
+    measured = np.array([ops[sample].mean_s for sample in samples])
     predicted = np.empty(len(samples))
     for train, test in GroupKFold(folds).split(samples, groups=groups):
         model = fit({samples[i]: ops[samples[i]] for i in train})

@@ -58,7 +58,7 @@ class Measured:
             if sample is None or (precision, sample) in self._answers:
                 continue
             if sample in known:
-                self._answers[precision, sample] = known[sample].median_s
+                self._answers[precision, sample] = known[sample].mean_s
             else:
                 missing.append(sample)
         if missing:

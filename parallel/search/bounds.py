@@ -133,7 +133,9 @@ class LinkBounds:
         forward = np.array([compute.forward_s(op, part, precision) for part in parts])
         backward = np.array([compute.backward_s(op, part, precision, gradient) for part in parts]) \
             if trained else np.zeros(len(parts))
-        return Costs(forward, backward, *self._syncs(op))
+        # Where workers share cores, the largest part takes as long as if it were alone at least.
+        alone = self._cluster.crowded(1)
+        return Costs(forward * alone, backward * alone, *self._syncs(op))
 
     def _syncs(self, op: Op) -> tuple[Floats, Floats, Floats]:
         """Seconds of summing, updating and gathering."""
@@ -172,7 +174,12 @@ class LinkBounds:
         for (shard, copies), at in _groups(shards, holders):
             updates[at] = compute.update_s(shard, self._precision) + (
                 compute.add_s((copies - 1) * shard, self._precision) if copies > 1 else 0.0)
-        return sums * (1 - 1e-9), updates, gathers * (1 - 1e-9)
+        return sums * (1 - 1e-9), updates * self._crowded(size), gathers * (1 - 1e-9)
+
+    def _crowded(self, size: Ints) -> Floats:
+        """How many times as long computing takes on so many workers."""
+        cluster = self._cluster
+        return np.array([cluster.crowded(min(count, cluster.workers_per_node)) for count in size.tolist()])
 
     def exchange_s(self, edge: Edge, producers: Ints, consumers: Ints) -> Floats:
         producer = self._space.graph[edge.producer]

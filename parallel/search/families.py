@@ -159,8 +159,9 @@ class Families:
             else:
                 part, compute = some_part(op, cut, samples), self.cluster.compute
                 gradient = any(producer in self._trained for producer in op.inputs)
-                backward = compute.backward_s(op, part, self.prices.precision, gradient)
-                self._seconds[key] = (compute.forward_s(op, part, self.prices.precision),
+                alone = self.cluster.crowded(1)
+                backward = alone * compute.backward_s(op, part, self.prices.precision, gradient)
+                self._seconds[key] = (alone * compute.forward_s(op, part, self.prices.precision),
                                       backward if op.name in self._trained else 0.0)
         return self._seconds[key]
 

@@ -198,7 +198,7 @@ class Pairs:
         """Copying and adding on a worker with much of it [p]."""
         compute, precision, rows = self._cluster.compute, self._precision, np.arange(len(copied))
         found: dict[tuple[float, float], float] = {}
-        columns = []
+        columns, alone = [], self._cluster.crowded(1)
         for worst in (copied, copied + added):
             at = worst.argmax(axis=1)
             pairs = list(zip(copied[rows, at].tolist(), added[rows, at].tolist(), strict=True))
@@ -206,7 +206,7 @@ class Pairs:
                 found[c, a] = ((compute.copy_s(int(c), precision) if c else 0.0)
                                + (compute.add_s(int(a), precision) if a else 0.0))
             columns.append([found[pair] for pair in pairs])
-        return np.array(columns).max(axis=0)
+        return alone * np.array(columns).max(axis=0)
 
 
 def _places(degrees: Ints, workers: Ints, needs: bool) -> tuple[list[Ints], NDArray[np.bool_]]:

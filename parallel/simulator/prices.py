@@ -1,6 +1,7 @@
 """Prices of a plan's parts on a cluster: what the timeline, and with it every search, adds up.
 
     compute(o)    forward, backward = max over o's parts of cluster.compute's seconds     (the slowest part's)
+                  where workers share cores, as long as o's own workers make each other wait for them
     exchange(e)   max over levels of the network of link.seconds(bytes of the most loaded)
                   + max over workers of copying and adding pieces; backward is the transpose: loads swapped
     accumulate(o) adding the gradients of all but the first micro-batch of an update to those before
@@ -81,7 +82,36 @@ class Prices:
     def part_seconds(self, op: Op, layout: Layout, rows: Sequence[int]) -> np.ndarray:
         """Forward and backward seconds of every part [p, 2], when the parts with index i in n have rows[i] samples."""
         kinds, seconds = self._priced_kinds(op, layout, rows)
+        return self.together(seconds[kinds.of], layout)
+
+    def alone(self, op: Op, layout: Layout, rows: Sequence[int]) -> np.ndarray:
+        """The same for workers that do not share cores."""
+        kinds, seconds = self._priced_kinds(op, layout, rows)
         return seconds[kinds.of]
+
+    def together(self, seconds: np.ndarray, layout: Layout, beside: float = 0.0) -> np.ndarray:
+        """When the layout's workers have ended what takes each `seconds` [p, …] alone, if they begin together and
+        `beside` others of their node compute all the while: whoever ends leaves the cores to the others."""
+        cluster = self.cluster
+        if not cluster.crowding:
+            return seconds
+        node, ended = np.array(layout.on) // cluster.workers_per_node, np.empty_like(seconds)
+        for one in set(node.tolist()):
+            of = np.flatnonzero(node == one)
+            order = np.argsort(seconds[of], axis=0, kind="stable")
+            sorted_s = np.take_along_axis(seconds[of], order, axis=0)
+            crowded = np.array([cluster.crowded(len(of) - i + beside) for i in range(len(of))])
+            steps = np.diff(sorted_s, axis=0, prepend=0.0) * crowded.reshape(-1, *[1] * (seconds.ndim - 1))
+            found = np.empty_like(sorted_s)
+            np.put_along_axis(found, order, np.cumsum(steps, axis=0), axis=0)
+            ended[of] = found
+        return ended
+
+    def crowded(self, workers: Sequence[int]) -> float:
+        """How many times as long computing takes while all these workers compute."""
+        if not self.cluster.crowding:
+            return 1.0
+        return self.cluster.crowded(int(np.bincount(np.array(workers) // self.cluster.workers_per_node).max()))
 
     def part_kept(self, op: Op, layout: Layout, rows: Sequence[int]) -> np.ndarray:
         """Bytes that the forward pass of every part leaves for backward [p]; likewise."""
@@ -139,7 +169,8 @@ class Prices:
         forward = self._handling_s(loads.scattered, loads.moving.into, loads.own, loads.wanted, packs, adds)
         backward = self._handling_s(Side(loads.scattered.into, loads.scattered.out), loads.moving.out, loads.own,
                                     loads.held, packs, True)
-        return Traffic(link_s + forward, link_s + backward, workers)
+        crowded = self.crowded(workers)
+        return Traffic(link_s + forward * crowded, link_s + backward * crowded, workers)
 
     def _link_s(self, inside: Side, between: Side, itemsize: int, share: float = 1.0) -> float:
         """Of the most loaded level, when messages of these sides make up `share` of all that goes together."""
@@ -184,7 +215,7 @@ class Prices:
         update_s = compute.update_s(shard, self.precision)
         if holders > 1:
             update_s += compute.add_s((holders - 1) * shard, self.precision)
-        return Sync(sum_s, update_s, gather_s)
+        return Sync(sum_s, update_s * self.crowded(layout.on), gather_s)
 
     def _tensors(self, op: Op, layout: Layout) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         """Workers, the group of each (those of a group hold the same boxes), and per parameter its numbers by worker.

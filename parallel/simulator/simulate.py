@@ -13,6 +13,9 @@ For every op o, micro-batch m and edge e = (producer p, consumer o), with the pr
 
     step = latest clock + overhead of a step
 
+Where workers share cores (`Cluster.crowding`), f and b are as long as the op's own workers make them: the others wait
+for it. In a pipeline they do not; there as many compute beside a worker as did on average when it was simulated before.
+
 Ops of a segment come one after the other, forward in order and backward in reverse; ops of merged segments (schemes b
 and c) are computed for all micro-batches at once, and there X(e, m + 1) begins when its consumer begins pass m.
 Where the runtime joins small tensors in buckets, or starts an exchange at the end of the segment, the model does it op
@@ -24,6 +27,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
+import numpy as np
+
 from parallel.cluster import Cluster
 from parallel.config import require
 from parallel.graph import INPUT, Graph
@@ -34,6 +39,9 @@ from parallel.schedule import Task
 from parallel.simulator.clocks import Clocks, Crew
 from parallel.simulator.prices import Prices, holders_of, rows_of
 from parallel.simulator.timeline import Event, Timeline
+
+SETTLING = 3
+"""Times that a pipeline whose workers share cores is simulated again with who computed beside whom."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,11 @@ def simulate(program: Program, cluster: Cluster, precision: str, prices: Prices 
     require_room(program.plan.workers, cluster)
     if prices is None:
         prices = Prices(program.graph, program.batch_size, cluster, precision)
-    simulation = _Simulation(program, prices)
-    return simulation.run()
+    line = _Simulation(program, prices, None).run()
+    if program.plan.micro_batches > 1 and cluster.crowding:
+        for _ in range(SETTLING):  # who computes beside whom changes how long that takes, and so who does
+            line = _Simulation(program, prices, line.computing_beside).run()
+    return line
 
 
 def require_room(workers: int, cluster: Cluster) -> None:
@@ -72,8 +83,11 @@ def require_room(workers: int, cluster: Cluster) -> None:
 class _Simulation:
     """The state of a simulation."""
 
-    def __init__(self, program: Program, prices: Prices) -> None:
+    def __init__(self, program: Program, prices: Prices, beside: np.ndarray | None) -> None:
+        """`beside`: workers of each worker's node that compute while it computes, itself among them, on average [w];
+        None: those of the same op."""
         self.program, self.prices, self.plan, self.graph = program, prices, program.plan, program.graph
+        self.beside = beside
         self.samples = program.batch_size // program.plan.micro_batches
         self.clocks = Clocks(program.plan.workers, prices.cluster.overlap_slowdown)
         self.events: list[Event] = []
@@ -159,13 +173,15 @@ class _Simulation:
         layout, backward = self.plan[op.name], kind == "backward"
         name = op.name
         rows = self._rows(name, layout)
-        own = self.prices.part_seconds(op, layout, rows)[:, int(backward)]
+        own = self.prices.alone(op, layout, rows)[:, int(backward)]
         crew = self._crew(layout.on)
         start = max(ready, crew.latest(self.clocks.compute))
         if backward and op.parameters:
             if name in self.begun:
                 own = own + self.prices.accumulate(op, layout)
             self.begun.add(name)
+        others = 0.0 if self.beside is None else max(0.0, float(self.beside[list(layout.on)].max()) - len(layout.on))
+        own = self.prices.together(own, layout, others)
         end = self.clocks.work(crew, ready, float(own.max()))
         m = batches[0] if self.plan.micro_batches > 1 and name not in self.program.merged else None
         kept = self.prices.part_kept(op, layout, rows)

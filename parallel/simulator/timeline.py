@@ -139,6 +139,27 @@ class Timeline:
                 for workers in groups.values()]
 
     @property
+    def computing_beside(self) -> np.ndarray:
+        """How many workers of its node compute while a worker computes, itself among them: the mean [w]."""
+        busy = [[(e.start_s, e.end_s) for e in self.events if e.stream == COMPUTE and worker in e.workers]
+                for worker in range(self.workers)]
+        result, per_node = np.ones(self.workers), self.cluster.workers_per_node
+        for first in range(0, self.workers, per_node):
+            node = range(first, min(first + per_node, self.workers))
+            changes = sorted((at, change) for worker in node for start, end in busy[worker]
+                             for at, change in ((start, 1), (end, -1)))
+            times = np.array([at for at, _ in changes])
+            count = np.cumsum([change for _, change in changes])  # computing from times[i] on
+            worked = np.concatenate([[0.0], np.cumsum(count[:-1] * np.diff(times))]) if len(times) else times
+            for worker in node:
+                ends = np.array(busy[worker]).reshape(-1, 2)
+                total = (ends[:, 1] - ends[:, 0]).sum()
+                if total > 0:
+                    start, end = np.interp(ends.T, times, worked)
+                    result[worker] = (end - start).sum() / total
+        return result
+
+    @property
     def utilisation(self) -> np.ndarray:
         """Share of the step that each worker computes [w]."""
         return self.split.compute_s / self.step_s
