@@ -9,7 +9,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,9 @@ from torch import Tensor
 from parallel.box import Box, Span
 from parallel.graph import Graph
 from parallel.runtime.observe import Observer
+
+NEGLIGIBLE = 1e-4
+"""Of the largest number among all gradients, or weights: what is smaller is held against that."""
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,13 @@ def _compare_pass(graph: Graph, ours: Sequence[Recorded], theirs: Recorded,
         found = _compare(name, [outputs for outputs, _ in ours], theirs[0], tolerance, adds=True)
         if found is not None:
             return Place(f"forward of {name}", *found)
+    scale = magnitude(theirs for _, theirs in gradients.values())
     readers = {op.name: [other.name for other in graph if op.name in other.inputs] for op in graph}
     waiting = {name: set(names) for name, names in readers.items()}
     for op in reversed(graph.ops):
         for name in op.parameters:
             pair = gradients.get(f"{op.name}.{name}")
-            if pair is not None and not (difference := relative(*pair)) <= tolerance:
+            if pair is not None and not (difference := relative(*pair, scale)) <= tolerance:
                 return Place(f"backward of {op.name}, gradient of its {name}", "", difference)
         for producer in op.inputs:
             if producer not in waiting:
@@ -122,15 +126,23 @@ def _compare_pass(graph: Graph, ours: Sequence[Recorded], theirs: Recorded,
 
 def compare_weights(weights: Mapping[str, tuple[Tensor, Tensor]], tolerance: float) -> Place | None:
     """The first parameter whose update differs, though its gradient does not; weights are given ours and theirs."""
+    scale = magnitude(theirs for _, theirs in weights.values())
     for name, pair in weights.items():
-        if not (difference := relative(*pair)) <= tolerance:
+        if not (difference := relative(*pair, scale)) <= tolerance:
             return Place(f"update of {name}", "", difference)
     return None
 
 
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    """Largest difference of two tensors relative to the second's largest magnitude."""
-    return ((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1e-300)).item()
+def relative(ours: Tensor, theirs: Tensor, scale: float) -> float:
+    """Largest difference of two tensors relative to the second's largest magnitude, or to `NEGLIGIBLE` of the `scale`
+    of all tensors that they are among, if that is more: a gradient that is nothing but rounding, as that of a bias
+    before batch normalisation, has no magnitude of its own."""
+    return ((ours - theirs).abs().max() / theirs.abs().max().clamp_min(max(NEGLIGIBLE * scale, 1e-300))).item()
+
+
+def magnitude(tensors: Iterable[Tensor]) -> float:
+    """The largest of all numbers, but for signs."""
+    return max((tensor.abs().max().item() for tensor in tensors), default=0.0)
 
 
 def _compare(op: str, ours: Sequence[Mapping[str, Sequence[Piece]]], theirs: Mapping[str, Sequence[Piece]],

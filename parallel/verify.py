@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from parallel.box import Span, cut
 from parallel.config import ClusterConfig, Config, require
-from parallel.first_difference import Place, Recorder, compare_step, compare_weights, relative
+from parallel.first_difference import Place, Recorder, compare_step, compare_weights, magnitude, relative
 from parallel.graph import Graph, trace
 from parallel.launch.compose import compose_config
 from parallel.lower import lower
@@ -185,7 +185,8 @@ def largest(ours: Mapping[tuple[str, str], Tensor], theirs: Mapping[str, Tensor]
     named = {f"{op}.{name}": tensor for (op, name), tensor in ours.items()}
     if named.keys() != theirs.keys():
         raise RuntimeError(f"parameters differ: {sorted(named.keys() ^ theirs.keys())}")
-    return max(((relative(tensor, theirs[name]), name) for name, tensor in named.items()), key=_nan_last)
+    scale = magnitude(theirs.values())
+    return max(((relative(tensor, theirs[name], scale), name) for name, tensor in named.items()), key=_nan_last)
 
 
 def _nan_last(entry: tuple[float, str]) -> float:

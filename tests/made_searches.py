@@ -39,9 +39,9 @@ class RandomPrices(Prices):
         random = self._draw("compute", op.name, layout.degrees)
         return random.random(), random.choice([0.0, 1.0, 2.0]) * random.random()
 
-    def alone(self, op, layout, rows):  # type: ignore[no-untyped-def]
+    def part_seconds(self, op, layout, rows):  # type: ignore[no-untyped-def]
         forward_s, backward_s = self.compute(op, layout, sum(rows))
-        return super().alone(op, layout, rows) * 0 + [[forward_s, backward_s]]
+        return super().part_seconds(op, layout, rows) * 0 + [[forward_s, backward_s]]
 
     def traffic(self, producer: Op, layout: Layout, consumer: Op, consumer_layout: Layout, which: int, samples: int,
                 ) -> Traffic:

@@ -259,9 +259,9 @@ class Dearer(Prices):
     raised: tuple[str, str] = ("", "")
     by: float = 0.0
 
-    def alone(self, op: Op, layout: Layout, rows: object) -> np.ndarray:
+    def part_seconds(self, op: Op, layout: Layout, rows: object) -> np.ndarray:
         extra = [self.by * (self.raised == (kind, op.name)) for kind in ("forward", "backward")]
-        return super().alone(op, layout, rows) + np.array(extra)  # type: ignore[arg-type]
+        return super().part_seconds(op, layout, rows) + np.array(extra)  # type: ignore[arg-type]
 
     def traffic(self, producer: Op, layout: Layout, consumer: Op, *rest: object) -> Traffic:
         found = super().traffic(producer, layout, consumer, *rest)  # type: ignore[arg-type]

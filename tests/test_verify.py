@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
 from parallel import verify
 from parallel.config import Config
@@ -22,6 +23,15 @@ def test_what_is_right_is_equal(run: Run, tmp_path: Path) -> None:
     assert set(shown) == {"losses", "gradients", "weights"}
     assert all(0 <= value <= TOLERANCE for value in shown.values()) and shown["gradients"] > 0, "it did compare"
     assert list(tmp_path.iterdir()) == [], "no run directory"
+
+
+def test_gradients_of_rounding_alone_are_no_difference_and_small_ones_are() -> None:
+    """A bias before batch normalisation has no gradient; another may have a small one."""
+    whole = {"fc.weight": torch.full((3,), 2.0, dtype=torch.float64)}
+    for small, ours, equal in ((3e-17, -5e-17, True), (0.0, 0.0, True), (1e-6, 1.1e-6, False), (1e-6, 1e-6, True)):
+        theirs = {**whole, "conv.bias": torch.tensor([small], dtype=torch.float64)}
+        found = {("fc", "weight"): whole["fc.weight"], ("conv", "bias"): torch.tensor([ours], dtype=torch.float64)}
+        assert (verify.largest(found, theirs)[0] <= TOLERANCE) is equal, (small, ours)
 
 
 @pytest.mark.parametrize("broken", [

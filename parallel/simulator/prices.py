@@ -75,17 +75,14 @@ class Prices:
         """Forward and backward seconds of the slowest part, for a micro-batch of `samples`."""
         key = op.name, layout, samples
         if key not in self._compute:
-            forward, backward = self.part_seconds(op, layout, rows_of(layout, samples)).max(axis=0).tolist()
+            alone = self.part_seconds(op, layout, rows_of(layout, samples))
+            forward, backward = self.together(alone, layout).max(axis=0).tolist()
             self._compute[key] = forward, backward
         return self._compute[key]
 
     def part_seconds(self, op: Op, layout: Layout, rows: Sequence[int]) -> np.ndarray:
-        """Forward and backward seconds of every part [p, 2], when the parts with index i in n have rows[i] samples."""
-        kinds, seconds = self._priced_kinds(op, layout, rows)
-        return self.together(seconds[kinds.of], layout)
-
-    def alone(self, op: Op, layout: Layout, rows: Sequence[int]) -> np.ndarray:
-        """The same for workers that do not share cores."""
+        """Forward and backward seconds of every part [p, 2], when the parts with index i in n have rows[i] samples and
+        no worker waits for another's core."""
         kinds, seconds = self._priced_kinds(op, layout, rows)
         return seconds[kinds.of]
 

@@ -173,7 +173,7 @@ class _Simulation:
         layout, backward = self.plan[op.name], kind == "backward"
         name = op.name
         rows = self._rows(name, layout)
-        own = self.prices.alone(op, layout, rows)[:, int(backward)]
+        own = self.prices.part_seconds(op, layout, rows)[:, int(backward)]
         crew = self._crew(layout.on)
         start = max(ready, crew.latest(self.clocks.compute))
         if backward and op.parameters:

@@ -29,6 +29,9 @@ COMPUTE, NETWORK = "compute", "network"
 STREAMS = {"forward": COMPUTE, "backward": COMPUTE, "update": COMPUTE,
            "exchange": NETWORK, "exchange back": NETWORK, "sum": NETWORK, "gather": NETWORK}
 
+ROUNDING = 1e-9
+"""Of a step: less is left over from adding up, not idle."""
+
 
 @dataclass(frozen=True, eq=False)
 class Event:
@@ -121,7 +124,8 @@ class Timeline:
         exposed = np.zeros(self.workers)
         for workers, events in self._alike():
             exposed[workers] = _exposed(events, self.end_s)
-        idle = np.maximum(0.0, self.step_s - compute - exposed)
+        idle = self.step_s - compute - exposed
+        idle = np.where(idle > ROUNDING * self.step_s, idle, 0.0)
         copying = self.cluster.overlap_slowdown * exposed
         return Split(compute + copying, exposed - copying, idle)
 
