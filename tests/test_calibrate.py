@@ -62,6 +62,10 @@ class TestNeeded:
             assert len({need.work for need in of}) == len(of)
             assert of[0].part.box.shape[0] in (8, 2), "whole, or the part of one of four workers"
 
+    def test_sizes_between(self) -> None:
+        samples = {need.part.box.shape[0] for need in needed(graph_of("tower"), 128, 1)["conv1"]}
+        assert samples == {128, 64, 32, 16, 80, 40, 20, 10}
+
     def test_passes_deal_out_every_work_once(self) -> None:
         needs = needed(graph_of("tower"), 8, 2)
         dealt = [need.work for run in passes(needs) for need in run.values()]

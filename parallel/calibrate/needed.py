@@ -2,7 +2,8 @@
 
 For every op: all compositions of degrees over its dims, for 1 to W workers, and all sizes of a micro-batch. Of the
 parts of a layout, which differ by one position at most, it is the largest that a step waits for. Parts of one shape
-are one work, wherever they lie.
+are one work, wherever they lie. And of each of these sizes five eighths on one worker, which no plan needs: other
+batches have sizes in between, and matrix products of fewer than 16 rows, say, take longer than those of 16.
 """
 
 from __future__ import annotations
@@ -55,6 +56,10 @@ def needed(graph: Graph, batch_size: int, workers: int,
                     rank = (m, size not in (1, workers), -work.multiply_adds, -work.numbers_out)
                     if work not in ranked or rank < ranked[work][0]:
                         ranked[work] = rank, Need(op.name, part, work)
+            if (between := 5 * batch_size // (8 * m)) >= 1:
+                for part in parts(op, between, 1):
+                    work = Work.of(op, part)
+                    ranked.setdefault(work, ((m, True, 0, 0), Need(op.name, part, work)))
         found[op.name] = [need for _, need in sorted(ranked.values(), key=lambda entry: entry[0])]
     return found
 
