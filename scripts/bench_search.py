@@ -1,6 +1,6 @@
 """How fast the simulation and the searches are, beside FlexFlow's and PaSE's published times.
 
-    python scripts/bench_search.py [--json results.json] [--quick]
+    python scripts/bench_search.py [--json results.json] [--moves 100000] [--quick]
 
 AlexNet at 224 pixels, 1000 classes, fp32, on the hand-written clusters of conf/cluster, one process, one thread.
 
@@ -144,6 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write all numbers to this file, too")
     parser.add_argument("--quick", action="store_true", help="few moves, up to 64 workers: to see that it runs")
+    parser.add_argument("--moves", type=int, default=100_000, help="of part 2; all of them take a quarter of an hour")
     options = parser.parse_args()
     torch.set_num_threads(1)
     graph, quick = alexnet(), options.quick
@@ -157,7 +158,7 @@ def main() -> None:
         print(f"   {workers:7} {row['full_ms']:9.3f} {row['delta_ms']:9.3f} {row['ratio']:5.1f}×           "
               f"{full_s:7.2f} {delta_s:8.2f} {full_s / delta_s:5.1f}×", flush=True)
 
-    count = equal_moves(graph, 400 if quick else 100_000)
+    count = equal_moves(graph, 400 if quick else options.moves)
     results["equal"] = [{"moves": count}]
     print(f"\n2  {count:,} random moves: full and delta simulation are equal to the last bit\n", flush=True)
 
