@@ -137,7 +137,7 @@ def chain_against_optimum(graph: Graph, name: str, workers: int, budget_s: float
     chain = search(graph, batch, workers, cluster, "fp32", SearchConfig("mcmc", time_limit_s=budget_s), start=start[:1])
     return {"cluster": name, "workers": workers, "optimum_ms": 1e3 * optimum.step_s, "exact_s": optimum.seconds,
             "mcmc_ms": 1e3 * chain.step_s, "mcmc_s": chain.seconds, "moves": chain.looked_at["space"],
-            "excess": chain.step_s / optimum.step_s - 1}
+            "excess": abs(round(chain.step_s / optimum.step_s - 1, 9))}
 
 
 def main() -> None:
