@@ -137,7 +137,11 @@ def _tokens(world: World) -> Tokens | None:
     here = [rank for rank, place in enumerate(places) if place is not None and place == own]
     inbox = Inbox(frozenset(here) - {world.rank})
     addresses = world.gather(inbox.address)
-    tokens = Tokens(world.rank, inbox, {peer: addresses[peer] for peer in inbox.reads}, world.watch)
+    try:
+        tokens = Tokens(world.rank, inbox, {peer: addresses[peer] for peer in inbox.reads}, world.watch)
+    except OSError as error:
+        raise ValueError("cluster.shared_memory=True needs workers that may open each other's files in /proc, and "
+                         f"{error.filename} can't be: {error.strerror}; use cluster.shared_memory=false") from error
     world.barrier()
     inbox.opened()
     return tokens if inbox.reads else None
