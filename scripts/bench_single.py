@@ -19,54 +19,23 @@ import time
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
+from bench_strategies import make_step
 
-from parallel.config import ClusterConfig, ModelConfig, StrategyConfig
-from parallel.graph import trace
-from parallel.lower import lower
-from parallel.models import build_model
+from parallel.config import ClusterConfig
 from parallel.results.statistics import speedup, summarise
-from parallel.runtime.runtime import Runtime
-from parallel.runtime.world import open_world
-from parallel.strategies import build_plan
+from parallel.runtime.world import World, open_world
 
-CLASSES, WARM_UP = 200, 3
-LR, MOMENTUM, WEIGHT_DECAY = 1e-5, 0.9, 5e-4
+WARM_UP = 3
 SIDES = ("eager", "single")
 
 
-def eager(arguments: argparse.Namespace) -> float:
-    """Median seconds of a step of the plain loop."""
+def measure(arguments: argparse.Namespace) -> float:
+    """Median seconds of a step of one side, in this process."""
+    if arguments.side == "single":
+        with open_world(ClusterConfig(device="cpu")) as world:
+            return median_s(make_step("single", arguments, world), arguments.steps)
     torch.set_num_threads(1)
-    model = build_model(ModelConfig(image_size=arguments.image_size), CLASSES, seed=0)
-    sgd = torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    images, labels = batch(arguments)
-
-    def step() -> None:
-        sgd.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        sgd.step()
-
-    return median_s(step, arguments.steps)
-
-
-def single(arguments: argparse.Namespace) -> float:
-    """Median seconds of a step of the baseline."""
-    model = build_model(ModelConfig(image_size=arguments.image_size), CLASSES, seed=0)
-    graph = trace(model, (3, arguments.image_size, arguments.image_size))
-    program = lower(graph, build_plan(graph, 1, StrategyConfig("single")), arguments.batch_size)
-    with open_world(ClusterConfig(device="cpu")) as world:
-        engine = Runtime(program, model, world, seed=0, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-        images, labels = batch(arguments)
-        images = images.contiguous(memory_format=torch.channels_last)
-        return median_s(lambda: engine.train_step(images, labels, step=0, lr=LR), arguments.steps)
-
-
-def batch(arguments: argparse.Namespace) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same random images and labels on both sides."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(arguments.batch_size, 3, arguments.image_size, arguments.image_size, generator=generator)
-    return images, torch.randint(CLASSES, (arguments.batch_size,), generator=generator)
+    return median_s(make_step("eager", arguments, World(0, 1, torch.device("cpu"), "none")), arguments.steps)
 
 
 def median_s(step: Callable[[], object], steps: int) -> float:
@@ -87,9 +56,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--steps", type=int, default=6, help="timed, of a process")
     parser.add_argument("--side", choices=SIDES, help="only this one, in this process: prints seconds")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(namespace=argparse.Namespace(precision="fp32"))
     if arguments.side:
-        print({"eager": eager, "single": single}[arguments.side](arguments))
+        print(measure(arguments))
         return
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}
     for block in range(arguments.blocks):

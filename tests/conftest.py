@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.workers import Workers
+
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "FAKE_JOB")
 
@@ -75,3 +77,11 @@ def torchrun(run: Run) -> Run:
                    environment=environment, timeout=timeout)
 
     return run_one
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    """Processes that run a function of the test as the workers of a run."""
+    pool = Workers()
+    yield pool
+    pool.stop()

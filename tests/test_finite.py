@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -30,13 +30,6 @@ SPLIT = "workers: 2\nops:\n  conv1: {n: 2, on: [0, 1]}\n  conv2: {h: 2, on: [0, 
 PIPELINE = "workers: 2\nmicro_batches: 2\nops:\n  conv1: {on: [0]}\n  pool2: {on: [1]}\n"
 PASSES = ("workers: 2\nmicro_batches: 2\nscheme: c\nupdate: pass\nops:\n  conv1: {n: 2, on: [0, 1]}\n"
           "  fc3: {c: 2, on: [0, 1]}\n")
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    pool = Workers()
-    yield pool
-    pool.stop()
 
 
 class InfiniteBackward(torch.autograd.Function):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -18,13 +18,6 @@ from parallel.runtime import parameters
 from parallel.verify import Difference, compare_worker
 from tests.small_models import build
 from tests.workers import Workers
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    pool = Workers()
-    yield pool
-    pool.stop()
 
 
 class WrongBackward(torch.autograd.Function):

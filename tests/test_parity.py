@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
 from unittest.mock import patch
 
 import pytest
@@ -31,13 +30,6 @@ from tests.workers import WorkerError, Workers
 
 DRAWN = int(os.environ.get("PARITY_PLANS", "30"))
 STEPS = 3
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    pool = Workers()
-    yield pool
-    pool.stop()
 
 
 def compare(model: str, plan: str, batch_size: int, bucket_bytes: int) -> Difference:

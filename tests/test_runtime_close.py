@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,13 +17,6 @@ from parallel.runtime.world import open_world
 from parallel.strategies import build_plan
 from tests.small_models import CLASSES, build
 from tests.workers import Workers
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    pool = Workers()
-    yield pool
-    pool.stop()
 
 
 def alive() -> tuple[int, int]:

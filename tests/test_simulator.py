@@ -113,8 +113,10 @@ def test_workers_that_share_cores_leave_them_to_the_others_when_they_end() -> No
     seconds = np.array([4.0, 1.0, 2.0, 4.0])
     # 1 s of all three takes 2, the next second of two takes 1.5, the last two of one 2; the fourth is in another node.
     assert prices.together(seconds, Layout(on=(0, 1, 2, 3), n=4)).tolist() == [5.5, 2.0, 3.5, 4.0]
-    assert prices.together(seconds[:1], Layout(on=(0,)), beside=1).tolist() == [6.0]
-    assert prices.together(seconds[:1], Layout(on=(0,)), beside=0.5).tolist() == [5.0]
+    assert prices.together(seconds[:1], Layout(on=(0,)), computing=2).tolist() == [6.0]
+    assert prices.together(seconds[:1], Layout(on=(0,)), computing=1.5).tolist() == [5.0]
+    # Two of each node compute: the one of the first node has one beside it, those of the second have nobody.
+    assert prices.together(seconds[:3], Layout(on=(0, 3, 4), n=3), computing=2).tolist() == [6.0, 1.5, 2.5]
 
 
 def test_a_pipelines_workers_share_cores_as_far_as_they_compute_at_once() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,13 +15,6 @@ from tests.workers import Workers
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 MORE_THAN_A_PIPE_HOLDS = 5000
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    pool = Workers()
-    yield pool
-    pool.stop()
 
 
 def joined() -> tuple[Tokens, Tokens]:

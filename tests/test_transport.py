@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
-import pytest
 import torch
 
 from parallel.config import ClusterConfig
@@ -15,13 +13,6 @@ from parallel.runtime.world import open_world
 from tests.workers import Workers
 
 BATCHES = 6
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    pool = Workers()
-    yield pool
-    pool.stop()
 
 
 def send_ahead() -> list[int]:

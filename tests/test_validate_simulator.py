@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,6 @@ from tests.workers import Workers  # noqa: E402
 
 TOWER = graph_of("tower")
 ALONE = make_plan(TOWER, 2, {"conv1": Layout(on=(0,))})
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    pool = Workers()
-    yield pool
-    pool.stop()
 
 
 def chooser(monkeypatch: pytest.MonkeyPatch, found: str, batch_size: int = 12) -> Chooser:

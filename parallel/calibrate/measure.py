@@ -94,11 +94,12 @@ class Calibration:
         model, trainer = self._config.model, self._config.trainer
         sources |= {
             "memory": "what was free, divided by the workers of a node",
-            "crowding": "measured: a step of the model on so many workers of a node at once, the others waiting",
             "step_overhead": f"measured: a step of {model.name} with {self._local_batch} samples on every worker, "
                              "less its parts",
             "data.per_image": f"measured: {self._data.name} at {model.image_size} px, all workers at once",
         }
+        if crowding:
+            sources["crowding"] = "measured: a step of the model on so many workers of a node, the others waiting"
         return Cluster(
             name="local", nodes=nodes(), workers_per_node=world.size // nodes(), inside=inside, between=between,
             memory_bytes=self._memory(), compute=compute, step_overhead_s=_short(max(0.0, real - priced)),

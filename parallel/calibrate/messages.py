@@ -7,14 +7,13 @@ Patterns, of B bytes that the busiest worker sends:
     pairs        every even worker sends B to the next, all at once
 
 A link that each worker has to itself takes as long for all of them; one that is shared, as much longer as there are
-bytes. The link is the one of the two by which the times of every pattern follow best from those of the others, fitted
-to all:
-
-The bandwidth is that beyond the time of the smallest messages. The latency is what a step sees: the workers have
-computed before they send, and one is later than the other (`waiting_s`).
+bytes. The one is taken by which the times of every pattern follow better from those of the others, fitted to all:
 
     seconds(B) = latency + B / bandwidth(B)     by isotonic regression of log seconds over the load: the times of larger
                                                 messages never fall
+
+The bandwidth is that beyond the time of the smallest messages. The latency of the link is what a step sees: the workers
+have computed before they send, and one is later than the other (`waiting_s`).
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from parallel.ops import Op, Part
 
 
 class Compute(Protocol):
-    """Seconds that one worker computes, while all the others compute, too. `precision` is the configuration's."""
+    """Seconds that one worker computes, while as many others of its node do as have cores of their own. `precision` is
+    the configuration's."""
 
     def forward_s(self, op: Op, part: Part, precision: str) -> float:
         """Of the forward pass of a part."""

@@ -18,7 +18,7 @@ Question = tuple[Op, Part, str, bool]
 
 @dataclass(frozen=True)
 class Measured:
-    """Times of one worker while all compute, looked up or learned; every answer is remembered."""
+    """Times of one worker, as `Compute` has them, looked up or learned; every answer is remembered."""
 
     table: Table = field(hash=False)
     _answers: dict[tuple[str, Sample], float] = field(default_factory=dict, init=False, compare=False, repr=False)

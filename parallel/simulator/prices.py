@@ -86,9 +86,9 @@ class Prices:
         kinds, seconds = self._priced_kinds(op, layout, rows)
         return seconds[kinds.of]
 
-    def together(self, seconds: np.ndarray, layout: Layout, beside: float = 0.0) -> np.ndarray:
-        """When the layout's workers have ended what takes each `seconds` [p, …] alone, if they begin together and
-        `beside` others of their node compute all the while: whoever ends leaves the cores to the others."""
+    def together(self, seconds: np.ndarray, layout: Layout, computing: float = 0.0) -> np.ndarray:
+        """When the layout's workers have ended what takes each `seconds` [p, …] alone, if they begin together: whoever
+        ends leaves the cores to the others. `computing` of a node's workers do, its own or, all the while, more."""
         cluster = self.cluster
         if not cluster.crowding:
             return seconds
@@ -97,7 +97,8 @@ class Prices:
             of = np.flatnonzero(node == one)
             order = np.argsort(seconds[of], axis=0, kind="stable")
             sorted_s = np.take_along_axis(seconds[of], order, axis=0)
-            crowded = np.array([cluster.crowded(len(of) - i + beside) for i in range(len(of))])
+            others = max(0.0, computing - len(of))
+            crowded = np.array([cluster.crowded(len(of) - i + others) for i in range(len(of))])
             steps = np.diff(sorted_s, axis=0, prepend=0.0) * crowded.reshape(-1, *[1] * (seconds.ndim - 1))
             found = np.empty_like(sorted_s)
             np.put_along_axis(found, order, np.cumsum(steps, axis=0), axis=0)

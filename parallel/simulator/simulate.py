@@ -180,8 +180,8 @@ class _Simulation:
             if name in self.begun:
                 own = own + self.prices.accumulate(op, layout)
             self.begun.add(name)
-        others = 0.0 if self.beside is None else max(0.0, float(self.beside[list(layout.on)].max()) - len(layout.on))
-        own = self.prices.together(own, layout, others)
+        computing = 0.0 if self.beside is None else float(self.beside[list(layout.on)].max())
+        own = self.prices.together(own, layout, computing)
         end = self.clocks.work(crew, ready, float(own.max()))
         m = batches[0] if self.plan.micro_batches > 1 and name not in self.program.merged else None
         kept = self.prices.part_kept(op, layout, rows)
