@@ -7,11 +7,12 @@ STRATEGIES := single,data_parallel,model_parallel,one_weird_trick,ddp
 SWEEP := compare
 RUNS := runs/$(SWEEP)
 
-.PHONY: help install compare test clean
+.PHONY: help install compare test test-slow clean
 
 help:
 	@echo "make compare   train AlexNet on the embedded digits with every strategy on two workers, and compare them"
 	@echo "make test      lint, types and tests"
+	@echo "make test-slow the tests that take longer: plans, simulations and optima as tests/data/golden.json has them"
 	@echo "make install   only make the environment, $(VENV)"
 	@echo "make clean     remove the environment and the caches; runs/ stays"
 	@echo "PYTHON=python3.12 make …   chooses the interpreter of a new environment"
@@ -42,6 +43,9 @@ test: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/mypy parallel scripts hydra_plugins
 	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
 
 clean:
 	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
