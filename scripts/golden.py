@@ -1,17 +1,19 @@
-"""Record what plans, programs, simulations and searches come to, and check later that they still do.
+"""Record the results of planning, lowering, simulation and search, and check them later.
 
     python -m scripts.golden record [--out tests/data/golden.json]
     python -m scripts.golden check [--only plans/alexnet] [--file tests/data/golden.json]
 
 The file holds one entry per line, `path: value`, sorted by path:
 
-    plans/MODEL/WORKERS/PLAN/…         fingerprint of the plan, hash of all steps of all workers, and per worker
-                                       parameters, bytes sent, multiply-adds and memory; or the refusal
-    simulator/MODEL/WORKERS/PLAN/…     per cluster: seconds of a step, seconds with loading, hash of the split
-    search/MODEL/WORKERS/CLUSTER/…     plan, step_s, bound_s and certificate of the exact search
+    plans/MODEL/WORKERS/PLAN/…        plan fingerprint, hash of all steps, and per worker: parameters
+                                      held and updated, bytes sent (total=forward+backward+sums+gathers),
+                                      multiply-adds, memory (total=parts); or the refusal
+    simulator/MODEL/WORKERS/PLAN/…    per cluster: step_s, step_s with image loading, hash of the split
+    search/MODEL/WORKERS/CLUSTER/…    plan, step_s, bound_s and certificate of the exact search
 
-Floats are compared to the last bit. `check` prints one line per difference and exits with code 1 if there is one;
-`--only` limits it to the paths that begin with a prefix. After an intended change, record again and review the diff.
+Floats are compared to the last bit. `check` prints one line per difference and exits with code 1 if
+there is any; `--only` takes a prefix of paths. After an intended change, record again and review the
+diff of the file.
 """
 
 from __future__ import annotations
@@ -83,7 +85,8 @@ PLANS: Mapping[str, tuple[str, ...]] = {
     "data_parallel": ("strategy=data_parallel",),
     "layers": ("strategy=model_parallel",),
     "layers_4_1f1b": ("strategy=model_parallel", "strategy.micro_batches=4"),
-    "layers_4_fill_drain": ("strategy=model_parallel", "strategy.micro_batches=4", "strategy.pipeline=fill_drain"),
+    "layers_4_fill_drain":
+        ("strategy=model_parallel", "strategy.micro_batches=4", "strategy.pipeline=fill_drain"),
     "tensor": ("strategy=model_parallel", "strategy.scheme=tensor"),
     **{f"one_weird_trick_{scheme}_{update}":
        ("strategy=one_weird_trick", f"strategy.scheme={scheme}", f"strategy.update={update}")
@@ -112,7 +115,8 @@ class SearchCase:
 SEARCHES = (
     *(SearchCase("alexnet", workers, cluster, samples) for samples, workers, cluster in itertools.product(
         (32, 128), (4, 16, 64), ("k20", "ethernet_10g", "h100_infiniband"))),
-    SearchCase("alexnet", 4, "k20", 32, 800_000_000),  # nothing that is fast fits: other plans are searched through
+    # The fastest plans do not fit: covers the search under a memory limit.
+    SearchCase("alexnet", 4, "k20", 32, 800_000_000),
     SearchCase("vgg16", 4, "k20", 16),
 )
 
@@ -197,7 +201,7 @@ def simulator_entries(only: str) -> Iterator[tuple[str, object]]:
 
 
 def search_entries(only: str) -> Iterator[tuple[str, object]]:
-    """Yield the entries of exact searches that start from the named plans; loading images is left out."""
+    """Yield the entries of exact searches from the named plans, without image loading."""
     for case in SEARCHES:
         path, workers = case.path, case.workers
         if not wanted(path, only):
@@ -232,7 +236,7 @@ def _planned() -> Iterator[tuple[Case, int, str]]:
 
 
 def step_lines(program: Program, item_bytes: int) -> list[str]:
-    """Return every step of every worker as a line, between the ops of the segments and the buckets."""
+    """Return the segments, every step of every worker, and the buckets, a line each."""
     lines = [f"{' '.join(s.ops)} on {sorted(s.workers)} {s.merged}" for s in program.segments]
     for worker in range(program.plan.workers):
         lines.append(f"worker {worker}")
@@ -250,7 +254,7 @@ def digest(lines: Iterable[str]) -> str:
 
 
 def per_worker(texts: Iterable[str]) -> str:
-    """Return the values of workers 0, 1, … in one text; equal neighbours once, with their count."""
+    """Return the values of workers 0, 1, …; equal neighbours are written once, with a count."""
     runs = [(text, len(list(group))) for text, group in itertools.groupby(texts)]
     return "; ".join(text if count == 1 else f"{text} (x{count})" for text, count in runs)
 
@@ -269,7 +273,7 @@ def short_ranks(line: str) -> str:
 
 
 def measure(only: str = "") -> Entries:
-    """Return the current entries whose paths begin with `only`, and print the seconds that each section took."""
+    """Return the current entries below the prefix `only`; print the seconds per section."""
     entries: Entries = {}
     for section, entries_of in SECTIONS.items():
         if not wanted(section, only):
@@ -282,7 +286,8 @@ def measure(only: str = "") -> Entries:
 
 def text_of(entries: Entries) -> str:
     """Return the file: a JSON object with one entry per line, sorted."""
-    lines = [f"{json.dumps(path)}: {json.dumps(value, ensure_ascii=False)}" for path, value in sorted(entries.items())]
+    lines = [f"{json.dumps(path)}: {json.dumps(value, ensure_ascii=False)}"
+             for path, value in sorted(entries.items())]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
@@ -304,7 +309,7 @@ def _part(value: object, other: object) -> str:
 
 
 def check(only: str = "", file: Path = FILE) -> list[str]:
-    """Return one line per difference between the file and now, among the paths that begin with `only`."""
+    """Return one line per difference between the file and now, below the prefix `only`."""
     recorded: Entries = json.loads(file.read_text(encoding="utf-8"))
     chosen = {path: value for path, value in recorded.items() if path.startswith(only)}
     if not chosen:
@@ -313,15 +318,17 @@ def check(only: str = "", file: Path = FILE) -> list[str]:
 
 
 def require_own_package() -> None:
-    """End the program if `parallel` is another checkout's: `python scripts/golden.py` takes the installed one."""
+    """Exit if `parallel` is imported from another checkout, as the installed one may be."""
     imported = Path(sys.modules["parallel"].__file__ or "").resolve().parent.parent
     if imported != ROOT:
-        sys.exit(f"error: parallel is imported from {imported}, not {ROOT}: run python -m scripts.golden in {ROOT}")
+        sys.exit(f"error: parallel is imported from {imported}, not {ROOT}: "
+                 f"run python -m scripts.golden in {ROOT}")
 
 
 def main() -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     recorder, checker = commands.add_parser("record"), commands.add_parser("check")
     recorder.add_argument("--out", type=Path, default=FILE)
