@@ -41,6 +41,7 @@ compare: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/ruff check
+	$(BIN)/lint-imports
 	$(BIN)/mypy parallel scripts hydra_plugins
 	$(BIN)/python -m pytest
 

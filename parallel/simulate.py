@@ -26,12 +26,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from parallel.cli.compose import compose_config, parse_overrides
 from parallel.cluster.open import open_cluster
 from parallel.config import Config, require
-from parallel.launch.compose import compose_config, parse_overrides
-from parallel.simulator.draw import draw
-from parallel.simulator.predict import Prediction, graph_of, predict
-from parallel.simulator.show import comparison, show
+from parallel.prediction.predict import Prediction, graph_of, predict
+from parallel.prediction.tables import comparison, show
+from parallel.simulator.drawing import draw
 from parallel.simulator.trace import bars_of, counts_of, write_trace
 
 FLAGS, FILES = ("-m", "--multirun", "--weak", "--help", "-h"), ("--svg", "--trace")

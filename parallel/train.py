@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from parallel.cli import application
 from parallel.config import Config
-from parallel.launch import hydra_app
 
 
 def train(config: Config, run_dir: Path) -> None:
-    """One run: `parallel.trainer.train`, imported when the configuration has proved good."""
-    from parallel.trainer import train as run
+    """One run: `parallel.training.trainer.train`, imported when the configuration has proved good."""
+    from parallel.training.trainer import train as run
 
     run(config, run_dir)
 
 
 if __name__ == "__main__":
-    hydra_app.main(train)
+    application.main(train)

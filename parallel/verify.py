@@ -19,23 +19,23 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from parallel.box import Span, cut
+from parallel.cli.compose import compose_config
 from parallel.config import ClusterConfig, Config, require
-from parallel.first_difference import Place, Recorder, compare_step, compare_weights, magnitude, relative
 from parallel.graph import Graph, trace
-from parallel.launch.compose import compose_config
-from parallel.lower import lower
+from parallel.graph.box import Span, cut
 from parallel.models import build_model
-from parallel.plan import Plan
+from parallel.plans import Plan
 from parallel.program import Program
-from parallel.reference import Reference
-from parallel.runtime.ddp import DataDistributed, check_ddp_batch
-from parallel.runtime.observe import Observer, observe_modules
-from parallel.runtime.runtime import Runtime
-from parallel.runtime.spawn import spawn_workers
-from parallel.runtime.world import World, open_world
+from parallel.program.lowering import lower
+from parallel.runtime.communication.spawn import spawn_workers
+from parallel.runtime.communication.world import World, open_world
+from parallel.runtime.execution.ddp import DataDistributed, check_ddp_batch
+from parallel.runtime.execution.runtime import Runtime
+from parallel.runtime.instrumentation.observe import Observer, observe_modules
 from parallel.strategies import build_plan
 from parallel.strategies.strategy import Setting
+from parallel.verification.first_difference import Place, Recorder, compare_step, compare_weights, magnitude, relative
+from parallel.verification.reference import Reference
 
 TOLERANCE = 1e-10
 LR, MOMENTUM, WEIGHT_DECAY = 0.01, 0.9, 0.0005

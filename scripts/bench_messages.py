@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from parallel.runtime.world import keep_freed_memory
+from parallel.runtime.communication.world import keep_freed_memory
 
 ROUNDS = 9
 SIZES = {"1 MB": 1 << 18, "8 MB": 1 << 21, "67 MB": 1 << 24, "151 MB (fc6)": 9216 * 4096}

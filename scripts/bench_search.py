@@ -33,9 +33,9 @@ from parallel.cluster.files import read_cluster
 from parallel.config import ModelConfig
 from parallel.graph import Graph, trace
 from parallel.models import build_model
-from parallel.plan import Layout, Plan, make_plan
+from parallel.plans import Layout, Plan, make_plan
 from parallel.search import SearchConfig, search
-from parallel.simulator import Prices
+from parallel.simulator import CostModel
 from parallel.simulator.delta import DeltaSimulation, full_step_s
 from parallel.simulator.moves import random_moves
 
@@ -74,10 +74,10 @@ def beginning(graph: Graph, workers: int) -> tuple[Plan, Plan]:
 
 def simulation_times(graph: Graph, workers: int, moves: int) -> dict[str, float]:
     """Milliseconds of a move by full and by delta simulation, in turns; medians over the moves of a random walk."""
-    prices = Prices(graph, batch_of(workers), cluster_named("h100_infiniband", workers), "fp32")
+    cost_model = CostModel(graph, batch_of(workers), cluster_named("h100_infiniband", workers), "fp32")
     first = graph.ops[0].name
-    delta = DeltaSimulation(prices, workers, {first: Layout(tuple(range(workers)), n=workers)})
-    drawn = random_moves(graph, workers, prices.batch_size, seed=0)
+    delta = DeltaSimulation(cost_model, workers, {first: Layout(tuple(range(workers)), n=workers)})
+    drawn = random_moves(graph, workers, cost_model.batch_size, seed=0)
     full_ms, delta_ms = [], []
     for _ in range(moves):
         move = next(drawn)
@@ -89,7 +89,7 @@ def simulation_times(graph: Graph, workers: int, moves: int) -> dict[str, float]
         delta.accept()
         plan = delta.plan()
         begin = time.perf_counter()
-        full_s = full_step_s(plan, prices, memoised=True)
+        full_s = full_step_s(plan, cost_model, memoised=True)
         full_ms.append(1e3 * (time.perf_counter() - begin))
         require_equal(full_s, step_s, workers)
     return {"workers": workers, "full_ms": statistics.median(full_ms), "delta_ms": statistics.median(delta_ms),
@@ -105,12 +105,12 @@ def require_equal(full_s: float, delta_s: float, workers: int) -> None:
 def equal_moves(graph: Graph, moves: int) -> int:
     """How many random moves gave the same bits by full and by delta simulation; ends the program where they differ."""
     for workers in (4, 8):
-        prices = Prices(graph, batch_of(workers), cluster_named("k20", workers), "fp32")
-        delta = DeltaSimulation(prices, workers, {graph.ops[0].name: Layout(tuple(range(workers)), n=workers)})
-        for move in itertools.islice(random_moves(graph, workers, prices.batch_size, seed=workers), moves // 2):
+        cost_model = CostModel(graph, batch_of(workers), cluster_named("k20", workers), "fp32")
+        delta = DeltaSimulation(cost_model, workers, {graph.ops[0].name: Layout(tuple(range(workers)), n=workers)})
+        for move in itertools.islice(random_moves(graph, workers, cost_model.batch_size, seed=workers), moves // 2):
             step_s = delta.propose(*move)
             delta.accept()
-            require_equal(full_step_s(delta.plan(), prices, memoised=True), step_s, workers)
+            require_equal(full_step_s(delta.plan(), cost_model, memoised=True), step_s, workers)
     return moves // 2 * 2
 
 
@@ -122,8 +122,8 @@ def search_times(graph: Graph, name: str, workers: int, repeats: int) -> dict[st
         begin = time.perf_counter()
         found = search(graph, batch, workers, cluster, "fp32", SearchConfig(time_limit_s=600), start=start)
         seconds.append(time.perf_counter() - begin)
-    prices = Prices(graph, batch, cluster, "fp32")
-    data, trick = (full_step_s(plan, prices, memoised=True) for plan in start)
+    cost_model = CostModel(graph, batch, cluster, "fp32")
+    data, trick = (full_step_s(plan, cost_model, memoised=True) for plan in start)
     return {"cluster": name, "workers": workers, "batch": batch, "seconds": statistics.median(seconds),
             "step_ms": 1e3 * found.step_s, "data_parallel_ms": 1e3 * data, "one_weird_trick_ms": 1e3 * trick,
             "gap": found.gap, "certificate": found.certificate, "looked_at": dict(found.looked_at)}

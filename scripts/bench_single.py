@@ -23,7 +23,7 @@ from bench_strategies import make_step
 
 from parallel.config import ClusterConfig
 from parallel.results.statistics import speedup, summarise
-from parallel.runtime.world import World, open_world
+from parallel.runtime.communication.world import World, open_world
 
 WARM_UP = 3
 SIDES = ("eager", "single")

@@ -22,15 +22,15 @@ import torch.nn.functional as F
 from peers import PEERS, Step
 from torch import Tensor, nn
 
-from parallel.box import cut
 from parallel.config import ClusterConfig, ModelConfig, StrategyConfig
 from parallel.graph import trace
-from parallel.lower import lower
+from parallel.graph.box import cut
 from parallel.models import build_model
+from parallel.program.lowering import lower
 from parallel.results.statistics import speedup, summarise
-from parallel.runtime.ddp import DataDistributed, check_ddp_batch
-from parallel.runtime.runtime import Runtime
-from parallel.runtime.world import World, open_world
+from parallel.runtime.communication.world import World, open_world
+from parallel.runtime.execution.ddp import DataDistributed, check_ddp_batch
+from parallel.runtime.execution.runtime import Runtime
 from parallel.strategies import build_plan
 
 CLASSES = 200

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from parallel.cli.compose import compose_config
 from parallel.cluster import Cluster, open_cluster
 from parallel.config import Config, StrategyConfig
 from parallel.data import known_images
 from parallel.graph import Graph
-from parallel.launch.compose import compose_config
-from parallel.simulator.predict import Prediction, graph_of, predict
+from parallel.prediction.predict import Prediction, graph_of, predict
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 WIDTH = 130

@@ -30,18 +30,18 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from parallel.cli.compose import compose_config
 from parallel.cluster import Cluster
 from parallel.cluster.files import read_cluster
 from parallel.config import StrategyConfig
 from parallel.graph import Graph
-from parallel.launch.compose import compose_config
-from parallel.lower import lower
-from parallel.memory import memory_of
-from parallel.plan.show import step_rows
+from parallel.prediction.predict import graph_of
 from parallel.program import Program
+from parallel.program.listing import step_rows
+from parallel.program.lowering import lower
+from parallel.program.required_memory import memory_of
 from parallel.search.search import SearchConfig, search
-from parallel.simulator.predict import graph_of
-from parallel.simulator.prices import Prices
+from parallel.simulator.cost_model import CostModel
 from parallel.simulator.simulate import simulate
 from parallel.strategies import build_plan
 from parallel.strategies.named import named_plans
@@ -181,7 +181,7 @@ def plan_entries(only: str) -> Iterator[tuple[str, object]]:
 
 def simulator_entries(only: str) -> Iterator[tuple[str, object]]:
     """Yield the entries of simulated steps."""
-    prices: dict[tuple[str, int, str], Prices] = {}
+    prices: dict[tuple[str, int, str], CostModel] = {}
     for case, workers, label in _planned():
         path = f"simulator/{case.name}/{workers}/{label}"
         if case.precision != "fp32" or not wanted(path, only):
@@ -194,7 +194,7 @@ def simulator_entries(only: str) -> Iterator[tuple[str, object]]:
                 continue
             cluster, key = cluster_for(name).resized(workers), (case.name, workers, name)
             if key not in prices:
-                prices[key] = Prices(program.graph, BATCH, cluster, case.precision)
+                prices[key] = CostModel(program.graph, BATCH, cluster, case.precision)
             line = simulate(program, cluster, case.precision, prices[key])
             split = [repr(seconds.tolist()) for seconds in vars(line.split).values()]
             yield f"{path}/{name}", [line.step_s, line.loaded_step_s, digest(split)]

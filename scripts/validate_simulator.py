@@ -38,16 +38,17 @@ from parallel.cluster import open_cluster
 from parallel.cluster.machine import machine_of
 from parallel.config import ClusterConfig, ModelConfig, require
 from parallel.graph import Graph, trace
-from parallel.lower import lower
 from parallel.models import build_model
 from parallel.program import Program
+from parallel.program.lowering import lower
+from parallel.program.precision import DTYPES
 from parallel.results.environment import collect_environment
 from parallel.results.statistics import summarise
 from parallel.results.validation import Row, Split, Validation, write_validation
 from parallel.results.validation import statistics as statistics_of
 from parallel.results.validation_table import print_validation
-from parallel.runtime.runtime import DTYPES, Runtime
-from parallel.runtime.world import World, open_world
+from parallel.runtime.communication.world import World, open_world
+from parallel.runtime.execution.runtime import Runtime
 
 LR, MOMENTUM, WEIGHT_DECAY = 1e-5, 0.9, 5e-4
 """So small a learning rate that the one batch is not learned by heart."""

@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from parallel.cluster import Cluster, Compute, Measured
 from parallel.cluster.roofline import is_view
 from parallel.graph import Graph
-from parallel.lower import lower
-from parallel.ops import Op, Part
-from parallel.plan import Layout, Plan, make_plan
-from parallel.plan.show import compact
+from parallel.graph.ops import Op, Part
+from parallel.plans import Layout, Plan, make_plan
+from parallel.plans.text import compact
+from parallel.program.lowering import lower
 from parallel.results.validation import Split
 from parallel.search.space import Space, space_of
-from parallel.simulator.prices import Prices
+from parallel.simulator.cost_model import CostModel
 from parallel.simulator.simulate import simulate
 from parallel.strategies.named import named_plans
 from parallel.strategies.strategy import Setting
@@ -84,7 +84,7 @@ class Chooser:
         self.graph, self.workers, self.batch_size, self.precision = graph, workers, batch_size, precision
         # What is measured loads no images.
         self.cluster = dataclasses.replace(cluster, data_s_per_image=0.0)
-        self.prices = Prices(graph, batch_size, self.cluster, precision)
+        self.cost_model = CostModel(graph, batch_size, self.cluster, precision)
         self.space = space_of(graph, batch_size, workers, self.cluster)
 
     def choose(self, runners_up: int, drawn: int, seed: int) -> list[Predicted]:
@@ -142,7 +142,7 @@ class Chooser:
     def step_s(self, chosen: Chosen) -> float:
         """Predicted seconds of a plan of the space."""
         program = lower(self.graph, self.space.plan(chosen), self.batch_size)
-        return simulate(program, self.cluster, self.precision, self.prices).step_s
+        return simulate(program, self.cluster, self.precision, self.cost_model).step_s
 
     def predict(self, name: str, kind: str, plan: Plan) -> Predicted:
         """The prediction, with the prices worked out anew, to see which of them were measured."""

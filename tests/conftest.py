@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers import Workers
+from tests.support.workers import Workers
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "FAKE_JOB")

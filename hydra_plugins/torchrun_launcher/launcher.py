@@ -1,4 +1,4 @@
-"""Hydra's launcher for `-m … hydra/launcher=torchrun`: composes every job, then `parallel.launch.sweep` runs them.
+"""Hydra's launcher for `-m … hydra/launcher=torchrun`: composes every job, then `parallel.cli.sweep` runs them.
 
 Hydra imports every plugin at the start of any application, and before the module is in `sys.modules`: so what this
 needs is imported where it is used, and there is no dataclass here.
@@ -17,7 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 if TYPE_CHECKING:
-    from parallel.launch.sweep import Job
+    from parallel.cli.sweep import Job
 
 SWEEP_KEYS = ("hydra.mode", "hydra.sweep", "hydra.run", "hydra.launcher", "hydra/launcher", "hydra.sweeper",
               "hydra/sweeper", "hydra.job.config")
@@ -25,10 +25,10 @@ SWEEP_KEYS = ("hydra.mode", "hydra.sweep", "hydra.run", "hydra.launcher", "hydra
 
 
 class TorchrunLauncher(Launcher):
-    """The arguments are the fields of `parallel.launch.sweep.Torchrun`. `ValueError` for one that makes no sense."""
+    """The arguments are the fields of `parallel.cli.sweep.Torchrun`. `ValueError` for one that makes no sense."""
 
     def __init__(self, **settings: Any) -> None:
-        from parallel.launch.sweep import Torchrun
+        from parallel.cli.sweep import Torchrun
 
         self.torchrun = Torchrun(**settings)
 
@@ -38,7 +38,7 @@ class TorchrunLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs. `ValueError` for a job that can't run, before any runs; `SweepFailed` if any failed."""
-        from parallel.launch.sweep import run_jobs
+        from parallel.cli.sweep import run_jobs
 
         setup_globals()
         jobs = [self._check(list(overrides), index) for index, overrides in enumerate(job_overrides, initial_job_idx)]
@@ -48,10 +48,10 @@ class TorchrunLauncher(Launcher):
 
     def _check(self, overrides: list[str], index: int) -> Job:
         """Compose and validate one job as its own processes will."""
+        from parallel.cli.application import fit_world
+        from parallel.cli.compose import quote, refuse_targets, to_config
+        from parallel.cli.sweep import Job
         from parallel.config import require
-        from parallel.launch.compose import quote, refuse_targets, to_config
-        from parallel.launch.hydra_app import fit_world
-        from parallel.launch.sweep import Job
 
         node = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(node):

@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Protocol
 
 from parallel.config import require
-from parallel.ops import Op, Part
+from parallel.graph.ops import Op, Part
 
 
 class Compute(Protocol):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from parallel.cluster.learned import Learned, Sample, fit
+from parallel.cluster.op_key import Work
+from parallel.cluster.regression import Learned, Sample, fit
 from parallel.cluster.roofline import is_view
 from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS, Table
-from parallel.cluster.work import Work
 from parallel.config import require
-from parallel.ops import Op, Part
+from parallel.graph.ops import Op, Part
 
 Question = tuple[Op, Part, str, bool]
 """Op, part, pass and whether backward wants the input's gradient (not read for a forward pass)."""

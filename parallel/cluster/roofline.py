@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from parallel.config import PRECISIONS, require, require_one_of
-from parallel.memory import ACTIVATION_BYTES, WEIGHT_BYTES
-from parallel.ops import Op, Part
-from parallel.ops.pool import AdaptiveAvgPool2d
+from parallel.graph.ops import Op, Part
+from parallel.graph.ops.pool import AdaptiveAvgPool2d
+from parallel.program.precision import ACTIVATION_BYTES, WEIGHT_BYTES
 
 UPDATE_ACCESSES, ADD_ACCESSES, COPY_ACCESSES = 5, 3, 2
 

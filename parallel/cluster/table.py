@@ -25,8 +25,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parallel.cluster.fields import Fields
+from parallel.cluster.op_key import Work
 from parallel.cluster.units import quantity, text
-from parallel.cluster.work import Work
 from parallel.config import PRECISIONS, require, require_one_of
 
 FORWARD, BACKWARD, PARAMETERS = "forward", "backward", "parameters"

@@ -26,11 +26,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel.search.bounds import Bounds
-from parallel.search.goal import Goal, Score
-from parallel.search.ground import Ground, Run
+from parallel.search.completion_bounds import Potentials
+from parallel.search.cost_table import Ground, Run
 from parallel.search.labels import START, Label
-from parallel.search.potentials import Potentials
+from parallel.search.objective import Goal, Score
+from parallel.search.op_bounds import Bounds
 from parallel.search.result import Result
 
 ROUNDING = 1e-12

@@ -9,17 +9,17 @@ import math
 from collections.abc import Callable, Mapping
 
 from parallel.config import require
-from parallel.search.goal import Goal, Score
-from parallel.search.ground import Ground
+from parallel.search.cost_table import Ground
+from parallel.search.objective import Goal, Score
 from parallel.search.result import Result
-from parallel.simulator import Prices
+from parallel.simulator import CostModel
 from parallel.simulator.delta import DeltaSimulation
 
 MOST = 5_000_000
 """Plans: some minutes."""
 
 
-def exhaustive(ground: Ground, goal: Goal, prices: Prices, *, memory_limit: int | None = None,
+def exhaustive(ground: Ground, goal: Goal, cost_model: CostModel, *, memory_limit: int | None = None,
                stop: Callable[[], str | None] = lambda: None,
                progress: Callable[[Score, Score, int], None] = lambda best, bound, plans: None) -> Result:
     """The best plan. Raises `ValueError` for a space of too many."""
@@ -29,8 +29,8 @@ def exhaustive(ground: Ground, goal: Goal, prices: Prices, *, memory_limit: int 
     names, nothing = space.decided, Score(0.0, 0.0)
     sizes = [len(space.candidates[name]) for name in names]
     at = [0] * len(names)
-    simulation = DeltaSimulation(prices, space.workers, {name: space.layout(name, 0) for name in names})
-    overhead_s = prices.cluster.step_overhead_s
+    simulation = DeltaSimulation(cost_model, space.workers, {name: space.layout(name, 0) for name in names})
+    overhead_s = cost_model.cluster.step_overhead_s
     best: Mapping[str, int] | None = None
     score, seen, stopped = Score(math.inf, math.inf), 0, None
     step_s, more = simulation.step_s, True

@@ -16,17 +16,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
-from parallel.search.goal import Goal, Score
-from parallel.search.ground import Ground
+from parallel.search.cost_table import Ground
+from parallel.search.objective import Goal, Score
 from parallel.search.result import Result
-from parallel.simulator import Prices
+from parallel.simulator import CostModel
 from parallel.simulator.delta import DeltaSimulation
 
 SHARPNESS = 200.0
 """A step longer by half a per cent of the first plan's is accepted with probability 1/e."""
 
 
-def mcmc(ground: Ground, goal: Goal, prices: Prices, start: Sequence[Mapping[str, int]], *, seed: int,
+def mcmc(ground: Ground, goal: Goal, cost_model: CostModel, start: Sequence[Mapping[str, int]], *, seed: int,
          budget_s: float, most: int | None = None, memory_limit: int | None = None,
          stop: Callable[[], str | None] = lambda: None,
          progress: Callable[[Score, Score, int], None] = lambda best, bound, proposals: None,
@@ -38,12 +38,12 @@ def mcmc(ground: Ground, goal: Goal, prices: Prices, start: Sequence[Mapping[str
     starts = [dict(plan) for plan in start] + [anything]
     best: Mapping[str, int] | None = None
     score, proposals, nothing = Score(math.inf, math.inf), 0, Score(0.0, 0.0)
-    names, overhead_s = space.decided, prices.cluster.step_overhead_s
+    names, overhead_s = space.decided, cost_model.cluster.step_overhead_s
     stopped: str | None = None
     try:
         for current in starts:
             layouts = {name: space.layout(name, index) for name, index in current.items()}
-            simulation = DeltaSimulation(prices, space.workers, layouts)
+            simulation = DeltaSimulation(cost_model, space.workers, layouts)
             old = goal.score(simulation.step_s - overhead_s, current)
             beta, begun = SHARPNESS / old.total_s, now()
             budget = budget_s / len(starts)

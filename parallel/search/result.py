@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from parallel.search.goal import Score
+from parallel.search.objective import Score
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@
     exhaustive   every plan of the space, and every pipeline and pass: the oracle for small cases
 
 All of them start from the given plans, and never return a worse one. The memory of a worker is a limit: if the best
-plan exceeds it (`parallel.memory`), the search is repeated among plans whose ops need less.
+plan exceeds it (`parallel.program.required_memory`), the search is repeated among plans whose ops need less.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from typing import NoReturn
 from parallel.cluster import Cluster
 from parallel.config import SEARCHES, require, require_one_of
 from parallel.graph import Graph
-from parallel.lower import lower
-from parallel.memory import memory_of
-from parallel.ops import DIMS
-from parallel.plan import Plan, check_batch
+from parallel.graph.ops import DIMS
+from parallel.plans import Plan, check_batch
 from parallel.program import Program
-from parallel.search.bounds import LinkBounds
+from parallel.program.lowering import lower
+from parallel.program.required_memory import memory_of
+from parallel.search.cost_table import Ground
 from parallel.search.exact import UNKNOWN, exact
 from parallel.search.exhaustive import exhaustive
-from parallel.search.families import Families, Proposal, least_s
-from parallel.search.goal import Goal, Score
-from parallel.search.ground import Ground
 from parallel.search.mcmc import mcmc
+from parallel.search.objective import Goal, Score
+from parallel.search.op_bounds import LinkBounds
+from parallel.search.pipelines import Families, Proposal, least_s
 from parallel.search.result import Result
 from parallel.search.space import Space, space_of
-from parallel.simulator import Prices
+from parallel.simulator import CostModel
 from parallel.simulator.delta import DeltaSimulation
 from parallel.simulator.simulate import simulate
 
@@ -125,8 +125,8 @@ class _Search:
     def __post_init__(self) -> None:
         graph, cluster = self.graph, self.cluster
         self.space: Space = space_of(graph, self.batch_size, self.workers, cluster, self.config.dims, self.config.sizes)
-        self.prices = Prices(graph, self.batch_size, cluster, self.precision)
-        self.ground = Ground(self.space, self.prices, cluster.overlap_slowdown)
+        self.cost_model = CostModel(graph, self.batch_size, cluster, self.precision)
+        self.ground = Ground(self.space, self.cost_model, cluster.overlap_slowdown)
         self.goal = Goal(self.space, cluster, self._timeline_s)
         self.best = _Best()
 
@@ -142,7 +142,7 @@ class _Search:
             if need <= self.cluster.memory_bytes:
                 self.best = _Best(plan, result.score)
                 break
-            # The estimate of labels leaves out what `parallel.memory` counts besides: that much less may be used.
+            # Labels estimate less than `program.required_memory` counts: the limit shrinks by the difference.
             estimate = self.ground.memory(result.chosen)
             limit = min(limit - 1 if limit is not None else estimate - 1, self.cluster.memory_bytes - (need - estimate))
         left, why = self._others(outside)
@@ -165,7 +165,7 @@ class _Search:
             if chosen is not None:
                 inside.append(chosen)
             else:
-                bound_s = least_s(self.graph, plan, self.batch_size, self.prices)
+                bound_s = least_s(self.graph, plan, self.batch_size, self.cost_model)
                 outside.append(Proposal(bound_s, "given", lambda plan=plan: plan))  # type: ignore[misc]
         return inside, outside
 
@@ -177,9 +177,9 @@ class _Search:
             return exact(self.ground, bounds, self.goal, start, known=self.best.score, memory_limit=limit,
                          stop=self._stop, progress=self._tell)
         if method == "exhaustive":
-            return exhaustive(self.ground, self.goal, self.prices, memory_limit=limit, stop=self._stop,
+            return exhaustive(self.ground, self.goal, self.cost_model, memory_limit=limit, stop=self._stop,
                               progress=self._tell)
-        return mcmc(self.ground, self.goal, self.prices, start, seed=self.config.seed,
+        return mcmc(self.ground, self.goal, self.cost_model, start, seed=self.config.seed,
                     budget_s=self.config.time_limit_s, memory_limit=limit, stop=self._stop, progress=self._tell)
 
     def _others(self, waiting: list[Proposal]) -> tuple[Score, str | None]:
@@ -193,7 +193,7 @@ class _Search:
         least = self.goal.least(0.0)
         try:
             if self.config.families and self.config.method != "mcmc":
-                families = Families(self.graph, self.batch_size, self.workers, self.cluster, self.prices)
+                families = Families(self.graph, self.batch_size, self.workers, self.cluster, self.cost_model)
                 for proposal in families.proposals(limit_s()):
                     waiting.append(proposal)
                     if len(waiting) % 1024 == 0 and (reason := self._stop()) is not None:
@@ -218,7 +218,7 @@ class _Search:
             return
         self.simulated.add(plan)
         program = lower(self.graph, plan, self.batch_size)
-        timeline = simulate(program, self.cluster, self.precision, self.prices)
+        timeline = simulate(program, self.cluster, self.precision, self.cost_model)
         score = self.goal.score_of(timeline)
         if score < self.best.score and self._need(program) <= self.cluster.memory_bytes:
             self.best = _Best(plan, score)
@@ -226,7 +226,7 @@ class _Search:
     def _timeline_s(self, chosen: Mapping[str, int]) -> float:
         """Of a plan of the space, simulated."""
         layouts = {name: self.space.layout(name, index) for name, index in chosen.items()}
-        return DeltaSimulation(self.prices, self.workers, layouts).step_s - self.cluster.step_overhead_s
+        return DeltaSimulation(self.cost_model, self.workers, layouts).step_s - self.cluster.step_overhead_s
 
     def _need(self, program: Program) -> int:
         """Bytes of the worker with most: the first or the last of some op's block has its longest parts."""

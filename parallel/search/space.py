@@ -25,10 +25,10 @@ from functools import cached_property, lru_cache
 from parallel.cluster import Cluster
 from parallel.config import require
 from parallel.graph import INPUT, Graph
-from parallel.ops import DIMS, Op
-from parallel.ops.pool import AdaptiveAvgPool2d, MaxPool2d
-from parallel.plan import Layout, Plan, make_plan
-from parallel.plan.plan import follow_degrees
+from parallel.graph.ops import DIMS, Op
+from parallel.graph.ops.pool import AdaptiveAvgPool2d, MaxPool2d
+from parallel.plans import Layout, Plan, make_plan
+from parallel.plans.plan import follow_degrees
 
 Degrees = tuple[int, ...]
 """Of n, c, k, h, w."""

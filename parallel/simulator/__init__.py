@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from parallel.simulator.prices import Prices, Sync, Traffic
+from parallel.simulator.cost_model import CostModel, Sync, Traffic
 
-__all__ = ["Prices", "Sync", "Traffic"]
+__all__ = ["CostModel", "Sync", "Traffic"]

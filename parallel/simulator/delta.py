@@ -13,21 +13,21 @@ from collections.abc import Mapping
 from parallel.cluster import Cluster
 from parallel.config import require
 from parallel.graph import INPUT, Graph
-from parallel.lower import lower
-from parallel.plan import Layout, Plan, follow, make_plan
-from parallel.plan.plan import check_layout
+from parallel.plans import Layout, Plan, follow, make_plan
+from parallel.plans.plan import check_layout
+from parallel.program.lowering import lower
 from parallel.simulator.clocks import Crew
-from parallel.simulator.fold import Fold, Folded, PricedEdge, PricedOp
-from parallel.simulator.prices import Prices, holders_of
+from parallel.simulator.cost_model import CostModel, holders_of
+from parallel.simulator.recurrence import Fold, Folded, PricedEdge, PricedOp
 from parallel.simulator.simulate import require_room, simulate
 
 
-def full_step_s(plan: Plan, prices: Prices, memoised: bool) -> float:
+def full_step_s(plan: Plan, cost_model: CostModel, memoised: bool) -> float:
     """Seconds of a step by lowering and simulating the whole plan; with the prices there, or `memoised` False: new."""
     if not memoised:
-        prices = Prices(prices.graph, prices.batch_size, prices.cluster, prices.precision)
-    program = lower(prices.graph, plan, prices.batch_size)
-    return simulate(program, prices.cluster, prices.precision, prices).step_s
+        cost_model = CostModel(cost_model.graph, cost_model.batch_size, cost_model.cluster, cost_model.precision)
+    program = lower(cost_model.graph, plan, cost_model.batch_size)
+    return simulate(program, cost_model.cluster, cost_model.precision, cost_model).step_s
 
 
 class DeltaSimulation:
@@ -36,11 +36,11 @@ class DeltaSimulation:
     `propose` says what the step would take, `accept` makes it so; without `accept` nothing has changed.
     """
 
-    def __init__(self, prices: Prices, workers: int, decided: Mapping[str, Layout]) -> None:
-        require_room(workers, prices.cluster)
-        self.prices, self.workers = prices, workers
-        self.graph: Graph = prices.graph
-        cluster: Cluster = prices.cluster
+    def __init__(self, cost_model: CostModel, workers: int, decided: Mapping[str, Layout]) -> None:
+        require_room(workers, cost_model.cluster)
+        self.cost_model, self.workers = cost_model, workers
+        self.graph: Graph = cost_model.graph
+        cluster: Cluster = cost_model.cluster
         self._overhead_s = cluster.step_overhead_s
         self._fold = Fold(self.graph, workers, cluster.overlap_slowdown)
         self._crews: dict[tuple[int, ...], Crew] = {}
@@ -111,21 +111,21 @@ class DeltaSimulation:
                 new = follow(op, changed[leader])
             if new != self.layouts[op.name]:
                 check_layout(op, new, self.workers)
-                require(new.n <= self.prices.batch_size, f"ops.{op.name}.n", new.n,
-                        f"is more parts than the batch has samples, {self.prices.batch_size}")
+                require(new.n <= self.cost_model.batch_size, f"ops.{op.name}.n", new.n,
+                        f"is more parts than the batch has samples, {self.cost_model.batch_size}")
                 changed[op.name] = new
         return changed
 
     def _priced_op(self, name: str, layout: Layout) -> PricedOp:
         op = self.graph[name]
-        forward_s, backward_s = self.prices.compute(op, layout, self.prices.batch_size)
-        sync = self.prices.sync(op, layout) if op.parameters else None
+        forward_s, backward_s = self.cost_model.compute(op, layout, self.cost_model.batch_size)
+        sync = self.cost_model.sync(op, layout) if op.parameters else None
         return PricedOp(self._crew(layout.on), forward_s, backward_s, sync, holders_of(layout) > 1)
 
     def _priced_edge(self, e: int, layouts: Mapping[str, Layout]) -> PricedEdge:
         edge = self._fold.edges[e]
-        traffic = self.prices.traffic(self.graph[edge.producer], layouts[edge.producer], self.graph[edge.consumer],
-                                      layouts[edge.consumer], edge.which, self.prices.batch_size)
+        traffic = self.cost_model.traffic(self.graph[edge.producer], layouts[edge.producer], self.graph[edge.consumer],
+                                      layouts[edge.consumer], edge.which, self.cost_model.batch_size)
         crew = self._crew(traffic.workers) if traffic.workers else None
         return PricedEdge(crew, traffic.forward_s, traffic.backward_s)
 

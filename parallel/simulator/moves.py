@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from random import Random
 
 from parallel.graph import Graph
-from parallel.ops import Op
-from parallel.plan import Layout
+from parallel.graph.ops import Op
+from parallel.plans import Layout
 
 
 def random_moves(graph: Graph, workers: int, batch_size: int, seed: int) -> Iterator[tuple[str, Layout]]:

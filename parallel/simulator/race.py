@@ -16,10 +16,10 @@ import time
 from dataclasses import dataclass
 from random import Random
 
-from parallel.plan import Layout, Plan
+from parallel.plans import Layout, Plan
+from parallel.simulator.cost_model import CostModel
 from parallel.simulator.delta import DeltaSimulation, full_step_s
 from parallel.simulator.moves import random_moves
-from parallel.simulator.prices import Prices
 
 UPHILL = 0.05
 """Share of the moves to longer steps that are taken, so that the walk leaves where it began."""
@@ -39,16 +39,17 @@ class Race:
     memoised_s: float
 
 
-def race(prices: Prices, workers: int, moves: int, seed: int, every: int = 1, full_every: int = 1) -> Race:
+def race(cost_model: CostModel, workers: int, moves: int, seed: int, every: int = 1, full_every: int = 1) -> Race:
     """Make random moves from the data-parallel plan; every so many are compared with the memoised full simulation, and
     of those every so many with the one from nothing."""
-    graph, random = prices.graph, Random(seed)
+    graph, random = cost_model.graph, Random(seed)
     everyone = tuple(range(workers))
     start = {graph.ops[0].name: Layout(on=everyone, n=workers)}
-    simulation = DeltaSimulation(prices, workers, start)
+    simulation = DeltaSimulation(cost_model, workers, start)
     delta_s = full_s = memoised_s = 0.0
     compared = full = different = 0
-    for i, (name, layout) in enumerate(itertools.islice(random_moves(graph, workers, prices.batch_size, seed), moves)):
+    proposals = random_moves(graph, workers, cost_model.batch_size, seed)
+    for i, (name, layout) in enumerate(itertools.islice(proposals, moves)):
         begin = time.perf_counter()
         step_s = simulation.propose(name, layout)
         delta_s += time.perf_counter() - begin
@@ -56,12 +57,12 @@ def race(prices: Prices, workers: int, moves: int, seed: int, every: int = 1, fu
         if i % every == 0:
             compared += 1
             begin = time.perf_counter()
-            same = full_step_s(plan, prices, memoised=True) == step_s
+            same = full_step_s(plan, cost_model, memoised=True) == step_s
             memoised_s += time.perf_counter() - begin
             if i % (every * full_every) == 0:
                 full += 1
                 begin = time.perf_counter()
-                same = same and full_step_s(plan, prices, memoised=False) == step_s
+                same = same and full_step_s(plan, cost_model, memoised=False) == step_s
                 full_s += time.perf_counter() - begin
             different += not same
         if step_s <= simulation.step_s or random.random() < UPHILL:

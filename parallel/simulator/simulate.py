@@ -32,12 +32,12 @@ import numpy as np
 from parallel.cluster import Cluster
 from parallel.config import require
 from parallel.graph import INPUT, Graph
-from parallel.ops import Op
-from parallel.plan import Layout
+from parallel.graph.ops import Op
+from parallel.plans import Layout
 from parallel.program import Program
-from parallel.schedule import Task
+from parallel.program.schedule import Task
 from parallel.simulator.clocks import Clocks, Crew
-from parallel.simulator.prices import Prices, holders_of, rows_of
+from parallel.simulator.cost_model import CostModel, holders_of, rows_of
 from parallel.simulator.timeline import Event, Timeline
 
 SETTLING = 3
@@ -62,15 +62,15 @@ def edges_of(graph: Graph) -> tuple[Edge, ...]:
                  if producer != INPUT)
 
 
-def simulate(program: Program, cluster: Cluster, precision: str, prices: Prices | None = None) -> Timeline:
+def simulate(program: Program, cluster: Cluster, precision: str, cost_model: CostModel | None = None) -> Timeline:
     """The timeline of one step. `prices` may be shared by simulations of the same graph, batch and cluster."""
     require_room(program.plan.workers, cluster)
-    if prices is None:
-        prices = Prices(program.graph, program.batch_size, cluster, precision)
-    line = _Simulation(program, prices, None).run()
+    if cost_model is None:
+        cost_model = CostModel(program.graph, program.batch_size, cluster, precision)
+    line = _Simulation(program, cost_model, None).run()
     if program.plan.micro_batches > 1 and cluster.crowding:
         for _ in range(SETTLING):  # who computes beside whom changes how long that takes, and so who does
-            line = _Simulation(program, prices, line.computing_beside).run()
+            line = _Simulation(program, cost_model, line.computing_beside).run()
     return line
 
 
@@ -83,13 +83,13 @@ def require_room(workers: int, cluster: Cluster) -> None:
 class _Simulation:
     """The state of a simulation."""
 
-    def __init__(self, program: Program, prices: Prices, beside: np.ndarray | None) -> None:
+    def __init__(self, program: Program, cost_model: CostModel, beside: np.ndarray | None) -> None:
         """`beside`: workers of each worker's node that compute while it computes, itself among them, on average [w];
         None: those of the same op."""
-        self.program, self.prices, self.plan, self.graph = program, prices, program.plan, program.graph
+        self.program, self.cost_model, self.plan, self.graph = program, cost_model, program.plan, program.graph
         self.beside = beside
         self.samples = program.batch_size // program.plan.micro_batches
-        self.clocks = Clocks(program.plan.workers, prices.cluster.overlap_slowdown)
+        self.clocks = Clocks(program.plan.workers, cost_model.cluster.overlap_slowdown)
         self.events: list[Event] = []
         self.crews: dict[tuple[int, ...], Crew] = {}
         self.into: dict[str, list[Edge]] = defaultdict(list)
@@ -122,7 +122,8 @@ class _Simulation:
         for op in reversed(self.graph.ops):
             if not (self.every_pass and op.name not in self.program.merged):
                 self._update(op)
-        return Timeline(self.program, self.prices.cluster, self.prices.precision, tuple(self.events), self.clocks.end)
+        model = self.cost_model
+        return Timeline(self.program, model.cluster, model.precision, tuple(self.events), self.clocks.end)
 
     def _is_last(self, task: Task) -> bool:
         return self.last[task.segment] == task
@@ -146,7 +147,7 @@ class _Simulation:
             self.summed[op.name] = end
             if holders_of(layout) > 1:
                 self.summed[op.name] = self._message("sum", op.name, None, layout.on, end,
-                                                     self.prices.sync(op, layout).sum_s)
+                                                     self.cost_model.sync(op, layout).sum_s)
         for edge in self.into[op.name]:
             for m in batches:
                 self._exchange(edge, m, True, end)
@@ -156,7 +157,7 @@ class _Simulation:
             return
         layout = self.plan[op.name]
         self.begun.discard(op.name)
-        sync = self.prices.sync(op, layout)
+        sync = self.cost_model.sync(op, layout)
         start = max(self.summed[op.name], self._crew(layout.on).latest(self.clocks.compute))
         end = self.clocks.work(self._crew(layout.on), self.summed[op.name], sync.update_s)
         self._note(Event("update", op.name, None, layout.on, start, end, None))
@@ -173,18 +174,18 @@ class _Simulation:
         layout, backward = self.plan[op.name], kind == "backward"
         name = op.name
         rows = self._rows(name, layout)
-        own = self.prices.part_seconds(op, layout, rows)[:, int(backward)]
+        own = self.cost_model.part_seconds(op, layout, rows)[:, int(backward)]
         crew = self._crew(layout.on)
         start = max(ready, crew.latest(self.clocks.compute))
         if backward and op.parameters:
             if name in self.begun:
-                own = own + self.prices.accumulate(op, layout)
+                own = own + self.cost_model.accumulate(op, layout)
             self.begun.add(name)
         computing = 0.0 if self.beside is None else float(self.beside[list(layout.on)].max())
-        own = self.prices.together(own, layout, computing)
+        own = self.cost_model.together(own, layout, computing)
         end = self.clocks.work(crew, ready, float(own.max()))
         m = batches[0] if self.plan.micro_batches > 1 and name not in self.program.merged else None
-        kept = self.prices.part_kept(op, layout, rows)
+        kept = self.cost_model.part_kept(op, layout, rows)
         self.events.append(Event(kind, name, m, layout.on, start, end, own, -kept if backward else kept))
         return start, end
 
@@ -201,7 +202,8 @@ class _Simulation:
         layout = self.plan[edge.producer]
         if self.plan.scheme == "b" and self._in_passes(edge):
             layout = Layout(on=(layout.on[m],))
-        traffic = self.prices.traffic(producer, layout, consumer, self.plan[edge.consumer], edge.which, self.samples)
+        traffic = self.cost_model.traffic(producer, layout, consumer, self.plan[edge.consumer], edge.which,
+                                          self.samples)
         if traffic.workers:
             seconds = traffic.backward_s if backward else traffic.forward_s
             kind = "exchange back" if backward else "exchange"

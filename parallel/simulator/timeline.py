@@ -1,7 +1,7 @@
 """Timelines: what every worker does when, and what that comes to.
 
 A worker's step of T seconds (the last clock, and the step's overhead after it) is divided like a measured one
-(`parallel.runtime.clock`):
+(`parallel.runtime.instrumentation.clock`):
 
     computing      its own parts' time and its updates, the overhead, and σ of the communication that is not hidden:
                    what a message takes from computing is its workers' own work, copying
@@ -19,11 +19,11 @@ from functools import cached_property
 
 import numpy as np
 
-from parallel.box import Span
 from parallel.cluster import Cluster
 from parallel.graph import INPUT
-from parallel.memory import memory_of
+from parallel.graph.box import Span
 from parallel.program import Program
+from parallel.program.required_memory import memory_of
 
 COMPUTE, NETWORK = "compute", "network"
 STREAMS = {"forward": COMPUTE, "backward": COMPUTE, "update": COMPUTE,
@@ -179,7 +179,7 @@ class Timeline:
 
     @cached_property
     def peak_memory(self) -> tuple[int, ...]:
-        """Bytes that each worker needs, an upper estimate: `parallel.memory`."""
+        """Bytes that each worker needs, an upper estimate: `parallel.program.required_memory`."""
         return tuple(memory_of(self.program, worker, self.precision).total for worker in range(self.workers))
 
 

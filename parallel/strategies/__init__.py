@@ -1,14 +1,14 @@
 """The strategies: a page each, a function from graph and configuration to a plan. A new one is a file and a line here.
 
 `ddp` is not among them: torch's own DistributedDataParallel makes no plan. It is the outside reference, in
-`parallel/runtime/ddp.py`.
+`parallel/runtime/execution/ddp.py`.
 """
 
 from __future__ import annotations
 
 from parallel.config import StrategyConfig
 from parallel.graph import Graph
-from parallel.plan import Plan
+from parallel.plans import Plan
 from parallel.strategies.data_parallel import data_parallel
 from parallel.strategies.from_file import from_file
 from parallel.strategies.model_parallel import model_parallel

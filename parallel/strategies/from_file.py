@@ -6,7 +6,7 @@ from pathlib import Path
 
 from parallel.config import StrategyConfig, require
 from parallel.graph import Graph
-from parallel.plan import Plan, read_plan
+from parallel.plans import Plan, read_plan
 from parallel.strategies.strategy import Setting
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from parallel.config import StrategyConfig, require, require_one_of
 from parallel.graph import Graph, whole_part
-from parallel.plan import Layout, Plan, make_plan
+from parallel.plans import Layout, Plan, make_plan
 from parallel.strategies.strategy import Setting, weighted
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parallel.config import StrategyConfig
 from parallel.graph import Graph
-from parallel.plan import Plan, check_batch
+from parallel.plans import Plan, check_batch
 from parallel.strategies.data_parallel import data_parallel
 from parallel.strategies.model_parallel import model_parallel
 from parallel.strategies.one_weird_trick import one_weird_trick

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from parallel.config import StrategyConfig, require_one_of
 from parallel.graph import Graph
-from parallel.plan import SCHEMES, Layout, Plan, make_plan
+from parallel.plans import SCHEMES, Layout, Plan, make_plan
 from parallel.strategies.strategy import Setting, first_fully_connected
 
 

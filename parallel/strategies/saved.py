@@ -26,7 +26,7 @@ import yaml
 
 from parallel.config import require
 from parallel.graph import Graph
-from parallel.plan import Plan, read_plan
+from parallel.plans import Plan, read_plan
 
 
 @dataclass(frozen=True)

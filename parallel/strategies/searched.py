@@ -14,11 +14,11 @@ from pathlib import Path
 from parallel.cluster import Cluster, open_cluster
 from parallel.config import StrategyConfig
 from parallel.graph import Graph
-from parallel.lower import lower
-from parallel.memory import memory_of
-from parallel.plan import Plan
+from parallel.plans import Plan
+from parallel.program.lowering import lower
+from parallel.program.required_memory import memory_of
 from parallel.search import Progress, SearchConfig, search, silent
-from parallel.simulator.prices import Prices
+from parallel.simulator.cost_model import CostModel
 from parallel.simulator.simulate import simulate
 from parallel.strategies.named import named_plans
 from parallel.strategies.saved import SavedPlan, load, save
@@ -76,13 +76,13 @@ def find(graph: Graph, workers: int, config: StrategyConfig, setting: Setting, c
     found = search(graph, setting.batch_size, workers, cluster, setting.precision,
                    SearchConfig(method=config.method, seed=config.seed, time_limit_s=config.time_limit_s),
                    start=tuple(named.values()), progress=progress)
-    prices = Prices(graph, setting.batch_size, cluster, setting.precision)
+    cost_model = CostModel(graph, setting.batch_size, cluster, setting.precision)
     plans = {FOUND: found.plan, **{label: plan for label, plan in named.items() if str(plan) != str(found.plan)}}
     candidates = []
     for label, plan in plans.items():
         program = lower(graph, plan, setting.batch_size)
         if all(memory_of(program, w, setting.precision).total <= cluster.memory_bytes for w in range(workers)):
-            step_s = simulate(program, cluster, setting.precision, prices).loaded_step_s
+            step_s = simulate(program, cluster, setting.precision, cost_model).loaded_step_s
             candidates.append(Candidate(label, plan, step_s))
     candidates.sort(key=lambda c: (c.predicted_step_s, c.label != FOUND))
     workload = workload_of(graph, workers, config, setting)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from parallel.config import StrategyConfig, require
 from parallel.graph import Graph
-from parallel.plan import Layout, Plan, make_plan
+from parallel.plans import Layout, Plan, make_plan
 from parallel.strategies.strategy import Setting
 
 

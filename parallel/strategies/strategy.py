@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from parallel.config import ClusterConfig, StrategyConfig
 from parallel.graph import Graph
-from parallel.ops import Op
-from parallel.plan import Plan
+from parallel.graph.ops import Op
+from parallel.plans import Plan
 
 
 @dataclass(frozen=True)

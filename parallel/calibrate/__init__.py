@@ -1,1 +1,0 @@
-"""Measures this cluster: `python -m parallel.calibrate`; see `__main__`."""

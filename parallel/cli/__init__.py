@@ -1,0 +1,1 @@
+"""What commands share: composing the configuration, errors and exit codes, run directories, ranks, sweeps."""

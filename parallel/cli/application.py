@@ -1,0 +1,223 @@
+"""The entry points' common part: arguments, run directory, sweeps, errors and exit codes.
+
+Exit codes: 0 done; 1 a crash (with its traceback) or a sweep with a failed job; 2 bad input (one sentence); 130 Ctrl-C.
+Under torchrun every rank composes the configuration for itself, but only rank 0 runs Hydra's application (its logging,
+its copy of the configuration) and chooses the run directory, which the others are told: they write nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import shlex
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from parallel.cli.compose import (
+    CONF,
+    VERSION_BASE,
+    compose_node,
+    parse_overrides,
+    quote,
+    register_schema,
+    sentence,
+    sweep_overrides,
+    to_config,
+)
+from parallel.cli.ranks import Ranks
+from parallel.cli.sweep import SweepFailed, finished, numbered, set_aside, started_module
+from parallel.config import Config
+from parallel.results.records import RECORD
+from parallel.runtime.failure.errors import RunEnded, WorkerLost
+
+Train = Callable[[Config, Path], None]
+
+FULL_ERROR = "PARALLEL_FULL_ERROR"
+"""Set this environment variable to get the traceback of bad input, too."""
+
+
+def main(train: Train) -> None:
+    """Run `train(config, run_dir)` as the command line says, and end the process with the exit code for what came.
+
+    When `train` fails it should leave its process group open: closing it makes the other ranks fail, too, and theirs
+    might seem to be the first error.
+    """
+    try:
+        ranks = Ranks.from_environment(os.environ)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        _application(train, ranks)
+    except ValueError as error:
+        message = " ".join(str(error).split())
+        if ranks.report(message, f"error: {message}"):
+            print(f"error: {message}", file=sys.stderr, flush=True)
+            if os.environ.get(FULL_ERROR):
+                traceback.print_exc()
+        _end(2, ranks)
+    except SweepFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _end(130, ranks)
+    except RunEnded as error:
+        message = " ".join(str(error).split())
+        reachable = not isinstance(error, WorkerLost) or error.reachable
+        if not reachable or ranks.report(message, f"error: {message}"):
+            print(f"error: {message}", file=sys.stderr, flush=True)
+        if reachable:
+            ranks.stay()
+        _end(1, ranks)
+    except Exception as error:
+        ranks.report(f"{type(error).__name__}: {error}", traceback.format_exc())
+        sys.excepthook(type(error), error, error.__traceback__)  # torch's names the rank in every line
+        ranks.stay()
+        _end(1, ranks)
+
+
+def _end(code: int, ranks: Ranks) -> NoReturn:
+    """End a process that failed. With more ranks it ends at once: taking down the process group could abort the
+    interpreter, which loses the exit code, or wait for a collective that never comes."""
+    if ranks.world > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _application(train: Train, ranks: Ranks) -> None:
+    arguments = sys.argv[1:]
+    args = _parse(arguments, ranks)
+    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
+        if ranks.rank == 0:
+            _run_hydra(lambda node: None, arguments)
+        return
+    parsed = parse_overrides(args.overrides)
+    if args.multirun or any(o.key_or_group == "hydra.mode" and o.value() == "MULTIRUN" for o in parsed):
+        if ranks.launched:
+            needed = [f"{key}={value}" for key, value in (("hydra/launcher", "torchrun"), ("workers", ranks.world))
+                      if all(o.key_or_group != key for o in parsed)]
+            raise ValueError("a sweep under torchrun is not possible, for every rank would run it: use `python -m "
+                             f"{started_module()} {shlex.join([*arguments, *needed])}`")
+        # Hydra reads the whole configuration before any job's: what is wrong with the part that all share ends here.
+        compose_node([o.input_line or "" for o in parsed if not o.is_sweep_override()])
+        _run_hydra(partial(_job, train, ranks), [*arguments, *sweep_overrides(parsed)])
+        return
+    node = compose_node(args.overrides)
+    config = fit_world(to_config(node), ranks.world, ranks.launched)
+    explicit = any(o.key_or_group == "hydra.run.dir" for o in parsed)
+    run_dir = Path(ranks.share("run_dir", lambda: str(claim_run_dir(Path(node.hydra.run.dir), explicit))))
+    if ranks.rank == 0:
+        _run_hydra(lambda node: None, [*arguments, f"hydra.run.dir={quote(str(run_dir))}"])
+    train(config, run_dir)
+
+
+def _job(train: Train, ranks: Ranks, node: DictConfig) -> None:
+    """One job of a sweep in this very process (Hydra's basic launcher)."""
+    config = fit_world(to_config(node), ranks.world, ranks.launched)
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    if finished(run_dir, config):
+        print(f"skipped, for it is finished: {run_dir}", flush=True)
+        return
+    replaced = set_aside(run_dir, Path(HydraConfig.get().sweep.dir).absolute())
+    if replaced is not None:
+        print(f"the run of another configuration in {run_dir} was moved to {replaced}", flush=True)
+        run_dir.mkdir(parents=True)
+    train(config, run_dir)
+
+
+def fit_world(config: Config, world: int, launched: bool) -> Config:
+    """`config` with `workers` filled in. `ValueError` if the plan needs another number of processes than there are."""
+    wanted = 1 if config.strategy.name == "single" else config.workers or world
+    if wanted != world:
+        what = "strategy=single" if config.strategy.name == "single" else f"workers={wanted}"
+        if launched:
+            raise ValueError(f"{what} needs a world of {wanted}, but torchrun made one of {world}: "
+                             f"--nnodes times --nproc-per-node must be {wanted}")
+        raise ValueError(f"{what} needs {wanted} processes, but plain python is one: use `torchrun --standalone "
+                         f"--nproc-per-node {wanted} -m {started_module()} …`, or a sweep: "
+                         "`-m … hydra/launcher=torchrun`")
+    return dataclasses.replace(config, workers=wanted)
+
+
+def claim_run_dir(path: Path, explicit: bool) -> Path:
+    """Make the run directory and return its absolute path.
+
+    A path that the user did not write out gets a number if it is taken: two runs may start within one second.
+    `ValueError` if it can't be made, or if an explicit one holds a finished run.
+    """
+    path = path.absolute()
+    try:
+        if explicit:
+            path.mkdir(parents=True, exist_ok=True)
+            if (path / RECORD).exists():
+                raise ValueError(f"hydra.run.dir={path} holds a finished run: choose another folder, or delete it")
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for candidate in numbered(path):
+            with contextlib.suppress(FileExistsError):
+                candidate.mkdir()
+                return candidate
+    except OSError as error:
+        raise ValueError(f"hydra.run.dir={path} can't be made: {error.strerror}") from error
+    raise AssertionError("unreachable: there is always another number")
+
+
+def _parse(arguments: Sequence[str], ranks: Ranks) -> Namespace:
+    """Hydra's own arguments, less those that choose another configuration than conf/."""
+    silence = contextlib.redirect_stderr(io.StringIO()) if ranks.rank > 0 else contextlib.nullcontext()
+    with silence:  # argparse prints its usage on every rank
+        args = get_args_parser().parse_args(arguments)
+    for name in ("config_name", "config_path", "config_dir", "experimental_rerun"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')}={getattr(args, name)} is not supported: the configuration is "
+                             "conf/; hydra.searchpath=[file:///folder] adds a folder of your own")
+    return args
+
+
+def _run_hydra(task: Callable[[DictConfig], None], arguments: Sequence[str]) -> None:
+    """Hydra's application with `arguments`; what Hydra finds wrong comes out as a `ValueError` of one sentence."""
+    register_schema()
+    decorated = hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="config")(task)
+    try:
+        with _arguments(arguments), _environment("HYDRA_FULL_ERROR", "1"):  # else Hydra prints and exits by itself
+            decorated()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(sentence(error)) from error
+
+
+@contextlib.contextmanager
+def _arguments(arguments: Sequence[str]) -> Iterator[None]:
+    before, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

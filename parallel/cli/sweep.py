@@ -1,0 +1,219 @@
+"""The jobs of a sweep, each a torchrun process tree of its own, one after the other.
+
+A job has its own world size and run directory. What is finished is skipped; a failed job does not end the sweep; its
+error is shown when it fails, and a line for every job at the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from parallel.cli import process_tree
+from parallel.config import Config, require
+from parallel.results.records import RECORD, read_record
+
+RENDEZVOUS_TIMEOUT_S = 86400  # a node may have to wait while another does a job that needs one node only
+NO_ERROR = "no rank left an error: what it printed stands above"
+
+
+class SweepFailed(Exception):
+    """Some jobs of a sweep failed; their errors are on the console already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Torchrun:
+    """How torchrun is started: conf/hydra/launcher/torchrun.yaml explains the fields."""
+
+    module: str | None = None
+    nnodes: int = 1
+    node_rank: int = 0
+    master_addr: str = "127.0.0.1"
+    master_port: int = 29500
+    stop_on_failure: bool = False
+    grace_s: float = 15.0
+
+    def __post_init__(self) -> None:
+        where = "hydra.launcher"  # composed by Hydra without a schema, so that the types are checked here
+        for name in ("nnodes", "node_rank", "master_port"):
+            require(type(getattr(self, name)) is int, f"{where}.{name}", getattr(self, name), "must be a whole number")
+        require(self.nnodes >= 1, f"{where}.nnodes", self.nnodes, "must be at least 1")
+        require(0 <= self.node_rank < self.nnodes, f"{where}.node_rank", self.node_rank,
+                f"must be from 0 to below nnodes={self.nnodes}")
+        require(0 < self.master_port < 65536, f"{where}.master_port", self.master_port, "must be a port, 1 to 65535")
+        require(type(self.stop_on_failure) is bool, f"{where}.stop_on_failure", self.stop_on_failure,
+                "must be true or false")
+        require(isinstance(self.grace_s, (int, float)) and self.grace_s >= 0, f"{where}.grace_s", self.grace_s,
+                "must be seconds, not negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One job, checked: what it runs, where, and on how many workers."""
+
+    index: int
+    overrides: tuple[str, ...]
+    """Hydra's, for the job's own command line; its run directory among them."""
+    config: Config
+    workers: int
+    run_dir: Path
+    sweep_dir: Path
+
+    @property
+    def label(self) -> str:
+        """The job's folder within the sweep: `strategy=single`."""
+        return os.path.relpath(self.run_dir, self.sweep_dir)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job: done, skipped, failed, interrupted or not started."""
+
+    job: Job
+    status: str
+    seconds: float = 0.0
+    detail: str = ""
+
+
+def run_jobs(jobs: Sequence[Job], torchrun: Torchrun) -> None:
+    """Run the jobs in order and print a summary, also when interrupted.
+
+    `ValueError`, before any job runs, for a damaged record or a port in use; `SweepFailed` at the end if any failed.
+    """
+    skipped = {job.index for job in jobs if finished(job.run_dir, job.config)}
+    for job in jobs:
+        if job.index not in skipped and _spans_nodes(job, torchrun) and torchrun.node_rank == 0:
+            port = torchrun.master_port + job.index
+            require(_is_free(port), "hydra.launcher.master_port", port, "is in use by another program: choose another")
+    outcomes = {job.index: Outcome(job, "not started") for job in jobs}
+    try:
+        for number, job in enumerate(jobs, start=1):
+            workers = "1 worker" if job.workers == 1 else f"{job.workers} workers"
+            print(f"[{number}/{len(jobs)}] {job.label}, {workers}, {job.run_dir}", flush=True)
+            if job.index in skipped:
+                outcomes[job.index] = Outcome(job, "skipped", detail="finished before")
+            elif torchrun.node_rank > 0 and not _spans_nodes(job, torchrun):
+                outcomes[job.index] = Outcome(job, "skipped", detail="runs on node 0 alone")
+            else:
+                outcomes[job.index] = Outcome(job, "interrupted")  # what it is if it never returns
+                outcomes[job.index] = _run(job, torchrun)
+            if outcomes[job.index].status == "failed" and torchrun.stop_on_failure:
+                break
+    finally:
+        print(summary(list(outcomes.values())), flush=True)
+    failed = [outcome.job.label for outcome in outcomes.values() if outcome.status == "failed"]
+    if failed:
+        raise SweepFailed(f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}")
+
+
+def finished(run_dir: Path, config: Config) -> bool:
+    """Whether `run_dir` holds the whole run of exactly this configuration. `ValueError` if its record is damaged."""
+    if not (run_dir / RECORD).exists():
+        return False
+    return bool(read_record(run_dir).config == json.loads(json.dumps(dataclasses.asdict(config))))
+
+
+def set_aside(run_dir: Path, sweep_dir: Path) -> Path | None:
+    """Move a finished run of another configuration out of the sweep, to `<sweep>.replaced/`: a result is never lost.
+
+    None if there is no finished run in `run_dir`.
+    """
+    if not (run_dir / RECORD).exists():
+        return None
+    target = sweep_dir.with_name(f"{sweep_dir.name}.replaced") / run_dir.relative_to(sweep_dir)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return run_dir.rename(next(path for path in numbered(target) if not path.exists()))
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """`path`, then `path-2`, `path-3`, and so on."""
+    yield path
+    number = 2
+    while True:
+        yield path.with_name(f"{path.name}-{number}")
+        number += 1
+
+
+def command(job: Job, torchrun: Torchrun) -> list[str]:
+    """The command line of a job."""
+    if _spans_nodes(job, torchrun):
+        meeting = [f"--nnodes={torchrun.nnodes}", f"--node-rank={torchrun.node_rank}",
+                   f"--master-addr={torchrun.master_addr}", f"--master-port={torchrun.master_port + job.index}",
+                   f"--rdzv-conf=timeout={RENDEZVOUS_TIMEOUT_S}", f"--nproc-per-node={job.workers // torchrun.nnodes}"]
+    else:
+        meeting = ["--standalone", f"--nproc-per-node={job.workers}"]
+    return [sys.executable, "-m", "torch.distributed.run", *meeting, "-m", torchrun.module or started_module(),
+            *job.overrides]
+
+
+def started_module() -> str:
+    """The module that this process was started with (`python -m …`). `ValueError` if it was started otherwise."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        raise ValueError("hydra.launcher.module=None must name the module to run: this process was not started "
+                         "with python -m")
+    return str(spec.name)
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """How many jobs came to which end, and a line for each."""
+    counts = ", ".join(f"{number} {status}" for status in ("done", "skipped", "failed", "interrupted", "not started")
+                       if (number := sum(outcome.status == status for outcome in outcomes)))
+    lines = [f"{outcome.status:<11} {outcome.seconds:8.1f} s  {outcome.job.label}  {outcome.detail}".rstrip()
+             for outcome in outcomes]
+    return "\n  ".join([f"{outcomes[0].job.sweep_dir}: {counts}", *lines])
+
+
+def _spans_nodes(job: Job, torchrun: Torchrun) -> bool:
+    return 1 < torchrun.nnodes <= job.workers
+
+
+def _run(job: Job, torchrun: Torchrun) -> Outcome:
+    replaced = set_aside(job.run_dir, job.sweep_dir) if torchrun.node_rank == 0 else None
+    if replaced is not None:
+        print(f"the run of another configuration in {job.run_dir} was moved to {replaced}", flush=True)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="parallel_sweep_") as folder:
+        error_file = Path(folder) / "error.json"
+        # torchrun sets OMP_NUM_THREADS for more than one worker only; the baseline gets the same treatment.
+        environment = {**os.environ, "TORCHELASTIC_ERROR_FILE": str(error_file),
+                       "OMP_NUM_THREADS": str(job.config.cluster.threads)}
+        try:
+            code = process_tree.run(command(job, torchrun), environment, torchrun.grace_s)
+        finally:
+            if sys.stdout.isatty():
+                print("\x1b[?25h", end="", flush=True)  # a progress bar that was killed left the cursor hidden
+        seconds = time.monotonic() - start
+        if code == 0:
+            return Outcome(job, "done", seconds)
+        error = _read_error(error_file)
+    print(f"{job.label} failed (torchrun's exit code {code}):\n{error}", file=sys.stderr, flush=True)
+    return Outcome(job, "failed", seconds, error.splitlines()[-1])
+
+
+def _read_error(path: Path) -> str:
+    """The error of the rank that failed first, as torchrun's agent passes it on: a traceback, or one sentence."""
+    if not path.exists():
+        return NO_ERROR
+    message = json.loads(path.read_text(encoding="utf-8"))["message"]
+    if isinstance(message, dict):
+        message = message.get("extraInfo", {}).get("py_callstack") or message.get("message")
+    return str(message).strip() or NO_ERROR
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just given up is free
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,100 @@
+"""What the time of an op's part depends on: its kind and settings and the shapes of its boxes, not where they lie.
+
+A part at an edge of the map reads a little less than one in the middle, for it is padded to the same size; both are
+the same work. So are parts that differ in carrying the bias.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from parallel.graph.ops import Op, Part, Shape
+
+_COMMON = {field.name for field in dataclasses.fields(Op)} | {"number"}
+_TEXT = re.compile(r"(\S+) > (\S+), (\d+) parameters, (\d+) multiply-adds")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One entry of a table of times."""
+
+    kind: str
+    """The op's class: Conv2d."""
+    settings: str
+    """What else distinguishes it: kernel=11x11 stride=4x4 …, and `cut` if it is split in h or w."""
+    inputs: tuple[Shape, ...]
+    """Shapes of the boxes that it reads."""
+    output: Shape
+    parameters: int
+    """Numbers, biases left out."""
+    multiply_adds: int
+    """Of the forward pass."""
+
+    @staticmethod
+    def of(op: Op, part: Part) -> Work:
+        """The work of a part."""
+        settings = [f"{field.name}={_plain(getattr(op, field.name))}" for field in dataclasses.fields(op)
+                    if field.name not in _COMMON]
+        output = part.box.shape
+        cut = output[2:] != op.domain[1:]
+        inputs = tuple(_padded(op, output, box.shape) if cut else box.shape for box in op.needs(part))
+        weights = sum(box.volume for box in op.parameter_boxes(part).values() if len(box.spans) > 1)
+        return Work(type(op).__name__, " ".join([*settings, *(["cut"] if cut else [])]), inputs, output, weights,
+                    op.multiply_adds(part))
+
+    @property
+    def head(self) -> str:
+        """Kind and settings."""
+        return f"{self.kind} {self.settings}".strip()
+
+    @property
+    def shapes(self) -> str:
+        """The rest as text."""
+        inputs = "+".join("x".join(map(str, shape)) for shape in self.inputs)
+        output = "x".join(map(str, self.output))
+        return f"{inputs} > {output}, {self.parameters} parameters, {self.multiply_adds} multiply-adds"
+
+    @staticmethod
+    def parse(head: str, shapes: str) -> Work:
+        """The work that `head` and `shapes` stand for."""
+        match = _TEXT.fullmatch(shapes)
+        if match is None:
+            raise ValueError(f"measured.ops={shapes} must be shapes such as "
+                             "`128x3x64x64 > 128x64x15x15, 23232 parameters, 669081600 multiply-adds`")
+        kind, _, settings = head.partition(" ")
+        inputs, output, parameters, multiply_adds = match.groups()
+        return Work(kind, settings, tuple(_shape(part) for part in inputs.split("+")), _shape(output),
+                    int(parameters), int(multiply_adds))
+
+    def setting(self, name: str, default: float) -> float:
+        """The product of the numbers of a setting (kernel=11x11: 121), or `default`."""
+        match = re.search(rf"\b{name}=([\dx.]+)", self.settings)
+        return default if match is None else math.prod(float(part) for part in match[1].split("x"))
+
+    @property
+    def numbers_in(self) -> int:
+        return sum(math.prod(shape) for shape in self.inputs)
+
+    @property
+    def numbers_out(self) -> int:
+        return math.prod(self.output)
+
+
+def _padded(op: Any, output: Shape, box: Shape) -> Shape:
+    """The shape that is read, with the edge that padding adds, for an op with windows; else that of the box."""
+    if not hasattr(op, "kernel") or not hasattr(op, "stride"):
+        return box
+    sides = ((output[i + 2] - 1) * op.stride[i] + op.kernel[i] for i in range(2))
+    return (*box[:2], *sides)
+
+
+def _plain(value: object) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _shape(text: str) -> Shape:
+    return tuple(int(size) for size in text.split("x"))

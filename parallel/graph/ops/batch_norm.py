@@ -1,0 +1,162 @@
+"""Batch normalisation (Ioffe and Szegedy 2015, algorithm 1): statistics of the whole batch, however it is split.
+
+Two ops, between which the exchange adds up what the workers have summed, as it does for a k split:
+
+    bn.sums    S = Σ (1, x, x²) over the part's samples and positions, per channel         [1, c, 3], float64
+    bn         mean = S₁ / S₀;  var = S₂ / S₀ − mean²;  y = (x − mean) / √(var + eps) · weight + bias
+
+Each worker sums by way of its part's own mean and variance: in float64 S₂ / S₀ − mean² then loses nothing that a
+float32 variance has. Backward goes the same way back: every part of `bn` gives its share of ∂L/∂S, the transposed
+exchange adds the shares up, and `bn.sums` hands ∂L/∂x = ∂L/∂S₁ + 2x · ∂L/∂S₂ down. In evaluation the running statistics
+take the batch's place, and the sums are zeros that nobody reads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from parallel.graph.box import Box
+from parallel.graph.ops.op import Context, Op, Part, Shape
+
+SUMS = 3
+"""Count, sum, sum of squares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSums(Op):
+    """Per channel the count, sum and sum of squares; a split in n, h or w gives partial sums. Its shape is (c, 3)."""
+
+    @property
+    def dims(self) -> str:
+        return "nchw"
+
+    @property
+    def domain(self) -> Shape:
+        return self.input_shapes[0]
+
+    @property
+    def sums_over(self) -> str:
+        return "nhw"
+
+    @property
+    def whole_batch(self) -> bool:
+        return True
+
+    @property
+    def least_samples(self) -> int:
+        return 2 if math.prod(self.domain[1:]) == 1 else 1  # one value has no variance
+
+    def output_box(self, part: Part) -> Box:
+        return Box(((0, 1), part.box.spans[1], (0, SUMS)))
+
+    @property
+    def wide(self) -> bool:
+        return True
+
+    def kept_bytes(self, part: Part, itemsize: int) -> int:
+        return 8 * self.output_box(part).volume
+
+    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+        x = xs[0]
+        if not context.training:
+            return torch.zeros(self.output_box(part).shape, dtype=torch.float64, device=x.device)
+        sums: Tensor = _Sums.apply(x)
+        return sums
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchNorm2d(Op):
+    """Normalises x, the first input, with the sums of all parts, the second."""
+
+    eps: float
+    momentum: float
+    """Share of the batch's statistics in the new running ones."""
+    affine: bool
+
+    @property
+    def dims(self) -> str:
+        return "nchw"
+
+    @property
+    def parameters(self) -> dict[str, Shape]:
+        return {"weight": self.shape[:1], "bias": self.shape[:1]} if self.affine else {}
+
+    @property
+    def buffers(self) -> dict[str, Shape]:
+        return {"running_mean": self.shape[:1], "running_var": self.shape[:1]}
+
+    def needs(self, part: Part) -> tuple[Box, ...]:
+        return part.box, Box(((0, 1), part.box.spans[1], (0, SUMS)))
+
+    def parameter_boxes(self, part: Part) -> dict[str, Box]:
+        return dict.fromkeys(self.parameters, Box(part.box.spans[1:2]))
+
+    def buffer_boxes(self, part: Part) -> dict[str, Box]:
+        return dict.fromkeys(self.buffers, Box(part.box.spans[1:2]))
+
+    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+        x, sums = xs
+        weight, bias, buffers = parameters.get("weight"), parameters.get("bias"), context.buffers[self.name]
+        if not context.training:
+            return F.batch_norm(x, buffers["running_mean"], buffers["running_var"], weight, bias, eps=self.eps)
+        count, total, squares = sums[0].unbind(dim=1)  # each [c]
+        mean = total / count
+        var = (squares / count - mean * mean).clamp_min(0.0)  # a channel of equal numbers may come out below zero
+        with torch.no_grad():
+            unbiased = var * (count / (count - 1))
+            for name, now in (("running_mean", mean), ("running_var", unbiased)):
+                buffers[name].lerp_(now.to(buffers[name].dtype), self.momentum)
+        dtype = buffers["running_mean"].dtype  # the weights': fp32 at least
+        y: Tensor = _Normalise.apply(x, mean.to(dtype), var.to(dtype), weight, bias, self.eps)
+        return y
+
+
+class _Sums(torch.autograd.Function):
+    """x [n, c, h, w] to its sums [1, c, 3]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        wide = x if x.dtype.itemsize >= 4 else x.float()
+        mean, var = torch.ops.aten.batch_norm_update_stats(wide, None, None, 0.0)  # one fused kernel; var is biased
+        mean, var, count = mean.double(), var.double(), x.numel() // x.shape[1]
+        return torch.stack([torch.full_like(mean, count), count * mean, count * (var + mean * mean)], dim=1)[None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        per_channel = gradient[0].to(x.dtype if x.dtype.itemsize >= 4 else torch.float32)
+        of_sum, of_squares = (per_channel[:, i].view(1, -1, 1, 1) for i in (1, 2))
+        return torch.addcmul(of_sum, x.to(per_channel.dtype), 2 * of_squares).to(x.dtype)
+
+
+class _Normalise(torch.autograd.Function):
+    """(x − mean) / √(var + eps) · weight + bias, with the fused kernels of evaluation, which take mean and var."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None,
+                eps: float) -> Tensor:
+        ctx.save_for_backward(x, mean, var, weight)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, var, weight, bias, eps=eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, var, weight = ctx.saved_tensors
+        ones = torch.ones_like(mean) if weight is None else weight  # the kernel sums for a weight that is there only
+        of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, ones, mean, var, None, None, False, ctx.eps, [ctx.needs_input_grad[0], True, True])
+        scale = (var + ctx.eps).rsqrt()
+        of_mean, of_var = -ones * scale * of_bias, -0.5 * ones * scale * scale * of_weight
+        own = (None, None) if weight is None else (of_weight, of_bias)
+        return of_x, of_mean, of_var, *own, None

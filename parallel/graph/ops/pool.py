@@ -1,0 +1,73 @@
+"""Pooling: maximum over windows that may overlap, and the adaptive average."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from parallel.graph.box import Box, Span
+from parallel.graph.ops.op import Context, Op, Part, window
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxPool2d(Op):
+    """Maximum over sliding windows; an h or w split reads the overlap as a halo."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+    @property
+    def dims(self) -> str:
+        return "nchw"
+
+    def _windows(self, part: Part) -> list[tuple[Span, tuple[int, int]]]:
+        return [
+            window(part.box.spans[i + 2], self.shape[i + 1], self.input_shapes[0][i + 1], self.kernel[i],
+                   self.stride[i], self.padding[i])
+            for i in range(2)
+        ]
+
+    def needs(self, part: Part) -> tuple[Box, ...]:
+        return (Box((*part.box.spans[:2], *(span for span, _ in self._windows(part)))),)
+
+    def kept_bytes(self, part: Part, itemsize: int) -> int:
+        return part.box.volume * (itemsize + 8)  # where each maximum was: int64
+
+    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+        x, padding = xs[0], self.padding
+        if any(padding) and part.box.shape[2:] != self.shape[1:]:
+            (_, (top, bottom)), (_, (left, right)) = self._windows(part)
+            x, padding = F.pad(x, (left, right, top, bottom), value=float("-inf")), (0, 0)
+        return F.max_pool2d(x, self.kernel, self.stride, padding)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveAvgPool2d(Op):
+    """Average over as many windows as the output has positions, whatever the input's size."""
+
+    @property
+    def identity(self) -> bool:
+        """Whether every window is one position."""
+        return self.input_shapes[0] == self.shape
+
+    @property
+    def dims(self) -> str:
+        # Windows of different sizes would need rules of their own for h and w; the map is tiny by then.
+        return "nchw" if self.identity else "nc"
+
+    def needs(self, part: Part) -> tuple[Box, ...]:
+        if self.identity:
+            return (part.box,)
+        _, height, width = self.input_shapes[0]
+        return (Box((*part.box.spans[:2], (0, height), (0, width))),)
+
+    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+        if self.identity:
+            return xs[0]
+        if self.input_shapes[0][1:] == (1, 1):  # every window is the one position: repeat it, without arithmetic
+            return xs[0].expand(-1, -1, *self.shape[1:])
+        return F.adaptive_avg_pool2d(xs[0], (self.shape[1], self.shape[2]))

@@ -1,8 +1,0 @@
-"""Plans: what they are, how they are checked and read. `python -m parallel.plan` shows one; see `__main__`."""
-
-from __future__ import annotations
-
-from parallel.plan.plan import SCHEMES, Layout, Plan, check_batch, follow, make_plan
-from parallel.plan.read import read_plan
-
-__all__ = ["SCHEMES", "Layout", "Plan", "check_batch", "follow", "make_plan", "read_plan"]

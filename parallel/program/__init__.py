@@ -1,0 +1,22 @@
+"""Programs: a plan lowered to a list of steps per worker, backward included; their order, bytes and memory."""
+
+from __future__ import annotations
+
+from parallel.program.lowering import BUCKET_BYTES, lower
+from parallel.program.program import (
+    Backward,
+    Bucket,
+    Exchange,
+    Forward,
+    Program,
+    Segment,
+    Sent,
+    Start,
+    Step,
+    Transfer,
+    Update,
+    Wait,
+)
+
+__all__ = ["BUCKET_BYTES", "Backward", "Bucket", "Exchange", "Forward", "Program", "Segment", "Sent", "Start", "Step",
+           "Transfer", "Update", "Wait", "lower"]

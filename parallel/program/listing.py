@@ -1,0 +1,80 @@
+"""The steps of a program as text: one row for every step of a worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parallel.graph.box import Box
+from parallel.plans.text import span_of
+from parallel.program.program import Backward, Forward, Program, Segment, Start, Step, Update, Wait
+
+SYNC_BYTES = 4
+"""Gradients and weights travel in fp32 at least."""
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One step of one worker."""
+
+    step: str
+    what: str
+    box: str
+    """Of the output that is computed, held or needed; of a bucket, the span that the worker updates."""
+    sent: int
+    """Bytes that the step starts to send."""
+    received: int
+    """Bytes that it waits for; what a `U` sends and receives of weights is waited for in the next forward."""
+
+
+def step_rows(program: Program, worker: int, itemsize: int) -> list[StepRow]:
+    """A row for every step of `worker`; activations have `itemsize` bytes a number."""
+    return [_row(program, worker, step, itemsize) for step in program.steps[worker]]
+
+
+def _row(program: Program, worker: int, step: Step, itemsize: int) -> StepRow:
+    weight = max(SYNC_BYTES, itemsize)
+    match step:
+        case Forward(index, m):
+            segment = program.segments[index]
+            return StepRow(str(step), span_of(segment.ops), _output(program, segment, m, worker), 0, 0)
+        case Backward(index, m, sync):
+            segment, shared = program.segments[index], [i for i in sync if len(program.buckets[i].workers) > 1]
+            sums = f", sum {' '.join(f'U{i}' for i in shared)}" if shared else ""
+            sent = sum(program.buckets[i].size - _own(program, i, worker) for i in shared)
+            return StepRow(str(step), span_of(reversed(segment.ops)) + sums, _output(program, segment, m, worker),
+                           sent * weight, 0)
+        case Start(index, m, backward) | Wait(index, m, backward):
+            exchange, starts = program.exchanges[index, m], isinstance(step, Start)
+            ends = [(t.target, t.source, t.box) if backward else (t.source, t.target, t.box)
+                    for t in exchange.transfers if t.source != t.target]
+            volume = exchange.itemsize(itemsize) * sum(
+                box.volume for source, target, box in ends if worker == (source if starts else target))
+            box = (exchange.holds if starts != backward else exchange.needs).get(worker)
+            return StepRow(str(step), exchange.name, "-" if box is None else str(box),
+                           volume if starts else 0, 0 if starts else volume)
+        case Update(index):
+            bucket, own = program.buckets[index], _own(program, index, worker)
+            peers, (start, stop) = len(bucket.workers) - 1, bucket.shard(worker)
+            return StepRow(str(step), span_of(".".join(name) for name in bucket.parameters),
+                           f"[{start}:{stop}] of {bucket.size}", own * peers * weight,
+                           (own * peers + (bucket.size - own)) * weight)
+
+
+def _own(program: Program, bucket: int, worker: int) -> int:
+    start, stop = program.buckets[bucket].shard(worker)
+    return stop - start
+
+
+def _output(program: Program, segment: Segment, m: int | None, worker: int) -> str:
+    """Boxes of the last op's output; adjoining ones of several micro-batches in one."""
+    boxes: list[Box] = []
+    for batch in range(program.plan.micro_batches) if m is None else [m]:
+        box = program.output(segment.ops[-1], worker, batch)
+        if box is None:
+            continue
+        first = box.spans[0]
+        if boxes and boxes[-1].spans[0][1] == first[0]:
+            boxes[-1] = boxes[-1].replace(0, (boxes[-1].spans[0][0], first[1]))
+        else:
+            boxes.append(box)
+    return " ".join(map(str, boxes))

@@ -1,0 +1,218 @@
+"""Lowering: a plan for a graph and a batch becomes a program.
+
+1. Ops become segments: a new one begins where an edge needs an exchange, or the workers change.
+2. Every edge between segments becomes an exchange per micro-batch, unless each worker needs just what it holds.
+3. Parameters become buckets: what the same workers hold the same box of, in the order in which backward readies it.
+4. The schedule's total order of forwards and backwards is projected onto every worker; an exchange starts right
+   after its producer and is waited for right before its consumer.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+from parallel.graph import INPUT, Graph
+from parallel.graph.box import Box, Span
+from parallel.graph.ops import Op
+from parallel.plans import Plan, check_batch
+from parallel.program.program import Backward, Bucket, Exchange, Forward, Program, Segment, Start, Step, Update, Wait
+from parallel.program.schedule import Task, schedule
+
+BUCKET_BYTES = 1 << 20
+"""Parameters smaller than this share a bucket: below it a collective's latency outweighs its transfer."""
+
+
+def lower(graph: Graph, plan: Plan, batch_size: int) -> Program:
+    """The program of `plan`. Raises `ValueError` if the batch cannot be cut as the plan wants it."""
+    check_batch(graph, plan, batch_size)
+    program = Program(graph, plan, batch_size, (), {}, (), _merged(graph, plan), (), ((),) * plan.workers)
+    segments, edges = _segments(program)
+    exchanges = {(i, m): _exchange(program, i, m, *edge) for i, edge in enumerate(edges)
+                 for m in range(plan.micro_batches)}
+    program = replace(program, segments=segments, exchanges=exchanges, buckets=_buckets(program, segments))
+    program = replace(program, order=_order(program))
+    return replace(program, steps=_steps(program))
+
+
+def _merged(graph: Graph, plan: Plan) -> frozenset[str]:
+    """The leading ops that schemes b and c compute for the whole batch at once: those split like the first, in n."""
+    if plan.scheme == "a":
+        return frozenset()
+    first, merged = plan[graph.ops[0].name], set[str]()
+    for op in graph:
+        if plan[op.name] == first and all(name in merged or name == INPUT for name in op.inputs):
+            merged.add(op.name)
+    return frozenset(merged)
+
+
+def _segments(program: Program) -> tuple[tuple[Segment, ...], list[tuple[str, str, int]]]:
+    """Segments, and the edges that need an exchange as (producer, consumer, which input of the consumer)."""
+    plan, groups, edges = program.plan, list[list[str]](), list[tuple[str, str, int]]()
+    for op in program.graph:
+        crossing = [i for i, producer in enumerate(op.inputs) if producer != INPUT
+                    and not _local(program, producer, op, i)]
+        edges += [(op.inputs[i], op.name, i) for i in crossing]
+        last = groups[-1][-1] if groups else None
+        joins = (last is not None and not crossing
+                 and set(plan[last].on) == set(plan[op.name].on)
+                 and (last in program.merged) == (op.name in program.merged)
+                 and _same_samples(program, last, op.name))
+        if joins:
+            groups[-1].append(op.name)
+        else:
+            groups.append([op.name])
+    return tuple(
+        Segment(i, tuple(names), frozenset(plan[names[0]].on), names[0] in program.merged)
+        for i, names in enumerate(groups)
+    ), edges
+
+
+def _same_samples(program: Program, one: str, other: str) -> bool:
+    """Whether each worker computes both ops for the same samples: branches may differ in that."""
+    def samples(op: str, worker: int, m: int) -> Span:
+        part = program.part(op, worker, m)
+        return (0, 0) if part is None else part.box.spans[0]
+
+    return all(samples(one, worker, m) == samples(other, worker, m)
+               for worker in program.plan[one].on for m in _different(program))
+
+
+def _different(program: Program) -> range:
+    """Micro-batches that may be cut differently: all are as large, and only in scheme b other workers have others."""
+    return range(program.plan.micro_batches if program.plan.scheme == "b" else 1)
+
+
+def _local(program: Program, producer: str, op: Op, which: int) -> bool:
+    """Whether every worker needs of input `which` just the box that it holds, and holds it whole."""
+    if (producer in program.merged) != (op.name in program.merged) or _adds(program, producer):
+        return False
+    workers = {*program.plan[producer].on, *program.plan[op.name].on}
+    for m in _different(program):
+        for worker in workers:
+            held, needed = program.output(producer, worker, m), program.inputs(worker, m, op.name)
+            if held != (needed[which] if needed else None):
+                return False
+    return True
+
+
+def _adds(program: Program, op: str) -> bool:
+    """Whether the op's parts are partial sums."""
+    return program.plan[op].terms(program.graph[op]) > 1
+
+
+def _exchange(program: Program, index: int, m: int, producer: str, consumer: str, which: int) -> Exchange:
+    holds: dict[int, Box] = {}
+    needs: dict[int, Box] = {}
+    for worker in range(program.plan.workers):
+        held, needed = program.output(producer, worker, m), program.inputs(worker, m, consumer)
+        if held is not None:
+            holds[worker] = held
+        if needed:
+            needs[worker] = needed[which]
+    return Exchange(index, m, producer, consumer, holds, needs, adds=_adds(program, producer),
+                    wide=program.graph[producer].wide)
+
+
+def _buckets(program: Program, segments: tuple[Segment, ...]) -> tuple[Bucket, ...]:
+    """Buckets in the order in which backward completes them; none reaches over a segment's end."""
+    buckets: list[Bucket] = []
+
+    def close(workers: tuple[int, ...], entries: list[tuple[str, str, Box]]) -> None:
+        buckets.append(Bucket(len(buckets), tuple((op, name) for op, name, _ in entries),
+                              tuple(box for _, _, box in entries), workers))
+
+    for segment in reversed(segments):
+        small: dict[tuple[int, ...], list[tuple[str, str, Box]]] = defaultdict(list)
+        for op_name in reversed(segment.ops):
+            holders: dict[tuple[str, Box], list[int]] = defaultdict(list)
+            for worker in sorted(segment.workers):
+                part = next(p for m in range(program.plan.micro_batches)
+                            if (p := program.part(op_name, worker, m)) is not None)
+                for name, box in program.graph[op_name].parameter_boxes(part).items():
+                    holders[name, box].append(worker)
+            for (name, box), workers in holders.items():
+                group, entry = tuple(workers), (op_name, name, box)
+                if box.volume * 4 >= BUCKET_BYTES:
+                    close(group, [entry])
+                    continue
+                small[group].append(entry)
+                if sum(b.volume for _, _, b in small[group]) * 4 >= BUCKET_BYTES:
+                    close(group, small.pop(group))
+        for group, entries in small.items():
+            close(group, entries)
+    return tuple(buckets)
+
+
+def _order(program: Program) -> tuple[Task, ...]:
+    """The schedule's total order."""
+    segments, plan = program.segments, program.plan
+    segment_of = {name: segment.index for segment in segments for name in segment.ops}
+    links = {(segment_of[producer], segment_of[op.name]) for op in program.graph for producer in op.inputs
+             if producer != INPUT and segment_of[producer] != segment_of[op.name]}
+    pipeline = "passes" if plan.update == "pass" else "1f1b" if plan.scheme != "a" else plan.pipeline
+    return tuple(schedule([s.workers for s in segments], [s.merged for s in segments], sorted(links),
+                          plan.micro_batches, pipeline))
+
+
+def _steps(program: Program) -> tuple[tuple[Step, ...], ...]:
+    """Project the schedule's total order onto the workers."""
+    segments, plan, order = program.segments, program.plan, program.order
+    segment_of = {name: segment.index for segment in segments for name in segment.ops}
+    indices = sorted({index for index, _ in program.exchanges})
+    into, out_of = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
+    for index in indices:
+        exchange = program.exchanges[index, 0]
+        into[segment_of[exchange.consumer]].append(index)
+        out_of[segment_of[exchange.value]].append(index)
+
+    steps: list[list[Step]] = [[] for _ in range(plan.workers)]
+
+    def emit(step: Start | Wait) -> None:
+        """Give the step to the workers whom it concerns: a start to all, a wait to those that receive."""
+        exchange = program.exchanges[step.exchange, step.micro_batch]
+        receivers = exchange.holds if step.backward else exchange.needs
+        for worker in exchange.workers if isinstance(step, Start) else receivers:
+            steps[worker].append(step)
+
+    bucket_segment = {b.index: segment_of[b.parameters[0][0]] for b in program.buckets}
+    last_backward = {task.segment: task for task in order if task.backward}
+    for task in order:
+        segment, batches = segments[task.segment], _batches(task, plan)
+        if task.backward:
+            for index in out_of[segment.index]:
+                for m in batches:
+                    emit(Wait(index, m, True))
+            ready = [b for b in program.buckets if bucket_segment[b.index] == segment.index
+                     and (last_backward[segment.index] == task or program.updates_every_pass(b))]
+            for worker in segment.workers:
+                own = tuple(b.index for b in ready if worker in b.workers)
+                steps[worker].append(Backward(segment.index, task.micro_batch, own))
+            for index in into[segment.index]:
+                for m in batches:
+                    emit(Start(index, m, True))
+            for bucket in ready:
+                if program.updates_every_pass(bucket):
+                    for worker in bucket.workers:
+                        steps[worker].append(Update(bucket.index))
+            continue
+        for index in into[segment.index]:
+            for m in batches:
+                emit(Wait(index, m, False))
+                # Schemes b and c: the next pass's exchange goes on during this pass's compute.
+                if program.exchanges[index, m].value in program.merged and m + 1 < plan.micro_batches:
+                    emit(Start(index, m + 1, False))
+        for worker in segment.workers:
+            steps[worker].append(Forward(segment.index, task.micro_batch))
+        for index in out_of[segment.index]:
+            for m in batches[:1] if segment.merged else batches:
+                emit(Start(index, m, False))
+    for bucket in program.buckets:
+        if not program.updates_every_pass(bucket):
+            for worker in bucket.workers:
+                steps[worker].append(Update(bucket.index))
+    return tuple(tuple(worker_steps) for worker_steps in steps)
+
+
+def _batches(task: Task, plan: Plan) -> range:
+    return range(plan.micro_batches) if task.micro_batch is None else range(task.micro_batch, task.micro_batch + 1)

@@ -1,0 +1,14 @@
+"""Bytes per element and torch dtypes of each `trainer.precision`; the only place that knows them."""
+
+from __future__ import annotations
+
+import torch
+
+WEIGHT_BYTES = {"fp32": 4, "bf16": 4, "fp64": 8}
+"""Bytes per element of weights, gradients and momentum, by precision."""
+ACTIVATION_BYTES = {"fp32": 4, "bf16": 2, "fp64": 8}
+"""Bytes per element of activations and their gradients, by precision."""
+WIDE_BYTES = 8
+"""Bytes per element of values that travel in float64 whatever the precision (`Op.wide`)."""
+DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+"""Dtype of the weights by precision; bf16 computes under autocast."""

@@ -1,0 +1,183 @@
+"""How much memory each worker of a program needs: an upper estimate, from the program alone.
+
+    weights      the parameters that the worker holds; under bf16 also their bf16 copies
+    gradients    one per parameter held, and once more in buckets that have to be joined or reordered to be sent
+    momentum     of the shards that the worker updates
+    received     gradients of these shards from the other workers: (K − 1) times a shard that K workers hold
+    activations  what forwards have left for backwards that are yet to come, at most over the step's order
+    messages     what is being sent and received, and what was received and is not yet used up, likewise; the
+                 gradients, too, that one part of a worker's ops leaves for another
+    images       two batches of this worker's images, and four of their bytes, read ahead
+    working      of the largest op: its inputs and their gradients, its output's, and what else backward makes of it
+    model        the whole model that the worker copies its part from: what it leaves free may be in pieces too small
+    other        kernels' scratch space, threads, the transport: a constant
+
+The need is their sum. It is high on purpose: the peaks of activations and messages may come at different times, and
+outputs that the next op replaces are counted. On a CPU it was 1.0 to 2.4 times what the process took in nine runs of
+all strategies, the most where a worker holds a small part of the model. The interpreter, its libraries, a GPU's
+context and the data set are not in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+from parallel.graph import INPUT
+from parallel.graph.ops import Op
+from parallel.program.precision import ACTIVATION_BYTES, WEIGHT_BYTES
+from parallel.program.program import Backward, Bucket, Exchange, Forward, Program, Segment, Start, Wait
+
+FLOAT_BATCHES, BYTE_BATCHES = 2, 4
+"""The loader's: the batch in use and the next; two ready, one at hand, one being read."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one worker needs."""
+
+    weights: int
+    gradients: int
+    momentum: int
+    received: int
+    activations: int
+    messages: int
+    images: int
+    working: int
+    model: int
+    other: int = 64_000_000
+
+    @property
+    def total(self) -> int:
+        """The need."""
+        return sum(dataclasses.astuple(self))
+
+
+def memory_of(program: Program, worker: int, precision: str) -> Memory:
+    """What `worker` needs. `precision` is that of the configuration: fp32, bf16 or fp64."""
+    weight, activation = WEIGHT_BYTES[precision], ACTIVATION_BYTES[precision]
+    buckets = [bucket for bucket in program.buckets if worker in bucket.workers]
+    held = program.parameters_held(worker)
+    shards = [(bucket, stop - start) for bucket in buckets for start, stop in [bucket.shard(worker)]]
+    weights = held * (weight + (activation if activation < weight else 0))
+    activations, messages = _peaks(program, worker, activation)
+    return Memory(
+        weights=weights,
+        gradients=(held + sum(bucket.size for bucket in buckets if _is_copied(bucket))) * weight,
+        momentum=program.parameters_updated(worker) * weight,
+        received=sum(size * (len(bucket.workers) - 1) for bucket, size in shards) * weight,
+        activations=activations,
+        messages=messages,
+        images=_images(program, worker) * (FLOAT_BATCHES * weight + BYTE_BATCHES),
+        working=max((_working(program, segment, worker, activation) for segment in program.segments), default=0),
+        model=program.graph.parameter_count * weight,
+    )
+
+
+def refuse_too_large(program: Program, precision: str, available: Sequence[int | None]) -> None:
+    """Raise `ValueError` if a worker needs more bytes than it has; `available` is by worker, None where not known."""
+    for worker, there in enumerate(available):
+        need = memory_of(program, worker, precision).total
+        if there is not None and need > there:
+            raise ValueError(f"the plan is too large for worker {worker}: it needs about {need / 1e9:.2f} GB of memory "
+                             f"with trainer.batch_size={program.batch_size}, and {there / 1e9:.2f} GB are free")
+
+
+def _is_copied(bucket: Bucket) -> bool:
+    """Whether the gradients are copied: several are joined, and those of images' convolutions change their order."""
+    return len(bucket.boxes) > 1 or len(bucket.boxes[0].spans) > 2
+
+
+def _images(program: Program, worker: int) -> int:
+    """Numbers in the images that the worker loads, which come whole."""
+    channels, height, width = program.graph.input_shape
+    readers = [op for op in program.graph if INPUT in op.inputs]
+    samples = {part.box.spans[0] for op in readers for m in range(program.plan.micro_batches)
+               if (part := program.part(op.name, worker, m)) is not None}
+    return sum(stop - start for start, stop in samples) * channels * height * width
+
+
+def _working(program: Program, segment: Segment, worker: int, itemsize: int) -> int:
+    """Of the largest op of the segment."""
+    def of(op: Op, m: int) -> int:
+        part = program.part(op.name, worker, m)
+        if part is None:
+            return 0
+        numbers = part.box.volume + 2 * sum(box.volume for box in op.needs(part))
+        return numbers * itemsize + op.kept_bytes(part, itemsize)
+
+    batches, join = range(program.plan.micro_batches), sum if segment.merged else max
+    return max(join(of(program.graph[name], m) for m in batches) for name in segment.ops)
+
+
+def _peaks(program: Program, worker: int, itemsize: int) -> tuple[int, int]:
+    """Most bytes of activations, and of messages, that the worker has at one time, following its steps."""
+    producers = {name: segment.index for segment in program.segments for name in segment.ops}
+    exchanged = {(exchange.value, exchange.consumer) for exchange in program.exchanges.values()}
+    waits = {(step.exchange, step.micro_batch, step.backward) for step in program.steps[worker]
+             if isinstance(step, Wait)}
+    activations = most_activations = messages = most_messages = 0
+    gradients: dict[tuple[int, int | None], int] = {}
+    """Gradients, received or left by another segment, by the segment and micro-batch that they wait for."""
+
+    def leave(value: str, m: int | None, size: int) -> None:
+        key = producers[value], None if value in program.merged else m
+        gradients[key] = gradients.get(key, 0) + size
+
+    for step in program.steps[worker]:
+        match step:
+            case Forward(index, m):
+                activations += _kept(program, program.segments[index], m, worker, itemsize)
+            case Backward(index, m):
+                activations -= _kept(program, program.segments[index], m, worker, itemsize)
+                messages -= gradients.pop((index, m), 0)
+                for value, size in _left(program, program.segments[index], m, worker, itemsize, exchanged):
+                    leave(value, m, size)
+                    messages += size
+            case Start(index, m, backward) | Wait(index, m, backward):
+                exchange, begins = program.exchanges[index, m], isinstance(step, Start)
+                passing, lasting = _buffers(exchange, worker, backward, itemsize)
+                messages += passing + lasting if begins else -passing
+                if backward and begins != ((index, m, True) in waits) and (index, m, False) in waits:
+                    # What the forward direction brought, now its gradient, is used up.
+                    messages -= _buffers(exchange, worker, False, itemsize)[1]
+                if backward and not begins:
+                    leave(exchange.value, m, lasting)
+        most_activations, most_messages = max(most_activations, activations), max(most_messages, messages)
+    return most_activations, most_messages
+
+
+def _left(program: Program, segment: Segment, m: int | None, worker: int, itemsize: int,
+          exchanged: Set[tuple[str, str]]) -> list[tuple[str, int]]:
+    """Gradients that the backward of a segment leaves for earlier ones of this worker: values, and their bytes."""
+    own, found = {*segment.ops, INPUT}, list[tuple[str, int]]()
+    for name in segment.ops:
+        for value in program.graph[name].inputs:
+            if value not in own and (value, name) not in exchanged:
+                found += [(value, box.volume * itemsize) for batch in _batches(program, m)
+                          if (box := program.output(value, worker, batch)) is not None]
+    return found
+
+
+def _kept(program: Program, segment: Segment, m: int | None, worker: int, itemsize: int) -> int:
+    """Bytes that the forward of a segment leaves for its backward."""
+    return sum(program.graph[name].kept_bytes(part, itemsize) for name in segment.ops
+               for batch in _batches(program, m) if (part := program.part(name, worker, batch)) is not None)
+
+
+def _batches(program: Program, m: int | None) -> Sequence[int]:
+    """The micro-batches that a step concerns."""
+    return range(program.plan.micro_batches) if m is None else [m]
+
+
+def _buffers(exchange: Exchange, worker: int, backward: bool, itemsize: int) -> tuple[int, int]:
+    """Bytes of one direction of an exchange: until it is waited for, and what it brings.
+
+    What is sent is copied. What is received is put into its place at once, unless it is to be added up.
+    """
+    sent, received = (numbers.get(worker, 0) for numbers in (exchange.moved[::-1] if backward else exchange.moved))
+    wants = (exchange.holds if backward else exchange.needs).get(worker)
+    adds = exchange.adds or backward
+    size = exchange.itemsize(itemsize)
+    return (sent + (received if adds else 0)) * size, 0 if wants is None else wants.volume * size

@@ -1,0 +1,1 @@
+"""Moving tensors between workers: messages over process groups, shared memory and pipes."""

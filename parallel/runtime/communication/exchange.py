@@ -1,0 +1,148 @@
+"""Running one exchange: cut what is held into messages, put what is received together.
+
+Tensors travel in their memory order: a channels_last tensor as [n, h, w, c], so that samples stay contiguous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from parallel.graph.box import Box
+from parallel.program import Transfer
+from parallel.runtime.communication.transport import Message, Receive, Transport
+from parallel.runtime.instrumentation.clock import Key
+
+
+@dataclass(frozen=True)
+class Format:
+    """How activations lie in memory and travel."""
+
+    dtype: torch.dtype
+    channels_last: bool
+    device: torch.device
+
+    def empty(self, shape: Sequence[int]) -> Tensor:
+        """A new tensor of this shape."""
+        return self.in_logical_order(
+            torch.empty(self.memory_shape(shape), dtype=self.dtype, device=self.device)
+        )
+
+    def memory_shape(self, shape: Sequence[int]) -> list[int]:
+        """The shape with its dims in memory order."""
+        return [shape[i] for i in self._order(len(shape))]
+
+    def in_memory_order(self, x: Tensor) -> Tensor:
+        """A view with the dims in the order in which they lie in memory."""
+        return x.permute(self._order(x.dim()))
+
+    def in_logical_order(self, x: Tensor) -> Tensor:
+        return x.permute(0, 3, 1, 2) if x.dim() == 4 and self.channels_last else x
+
+    def _order(self, dims: int) -> list[int]:
+        return [0, 2, 3, 1] if dims == 4 and self.channels_last else list(range(dims))
+
+
+@dataclass(frozen=True)
+class Move:
+    """One direction of an exchange, as one worker sees it."""
+
+    key: Key
+    sends: tuple[tuple[int, Box], ...]
+    receives: tuple[tuple[int, Box], ...]
+    local: Box | None
+    """What this worker holds and needs itself."""
+    has: Box | None
+    wants: Box | None
+    adds: bool
+    """Pieces may overlap, and then add up; otherwise they tile what is wanted."""
+
+
+def move(key: Key, worker: int, transfers: Sequence[Transfer], holds: Mapping[int, Box], needs: Mapping[int, Box],
+         *, transposed: bool, adds: bool) -> Move:
+    """What `worker` does in an exchange, or, transposed, in its backward."""
+    directed = [(t.target, t.source, t.box) if transposed else (t.source, t.target, t.box) for t in transfers]
+    if transposed:
+        holds, needs = needs, holds
+    own = [box for source, target, box in directed if source == target == worker]
+    return Move(
+        key,
+        tuple((target, box) for source, target, box in directed if source == worker != target),
+        tuple((source, box) for source, target, box in directed if target == worker != source),
+        own[0] if own else None,
+        holds.get(worker),
+        needs.get(worker),
+        adds or transposed,
+    )
+
+
+@dataclass
+class Moving:
+    """A move under way."""
+
+    move: Move
+    message: Message
+    local: Tensor | None
+    target: Tensor | None
+    """Where pieces that tile the wanted box are received in place, if they can be."""
+
+
+def start(move: Move, held: Tensor | None, transport: Transport, form: Format) -> Moving:
+    """Begin the move; `held` has the box `move.has`."""
+    sends: list[tuple[int, Tensor]] = []
+    local = target = None
+    if held is not None and move.has is not None:
+        held = held.detach().to(form.dtype)
+        sends = [(peer, form.in_memory_order(held[box.within(move.has)])) for peer, box in move.sends]
+        if move.local is not None:
+            local = held[move.local.within(move.has)]
+    if move.wants is not None and move.receives and not move.adds:
+        target = form.empty(move.wants.shape)
+    receives = []
+    for peer, box in move.receives:
+        piece = None
+        if target is not None and move.wants is not None:
+            piece = form.in_memory_order(target[box.within(move.wants)])
+        into = piece if piece is not None and piece.is_contiguous() else None
+        receives.append(Receive(peer, tuple(form.memory_shape(box.shape)), form.dtype, into))
+    return Moving(move, transport.start(move.key, sends, receives), local, target)
+
+
+def finish(moving: Moving, transport: Transport, form: Format) -> Tensor | None:
+    """Wait for the move and return what is wanted, or None if nothing is."""
+    received = [form.in_logical_order(tensor) for tensor in transport.wait(moving.message)]
+    result = _put_together(moving, received, form)
+    transport.release(moving.message)
+    return result
+
+
+def _put_together(moving: Moving, received: Sequence[Tensor], form: Format) -> Tensor | None:
+    m, wants = moving.move, moving.move.wants
+    if wants is None:
+        return None
+    pieces = [(box, tensor) for (_, box), tensor in zip(m.receives, received, strict=True)]
+    if moving.target is not None:
+        if moving.local is not None and m.local is not None:
+            pieces.append((m.local, moving.local))
+        for box, tensor in pieces:
+            place = moving.target[box.within(wants)]
+            if place.data_ptr() != tensor.data_ptr():
+                place.copy_(tensor)
+        return moving.target
+    if moving.local is not None and m.local is not None:
+        if m.local == wants and not pieces:
+            return moving.local
+        pieces.insert(0, (m.local, moving.local))
+    # Overlapping pieces add up, the first that covers all being copied: what is received may lie in a peer's memory.
+    first = next((i for i, (box, _) in enumerate(pieces) if box == wants), None)
+    total = form.empty(wants.shape)
+    if first is None:
+        total.zero_()
+    else:
+        total.copy_(pieces.pop(first)[1])
+    for box, tensor in pieces:
+        total[box.within(wants)] += tensor
+    return total

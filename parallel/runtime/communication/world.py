@@ -1,0 +1,215 @@
+"""The world of one run: this worker's rank, its device, and the process group that joins the workers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from parallel.config import ClusterConfig, require
+from parallel.runtime.communication.tokens import Inbox, Tokens
+from parallel.runtime.failure.watch import Silent, Watch, is_about_peers
+
+T = TypeVar("T")
+
+GLOO_THREADS_END_S = 0.2
+"""Far more than the microseconds that gloo's threads need after the last collective."""
+START_TIMEOUT_S = 600.0
+"""How long a worker waits for another until warm-up is over, if cluster.timeout_s is not longer: opening data, a
+tracker's server and compiling take one worker longer than another. One that dies is noticed after cluster.timeout_s."""
+
+
+@dataclass(frozen=True)
+class World:
+    """What a worker knows of itself and its peers."""
+
+    rank: int
+    size: int
+    device: torch.device
+    backend: str
+    """gloo or nccl; none for a single worker."""
+    watch: Silent = field(default_factory=Silent, repr=False, compare=False)
+    """Knows when another worker is lost: every wait for others tells it, and raises what it says."""
+    tokens: Tokens | None = field(default=None, repr=False, compare=False)
+    """To the neighbours: other workers to whom messages go through shared memory."""
+    transports: Iterator[int] = field(default_factory=count, repr=False, compare=False)
+    """Numbers them as they are made, which every worker does in the same order."""
+
+    @property
+    def neighbours(self) -> frozenset[int]:
+        """Other workers to whom messages go through shared memory."""
+        return frozenset() if self.tokens is None else self.tokens.peers
+
+    @contextmanager
+    def _together(self, what: str) -> Iterator[None]:
+        self.watch.waits((what,), -1)
+        try:
+            yield
+        except RuntimeError as error:
+            raise self.watch.lost(error) from error
+        self.watch.goes_on()
+
+    def started(self) -> None:
+        """All workers have done what takes long at the start: from now on they wait `cluster.timeout_s` at most."""
+        self.barrier()
+        if isinstance(self.watch, Watch):
+            dist.distributed_c10d._set_pg_timeout(self.watch.started())  # messages take theirs from the watch
+
+    def barrier(self) -> None:
+        """Return when every worker has called this, its device idle."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        if self.size > 1:
+            with self._together("barrier"):
+                dist.barrier()
+
+    def gather(self, value: T) -> list[T]:
+        """Every worker's value, by rank, on every worker."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with self._together("gather"):
+            dist.all_gather_object(values, value)
+        return values
+
+    def gather_to_first(self, value: T) -> list[T]:
+        """Every worker's value, by rank, on worker 0; nothing on the others."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.rank == 0 else None
+        with self._together("gather to worker 0"):
+            dist.gather_object(value, values, dst=0)
+        return values or []
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum of the workers' tensors, on every worker."""
+        if self.size > 1:
+            with self._together("sum"):
+                dist.all_reduce(tensor)
+        return tensor
+
+
+def environment_size() -> int:
+    """How many workers the launcher started; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def choose_device(cluster: ClusterConfig) -> torch.device:
+    """This worker's device. Raises `ValueError` when the configured device or backend is not to be had."""
+    cuda = torch.cuda.is_available()
+    require(cluster.device != "cuda" or cuda, "cluster.device", "cuda", "needs a GPU, and torch sees none; use cpu")
+    require(cluster.backend != "nccl" or cuda, "cluster.backend", "nccl", "needs GPUs, and torch sees none; use gloo")
+    if cluster.device == "cpu" or not cuda:
+        require(cluster.backend != "nccl", "cluster.backend", "nccl", "needs cluster.device=cuda; with cpu use gloo")
+        return torch.device("cpu")
+    require(cluster.backend != "gloo" or environment_size() == 1, "cluster.backend", "gloo",
+            "needs cluster.device=cpu; with cuda use nccl")
+    local, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    require(local < here, "workers", local + 1, f"on this machine are more than its GPUs, {here}: one GPU each")
+    return torch.device("cuda", local)
+
+
+def _place() -> tuple[str, ...] | None:
+    """What two workers must have in common to see each other's memory; None where there is no such thing."""
+    if not sys.platform.startswith("linux") or not hasattr(os, "memfd_create"):
+        return None
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return socket.gethostname(), boot, os.readlink("/proc/self/ns/pid"), str(os.getuid())
+
+
+def _tokens(world: World) -> Tokens | None:
+    """Pipes to the other workers that can see this worker's memory; None if there are none."""
+    places = world.gather(_place() if world.device.type == "cpu" else None)
+    own = places[world.rank]
+    here = [rank for rank, place in enumerate(places) if place is not None and place == own]
+    inbox = Inbox(frozenset(here) - {world.rank})
+    addresses = world.gather(inbox.address)
+    try:
+        tokens = Tokens(world.rank, inbox, {peer: addresses[peer] for peer in inbox.reads}, world.watch)
+    except OSError as error:
+        raise ValueError("cluster.shared_memory=True needs workers that may open each other's files in /proc, and "
+                         f"{error.filename} can't be: {error.strerror}; use cluster.shared_memory=false") from error
+    world.barrier()
+    inbox.opened()
+    return tokens if inbox.reads else None
+
+
+@contextmanager
+def open_world(cluster: ClusterConfig) -> Iterator[World]:
+    """Set this worker's device, threads and allocator, and join the workers that torchrun started.
+
+    Raises `ValueError` when the configured device or backend is not to be had, and `WorkerLost`, from any wait for
+    other workers, when one of them died, hangs or failed. After an exception the process group stays open: closing it
+    would make the other workers fail, too, and theirs might seem to be the first error.
+    """
+    rank, size = int(os.environ.get("RANK", "0")), environment_size()
+    device = choose_device(cluster)
+    torch.set_num_threads(cluster.threads)
+    keep_freed_memory()
+    # Where a network fits its batch well, gradients become denormal numbers, with which a CPU computes several times
+    # more slowly. They are below 1e-37: no result changes. For every strategy and the baseline alike.
+    torch.set_flush_denormal(True)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if size == 1:
+        yield World(0, 1, device, "none")
+        return
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    start_timeout = timedelta(seconds=max(START_TIMEOUT_S, cluster.timeout_s))
+    store, _, _ = next(rendezvous("env://", rank, size, timeout=start_timeout))
+    watch = Watch(rank, size, cluster.timeout_s, start_timeout.total_seconds())
+    dist.init_process_group(
+        backend, store=store, rank=rank, world_size=size, timeout=start_timeout,
+        device_id=device if backend == "nccl" else None,  # makes the communicator now, with all ranks
+    )
+    watch.start()
+    world = World(rank, size, device, backend, watch)
+    try:
+        if cluster.shared_memory:
+            world = replace(world, tokens=_tokens(world))
+        yield world
+        world.barrier()
+        if world.tokens is not None:
+            world.tokens.close()
+    except BaseException as error:
+        if isinstance(error, RuntimeError) and is_about_peers(error):  # DDP has raised it, outside of any wait of ours
+            lost = watch.lost(error)
+            watch.failed(lost)
+            raise lost from error
+        watch.failed(error)
+        raise
+    watch.close()
+    # A gloo thread that still drops its last tensor needs the interpreter's lock, and the group's destructor waits for
+    # that thread with the lock held: without this pause a run in some dozens never ends.
+    time.sleep(GLOO_THREADS_END_S if backend == "gloo" else 0.0)
+    dist.destroy_process_group()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large buffers after they are freed.
+
+    By default it returns each to the kernel, and the page faults of the next step cost up to a fifth of it. Called
+    for every strategy and the baseline alike, or the speedups would compare allocators.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
+    libc.mallopt(mmap_threshold, 1 << 30)
+    libc.mallopt(trim_threshold, (1 << 31) - 1)
+    libc.mallopt(top_pad, 64 << 20)

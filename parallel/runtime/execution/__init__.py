@@ -1,0 +1,1 @@
+"""Interpreting a program on one worker: steps, parameters, buffers; and the outside reference, DDP."""

@@ -1,0 +1,144 @@
+"""torch's own DistributedDataParallel, the outside reference that our data-parallel plan is timed and checked against.
+
+It is set up as its documentation advises for speed: gradients as views of the buckets, a static graph, a fused
+optimizer. Only the dropout layers are replaced, by the masks that every strategy has, so that its loss curve is theirs.
+
+A batch norm has the statistics of each worker's own samples, as whoever uses DDP has them: torch's SyncBatchNorm runs
+on GPUs only. So with batch norm its training is another than ours, which has the whole batch's, and than one worker's.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from parallel.config import require
+from parallel.graph.box import Box, cut
+from parallel.graph.ops.dropout import dropout_mask, step_key
+from parallel.program.precision import DTYPES
+from parallel.runtime.communication.world import World
+from parallel.runtime.execution.metrics import hits
+from parallel.runtime.execution.parameters import ParameterName
+from parallel.runtime.execution.runtime import named_weights
+from parallel.runtime.instrumentation.clock import Clock
+from parallel.runtime.instrumentation.observe import Observer, observe_modules
+
+
+@dataclass
+class _Step:
+    """What the masks of a step depend on."""
+
+    key: Tensor
+    samples: Tensor
+
+
+class _Dropout(nn.Module):
+    def __init__(self, name: str, p: float, step: _Step) -> None:
+        super().__init__()
+        self.op, self.p, self.step = zlib.crc32(name.encode()), p, step
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0.0:
+            return x
+        return x * dropout_mask(key=self.step.key, op=self.op, samples=self.step.samples,
+                                box=Box.whole(tuple(x.shape)), shape=tuple(x.shape[1:]), p=self.p, dtype=x.dtype)
+
+
+def check_ddp_batch(batch_size: int, workers: int) -> None:
+    """Raise `ValueError` if DDP, which averages the workers' means, cannot divide the batch equally."""
+    require(batch_size % workers == 0, "trainer.batch_size", batch_size,
+            f"must be a multiple of workers={workers} for strategy=ddp, which averages equal parts")
+
+
+class DataDistributed:
+    """An `Engine` around DDP: each worker has the whole model and an equal part of the batch."""
+
+    splits_time = False  # DDP waits inside backward, out of the clock's sight
+
+    def __init__(
+        self, model: nn.Module, world: World, *, batch_size: int, seed: int, precision: str, channels_last: bool,
+        momentum: float, weight_decay: float, bucket_mb: float, compile: bool = False,
+        observer: Observer | None = None,
+    ) -> None:
+        """`model` gives the initial weights; it becomes part of this engine."""
+        check_ddp_batch(batch_size, world.size)
+        self.clock = Clock(world.device)
+        self._world, self._seed, self._batch_size = world, seed, batch_size
+        self._autocast = precision == "bf16"
+        rows = range(*cut(batch_size, world.size, world.rank))
+        self.image_positions, self.label_positions = list(rows), list(rows)
+        self._step = _Step(step_key(seed, 0, world.device), torch.tensor(rows, dtype=torch.int64, device=world.device))
+        for name, layer in list(model.named_modules()):
+            if isinstance(layer, nn.Dropout):
+                parent, _, child = name.rpartition(".")
+                setattr(model.get_submodule(parent), child, _Dropout(name, layer.p, self._step))
+        if observer is not None:
+            observe_modules(model, observer, lambda count: self._step.samples)
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        model = model.to(world.device, DTYPES[precision])
+        model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
+        self._model: nn.Module = model
+        if world.size > 1:
+            ids = [world.device.index] if world.device.type == "cuda" else None
+            self._model = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True,
+                                                  static_graph=True, bucket_cap_mb=bucket_mb)
+        self._plain = model
+        if compile:
+            self._model = torch.compile(self._model)  # type: ignore[assignment]
+        self._sgd = torch.optim.SGD(model.parameters(), lr=0.0, momentum=momentum, weight_decay=weight_decay,
+                                    fused=True)
+        self._buffers = [buffer.clone() for buffer in model.buffers()]
+        self._parameter_bytes = sum(p.nbytes for p in model.parameters())
+        self._steps = 0
+
+    @property
+    def bytes_sent(self) -> int:
+        """By the ring all-reduce's formula, 2(K−1)/K of the gradients a step: DDP does not count them."""
+        share = 2 * (self._world.size - 1) / self._world.size
+        return round(self._steps * share * self._parameter_bytes)
+
+    def train_step(self, images: Tensor, labels: Tensor, *, step: int, lr: float) -> Tensor:
+        self._step.key = step_key(self._seed, step, self._world.device)
+        self._model.train()
+        with self._autocasting():
+            logits = self._model(images)
+        loss = F.cross_entropy(logits if logits.dtype.itemsize >= 4 else logits.float(), labels)
+        self._sgd.zero_grad()
+        loss.backward()
+        for group in self._sgd.param_groups:
+            group["lr"] = lr
+        self._sgd.step()
+        self._steps += 1
+        return loss.detach().double() / self._world.size
+
+    @torch.no_grad()
+    def evaluate_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        self._model.eval()
+        with self._autocasting():
+            logits = self._plain(images)
+        logits = logits if logits.dtype.itemsize >= 4 else logits.float()
+        return hits(logits, labels, F.cross_entropy(logits, labels, reduction="none", ignore_index=-1))
+
+    def gathered(self, kind: str = "weights") -> dict[ParameterName, Tensor]:
+        """Weights, or the last step's gradients: on worker 0, which has them all; elsewhere empty."""
+        if self._world.rank > 0:
+            return {}
+        weights = named_weights(self._plain)
+        if kind == "weights":
+            return weights
+        gradients = [p.grad for p in self._plain.parameters()]
+        return {name: torch.zeros_like(w) if g is None else g.clone()
+                for (name, w), g in zip(weights.items(), gradients, strict=True)}
+
+    def forget_momentum(self) -> None:
+        self._sgd.state.clear()
+        for buffer, initial in zip(self._plain.buffers(), self._buffers, strict=True):
+            buffer.copy_(initial)  # the running statistics, which warm-up changed
+
+    def _autocasting(self) -> torch.autocast:
+        return torch.autocast(self._world.device.type, torch.bfloat16, enabled=self._autocast)

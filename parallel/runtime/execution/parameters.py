@@ -1,0 +1,224 @@
+"""A worker's parameters: kept in buckets, gradients summed and updates shared out among the workers that hold them.
+
+For a bucket that K workers hold, each worker
+
+    1. sends every other worker that worker's shard of its gradient, and adds what it receives to its own shard;
+    2. updates its shard, and keeps the momentum of its shard only;
+    3. sends its updated shard to the others.
+
+That moves the bytes of a ring all-reduce, 2(K−1)/K of the bucket, and divides the update by K (Krizhevsky 2014,
+section 4.1, on weight synchronisation). Step 1 begins as soon as backward has the gradient; step 3 is waited for when
+the next forward needs the parameter.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.optim.sgd import sgd
+
+from parallel.graph.box import Box
+from parallel.program import Bucket, Program
+from parallel.runtime.communication.exchange import Format
+from parallel.runtime.communication.transport import Message, Receive, Transport
+from parallel.runtime.communication.world import World
+
+ParameterName = tuple[str, str]
+"""Op and parameter."""
+
+
+class HeldBucket:
+    """One bucket on one worker."""
+
+    def __init__(self, bucket: Bucket, weights: Mapping[ParameterName, Tensor], form: Format, world: World,
+                 transport: Transport) -> None:
+        self.bucket = bucket
+        self._form = form
+        self._rank = world.rank
+        self.ready = 0
+        """Parameters whose gradient of the last pass is there."""
+        self.syncing = False
+        common = transport.share(("weights", bucket.index), world.rank, bucket.workers, bucket.size, form.dtype)
+        self._common = common is not None
+        """The workers' weights are the same memory."""
+        self._flat = torch.empty(bucket.size, dtype=form.dtype, device=form.device) if common is None else common
+        self.parameters: dict[ParameterName, Tensor] = {}
+        offset = 0
+        for name, box in zip(bucket.parameters, bucket.boxes, strict=True):
+            shape = form.memory_shape(box.shape)
+            view = form.in_logical_order(self._flat[offset : offset + box.volume].view(shape))
+            view.copy_(weights[name][box.within(Box.whole(tuple(weights[name].shape)))])
+            self.parameters[name] = view.requires_grad_()
+            offset += box.volume
+        start, stop = bucket.shard(world.rank)
+        self.shard = self._flat[start:stop]
+        self.momentum = torch.zeros_like(self.shard)
+        self.gradient: Tensor | None = None
+        """Of the shard, summed over the workers; after the sync."""
+        self._message: Message | None = None
+        self._gather: Message | None = None
+
+    @property
+    def shared(self) -> bool:
+        return len(self.bucket.workers) > 1
+
+    def _flat_gradient(self) -> Tensor:
+        flats = []
+        for parameter in self.parameters.values():
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            flats.append(self._form.in_memory_order(gradient).reshape(-1))
+        return flats[0] if len(flats) == 1 else torch.cat(flats)
+
+    def start_sync(self, transport: Transport) -> None:
+        """Send the gradient's shards to the workers that update them."""
+        flat, (start, stop) = self._flat_gradient(), self.bucket.shard(self._rank)
+        self.gradient = flat[start:stop]
+        if not self.shared:
+            return
+        peers = [worker for worker in self.bucket.workers if worker != self._rank]
+        sends = [(peer, flat[slice(*self.bucket.shard(peer))]) for peer in peers]
+        receives = [Receive(peer, tuple(self.gradient.shape), flat.dtype) for peer in peers]
+        self._message = transport.start(("sum", self.bucket.index), sends, receives)
+
+    def finish_sync(self, transport: Transport) -> None:
+        """Wait for the others' gradients and add them."""
+        if self._message is None or self.gradient is None:
+            return
+        for received in transport.wait(self._message):
+            self.gradient.add_(received)
+        transport.release(self._message)
+        self._message = None
+
+    def start_gather(self, transport: Transport) -> None:
+        """Send the updated shard to the others and receive theirs, in place."""
+        if not self.shared:
+            return
+        peers = [worker for worker in self.bucket.workers if worker != self._rank]
+        if self._common:
+            self._gather = transport.announce(("gather", self.bucket.index), peers, self.shard.nbytes)
+            return
+        shards = []
+        for peer in peers:
+            place = self._flat[slice(*self.bucket.shard(peer))]
+            shards.append(Receive(peer, tuple(place.shape), place.dtype, place))
+        self._gather = transport.start(("gather", self.bucket.index), [(peer, self.shard) for peer in peers], shards)
+
+    def finish_gather(self, transport: Transport) -> None:
+        """Wait until the whole bucket is up to date."""
+        if self._gather is not None:
+            transport.wait(self._gather)
+            transport.release(self._gather)
+            self._gather = None
+
+    def clear(self) -> None:
+        """Forget the gradients that backward left."""
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+
+class Parameters(Mapping[str, Mapping[str, Tensor]]):
+    """All buckets of one worker."""
+
+    def __init__(
+        self, program: Program, weights: Mapping[ParameterName, Tensor], world: World, transport: Transport,
+        form: Format, *, momentum: float, weight_decay: float, keep_gradients: bool = False,
+    ) -> None:
+        self._transport = transport
+        self._keep_gradients = keep_gradients
+        self._momentum, self._weight_decay = momentum, weight_decay
+        self.buckets = {b.index: HeldBucket(b, weights, form, world, transport) for b in program.buckets
+                        if world.rank in b.workers}
+        self._of_op: dict[str, dict[str, Tensor]] = {op.name: {} for op in program.graph}
+        self._buckets_of_op: dict[str, list[HeldBucket]] = {op.name: [] for op in program.graph}
+        for held in self.buckets.values():
+            for (op, name), tensor in held.parameters.items():
+                self._of_op[op][name] = tensor
+                if held.shared and held not in self._buckets_of_op[op]:
+                    self._buckets_of_op[op].append(held)
+                if held.shared:
+                    tensor.register_post_accumulate_grad_hook(self._on_gradient(held))
+
+    def _on_gradient(self, held: HeldBucket) -> Callable[[Tensor], None]:
+        # A strong reference would be a cycle by way of the parameter that the garbage collector does not see: the
+        # weights would never be freed.
+        reference, transport = weakref.ref(held), self._transport
+
+        def hook(_: Tensor) -> None:
+            own = reference()
+            if own is not None and own.syncing:
+                own.ready += 1
+                if own.ready == len(own.parameters):
+                    own.start_sync(transport)
+
+        return hook
+
+    def __getitem__(self, op: str) -> Mapping[str, Tensor]:
+        """The parameters of an op that this worker holds, up to date."""
+        for held in self._buckets_of_op[op]:
+            held.finish_gather(self._transport)
+        return self._of_op[op]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of_op)
+
+    def __len__(self) -> int:
+        return len(self._of_op)
+
+    def expect(self, buckets: Sequence[int]) -> None:
+        """The backward that follows completes these buckets: sum each as soon as it is there."""
+        for index in buckets:
+            held = self.buckets[index]
+            held.syncing, held.ready, held.gradient = True, 0, None
+
+    def update(self, index: int, lr: float) -> None:
+        """Wait for the summed gradient, do one step of SGD on this worker's shard, and begin to send it around."""
+        held = self.buckets[index]
+        if held.gradient is None:
+            held.start_sync(self._transport)
+        held.finish_sync(self._transport)
+        held.syncing = False
+        gradient = held.gradient
+        if gradient is None:
+            raise RuntimeError(f"bucket {index} has no gradient to update with")
+        with torch.no_grad():
+            sgd([held.shard], [gradient], [held.momentum], fused=True, lr=lr, momentum=self._momentum,
+                weight_decay=self._weight_decay, dampening=0.0, nesterov=False, maximize=False)
+            held.start_gather(self._transport)
+        held.clear()
+        if not self._keep_gradients:
+            held.gradient = None
+
+    def forget_momentum(self) -> None:
+        for held in self.buckets.values():
+            held.momentum.zero_()
+
+    def settle(self) -> None:
+        """Wait until every parameter that this worker holds is up to date."""
+        for held in self.buckets.values():
+            held.finish_gather(self._transport)
+
+    def gradients(self) -> dict[int, Tensor]:
+        """This worker's shard of the last step's summed gradients, by bucket."""
+        return {index: held.gradient for index, held in self.buckets.items() if held.gradient is not None}
+
+    def shards(self) -> dict[int, Tensor]:
+        """This worker's shard of the parameters, by bucket."""
+        return {index: held.shard.detach() for index, held in self.buckets.items()}
+
+
+def assemble(program: Program, shards: Sequence[Mapping[int, Tensor]], form: Format) -> dict[ParameterName, Tensor]:
+    """Whole parameters (or gradients) from the workers' shards, given by rank."""
+    whole: dict[ParameterName, Tensor] = {}
+    for bucket in program.buckets:
+        flat = torch.cat([shards[worker][bucket.index].cpu() for worker in bucket.workers])
+        offset = 0
+        for (op, name), box in zip(bucket.parameters, bucket.boxes, strict=True):
+            shape = program.graph[op].parameters[name]
+            tensor = whole.setdefault((op, name), torch.zeros(shape, dtype=flat.dtype))
+            piece = flat[offset : offset + box.volume].view(form.memory_shape(box.shape))
+            tensor[box.within(Box.whole(shape))] = form.in_logical_order(piece)
+            offset += box.volume
+    return whole

@@ -1,0 +1,156 @@
+"""What a worker's side of a program comes to before the first step: everything that no step changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from parallel.graph import INPUT, LOSS
+from parallel.graph.box import Box
+from parallel.graph.ops import Context, Part
+from parallel.program import Exchange, Program, Segment
+from parallel.runtime.communication.exchange import Move, move
+from parallel.runtime.instrumentation.observe import Observer, observed
+
+Compute = Callable[
+    [Mapping[str, Part], Mapping[tuple[str, str], Tensor], Tensor, Mapping[str, Mapping[str, Tensor]], Context],
+    dict[str, Tensor],
+]
+"""(parts, leaves by producer and consumer, labels, parameters, context) → outputs by op."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A segment for a micro-batch on this worker, with everything that does not change from step to step."""
+
+    segment: Segment
+    micro_batch: int | None
+    parts: Mapping[str, Part]
+    samples: Tensor
+    images: Mapping[str, tuple[slice, Box]]
+    """Per op that reads the images: rows of the loaded batch, and the box of them."""
+    labels: slice
+    """Rows of the loaded labels, if the loss is here."""
+
+
+class Prepared:
+    """One worker's work items, exchanges and segment functions."""
+
+    def __init__(self, program: Program, rank: int, device: torch.device, compile: bool,
+                 observer: Observer | None = None) -> None:
+        self.program = program
+        self._rank, self._device = rank, device
+        self.image_positions: list[int] = []
+        """Positions in the global batch of the images that this worker needs, in the order of its loaded rows."""
+        self.label_positions: list[int] = []
+        """Likewise of the labels."""
+        self._image_rows: dict[tuple[int, ...], slice] = {}
+        """Rows of the loaded batch by their positions: ops that read the same images share them."""
+        self.work: dict[tuple[int, int | None], Work] = {}
+        for segment in program.segments:
+            if rank in segment.workers:
+                for m in [None] if segment.merged else range(program.plan.micro_batches):
+                    self.work[segment.index, m] = self._prepare(segment, m)
+        self.rows = {name: self._merged_rows(name) for name in program.merged if rank in program.plan[name].on}
+        self.moves = {key: self._both_ways(exchange) for key, exchange in program.exchanges.items()
+                      if rank in exchange.workers}
+        self.incoming = {(e.consumer, e.value) for e in program.exchanges.values()}
+        """Consumer and producer of every edge with an exchange."""
+        self.entering: list[list[tuple[str, str]]] = []
+        """Per segment, the edges (producer, consumer) that enter it from others."""
+        self.leaving: list[list[str]] = []
+        """Per segment, its ops that others read; and the loss."""
+        self.compute: list[Compute] = []
+        for segment in program.segments:
+            ops = set(segment.ops)
+            self.entering.append([(producer, name) for name in segment.ops for producer in program.graph[name].inputs
+                                  if producer != INPUT and producer not in ops])
+            read = {producer for op in program.graph for producer in op.inputs if op.name not in ops} | {LOSS}
+            self.leaving.append([name for name in segment.ops if name in read])
+            self.compute.append(self._segment_function(segment, compile, observer))
+
+    def _prepare(self, segment: Segment, m: int | None) -> Work:
+        rank, program = self._rank, self.program
+        batches = range(program.plan.micro_batches) if m is None else [m]
+        parts: dict[str, Part] = {}
+        images: dict[str, tuple[slice, Box]] = {}
+        samples: list[int] = []
+        for name in segment.ops:
+            of_batches = [p for b in batches if (p := program.part(name, rank, b)) is not None]
+            parts[name] = of_batches[0]
+            rows = [i for p in of_batches for i in range(*p.box.spans[0])]
+            samples = rows
+            if INPUT in program.graph[name].inputs:
+                op = program.graph[name]
+                box = op.needs(of_batches[0])[op.inputs.index(INPUT)]
+                images[name] = self._load(tuple(rows)), box
+        labels = slice(0, 0)
+        if LOSS in segment.ops:
+            labels = slice(len(self.label_positions), len(self.label_positions) + len(samples))
+            self.label_positions += samples
+        positions = torch.tensor(samples, dtype=torch.int64, device=self._device)
+        return Work(segment, m, parts, positions, images, labels)
+
+    def _load(self, positions: tuple[int, ...]) -> slice:
+        """Rows of the loaded batch that have the images at these positions."""
+        if positions not in self._image_rows:
+            first = len(self.image_positions)
+            self.image_positions += positions
+            self._image_rows[positions] = slice(first, len(self.image_positions))
+        return self._image_rows[positions]
+
+    def _merged_rows(self, name: str) -> list[slice]:
+        """Where each micro-batch lies in the output of a merged op on this worker."""
+        rows, first = [], 0
+        for m in range(self.program.plan.micro_batches):
+            box = self.program.output(name, self._rank, m)
+            count = 0 if box is None else box.shape[0]
+            rows.append(slice(first, first + count))
+            first += count
+        return rows
+
+    def _both_ways(self, exchange: Exchange) -> tuple[Move, Move]:
+        def one_way(transposed: bool) -> Move:
+            key = exchange.index, exchange.micro_batch, "<" if transposed else ">"
+            return move(key, self._rank, exchange.transfers, exchange.holds, exchange.needs,
+                        transposed=transposed, adds=exchange.adds)
+
+        return one_way(False), one_way(True)
+
+    def _segment_function(self, segment: Segment, compile: bool, observer: Observer | None) -> Compute:
+        """Computes a segment's ops from its leaves; returns what leaves it, and the logits if they are here."""
+        ops = [self.program.graph[name] for name in segment.ops]
+        forwards = [(op, op.forward if observer is None else observed(op, observer)) for op in ops]
+        results = {*self.leaving[segment.index], *(self.program.graph[LOSS].inputs if LOSS in segment.ops else ())}
+
+        def compute(
+            parts: Mapping[str, Part], leaves: Mapping[tuple[str, str], Tensor], labels: Tensor,
+            parameters: Mapping[str, Mapping[str, Tensor]], context: Context,
+        ) -> dict[str, Tensor]:
+            values: dict[str, Tensor] = {}
+            for op, forward in forwards:
+                xs = [leaves[producer, op.name] if (producer, op.name) in leaves else values[producer]
+                      for producer in op.inputs]
+                if op.name == LOSS:
+                    xs.append(labels)
+                values[op.name] = forward(parts[op.name], xs, parameters[op.name], context)
+            return {name: tensor for name, tensor in values.items() if name in results}
+
+        if not compile:
+            return compute
+        # Dynamo counts recompilations per code object, which all segments would share: past its limit of eight, the
+        # rest would silently run uncompiled.
+        compute.__code__ = compute.__code__.replace(co_name=f"segment_{segment.index}")
+        compiled = torch.compile(compute, dynamic=False)
+
+        def compute_compiled(
+            parts: Mapping[str, Part], leaves: Mapping[tuple[str, str], Tensor], labels: Tensor,
+            parameters: Mapping[str, Mapping[str, Tensor]], context: Context,
+        ) -> dict[str, Tensor]:
+            # Waiting for parameters is no tensor operation: do it before the compiled region.
+            return compiled(parts, leaves, labels, {op.name: dict(parameters[op.name]) for op in ops}, context)
+
+        return compute_compiled

@@ -1,0 +1,130 @@
+"""One step on one worker: the values and gradients that live from its first instruction to its last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from parallel.graph import INPUT, LOSS
+from parallel.graph.ops import Context
+from parallel.program import Exchange
+from parallel.runtime.communication.exchange import Format, Moving, finish, start
+from parallel.runtime.communication.transport import Transport
+from parallel.runtime.execution.metrics import hits
+from parallel.runtime.execution.parameters import Parameters
+from parallel.runtime.execution.prepared import Prepared, Work
+
+Value = tuple[str, int | None]
+"""An op's output for a micro-batch; None: for all of them, by a merged segment."""
+Edge = tuple[str, str, int | None]
+"""Producer, consumer, micro-batch."""
+
+
+class StepRun:
+    """The interpreter's state: each instruction of the program is a method."""
+
+    def __init__(self, prepared: Prepared, parameters: Parameters, transport: Transport, form: Format, images: Tensor,
+                 labels: Tensor, *, training: bool, autocast: bool, key: Tensor,
+                 buffers: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self._p, self._parameters, self._transport, self._form = prepared, parameters, transport, form
+        self._buffers = buffers
+        self._images, self._labels = images, labels
+        self._training, self._autocast, self._key = training, autocast, key
+        self._values: dict[Value, Tensor] = {}
+        self._gradients: dict[Value, Tensor] = {}
+        self._leaves: dict[Edge, Tensor] = {}
+        self._moving: dict[tuple[int, int, bool], Moving] = {}
+        self.loss = torch.zeros((), dtype=torch.float64, device=form.device)
+        self.hits = torch.zeros(4, dtype=torch.float64, device=form.device)
+
+    def forward(self, work: Work) -> None:
+        p, segment, m = self._p, work.segment, work.micro_batch
+        leaves: dict[tuple[str, str], Tensor] = {}
+        for op, (rows, box) in work.images.items():
+            leaves[INPUT, op] = self._images[(rows, *(slice(*span) for span in box.spans[1:]))]
+        for producer, op in p.entering[segment.index]:
+            if (producer, op, m) not in self._leaves:  # no exchange brought it: it was computed here
+                self._leaves[producer, op, m] = self._values[producer, m].detach().requires_grad_(self._training)
+            leaves[producer, op] = self._leaves[producer, op, m]
+        context = Context(self._training, self._key, work.samples, self._buffers)
+        with (
+            torch.autocast(self._form.device.type, torch.bfloat16, enabled=self._autocast),
+            torch.set_grad_enabled(self._training),
+        ):
+            outputs = p.compute[segment.index](
+                work.parts, leaves, self._labels[work.labels], self._parameters, context)
+        for name, tensor in outputs.items():
+            self._values[name, m] = tensor
+        if LOSS in outputs:
+            self.loss += outputs[LOSS].detach().sum() / p.program.batch_size
+            if not self._training:
+                (logits,) = p.program.graph[LOSS].inputs
+                scores = leaves[logits, LOSS] if (logits, LOSS) in leaves else outputs[logits]
+                self.hits += hits(scores, self._labels[work.labels], outputs[LOSS])
+
+    def backward(self, work: Work) -> None:
+        p, segment, m = self._p, work.segment, work.micro_batch
+        tensors, gradients = [], []
+        for name in p.leaving[segment.index]:
+            tensor = self._values.pop((name, m))
+            if name == LOSS:
+                tensors.append(tensor)
+                gradients.append(torch.full_like(tensor, p.program.loss_scale))
+            elif (name, m) in self._gradients:
+                returned = self._gradients.pop((name, m))
+                if tensor.requires_grad:  # not where the images have met no weights yet
+                    tensors.append(tensor)
+                    gradients.append(returned.to(tensor.dtype))
+        torch.autograd.backward(tensors, gradients)
+        for producer, op in p.entering[segment.index]:
+            if (op, producer) in p.incoming:
+                continue  # its exchange takes it back
+            gradient = self._leaves.pop((producer, op, m)).grad
+            if gradient is not None:
+                self._add_gradient(producer, m, gradient)
+
+    def start(self, index: int, m: int, backward: bool) -> None:
+        p, exchange, held = self._p, self._p.program.exchanges[index, m], None
+        moves = p.moves[index, m][backward]
+        if not backward and moves.has is not None:
+            merged = exchange.value in p.rows
+            held = self._values[exchange.value, None if merged else m]
+            held = held[p.rows[exchange.value][m]] if merged else held
+        if backward and moves.has is not None:
+            held = self._leaves.pop((exchange.value, exchange.consumer, m)).grad
+        self._moving[index, m, backward] = start(moves, held, self._transport, self._form_of(exchange))
+
+    def wait(self, index: int, m: int, backward: bool) -> None:
+        exchange = self._p.program.exchanges[index, m]
+        tensor = finish(self._moving.pop((index, m, backward)), self._transport, self._form_of(exchange))
+        if tensor is None:
+            return
+        if backward:
+            self._add_gradient(exchange.value, m, tensor)
+        else:
+            leaf = tensor.detach().requires_grad_(self._training)
+            self._leaves[exchange.value, exchange.consumer, m] = leaf
+
+    def _form_of(self, exchange: Exchange) -> Format:
+        return replace(self._form, dtype=torch.float64) if exchange.wide else self._form
+
+    def _add_gradient(self, value: str, m: int | None, gradient: Tensor) -> None:
+        p = self._p
+        if value in p.rows and m is not None:
+            if (value, None) not in self._gradients:
+                self._gradients[value, None] = torch.zeros_like(self._values[value, None], dtype=gradient.dtype)
+            if p.program.plan.update == "pass":  # the passes' losses are means over a pass, this op's is over the batch
+                gradient = gradient / p.program.plan.micro_batches
+            self._gradients[value, None][p.rows[value][m]] += gradient
+        elif (value, m) in self._gradients:
+            self._gradients[value, m] = self._gradients[value, m] + gradient
+        else:
+            self._gradients[value, m] = gradient
+
+    def close(self) -> None:
+        """Wait for what was only sent."""
+        for (index, m, _), moving in self._moving.items():
+            finish(moving, self._transport, self._form_of(self._p.program.exchanges[index, m]))

@@ -1,0 +1,1 @@
+"""Noticing that a worker died, hangs or computes nonsense, and naming it."""

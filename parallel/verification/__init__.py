@@ -1,0 +1,1 @@
+"""Holding a plan against plain PyTorch: parity of losses, gradients and weights, and the first difference."""

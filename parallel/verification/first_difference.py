@@ -1,0 +1,198 @@
+"""Where a plan's training first departs from plain PyTorch: the step, the op, the worker and the box.
+
+Both sides run again with an observer, and are compared step by step: the ops' outputs in forward order, then, from the
+last op to the first, what each op's backward gives, the gradients of its parameters and of its inputs; then the updated
+weights. What comes first in that order cannot be the consequence of another op's fault. An op is compared where plain
+PyTorch computes it in a layer of the same name; the calls of functions in a residual network are seen by what reads
+them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from parallel.graph import Graph
+from parallel.graph.box import Box, Span
+from parallel.runtime.instrumentation.observe import Observer
+
+NEGLIGIBLE = 1e-4
+"""Of the largest number among all gradients, or weights: what is smaller is held against that."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A worker's part of an op's output, or of its gradient."""
+
+    box: Box
+    """[n, …]; only the dims after n say where it lies."""
+    rows: Tensor
+    """int64 [n], positions in the global batch."""
+    tensor: Tensor
+
+
+class Recorder(Observer):
+    """Keeps a step's outputs and their gradients."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[str, list[Piece]] = {}
+        self.gradients: dict[str, list[Piece]] = {}
+
+    def clear(self) -> None:
+        """Forget the last step."""
+        self.outputs, self.gradients = {}, {}
+
+    def output(self, op: str, box: Box, rows: Tensor, tensor: Tensor) -> None:
+        self.outputs.setdefault(op, []).append(Piece(box, rows, tensor.clone()))
+
+    def output_gradient(self, op: str, box: Box, rows: Tensor, gradient: Tensor) -> None:
+        self.gradients.setdefault(op, []).append(Piece(box, rows, gradient.clone()))
+
+
+Recorded = tuple[Mapping[str, Sequence[Piece]], Mapping[str, Sequence[Piece]]]
+"""One worker's outputs and gradients."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a difference is, and how large."""
+
+    what: str
+    """forward of pool2"""
+    where: str
+    """worker 1, box [0:16, 0:192, 3:7, 0:7]"""
+    difference: float
+    """Relative to the largest magnitude of the right values."""
+
+    def __str__(self) -> str:
+        return ", ".join(filter(None, (self.what, self.where))) + f": {self.difference:.1e}"
+
+
+def compare_step(graph: Graph, passes: Sequence[Span], ours: Sequence[Recorded], theirs: Recorded,
+                 gradients: Mapping[str, tuple[Tensor, Tensor]], tolerance: float) -> Place | None:
+    """The first difference above `tolerance` in what a step's forward and backward gave.
+
+    `passes` are spans of samples, each of which is trained on with the weights that the one before it left; `ours` is
+    by worker; `gradients` has those of a parameter (`conv1.weight`) in the last pass, ours and theirs.
+    """
+    for number, samples in enumerate(passes):
+        known = gradients if number == len(passes) - 1 else {}
+        found = _compare_pass(graph, [(_only(samples, outputs), _only(samples, back)) for outputs, back in ours],
+                              (_only(samples, theirs[0]), _only(samples, theirs[1])), known, tolerance)
+        if found is not None:
+            return found
+    return None
+
+
+def _only(samples: Span, pieces: Mapping[str, Sequence[Piece]]) -> dict[str, list[Piece]]:
+    """The rows of all pieces that are among the samples."""
+    result: dict[str, list[Piece]] = {}
+    for op, of_op in pieces.items():
+        for piece in of_op:
+            inside = (piece.rows >= samples[0]) & (piece.rows < samples[1])
+            if inside.any():
+                result.setdefault(op, []).append(Piece(piece.box, piece.rows[inside], piece.tensor[inside]))
+    return result
+
+
+def _compare_pass(graph: Graph, ours: Sequence[Recorded], theirs: Recorded,
+                  gradients: Mapping[str, tuple[Tensor, Tensor]], tolerance: float) -> Place | None:
+    for name in graph.names:
+        found = _compare(name, [outputs for outputs, _ in ours], theirs[0], tolerance, adds=True)
+        if found is not None:
+            return Place(f"forward of {name}", *found)
+    scale = magnitude(theirs for _, theirs in gradients.values())
+    readers = {op.name: [other.name for other in graph if op.name in other.inputs] for op in graph}
+    waiting = {name: set(names) for name, names in readers.items()}
+    for op in reversed(graph.ops):
+        for name in op.parameters:
+            pair = gradients.get(f"{op.name}.{name}")
+            if pair is not None and not (difference := relative(*pair, scale)) <= tolerance:
+                return Place(f"backward of {op.name}, gradient of its {name}", "", difference)
+        for producer in op.inputs:
+            if producer not in waiting:
+                continue  # the images
+            waiting[producer].discard(op.name)
+            found = None
+            if not waiting[producer]:
+                found = _compare(producer, [seen for _, seen in ours], theirs[1], tolerance, adds=False)
+            if found is not None:
+                return Place(f"backward of {' or '.join(readers[producer])}, gradient of its input {producer}", *found)
+    return None
+
+
+def compare_weights(weights: Mapping[str, tuple[Tensor, Tensor]], tolerance: float) -> Place | None:
+    """The first parameter whose update differs, though its gradient does not; weights are given ours and theirs."""
+    scale = magnitude(theirs for _, theirs in weights.values())
+    for name, pair in weights.items():
+        if not (difference := relative(*pair, scale)) <= tolerance:
+            return Place(f"update of {name}", "", difference)
+    return None
+
+
+def relative(ours: Tensor, theirs: Tensor, scale: float) -> float:
+    """Largest difference of two tensors relative to the second's largest magnitude, or to `NEGLIGIBLE` of the `scale`
+    of all tensors that they are among, if that is more: a gradient that is nothing but rounding, as that of a bias
+    before batch normalisation, has no magnitude of its own."""
+    return ((ours - theirs).abs().max() / theirs.abs().max().clamp_min(max(NEGLIGIBLE * scale, 1e-300))).item()
+
+
+def magnitude(tensors: Iterable[Tensor]) -> float:
+    """The largest of all numbers, but for signs."""
+    return max((tensor.abs().max().item() for tensor in tensors), default=0.0)
+
+
+def _compare(op: str, ours: Sequence[Mapping[str, Sequence[Piece]]], theirs: Mapping[str, Sequence[Piece]],
+             tolerance: float, adds: bool) -> tuple[str, float] | None:
+    """Where the workers' pieces differ most from the whole, and by how much; None if they do not, or if there is no
+    whole. `adds`: pieces of the same box are partial sums."""
+    if op not in theirs:
+        return None
+    rows = torch.cat([piece.rows for piece in theirs[op]])
+    if len(rows.unique()) != len(rows):
+        return None  # a layer that is used more than once
+    whole = torch.zeros(int(rows.max()) + 1, *theirs[op][0].tensor.shape[1:], dtype=torch.float64)
+    for piece in theirs[op]:
+        whole[piece.rows] = piece.tensor.double()
+    scale = whole.abs().max().clamp_min(1e-300)
+    summed = _summed(op, ours, whole.shape) if adds else {}
+    worst: tuple[str, float] | None = None
+    for worker, pieces in enumerate(ours):
+        for piece in pieces.get(op, ()):
+            index = _index(piece)
+            value = summed["all"][index] if summed else piece.tensor.double()
+            apart = (value - whole[index]).abs() / scale
+            apart = torch.nan_to_num(apart, nan=float("inf"), posinf=float("inf"))
+            largest = apart.max().item() if apart.numel() else 0.0
+            if largest > tolerance and (worst is None or largest > worst[1]):
+                who = f"worker {worker}" + (" and others, a sum of parts" if summed else "")
+                worst = f"{who}, box {_box(apart > tolerance, piece)}", largest
+    return worst
+
+
+def _summed(op: str, ours: Sequence[Mapping[str, Sequence[Piece]]], shape: Sequence[int]) -> dict[str, Tensor]:
+    """All pieces added up, if any overlap."""
+    total, times = torch.zeros(*shape, dtype=torch.float64), torch.zeros(*shape, dtype=torch.int64)
+    for pieces in ours:
+        for piece in pieces.get(op, ()):
+            total[_index(piece)] += piece.tensor.double()
+            times[_index(piece)] += 1
+    return {"all": total} if int(times.max()) > 1 else {}
+
+
+def _index(piece: Piece) -> tuple[Tensor, ...]:
+    """Where the piece lies in the whole tensor."""
+    spans = [piece.rows, *(torch.arange(*span) for span in piece.box.spans[1:])]
+    return tuple(span.view(*(-1 if i == j else 1 for j in range(len(spans)))) for i, span in enumerate(spans))
+
+
+def _box(wrong: Tensor, piece: Piece) -> Box:
+    """The smallest box of the whole tensor that holds all that is wrong in the piece."""
+    places = wrong.nonzero()
+    low, high = places.min(dim=0).values.tolist(), places.max(dim=0).values.tolist()
+    rows = sorted((int(piece.rows[low[0]]), int(piece.rows[high[0]])))
+    starts = [0, *(start for start, _ in piece.box.spans[1:])]
+    return Box(((rows[0], rows[1] + 1), *((starts[i] + low[i], starts[i] + high[i] + 1) for i in range(1, len(low)))))

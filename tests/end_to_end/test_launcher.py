@@ -1,0 +1,286 @@
+"""Starting runs and sweeps for real: torchrun's processes, one run directory, errors, exit codes, and no leftovers.
+
+The job is tests/fake_job.py, which trains nothing: what it is told to do comes in FAKE_JOB.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from parallel.cli.application import fit_world
+from parallel.cli.compose import compose_config
+from parallel.cli.process_tree import runs
+from parallel.cli.ranks import Ranks
+from parallel.cli.sweep import Job, Outcome, Torchrun, command, finished, set_aside, summary
+from parallel.results.records import read_record, write_record
+from tests.conftest import Run, Start
+from tests.support.fake_job import record
+from tests.support.waiting import free_port, wait_for
+
+JOB = "tests.support.fake_job"
+
+
+def fake(**actions: str) -> dict[str, str]:
+    return {"FAKE_JOB": json.dumps(actions)}
+
+
+def errors(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("error")]
+
+
+def test_plain_python_makes_one_run_directory(run: Run, tmp_path: Path) -> None:
+    done = run(JOB, "strategy=single", "trainer.epochs=2")
+    assert done.returncode == 0, done.stderr
+    folders = list((tmp_path / "runs").iterdir())
+    assert len(folders) == 1 and folders[0].name.endswith("_single")
+    assert read_record(folders[0]).config["trainer"]["epochs"] == 2
+    assert "trainer.epochs=2" in (folders[0] / ".hydra" / "overrides.yaml").read_text()
+
+
+def test_torchrun_ranks_share_one_run_directory(torchrun: Run, tmp_path: Path) -> None:
+    done = torchrun(2, JOB, "strategy=one_weird_trick")
+    assert done.returncode == 0, done.stderr
+    folders = list((tmp_path / "runs").iterdir())
+    assert len(folders) == 1
+    assert (folders[0] / "started").read_text() == "world 2, threads 1\n"
+    assert read_record(folders[0]).config["workers"] == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}, "nobody writes anywhere else"
+
+
+def test_two_nodes_share_one_run_directory(start: Start, tmp_path: Path) -> None:
+    port = free_port()
+    nodes = [start("torch.distributed.run", "--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1",
+                   "--master-addr=127.0.0.1", f"--master-port={port}", "-m", JOB, "strategy=ddp", "workers=2")
+             for rank in range(2)]
+    for node in nodes:
+        _, err = node.communicate(timeout=120)
+        assert node.returncode == 0, err
+    assert [path.name for path in (tmp_path / "runs").glob("*/*.json")] == ["record.json"]
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["strategy=nope"], ["strategy=nope", "one_weird_trick"]),
+    (["strategy=ddp", "workers=2"],
+     ["workers=2", "torchrun --standalone --nproc-per-node 2 -m tests.support.fake_job"]),
+    (["--config-name=other"], ["--config-name=other", "conf/"]),
+    (["-m", "strategy=ddp,nope"], ["strategy=nope"]),
+    (["-m", "strategy=ddp,single", "hydra/launcher=torchrun"], ["workers=None", "strategy=ddp", "workers=2"]),
+    (["-m", "strategy=single", "trainer.epochs=2,0", "hydra/launcher=torchrun"], ["trainer.epochs=0"]),
+    (["-m", "strategy=single", "hydra/launcher=torchrun", "hydra.launcher.nnodes=two"], ["hydra.launcher.nnodes=two"]),
+])
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], words: list[str], run: Run,
+                                              tmp_path: Path) -> None:
+    done = run(JOB, *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
+    for word in words:
+        assert word in done.stderr
+    assert list(tmp_path.rglob("started")) == [], "no job was started"
+
+
+def test_the_traceback_of_bad_input_on_request(run: Run) -> None:
+    done = run(JOB, "strategy=single", environment={**fake(single="refuse"), "PARALLEL_FULL_ERROR": "1"})
+    assert done.returncode == 2
+    assert errors(done.stderr) == ["error: trainer.batch_size=33 can't be split by single"]
+    assert "in act" in done.stderr
+
+
+def test_help_and_cfg_still_work(run: Run, tmp_path: Path) -> None:
+    assert "strategy: data_parallel, ddp" in run(JOB, "--help").stdout
+    assert "name: ddp" in run(JOB, "--cfg", "job", "strategy=ddp").stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments, actions, sentence", [
+    (["strategy=ddp"], {"ddp": "refuse"}, "trainer.batch_size=33 can't be split by ddp"),
+    (["strategy=single"], {}, "strategy=single needs a world of 1, but torchrun made one of 2"),
+    (["-m", "strategy=ddp,data_parallel", "trainer.epochs=1"], {},
+     "use `python -m tests.support.fake_job -m strategy=ddp,data_parallel trainer.epochs=1 "
+     "hydra/launcher=torchrun workers=2`"),
+])
+def test_under_torchrun_one_rank_speaks_for_all(arguments: list[str], actions: dict[str, str], sentence: str,
+                                                torchrun: Run, tmp_path: Path) -> None:
+    done = torchrun(2, JOB, *arguments, environment=fake(**actions))
+    assert done.returncode != 0
+    assert len(errors(done.stderr)) == 1 and sentence in errors(done.stderr)[0]
+    assert "exitcode  : 2" in done.stderr and "exitcode  : 1 " not in done.stderr
+    assert list(tmp_path.rglob("record.json")) == []
+
+
+@pytest.mark.parametrize("action, root", [("raise", "RuntimeError: boom in ddp"),
+                                          ("refuse", "error: trainer.batch_size=33 can't be split by ddp")])
+def test_one_failing_rank_ends_all_and_is_named(action: str, root: str, torchrun: Run, tmp_path: Path) -> None:
+    """Rank 0 waits in an all-reduce for rank 1, and fails only because rank 1 is gone."""
+    began = time.monotonic()
+    done = torchrun(2, JOB, "strategy=ddp", environment=fake(**{"ddp@1": action}))
+    assert done.returncode != 0
+    assert time.monotonic() - began < 40, "not after the collective's timeout"
+    cause = done.stderr.partition("Root Cause (first observed failure)")[2]
+    assert root in cause and "rank      : 1" in cause
+    assert root in done.stderr.partition("Root Cause")[0], "the rank itself said it, too"
+    assert list(tmp_path.rglob("record.json")) == []
+
+
+SWEEP = ["-m", "strategy=ddp,single", "workers=2", "hydra/launcher=torchrun"]
+
+
+def test_a_sweep_goes_on_after_a_failure_and_again_skips_what_is_finished(run: Run, tmp_path: Path) -> None:
+    first = run(JOB, *SWEEP, environment=fake(ddp="raise"))
+    assert first.returncode == 1
+    assert "strategy=ddp failed" in first.stderr and "RuntimeError: boom in ddp" in first.stderr
+    assert errors(first.stderr)[-1] == "error: 1 of 2 jobs failed: strategy=ddp"
+    assert "1 done, 1 failed" in first.stdout
+    sweeps = list((tmp_path / "runs").iterdir())
+    assert len(sweeps) == 1 and sweeps[0].name.startswith("sweep-")
+    assert [path.parent.name for path in sweeps[0].rglob("record.json")] == ["strategy=single"]
+
+    again = run(JOB, *SWEEP)
+    assert again.returncode == 0, again.stderr
+    assert "1 done, 1 skipped" in again.stdout
+    records = {path.parent.name: read_record(path) for path in sweeps[0].rglob("record.json")}
+    assert {name: found.workers for name, found in records.items()} == {"strategy=single": 1, "strategy=ddp": 2}
+    assert {found.sweep for found in records.values()} == {sweeps[0].name}
+    assert {path.parent.name: len(path.read_text().splitlines()) for path in sweeps[0].rglob("started")} == \
+        {"strategy=single": 1, "strategy=ddp": 2}
+    assert list((tmp_path / "runs").iterdir()) == sweeps
+
+
+def test_a_changed_configuration_runs_again_and_the_old_run_is_kept(run: Run, tmp_path: Path) -> None:
+    sweep = ["-m", "strategy=single", "hydra/launcher=torchrun", "sweep=mine"]
+    for epochs in (1, 2):
+        done = run(JOB, *sweep, f"trainer.epochs={epochs}", "hydra.sweep.subdir=job")
+        assert done.returncode == 0, done.stderr
+    found = {str(path.parent.relative_to(tmp_path)): read_record(path).config["trainer"]["epochs"]
+             for path in tmp_path.rglob("record.json")}
+    assert found == {"runs/mine/job": 2, "runs/mine.replaced/job": 1}
+
+
+def test_a_sweep_in_one_process_skips_what_is_finished(run: Run, tmp_path: Path) -> None:
+    for skipped in (0, 2):
+        done = run(JOB, "-m", "strategy=single", "trainer.epochs=1,2")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("skipped, for it is finished") == skipped
+    assert len(list(tmp_path.rglob("record.json"))) == 2
+
+
+@pytest.mark.parametrize("sign, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_sweep_leaves_no_process(sign: signal.Signals, code: int, start: Start, tmp_path: Path) -> None:
+    sweep = start(JOB, *SWEEP, environment=fake(ddp="sleep"))
+    check_stop(sweep, sign, tmp_path)
+    assert sweep.returncode == code
+    assert "1 interrupted, 1 not started" in (sweep.stdout.read() if sweep.stdout is not None else "")
+
+
+def test_ctrl_c_on_torchrun_leaves_no_process(start: Start, tmp_path: Path) -> None:
+    process = start("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", JOB, "strategy=ddp",
+                    environment=fake(ddp="sleep"))
+    check_stop(process, signal.SIGINT, tmp_path)
+    assert process.returncode != 0
+
+
+def check_stop(process, sign: signal.Signals, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    def pids() -> list[int]:
+        return [int(path.name.removeprefix("pid-")) for path in tmp_path.rglob("pid-*")]
+
+    wait_for(lambda: len(pids()) == 4 or process.poll() is not None, 90)  # two ranks, a child of each
+    assert len(pids()) == 4 and all(runs(pid) for pid in pids())
+    process.send_signal(sign)
+    process.wait(40)
+    wait_for(lambda: not any(runs(pid) for pid in pids()), 5)
+    assert all((path.parent / "record.json").exists() is False for path in tmp_path.rglob("pid-*"))
+
+
+def job(tmp_path: Path, *overrides: str, workers: int = 2, index: int = 0) -> Job:
+    config = fit_world(compose_config([*overrides, f"workers={workers}"]), workers, launched=True)
+    return Job(index=index, overrides=overrides, config=config, workers=workers, run_dir=tmp_path / "sweep" / "job",
+               sweep_dir=tmp_path / "sweep")
+
+
+def test_the_command_of_a_job(tmp_path: Path) -> None:
+    alone = command(job(tmp_path, "strategy=ddp", workers=4, index=3), Torchrun(module="a.b"))
+    assert alone[1:] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4", "-m", "a.b",
+                         "strategy=ddp"]
+    nodes = command(job(tmp_path, "strategy=ddp", workers=4, index=3), Torchrun(module="a.b", nnodes=2, node_rank=1))
+    assert {"--nnodes=2", "--node-rank=1", "--nproc-per-node=2", "--master-port=29503"} <= set(nodes)
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"nnodes": 0}, "nnodes=0"), ({"nnodes": "2"}, "nnodes=2 must be a whole number"),
+    ({"nnodes": 2, "node_rank": 2}, "node_rank=2"), ({"master_port": 70000}, "master_port=70000"),
+    ({"stop_on_failure": 1}, "stop_on_failure=1"), ({"grace_s": -1}, "grace_s=-1")])
+def test_launcher_settings_are_checked(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Torchrun(**settings)  # type: ignore[arg-type]
+
+
+def test_finished_means_whole_and_the_same_configuration(tmp_path: Path) -> None:
+    one = job(tmp_path, "strategy=ddp")
+    assert not finished(one.run_dir, one.config)
+    write_record(one.run_dir, record(one.config))
+    assert finished(one.run_dir, one.config)
+    for other in ("trainer.seed=1", "cluster.threads=2", "model.dropout=0.4", "tracker=none"):
+        assert not finished(one.run_dir, job(tmp_path, "strategy=ddp", other).config), other
+    path = one.run_dir / "record.json"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(ValueError, match="record.json"):
+        finished(one.run_dir, one.config)
+
+
+def test_results_are_set_aside_never_lost(tmp_path: Path) -> None:
+    one = job(tmp_path, "strategy=ddp")
+    assert set_aside(one.run_dir, one.sweep_dir) is None
+    for name in ("job", "job-2"):
+        write_record(one.run_dir, record(one.config))
+        assert set_aside(one.run_dir, one.sweep_dir) == tmp_path / "sweep.replaced" / name
+        assert not one.run_dir.exists()
+
+
+def test_the_summary_has_a_line_for_every_job(tmp_path: Path) -> None:
+    one = job(tmp_path, "strategy=ddp")
+    text = summary([Outcome(one, "done", 1.25), Outcome(one, "failed", 61.0, "RuntimeError: boom")])
+    assert text.splitlines()[0].endswith("sweep: 1 done, 1 failed")
+    assert [line.split() for line in text.splitlines()[1:]] == [
+        ["done", "1.2", "s", "job"], ["failed", "61.0", "s", "job", "RuntimeError:", "boom"]]
+
+
+@pytest.mark.parametrize("environment, words", [
+    ({"RANK": "0"}, "WORLD_SIZE="), ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK=x"),
+    ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 .*below WORLD_SIZE=2")])
+def test_a_senseless_environment_is_refused(environment: dict[str, str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Ranks.from_environment(environment)
+
+
+def test_the_first_rank_to_fail_is_the_root_cause_and_speaks(tmp_path: Path) -> None:
+    from torch._C._distributed_c10d import HashStore
+
+    store, messages = HashStore(), ["boom", "boom", "lost a peer"]
+    spoke, times = [], []
+    for rank, message in enumerate(messages):
+        file = tmp_path / f"error-{rank}"
+        ranks = Ranks(rank, 3, True, {"TORCHELASTIC_ERROR_FILE": str(file)}, store)
+        spoke.append(ranks.report(message, f"details of {rank}"))
+        content = json.loads(file.read_text())["message"]
+        assert (content["message"], content["extraInfo"]["py_callstack"]) == (message, f"details of {rank}")
+        times.append(int(content["extraInfo"]["timestamp"]))
+    assert spoke == [True, False, True]
+    assert times == sorted(set(times)), "each later, in whole seconds, than the one before"
+
+
+def test_a_port_in_use_is_named(run: Run) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = run(JOB, "strategy=ddp", environment={"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                                                     "MASTER_PORT": port})
+        assert done.returncode == 2 and f"MASTER_PORT={port} on 127.0.0.1 is in use" in done.stderr
+        done = run(JOB, *SWEEP, "hydra.launcher.nnodes=2", f"hydra.launcher.master_port={port}")
+        assert done.returncode == 2 and f"hydra.launcher.master_port={port} is in use" in done.stderr

@@ -1,0 +1,205 @@
+"""Calibration: what has to be measured, runs through small models, links from made-up times, and the whole command."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from parallel.calibration.messages import Pattern, Point, across, fit_link, patterns
+from parallel.calibration.op_times import ADD, COPY, UPDATE, Chain
+from parallel.calibration.settings import Settings
+from parallel.calibration.shapes import Need, compositions, needed, passes
+from parallel.cluster import Measured, open_cluster, read_cluster
+from parallel.cluster.op_key import Work
+from parallel.cluster.regression import cross_validate
+from parallel.cluster.roofline import is_view
+from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS, Timing
+from parallel.config import ClusterConfig, StrategyConfig
+from parallel.graph import Graph, whole_part
+from parallel.program.lowering import lower
+from parallel.strategies import build_plan
+from tests.conftest import Run
+from tests.support.small_models import MODELS, graph_of
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class TestNeeded:
+    def test_compositions(self) -> None:
+        assert list(compositions("nc", 4)) == [{"n": 1, "c": 4}, {"n": 2, "c": 2}, {"n": 4, "c": 1}]
+        assert len(list(compositions("nckhw", 8))) == math.comb(3 + 4, 4), "three factors of 2 into five dims"
+
+    @pytest.mark.parametrize("strategy, workers", [
+        (StrategyConfig(name="data_parallel"), 2), (StrategyConfig(name="one_weird_trick", scheme="a"), 2),
+        (StrategyConfig(name="one_weird_trick", scheme="c"), 2),
+        (StrategyConfig(name="model_parallel", scheme="tensor"), 4),
+        (StrategyConfig(name="model_parallel", scheme="layers", micro_batches=4), 3)])
+    def test_named_plans_ask_for_nothing_else(self, strategy: StrategyConfig, workers: int) -> None:
+        graph, batch = graph_of("tower"), 24
+        there = {op: {need.work for need in of} for op, of in needed(graph, batch, workers).items()}
+        program = lower(graph, build_plan(graph, workers, strategy), batch)
+        for op in graph:
+            # Of the parts of an op, the largest is the one that a step waits for.
+            works = [Work.of(op, part) for m in range(program.plan.micro_batches) for worker in range(workers)
+                     if (part := program.part(op.name, worker, m)) is not None]
+            largest = max(works, key=lambda work: (work.multiply_adds, work.numbers_out))
+            assert largest in there[op.name], f"{op.name} {program.plan[op.name]}"
+
+    def test_no_work_twice_and_the_whole_batch_first(self) -> None:
+        for of in needed(graph_of("towers"), 8, 4).values():
+            assert len({need.work for need in of}) == len(of)
+            assert of[0].part.box.shape[0] in (8, 2), "whole, or the part of one of four workers"
+
+    def test_sizes_between(self) -> None:
+        samples = {need.part.box.shape[0] for need in needed(graph_of("tower"), 128, 1)["conv1"]}
+        assert samples == {128, 64, 32, 16, 80, 40, 20, 10}
+
+    def test_passes_deal_out_every_work_once(self) -> None:
+        needs = needed(graph_of("tower"), 8, 2)
+        dealt = [need.work for run in passes(needs) for need in run.values()]
+        assert sorted(map(str, dealt)) == sorted(str(need.work) for of in needs.values() for need in of)
+
+
+class TestChain:
+    @pytest.mark.parametrize("model", MODELS)
+    @pytest.mark.parametrize("precision, channels_last", [("fp32", True), ("bf16", True), ("fp64", False)])
+    def test_every_work_gets_its_times(self, model: str, precision: str, channels_last: bool) -> None:
+        graph = graph_of(model)
+        chain = Chain(graph, CPU, precision, channels_last, 3)
+        trained: set[str] = set()
+        for op in graph:
+            if op.parameters or trained.intersection(op.inputs):
+                trained.add(op.name)
+        for run in passes(needed(graph, 4, 3, (1,))):
+            chain.run(run)
+            ops, counts = chain.times.collect()
+            found = {key for key, _ in ops}
+            for name, need in run.items():
+                op = graph[name]
+                assert (need.work, FORWARD) in found
+                wants = trained.intersection(op.inputs)
+                backward = (need.work, BACKWARD if wants else PARAMETERS) in found
+                assert backward == (name in trained), name
+            assert all(seconds >= 0 for _, seconds in ops) and {kind for (kind, _), _ in counts} <= {UPDATE, ADD, COPY}
+
+    def test_counts(self) -> None:
+        graph = graph_of("tower")
+        chain = Chain(graph, CPU, "fp32", True, 2)
+        needs = whole(graph, 8)
+        counts: set[tuple[str, int]] = set()
+        for _ in range(2):
+            chain.run(needs)
+            counts |= {key for key, _ in chain.times.collect()[1]}
+        # fc3.weight is 11×90; only larger tensors count: fc3 is below, no tensor of this model is above.
+        assert {kind for kind, _ in counts} == {COPY}
+        assert (COPY, 8 * 3 * 81) in counts, "three of conv1's seven channels"
+
+
+def whole(graph: Graph, samples: int) -> Mapping[str, Need]:
+    return {op.name: Need(op.name, whole_part(op, samples), Work.of(op, whole_part(op, samples))) for op in graph}
+
+
+class TestLinks:
+    node_of: Mapping[int, int] = dict.fromkeys(range(4), 0)
+
+    def points(self, shared: bool, latency: float, speed: float, workers: int = 4) -> list[Point]:
+        return [Point(pattern, size, latency + pattern.load(size, shared, self.node_of) / speed)
+                for size in (4_000, 64_000, 1_000_000, 16_000_000) for pattern in patterns(range(workers))]
+
+    @pytest.mark.parametrize("workers", [2, 3, 4])
+    @pytest.mark.parametrize("shared", [True, False])
+    def test_a_link_is_found_again(self, shared: bool, workers: int) -> None:
+        link, error = fit_link(self.points(shared, 1e-4, 2e9, workers), self.node_of)
+        assert link.shared is shared
+        assert error < 0.01
+        assert link.latency_s == pytest.approx(1e-4, rel=0.01)
+        for size in (5_000, 300_000, 10_000_000):
+            assert link.seconds(size) == pytest.approx(1e-4 + size / 2e9, rel=0.03)
+
+    def test_loads(self) -> None:
+        exchange = next(p for p in patterns(range(3)) if p.name == "exchange 3")
+        assert exchange.load(1000, False, self.node_of) == pytest.approx(1000)
+        assert exchange.load(1000, True, self.node_of) == pytest.approx(3000)
+
+    def test_two_workers_that_do_not_wait_for_each_other_share_nothing(self) -> None:
+        """Loads of a shared link would all differ, so a curve through all points would fit it, too."""
+        speeds = {"exchange 2": 5.9e9, "one way": 6.5e9}
+        points = [Point(p.pattern, p.nbytes, 3e-5 + p.nbytes / speeds[p.pattern.name])
+                  for p in self.points(False, 0.0, 1.0, workers=2)]
+        assert not fit_link(points, self.node_of)[0].shared
+
+    def test_noise_makes_no_message_faster_than_a_smaller_one(self) -> None:
+        noisy = [Point(p.pattern, p.nbytes, p.seconds * (1.5 if i % 3 else 0.6))
+                 for i, p in enumerate(self.points(False, 1e-4, 2e9))]
+        link, _ = fit_link(noisy, self.node_of)  # Link itself refuses one that falls
+        assert link.seconds(1e3) <= link.seconds(1e9)
+
+    def test_between_nodes(self) -> None:
+        assert list(across([range(4)])) == []
+        pairs = {p.name: set(p.sends) for p in across([range(2), range(2, 4)])}
+        assert pairs["one way"] == {(0, 2)} and pairs["pairs"] == {(0, 2), (2, 0), (1, 3), (3, 1)}
+        node_of = {0: 0, 1: 0, 2: 1, 3: 1}
+        pattern = Pattern("pairs", {pair: 1.0 for pair in pairs["pairs"]})
+        assert pattern.load(10, True, node_of) == 20 and pattern.load(10, False, node_of) == 10
+
+
+def test_cross_validation_holds_out_shapes() -> None:
+    """Times that no feature explains cannot be predicted for shapes that were not seen."""
+    graph, ops = graph_of("tower"), {}
+    for i in range(1, 9):
+        for op in graph:
+            work = Work.of(op, whole_part(op, 4 * i))
+            for name in (FORWARD, BACKWARD):
+                ops[work, name] = Timing(1e-3 * (1 if (i * 7) % 3 else 10), 0.0, 1.0, 3)
+    rows = {row.kind: row for row in cross_validate(ops)}
+    assert rows["all"].samples == len(ops) == sum(row.samples for kind, row in rows.items() if kind != "all")
+    assert rows["all"].mean > 0.3
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["calibrate.budget_s=0"], "calibrate.budget_s=0.0 must be positive"),
+    (["calibrate.budget_s=long"], "calibrate.budget_s=long must be a number"),
+    (["calibrate.fresh=yes"], "calibrate.fresh=yes must be true or false"),
+    (["calibrate.speed=1"], "calibrate=speed is not known")])
+def test_settings_that_cannot_be(arguments: list[str], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Settings.split(arguments)
+
+
+def test_the_command(torchrun: Run, run: Run, tmp_path: Path) -> None:
+    """Two workers measure and write a cluster; a second run measures only what was left; one process is refused."""
+    arguments = ("parallel.calibrate", "data=synthetic", "data.train_images=16", "data.num_classes=10", "workers=2",
+                 "trainer.batch_size=2", "calibrate.budget_s=0.5", "cluster.device=cpu", "cluster.cache=here")
+    first = torchrun(2, *arguments)
+    assert first.returncode == 0, first.stderr
+    assert "predicted times of shapes held out" in first.stdout
+    (path,) = (tmp_path / "here").iterdir()
+    cluster = read_cluster(path.read_text())
+    assert cluster.workers == 2 and cluster.nodes == 1 and isinstance(cluster.compute, Measured)
+    assert cluster == open_cluster(ClusterConfig(device="cpu", cache=str(path.parent)), 2)
+    assert cluster.data_s_per_image > 0 and cluster.inside.seconds(1e6) > 0 and cluster.memory_bytes > 0
+    second = torchrun(2, *arguments)
+    assert second.returncode == 0, second.stderr
+    again = read_cluster(path.read_text())
+    assert again.inside == cluster.inside, "messages are not measured again"
+    assert isinstance(again.compute, Measured)
+    before, after = cluster.compute.table.ops["fp32"], again.compute.table.ops["fp32"]
+    assert len(after) > len(before) and all(after[key] == timing for key, timing in before.items())
+    alone = run(*arguments)
+    assert alone.returncode == 2 and "error: workers=2 needs a world of 2" in alone.stderr
+
+
+def test_views_take_no_time() -> None:
+    assert [op.name for op in graph_of("tower") if is_view(op)] == ["avgpool"]

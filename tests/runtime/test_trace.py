@@ -1,0 +1,72 @@
+"""Measured traces: one step of a run, as its workers' programs have it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parallel.cli.compose import compose_config
+from parallel.config import Config, StrategyConfig, TrainerConfig
+from parallel.prediction.predict import graph_of
+from parallel.program import Backward, Forward, Start, Update, Wait
+from parallel.program.lowering import lower
+from parallel.runtime.instrumentation.trace import chosen_step
+from parallel.strategies import build_plan
+from tests.support.forked import run_module
+
+FEW = ("data.train_images=24", "data.val_images=8", "trainer.batch_size=8", "trainer.epochs=1", "tracker=none")
+PIPELINE = ("strategy=model_parallel", "strategy.micro_batches=2", "workers=2")
+KINDS = {Forward: "forward", Backward: "backward", Start: "start", Wait: "finish", Update: "update"}
+
+
+def test_a_step_is_traced_as_the_program_has_it(tmp_path: Path) -> None:
+    ended = run_module(2, "parallel.train", *PIPELINE, *FEW, "trainer.trace=1", folder=tmp_path)
+    assert ended.codes == [0, 0], ended.err
+    (path,) = tmp_path.rglob("trace.json")
+    trace: dict[str, Any] = json.loads(path.read_text())
+    assert trace["otherData"]["title"] == "step 1, measured"
+    bars = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    assert min(bar["ts"] for bar in bars) == 0 and all(bar["dur"] >= 0 for bar in bars)
+    config = compose_config([*PIPELINE, *FEW])
+    graph = graph_of(config)
+    program = lower(graph, build_plan(graph, 2, config.strategy), 8)
+    for worker, steps in enumerate(program.steps):
+        own = [bar for bar in bars if bar["pid"] == worker]
+        kinds = Counter(bar["cat"] for bar in own)
+        assert {kind: kinds[kind] for kind in KINDS.values()} == Counter(KINDS[type(step)] for step in steps)
+        assert kinds["exchange"] == kinds["exchange back"] == 2  # micro-batches: started once, waited for at the end
+        own.sort(key=lambda bar: (float(bar["ts"]), -float(bar["dur"])))
+        for stream in {bar["tid"] for bar in own}:
+            for before, after in itertools.pairwise([bar for bar in own if bar["tid"] == stream]):
+                apart = before["ts"] + before["dur"] <= after["ts"] + 1
+                within = after["ts"] + after["dur"] <= before["ts"] + before["dur"] + 1
+                assert apart or (within and before["cat"] != "exchange")
+    assert {bar["name"] for bar in bars if bar["cat"] == "backward"} == {
+        f"backward {segment.ops[-1]} … {segment.ops[0]}:{m}" for segment in program.segments for m in range(2)}
+
+
+def test_which_step_is_traced() -> None:
+    assert chosen_step(False, 100, 3) is None
+    assert chosen_step(True, 100, 3) == 10
+    assert [chosen_step(True, steps, 1) for steps in (1, 2, 3, 12)] == [0, 0, 1, 10]
+    assert [chosen_step(step, 100, 3) for step in (0, 1, 299)] == [0, 1, 299]
+    with pytest.raises(ValueError, match="trainer.trace=300 must be a step of the run, which has 300"):
+        chosen_step(300, 100, 3)
+
+
+@pytest.mark.parametrize(("override", "value"), [("true", True), ("1", 1), ("false", False)])
+def test_the_command_line_tells_true_from_one(override: str, value: bool | int) -> None:
+    trace = compose_config([f"trainer.trace={override}"]).trainer.trace
+    assert trace == value and type(trace) is type(value)
+
+
+def test_what_cannot_be_traced_is_refused() -> None:
+    with pytest.raises(ValueError, match="trainer.trace=-1 must be true, false or the number of a step"):
+        TrainerConfig(trace=-1)
+    with pytest.raises(ValueError, match="trainer.trace=True needs a plan, and strategy=ddp has none"):
+        Config(trainer=TrainerConfig(trace=True), strategy=StrategyConfig(name="ddp"))

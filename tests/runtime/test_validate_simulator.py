@@ -1,0 +1,133 @@
+"""scripts/validate_simulator.py: which plans it times, what is held out, one turn in real processes, bad input."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = str(Path(__file__).resolve().parents[2] / "scripts")
+sys.path.append(SCRIPTS)  # as when it is run: scripts import each other by name
+
+from validate_simulator import Measurement, Turn, main, parse, row_of  # noqa: E402
+from validation_plans import Asked, Chooser, Predicted, short  # noqa: E402
+
+from parallel.cluster import Measured  # noqa: E402
+from parallel.cluster.op_key import Work  # noqa: E402
+from parallel.cluster.table import FORWARD, Curve, Table, Timing  # noqa: E402
+from parallel.config import ClusterConfig  # noqa: E402
+from parallel.graph import trace  # noqa: E402
+from parallel.plans import Layout, Plan, make_plan  # noqa: E402
+from parallel.program.lowering import lower  # noqa: E402
+from parallel.results.validation import Split  # noqa: E402
+from parallel.runtime.communication.world import open_world  # noqa: E402
+from tests.support.made_clusters import made_cluster  # noqa: E402
+from tests.support.small_models import CLASSES, build, graph_of  # noqa: E402
+from tests.support.workers import Workers  # noqa: E402
+
+TOWER = graph_of("tower")
+ALONE = make_plan(TOWER, 2, {"conv1": Layout(on=(0,))})
+
+
+def chooser(monkeypatch: pytest.MonkeyPatch, found: str, batch_size: int = 12) -> Chooser:
+    """One whose search finds the named plan."""
+    made = Chooser(TOWER, 2, batch_size, made_cluster(data_s_per_image=9.0), "fp32")
+    monkeypatch.setattr(made, "optimum", lambda named: named[found])
+    return made
+
+
+def test_every_kind_of_plan_is_chosen_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = chooser(monkeypatch, "one_weird_trick a")
+    chosen = made.choose(runners_up=3, drawn=4, seed=0)
+    kinds = [plan.kind for plan in chosen]
+    assert {kind: kinds.count(kind) for kind in kinds} == {"named": 8, "optimum": 1, "runner-up": 3, "random": 4}
+    assert len({plan.plan for plan in chosen}) == len(chosen)
+    names = [plan.name for plan in chosen]
+    assert names[0] == "single" and "one_weird_trick a, the optimum" in names
+    assert all(plan.held_out and plan.split.total_s == pytest.approx(plan.step_s) for plan in chosen)
+    assert all(plan.step_s < 9.0 for plan in chosen)  # loading is not in it
+
+
+def test_runners_up_are_the_best_of_those_one_change_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = chooser(monkeypatch, "one_weird_trick a")
+    optimum = next(plan.plan for plan in made.choose(0, 0, 0) if plan.kind == "optimum")
+    start = made.space.find(optimum)
+    assert start is not None
+    best = made.descend(start)
+    times = [made.step_s(other) for other in made.neighbours(best)]
+    assert min(times) >= made.step_s(best)
+    changed = made.changed(best)[:4]
+    assert all(name.split()[0] in made.space.decided for name, _ in changed)
+    assert [made.predict("", "runner-up", plan).step_s for _, plan in changed] == pytest.approx(sorted(times)[:4])
+
+
+def test_an_optimum_outside_of_the_space_still_has_runners_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = chooser(monkeypatch, "model_parallel layers 2").choose(runners_up=2, drawn=0, seed=0)
+    assert [plan.kind for plan in chosen].count("runner-up") == 2
+
+
+def test_random_plans_are_the_same_for_a_seed_and_others_for_another_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(seed: int, batch_size: int) -> list[Plan]:
+        chosen = chooser(monkeypatch, "data_parallel", batch_size).choose(0, 3, seed)
+        return [plan.plan for plan in chosen if plan.kind == "random"]
+
+    assert drawn(1, 12) == drawn(1, 12)
+    assert drawn(1, 12) != drawn(2, 12) and drawn(1, 12) != drawn(1, 24)
+    assert short(ALONE) == "conv1 … loss @0"
+
+
+def test_held_out_is_what_was_not_measured() -> None:
+    """A table that has the parts of the whole batch on one worker, and nothing else."""
+    timing, curve = Timing(1e-3, 1e-3, 1e-3, 3), {"fp32": Curve(((1, 1e-6),))}
+    ops: dict[Any, Timing] = {}
+    for op in TOWER:
+        for name in (FORWARD, "backward", "parameters"):
+            ops[Work.of(op, lower(TOWER, ALONE, 12).part(op.name, 0, 0)), name] = timing
+    measured = Measured(Table({"fp32": ops}, curve, curve, curve))
+    made = Chooser(TOWER, 2, 12, made_cluster(compute=measured), "fp32")
+    assert not made.predict("", "named", ALONE).held_out
+    assert made.predict("", "named", make_plan(TOWER, 2, {"conv1": Layout(on=(0, 1), n=2)})).held_out
+    other = Chooser(TOWER, 2, 10, made_cluster(compute=measured), "fp32")
+    assert other.predict("", "named", ALONE).held_out
+    assert Asked(measured).precisions() == ("fp32",)
+
+
+def test_a_row_has_the_median_and_the_mean_shares() -> None:
+    turns = [Turn(1.0, Split(0.5, 0.5, 0.0)), Turn(2.0, Split(2.0, 0.0, 0.0)), Turn(4.0, Split(2.0, 0.0, 2.0))]
+    row = row_of(Predicted("a", "named", ALONE, 12, False, 3.0, Split(3.0, 0.0, 0.0), 1), turns, 2)
+    assert (row.measured_s, row.first_quartile_s, row.third_quartile_s) == (2.0, 1.5, 3.0)
+    assert row.measured == Split(pytest.approx(4 / 3), pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert row.error == 0.5 and row.plan == str(ALONE)
+
+
+def one_turn(plan: str) -> Turn:
+    """One worker's side."""
+    from parallel.plans import read_plan
+
+    network, shape = build("tower")
+    graph = trace(network, shape)
+    arguments = parse(["--batch-sizes", "6", "--image-size", str(shape[1]), "--classes", str(CLASSES)])
+    with open_world(ClusterConfig(device="cpu")) as world:
+        return Measurement(arguments, world, graph, network).turn(lower(graph, read_plan(plan, graph), 6))
+
+
+def test_a_turn_splits_the_step_that_it_times(workers: Workers) -> None:
+    """A worker that has nothing to do idles, and nothing is sent."""
+    for turn in workers.run(2, one_turn, str(ALONE)):
+        assert turn.step_s > 0 and turn.split.total_s == pytest.approx(turn.step_s)
+        assert turn.split.exposed_s == 0.0 and turn.split.idle_s > 0
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--blocks", "0"], "--blocks=0 must be at least 1"),
+    (["--runners-up", "-1"], "--runners-up=-1 must be at least 0"),
+    (["--batch-sizes", "128,0"], "--batch-sizes=0 must be at least 1"),
+    (["--cluster-file", "nowhere.yaml"], "cluster.file=nowhere.yaml can't be read"),
+])
+def test_bad_input_is_one_line_and_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str],
+                                          ) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and message in captured.err and captured.err.count("\n") == 1

@@ -1,0 +1,110 @@
+"""A worker that dies, is stopped or hangs: all others say which, and where, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from parallel.cli.process_tree import MARK, marked
+from parallel.runtime.failure.blame import BROKEN_S, SILENT_S, State, Trouble, judge
+from tests.conftest import Run, Start
+from tests.support.waiting import wait_for
+
+SMALL = ("data.train_images=24", "data.val_images=12", "trainer.batch_size=12", "tracker=none", "cluster.timeout_s=3",
+         "strategy=data_parallel", "trainer.warmup_steps=1")
+ALTERED = "tests.support.altered_training"
+
+BUSY = State(beat=7, where="step 17", doing="computing", seconds=0.1, waits=False, told=False, done=False)
+WAITS = replace(BUSY, doing="waiting for worker 1: exchange 3 of micro-batch 0, forward", seconds=3.0, waits=True)
+LOADS = replace(BUSY, doing="loading data", seconds=3.2)
+WAITED = Trouble(0.1, broken=False, waiting_for=WAITS.doing)
+BROKE = Trouble(0.1, broken=True, waiting_for=WAITS.doing)
+FRESH = {0: 0.0, 1: 0.1, 2: 0.1}
+
+
+def test_a_silent_worker_is_to_blame_after_the_timeout_and_sooner_if_there_is_trouble() -> None:
+    states = {0: WAITS, 1: BUSY, 2: WAITS}
+    assert judge(0, states, {**FRESH, 1: 4.9}, 5.0, None) is None
+    assert "worker 1 does not answer: no sign of life for 5.1 s, the last one in step 17" in str(
+        judge(0, states, {**FRESH, 1: 5.1}, 5.0, None))
+    assert judge(0, states, {**FRESH, 1: SILENT_S - 0.1}, 5.0, BROKE) is None
+    assert "worker 1 is gone" in str(judge(0, states, {**FRESH, 1: SILENT_S}, 5.0, BROKE))
+    assert "worker 1 is gone" in str(judge(0, states, {**FRESH, 1: SILENT_S}, 5.0, None, told=True))
+    assert judge(0, {**states, 1: replace(BUSY, done=True)}, {**FRESH, 1: 60.0}, 5.0, None) is None
+
+
+def test_of_the_living_the_one_that_does_not_wait_is_to_blame() -> None:
+    chain = {0: WAITS, 1: replace(WAITS, doing="waiting for worker 2: gradients of bucket 0"), 2: LOADS}
+    assert "worker 2 has not come to where others wait for it: in step 17 it has been loading data for 3.2 s" in str(
+        judge(0, chain, FRESH, 3.0, WAITED))
+    assert judge(0, chain, FRESH, 3.0, None) is None
+    ring = {0: WAITS, 1: replace(WAITS, doing="waiting for worker 0: barrier")}
+    assert "all workers wait for each other" in str(judge(0, ring, FRESH, 3.0, WAITED))
+
+
+def test_a_living_worker_that_broke_a_connection_may_say_why_first() -> None:
+    states = {0: WAITS, 1: BUSY}
+    assert judge(0, states, FRESH, 3.0, BROKE) is None
+    assert "though all workers live" in str(judge(0, states, FRESH, 3.0, replace(BROKE, seconds=BROKEN_S)))
+
+
+def ranks_of(mark: str) -> dict[int, int]:
+    """Process ids of a torchrun's workers, by rank."""
+    found = {}
+    for pid in marked(mark):
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        found.update({int(entry[5:]): pid for entry in environment if entry.startswith(b"RANK=")})
+    return found
+
+
+@pytest.mark.parametrize("sent, words", [(signal.SIGKILL, "is gone"), (signal.SIGSTOP, "does not answer")],
+                         ids=["killed", "stopped"])
+def test_all_others_name_a_worker_that_was(sent: signal.Signals, words: str, start: Start, tmp_path: Path) -> None:
+    process = start("torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "parallel.train", *SMALL,
+                    "trainer.epochs=100000", environment={MARK: tmp_path.name})
+
+    def epochs() -> int:
+        return sum(len(path.read_text().splitlines()) for path in tmp_path.rglob("epochs.csv.part"))
+
+    wait_for(lambda: epochs() > 2 or process.poll() is not None, 90)
+    assert process.poll() is None
+    os.kill(ranks_of(tmp_path.name)[1], sent)
+    began = time.monotonic()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert time.monotonic() - began < 30, "torchrun alone waits 30 s for a stopped worker"
+    for rank in (0, 2):
+        assert re.search(rf"^error: worker {rank} ends in .*: worker 1 {words}: no sign of life for \d\.\d s, "
+                         r"the last one in (step \d+|the )", err, re.M), err
+    assert marked(tmp_path.name) == []
+    assert list(tmp_path.rglob("record.json")) == []
+
+
+def test_a_worker_that_hangs_is_named_by_all_and_by_itself(torchrun: Run, tmp_path: Path) -> None:
+    began = time.monotonic()
+    done = torchrun(3, ALTERED, *SMALL, environment={MARK: tmp_path.name, "ALTER": "hang"})
+    assert done.returncode == 1
+    assert time.monotonic() - began < 60
+    for rank in range(3):
+        assert re.search(rf"^error: worker {rank} ends in step 1: worker 1 has not come to where others wait for it: "
+                         r"in step 1 it has been loading data for \d\.\d s \(cluster.timeout_s=3\)", done.stderr,
+                         re.M), done.stderr
+    assert marked(tmp_path.name) == []
+
+
+def test_without_the_launcher_all_end(start: Start, tmp_path: Path) -> None:
+    process = start("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "parallel.train", *SMALL,
+                    "trainer.epochs=100000", environment={MARK: tmp_path.name})
+    wait_for(lambda: bool(list(tmp_path.rglob("epochs.csv.part"))) or process.poll() is not None, 90)
+    wait_for(lambda: len(ranks_of(tmp_path.name)) == 2, 10)
+    process.kill()
+    wait_for(lambda: marked(tmp_path.name) == [], 30)
+    _, err = process.communicate()
+    for rank in range(2):
+        assert re.search(rf"^error: worker {rank} ends in .*: the store at .* does not answer", err, re.M), err

@@ -1,0 +1,51 @@
+"""parallel.train with one thing changed, as ALTER says.
+
+    fail       rank 1 raises in the second step: the others wait for it in a gradient sync
+    hang       rank 1 never comes back from reading the second step's images
+    fullgraph  torch.compile refuses to leave a graph, and needs no C++ compiler
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from parallel.cli import application
+from parallel.config import Config
+from parallel.data.loader import Batch, Loader
+from parallel.runtime.execution.runtime import Runtime
+from parallel.training import trainer
+
+
+class Failing(Runtime):
+    def train_step(self, *args: Any, step: int, lr: float) -> Any:
+        if step == 1 and os.environ["RANK"] == "1":
+            raise RuntimeError("boom in step 1")
+        return super().train_step(*args, step=step, lr=lr)
+
+
+class Hanging(Loader):
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        for step, batch in enumerate(super().epoch(epoch)):
+            while self._train and step == 1 and os.environ["RANK"] == "1":
+                pass
+            yield batch
+
+
+def train(config: Config, run_dir: Path) -> None:
+    if os.environ["ALTER"] == "fail":
+        trainer.Runtime = Failing  # type: ignore[misc]
+    elif os.environ["ALTER"] == "hang":
+        trainer.Loader = Hanging  # type: ignore[misc]
+    else:
+        torch.compile = partial(torch.compile, backend="aot_eager", fullgraph=True)
+    trainer.train(config, run_dir)
+
+
+if __name__ == "__main__":
+    application.main(train)

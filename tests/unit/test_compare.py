@@ -1,0 +1,201 @@
+"""From records to the table: what is pooled, what is compared with what, and what a reader is told."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import runpy
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from parallel.compare import main, print_comparison
+from parallel.results.comparison import Row, compare, run_summary, speedup_in_sweep
+from parallel.results.notes import baseline_command, notes
+from parallel.results.records import Record, write_record
+from tests.support.made_records import ENVIRONMENT, WORKLOAD, made_record
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = Path(__file__).parents[1] / "data" / "published_epoch_times.json"
+
+
+def rows_of(*records: Record) -> dict[str, Row]:
+    """The rows of records that belong to one comparison, by label and threads."""
+    (comparison,) = compare(records)
+    return {f"{row.label} {row.key.workers}x{row.key.threads}": row for row in comparison.rows}
+
+
+def test_published_epoch_times_give_the_published_summary(tmp_path: Path) -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "import_epoch_times.py"))
+    assert script["main"]([str(PUBLISHED), str(tmp_path / "out")]) == 0
+    assert main([str(tmp_path / "out"), "--json", str(tmp_path / "out.json"), "--no-report"]) == 0
+    rows = {(c["workload"]["data"], row["strategy"]): row
+            for c in json.loads((tmp_path / "out.json").read_text()) for row in c["rows"]}
+    experiments = json.loads(PUBLISHED.read_text())["experiments"]
+    assert len(rows) == len(experiments) == 8
+    for experiment in experiments:
+        row = rows[experiment["data"], experiment["strategy"]]
+        assert list(row["epoch_s"].values()) == pytest.approx(experiment["published_summary_s"], abs=0.2)
+        assert row["epochs"] == 20
+    assert rows["dogs_vs_cats", "one_weird_trick"]["speedup"] == pytest.approx(265.9 / 209.65)
+    assert rows["tiny_imagenet", "data_parallel"]["efficiency"] == pytest.approx(277.15 / 304.1 / 2)
+
+
+def test_speedup_and_efficiency() -> None:
+    rows = rows_of(made_record("single", (10.0, 10.0, 10.0)), made_record("data_parallel", (5.0, 6.0, 4.0)))
+    row = rows["data_parallel 2x1"]
+    assert row.speedup is not None and row.speedup.ratio == 2.0 and row.efficiency == 1.0
+    assert rows["single 1x1"].role == "baseline" and rows["single 1x1"].speedup is not None
+    assert list(rows) == ["single 1x1", "data_parallel 2x1"]
+
+
+def test_runs_of_the_same_thing_are_pooled() -> None:
+    rows = rows_of(made_record("ddp", (5.0, 6.0), name="a"), made_record("ddp", (7.0, 8.0), name="b"))
+    (row,) = rows.values()
+    assert row.epoch_times == (5.0, 6.0, 7.0, 8.0) and len(row.records) == 2
+
+
+@pytest.mark.parametrize("changes", [
+    {"scheme": "b"}, {"workers": 3}, {"threads": 2}, {"plan": "another"}, {"options": {"update": "pass"}},
+    {"trainer": {"compile": True}},
+])
+def test_runs_of_other_things_are_not_pooled(changes: dict[str, Any]) -> None:
+    rows = rows_of(made_record("one_weird_trick", scheme="a"),
+                   made_record("one_weird_trick", **{"scheme": "a", **changes}))
+    assert len(rows) == 2, "two rows, and two names"
+
+
+@pytest.mark.parametrize("changes", [
+    {"workload": dataclasses.replace(WORKLOAD, batch_size=64)},
+    {"environment": {**ENVIRONMENT, "cpu": "Another CPU"}},
+    {"device": "cuda", "environment": {**ENVIRONMENT, "gpus": ["Some GPU"]}},
+])
+def test_only_like_is_compared_with_like(changes: dict[str, Any]) -> None:
+    comparisons = compare([made_record("single"), made_record("ddp", **changes)])
+    assert [[row.key.strategy for row in c.rows] for c in comparisons] == [["single"], ["ddp"]]
+    assert comparisons[1].rows[0].speedup is None
+
+
+@pytest.mark.parametrize("changes", [{"threads": 2}, {"workers": 2}, {"trainer": {"compile": True}}])
+def test_only_the_same_threads_and_treatment_make_a_baseline(changes: dict[str, Any]) -> None:
+    rows = rows_of(made_record("single", **changes), made_record("data_parallel"))
+    assert rows["data_parallel 2x1"].speedup is None
+
+
+def test_missing_baseline_names_the_command_that_runs_it() -> None:
+    record = made_record("data_parallel", threads=2, options={"bucket_mb": 1.0}, trainer={"lr": 0.5, "seed": 0},
+                         workload=dataclasses.replace(WORKLOAD))
+    (comparison,) = compare([record])
+    (first, *_) = notes(comparison)
+    assert first.startswith("No speedup for data_parallel: there is no single of this workload with 2 thread(s)")
+    words = shlex.split(baseline_command(record) or "")
+    assert words[:5] == ["python", "-m", "parallel.train", "strategy=single", "workers=1"]
+    assert {"model=alexnet", "model.variant=owt", "model.image_size=64", "data=digits", "trainer.batch_size=32",
+            "trainer.precision=fp32", "trainer.lr=0.5", "cluster.threads=2", "cluster.device=cpu"} <= set(words)
+    assert not any(word.startswith(("strategy.", "trainer.seed", "data.cache")) for word in words)
+    assert " ".join(words) in first
+
+
+def test_single_with_the_whole_machine_is_marked_and_held_against_the_same_baseline() -> None:
+    base, ours = made_record("single", (10.0,) * 3), made_record("data_parallel", (5.0,) * 3)
+    whole = made_record("single", (8.0,) * 3, threads=2)
+    rows = rows_of(base, ours, whole)
+    machine = rows["single 1x2"]
+    assert machine.role == "machine" and machine.efficiency is None
+    assert machine.speedup is not None and machine.speedup.ratio == pytest.approx(1.25)
+    said = "\n".join(notes(compare([base, ours, whole])[0]))
+    assert "Against single with 2 threads (the whole machine)" in said and "data_parallel 1.60×" in said
+
+
+def test_one_epoch_has_no_interval_and_says_so() -> None:
+    (comparison,) = compare([made_record("single", (10.0,)), made_record("ddp", (5.0,))])
+    assert comparison.rows[1].speedup is not None and comparison.rows[1].speedup.low is None
+    assert any("No interval for ddp" in note for note in notes(comparison))
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"environment": {**ENVIRONMENT, "torch": "2.11.0"}}, "differ in torch: 2.11.0, 2.13.0"),
+    ({"environment": {**ENVIRONMENT, "variables": {"MALLOC_TOP_PAD_": "1"}}}, "differ in environment variables"),
+    ({"trainer": {"momentum": 0.5}}, "differ in trainer.momentum: 0.5, 0.9"),
+    ({"environment": {**ENVIRONMENT, "git_dirty": True}}, "uncommitted changes"),
+])
+def test_other_differences_are_told(changes: dict[str, Any], said: str) -> None:
+    (comparison,) = compare([made_record("single"), made_record("ddp", **changes)])
+    assert any(said in note for note in notes(comparison))
+    (alike,) = compare([made_record("single"), made_record("ddp", trainer={"epochs": 9, "seed": 4})])
+    assert not any("differ" in note for note in notes(alike))
+
+
+def test_rows_average_accuracy_and_split_time() -> None:
+    row = rows_of(made_record("ddp", (10.0, 20.0)))["ddp 2x1"]
+    assert row.top1 == 0.75 and row.bytes_per_epoch == 10_000_000
+    assert row.split() == pytest.approx(
+        {"compute_s": 10.5, "communication_s": 2.25, "data_wait_s": 0.75, "idle_s": 1.5, "other": 0.0})
+    assert row.curve("train_loss") == [(1, 2.3), (2, 1.15)]
+
+
+def test_plain_text_is_a_line_per_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_record(tmp_path / "a", made_record("single", (10.0, 11.0, 12.0)))
+    write_record(tmp_path / "b", made_record("one_weird_trick", (5.0, 5.5, 6.0), scheme="a"))
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if line.startswith("one_weird_trick")]
+    assert line.split()[:11] == ["one_weird_trick", "a", "2", "1", "3", "5.00", "5.25", "5.50", "5.50", "5.75", "6.00"]
+    assert "2.00×" in line and "100 %" in line and "10 MB" in line
+    assert (tmp_path / "report.html").is_file() and f"report: {tmp_path / 'report.html'}" in out
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_terminal_table_fits(width: int) -> None:
+    options = {"micro_batches": 4}
+    (comparison,) = compare([made_record("single", (300.0, 301.0)), made_record("one_weird_trick", scheme="a"),
+                             made_record("model_parallel", scheme="layers", options=options)])
+    text = io.StringIO()
+    print_comparison(comparison, Console(file=text, width=width, force_terminal=True, color_system=None))
+    lines = [line for line in text.getvalue().splitlines() if line.strip().startswith("one_weird_trick")]
+    assert len(lines) == (2 if width == 80 else 1)
+    assert "…" not in text.getvalue() and "micro_batches=4" in text.getvalue()
+    assert max(map(len, text.getvalue().splitlines()[:2])) <= width
+
+
+def test_json_and_csv_alone_on_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_record(tmp_path / "a", made_record("single", (10.0, 11.0, 12.0)))
+    write_record(tmp_path / "b", made_record("ddp", (5.0, 5.5, 6.0), plan=None))
+    assert main([str(tmp_path), "--json", "-", "--no-report"]) == 0
+    (comparison,) = json.loads(capsys.readouterr().out)
+    assert [row["speedup"] for row in comparison["rows"]] == [1.0, 2.0]
+    assert main([str(tmp_path), "--csv", "-", "--no-report"]) == 0
+    single, ddp = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (ddp["strategy"], ddp["batch_size"], ddp["epoch_s_median"], ddp["speedup"]) == ("ddp", "32", "5.5", "2.0")
+    assert single["speedup_low"] == "" and not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("damage", ["absent", "empty", "truncated"])
+def test_bad_input_is_one_line_and_exit_code_2(damage: str, tmp_path: Path,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    if damage == "truncated":
+        write_record(tmp_path, made_record())
+        (tmp_path / "epochs.csv").write_text("epoch\n")
+    assert main([str(tmp_path / "x" if damage == "absent" else tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1 and str(tmp_path) in err
+
+
+def test_speedup_in_sweep(tmp_path: Path) -> None:
+    record = made_record("ddp", (5.0, 5.0))
+    write_record(tmp_path / "ddp", record)
+    assert speedup_in_sweep(record, tmp_path) is None
+    assert "no baseline" in str(run_summary(record, tmp_path)["speedup_note"])
+    write_record(tmp_path / "single", made_record("single", (10.0, 10.0)))
+    found = speedup_in_sweep(record, tmp_path)
+    assert found is not None and found.ratio == 2.0
+    summary = run_summary(record, tmp_path)
+    assert summary["speedup"] == 2.0 and summary["efficiency"] == 1.0 and summary["epoch_seconds/median"] == 5.0
+    assert speedup_in_sweep(dataclasses.replace(record, environment={"cpu": "Another CPU"}), tmp_path) is None
+    (tmp_path / "single" / "epochs.csv").unlink()
+    assert "does not exist" in str(run_summary(record, tmp_path)["speedup_note"])

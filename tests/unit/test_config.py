@@ -1,0 +1,174 @@
+"""The shipped configuration, what overrides make of it, and what is refused with which sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from parallel.cli import compose
+from parallel.cli.application import claim_run_dir, fit_world
+from parallel.config import DATA_SETS, MODELS, STRATEGIES, Config
+
+
+def test_the_default_configuration_is_that_of_the_dataclasses() -> None:
+    assert compose.compose_config([]) == Config()
+
+
+def options(group: str) -> set[str]:
+    return {path.stem for path in (compose.CONF / group).glob("*.yaml")}
+
+
+def test_every_choice_of_the_dataclasses_has_a_file() -> None:
+    assert (options("strategy"), options("data"), options("model")) == (set(STRATEGIES), set(DATA_SETS), set(MODELS))
+
+
+@pytest.mark.parametrize("group, name", [(group, name) for group in compose.GROUPS for name in sorted(options(group))])
+def test_every_shipped_file_composes(group: str, name: str) -> None:
+    config = compose.compose_config([f"{group}={name}"])
+    if group in ("strategy", "data", "model", "tracker"):
+        assert getattr(config, group).name == name
+
+
+@pytest.mark.parametrize("name, data, image_size, batch_size", [
+    ("digits", "digits", 64, 32), ("tiny_imagenet", "tiny_imagenet", 64, 128), ("imagenet", "imagenet", 224, 128),
+    ("dogs_vs_cats", "dogs_vs_cats", 224, 128), ("speed", "synthetic", 224, 128)])
+def test_an_experiment_is_a_diff(name: str, data: str, image_size: int, batch_size: int) -> None:
+    config = compose.compose_config([f"experiment={name}", "strategy=ddp", "trainer.epochs=7"])
+    assert (config.data.name, config.model.image_size, config.trainer.batch_size) == (data, image_size, batch_size)
+    assert (config.strategy.name, config.trainer.epochs) == ("ddp", 7), "the command line has the last word"
+    assert config.trainer.momentum == Config().trainer.momentum, "what it does not name is the default"
+
+
+def test_the_documented_keys_exist() -> None:
+    config = compose.compose_config([
+        "strategy=from_file", "strategy.scheme=a", "strategy.path=plan.yaml", "workers=4", "model=alexnet",
+        "model.num_classes=200", "model.image_size=224", "data=tiny_imagenet", "data.root=/data", "trainer.epochs=2",
+        "trainer.batch_size=64", "trainer.precision=bf16", "trainer.seed=3"])
+    assert (config.strategy.path, config.workers, config.data.root, config.trainer.precision) == \
+        ("plan.yaml", 4, "/data", "bf16")
+
+
+@pytest.mark.parametrize("overrides, words", [
+    (["strategy=nope"],
+     ["strategy=nope", "data_parallel, ddp, from_file, model_parallel, one_weird_trick, searched, single"]),
+    (["data=nope"], ["data=nope", "digits, dogs_vs_cats"]),
+    (["model=nope"], ["model=nope", "alexnet"]),
+    (["experiment=nope"], ["experiment=nope", "tiny_imagenet"]),
+    (["hydra/launcher=nope"], ["hydra/launcher=nope", "basic, torchrun"]),
+    (["strategy.name=nope"], ["strategy=nope", "data_parallel"]),
+    (["trainer=3"], ["trainer=3", "conf/trainer/"]),
+    (["trainer.epoch=3"], ["trainer.epoch", "not a known key", "epochs"]),
+    (["+trainer.epoch=3"], ["trainer.epoch", "not a known key", "epochs"]),
+    (["+nonsense=3"], ["nonsense", "not a known key", "workers"]),
+    (["trainer.epochs=three"], ["trainer.epochs", "'three'", "Integer"]),
+    (["trainer.lr=[1,2]"], ["trainer.lr", "Float"]),
+    (["trainer.compile=maybe"], ["trainer.compile", "maybe", "bool"]),
+    (["trainer.epochs=0"], ["trainer.epochs=0", "at least 1"]),
+    (["model.image_size=32"], ["model.image_size=32", "63"]),
+    (["model=vgg16", "model.image_size=31"], ["model.image_size=31", "VGG-16's five poolings", "32"]),
+    (["model.variant=nope"], ["model.variant=nope", "owt, original, ungrouped"]),
+    (["model=vgg16", "model.variant=owt"], ["model.variant=owt", "vgg16", "no variants"]),
+    (["model=resnet18", "model.dropout=0.1"], ["model.dropout=0.1", "resnet18", "no dropout"]),
+    (["model=resnet18", "model.init=paper"], ["model.init=paper", "kaiming, torch"]),
+    (["trainer.lr=${oc.env:NO_SUCH_VARIABLE}"], ["trainer.lr", "NO_SUCH_VARIABLE"]),
+    (["trainer.epochs=1,2"], ["trainer.epochs=1,2", "--multirun"]),
+    (["two words"], ["'two words'", "key=value"]),
+    (["trainer.lr=[1"], ["'trainer.lr=[1'", "key=value"]),
+])
+def test_bad_input_is_one_sentence(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(ValueError) as caught:
+        compose.compose_config(overrides)
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("override", [
+    "+_target_=os.getcwd", "+trainer._target_=os.getcwd", "+hydra.callbacks.mine._target_=os.getcwd",
+    "+hydra.callbacks={mine: {_target_: os.getcwd}}", "hydra.launcher._target_=os.getcwd"])
+def test_no_target_from_the_command_line(override: str) -> None:
+    with pytest.raises(ValueError, match="_target_.*never code to run"):
+        compose.compose_config([override])
+
+
+@pytest.mark.parametrize("text", ["# @package _global_\ntrainer:\n  _target_: os.getcwd\n",
+                                  "# @package _global_\nhydra:\n  callbacks:\n    mine:\n      _target_: os.getcwd\n"])
+def test_no_target_from_a_file(text: str, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match="_target_ is not allowed|'_target_' not in"):
+        compose.compose_config([f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine"])
+
+
+def test_a_file_is_checked_against_the_schema(tmp_path: Path) -> None:
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / "mine.yaml").write_text("epochs: many\n")
+    with pytest.raises(ValueError, match=r"trainer\.epochs.*'trainer/mine'.*'many'.*Integer"):
+        compose.compose_config([f"hydra.searchpath=[file://{tmp_path}]", "trainer=mine"])
+
+
+def sweep(*overrides: str) -> list[str]:
+    return compose.sweep_overrides(compose.parse_overrides(overrides))
+
+
+def test_the_same_sweep_gets_the_same_name() -> None:
+    name = sweep("strategy=single,ddp", "workers=2")[0]
+    assert name.startswith("sweep=sweep-")
+    assert sweep("workers=2", "strategy=single,ddp", "hydra/launcher=torchrun")[0] == name
+    assert sweep("workers=3", "strategy=single,ddp")[0] != name
+
+
+def test_a_named_sweep_keeps_its_name() -> None:
+    assert not any(line.startswith("sweep=") for line in sweep("strategy=single,ddp", "sweep=mine"))
+
+
+def test_job_folders_are_named_by_what_varies() -> None:
+    assert sweep("strategy=single,ddp", "workers=2", "sweep=mine") == \
+        ["hydra.job.config.override_dirname.exclude_keys=[sweep,workers]"]
+
+
+@pytest.mark.parametrize("strategy, workers, world, fitted", [
+    ("single", None, 1, 1), ("single", 2, 1, 1), ("ddp", None, 3, 3), ("ddp", 4, 4, 4), ("ddp", None, 1, 1)])
+def test_a_fitting_world(strategy: str, workers: int | None, world: int, fitted: int) -> None:
+    config = compose.compose_config([f"strategy={strategy}", f"workers={'null' if workers is None else workers}"])
+    assert fit_world(config, world, launched=world > 1).workers == fitted
+
+
+@pytest.mark.parametrize("strategy, workers, world, launched, words", [
+    ("single", None, 2, True, ["strategy=single", "world of 1", "one of 2"]),
+    ("ddp", 4, 2, True, ["workers=4", "world of 4", "one of 2", "--nproc-per-node"]),
+    ("ddp", 2, 1, False, ["workers=2", "torchrun --standalone --nproc-per-node 2", "hydra/launcher=torchrun"])])
+def test_a_world_of_the_wrong_size(strategy: str, workers: int | None, world: int, launched: bool,
+                                   words: list[str]) -> None:
+    config = compose.compose_config([f"strategy={strategy}", f"workers={'null' if workers is None else workers}"])
+    with pytest.raises(ValueError) as caught:
+        fit_world(config, world, launched)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_two_runs_in_one_second_get_two_folders(tmp_path: Path) -> None:
+    folders = [claim_run_dir(tmp_path / "runs" / "now", explicit=False) for _ in range(3)]
+    assert [folder.name for folder in folders] == ["now", "now-2", "now-3"]
+    assert all(folder.is_dir() for folder in folders)
+
+
+def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
+    folder = claim_run_dir(tmp_path / "run", explicit=True)
+    assert claim_run_dir(folder, explicit=True) == folder, "an unfinished one may be used again"
+    (folder / "record.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a finished run"):
+        claim_run_dir(folder, explicit=True)
+
+
+def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"hydra\.run\.dir=.*can't be made"):
+        claim_run_dir(tmp_path / "file" / "run", explicit=True)
+
+
+@pytest.mark.parametrize("text", ["plain", "strategy=single,trainer.lr=0.1", "it's", "back\\slash", "end\\", "\\'",
+                                  "with space"])
+def test_quoted_values_survive_hydra(text: str) -> None:
+    assert compose.parse_overrides([f"hydra.run.dir={compose.quote(text)}"])[0].value() == text

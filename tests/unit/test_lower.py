@@ -1,0 +1,404 @@
+"""Lowering: what programs move, who holds which parameters, and that every worker's list can be run to its end."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from parallel.config import ModelConfig, StrategyConfig
+from parallel.graph import INPUT, Graph, trace
+from parallel.graph.box import Box
+from parallel.models import build_model
+from parallel.plans import Plan, read_plan
+from parallel.program import Backward, Forward, Program, Start, Update, Wait
+from parallel.program.lowering import BUCKET_BYTES, lower
+from parallel.strategies import build_plan
+from tests.support.small_models import MODELS, graph_of, plans
+
+with torch.device("meta"):
+    OWT = trace(build_model(ModelConfig(image_size=224), 1000, seed=0), (3, 224, 224))
+CONV, FULLY_CONNECTED = 2_469_696, 58_631_144
+GATHERED = 9216 + 4096 + 4096
+GRAPHS = {name: graph_of(name) for name in MODELS}
+
+
+def program_of(workers: int, batch: int, graph: Graph = OWT, **strategy: object) -> Program:
+    return lower(graph, build_plan(graph, workers, StrategyConfig(**strategy)), batch)  # type: ignore[arg-type]
+
+
+def edges(program: Program) -> list[str]:
+    return sorted({exchange.name for exchange in program.exchanges.values()})
+
+
+def mean_bytes(program: Program, itemsize: int = 4) -> float:
+    workers = program.plan.workers
+    return sum(program.bytes_sent(worker, itemsize) for worker in range(workers)) / workers
+
+
+# Which exchanges there are.
+
+
+def test_single_and_data_parallel_exchange_nothing() -> None:
+    single = program_of(1, 8, name="single")
+    assert [str(step) for step in single.steps[0]] == ["F0:0", "B0:0", *(f"U{b.index}" for b in single.buckets)]
+    assert single.bytes_sent(0, 4) == 0
+    data_parallel = program_of(4, 8, name="data_parallel")
+    assert not data_parallel.exchanges
+    assert len(data_parallel.segments) == 1
+    assert {len(bucket.workers) for bucket in data_parallel.buckets} == {4}
+
+
+@pytest.mark.parametrize("scheme", ["a", "b", "c"])
+def test_one_weird_trick_exchanges_before_every_linear_layer_and_the_loss(scheme: str) -> None:
+    program = program_of(2, 8, name="one_weird_trick", scheme=scheme)
+    assert edges(program) == ["drop6>fc6", "drop7>fc7", "fc8>loss", "relu7>fc8"]
+    assert len(program.exchanges) == 4 * program.plan.micro_batches
+    assert [segment.merged for segment in program.segments] == [scheme != "a", False, False, False, False]
+
+
+def test_layers_exchange_between_stages_only() -> None:
+    program = program_of(2, 8, name="model_parallel", micro_batches=4)
+    (edge,) = edges(program)
+    (consumer,) = (op for op in OWT if f"{op.inputs[0]}>{op.name}" == edge)
+    assert program.plan[consumer.inputs[0]].on == (0,)
+    assert program.plan[consumer.name].on == (1,)
+    for exchange in program.exchanges.values():
+        assert [(t.source, t.target, t.box) for t in exchange.transfers] == [
+            (0, 1, Box.whole((2, *OWT[exchange.value].shape)).replace(0, exchange.holds[0].spans[0]))]
+
+
+def test_a_split_in_height_exchanges_halos() -> None:
+    plan = read_plan("{workers: 2, ops: {conv1: {h: 2, on: [0, 1]}, flatten: {on: [0]}}}", GRAPHS["tower"])
+    program = lower(GRAPHS["tower"], plan, 4)
+    pool = next(e for e in program.exchanges.values() if e.consumer == "pool1")
+    # Nine rows in parts of 4 and 5; the pool's rows 0:2 read rows 0:5, its rows 2:4 rows 4:9.
+    assert [(t.source, t.target, t.box.spans[2]) for t in pool.transfers] == [
+        (0, 0, (0, 4)), (1, 0, (4, 5)), (1, 1, (4, 9))]
+    assert "conv1>relu1" not in edges(program)
+
+
+def test_partial_sums_are_added_by_the_exchange() -> None:
+    plan = read_plan("{workers: 2, ops: {conv1: {on: [0]}, fc3: {k: 2, on: [0, 1]}}}", GRAPHS["tower"])
+    exchange = next(e for e in lower(GRAPHS["tower"], plan, 4).exchanges.values() if e.value == "fc3")
+    assert exchange.adds
+    assert exchange.holds == {0: Box.whole((4, 11)), 1: Box.whole((4, 11))}
+    assert exchange.needs == {0: Box(((0, 4), (0, 5))), 1: Box(((0, 4), (5, 11)))}
+
+
+def test_partial_sums_are_exchanged_where_each_worker_needs_all_of_them() -> None:
+    """Both boxes are the whole map, and yet what is held is not what is needed."""
+    plan = read_plan("{workers: 2, ops: {pool1: {on: [0]}, conv2: {k: 2, on: [0, 1]}, conv3: {c: 2, on: [0, 1]}}}",
+                     GRAPHS["weightless"])
+    exchange = next(e for e in lower(GRAPHS["weightless"], plan, 4).exchanges.values() if e.value == "conv2")
+    assert exchange.holds == exchange.needs
+    assert len(exchange.transfers) == 4
+
+
+def test_who_computes_what_in_a_pass() -> None:
+    b = program_of(3, 18, name="one_weird_trick", scheme="b")
+    c = program_of(3, 18, name="one_weird_trick", scheme="c")
+    rows = lambda program, op, m: [part and part.box.spans[0] for part in (  # noqa: E731
+        program.part(op, worker, m) for worker in range(3))]
+    assert rows(b, "conv1", 1) == [None, (6, 12), None]  # all of pass 1 is worker 1's
+    assert rows(c, "conv1", 1) == [(6, 8), (8, 10), (10, 12)]  # a third of it is each worker's
+    assert rows(b, "fc6", 1) == rows(c, "fc6", 1) == [(6, 12)] * 3
+
+
+def test_scheme_c_starts_the_next_pass_s_exchange_before_this_pass_s_compute() -> None:
+    program = program_of(2, 8, name="one_weird_trick", scheme="c")
+    steps = [str(step) for step in program.steps[0]]
+    assert steps[:6] == ["F0", "X0:0>", "W0:0>", "X0:1>", "F1:0", "X1:0>"]
+
+
+def test_program_of_a_small_pipeline_as_text() -> None:
+    plan = read_plan("{workers: 2, micro_batches: 2, ops: {conv1: {on: [0]}, fc3: {on: [1]}}}", GRAPHS["tower"])
+    assert str(lower(GRAPHS["tower"], plan, 4)).splitlines() == [
+        "segment 0 on [0]: conv1 relu1 pool1 conv2 relu2 pool2 avgpool flatten drop3",
+        "segment 1 on [1]: fc3 relu3 drop4 fc4 relu4 fc5 loss",
+        # Both sides start an exchange: one sends, the other makes ready to receive.
+        "worker 0: F0:0 X0:0> F0:1 X0:1> <X0:0 <W0:0 B0:0 <X0:1 <W0:1 B0:1 U1",
+        "worker 1: X0:0> W0:0> F1:0 X0:1> B1:0 <X0:0 W0:1> F1:1 B1:1 <X0:1 U0",
+    ]
+
+
+# How much they move: the closed forms.
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 8])
+def test_data_parallel_sends_the_bytes_of_a_ring(workers: int) -> None:
+    """8 (N − 1) / N · (Wc + Wf) bytes per worker and step in fp32."""
+    program = program_of(workers, 8, name="data_parallel")
+    assert mean_bytes(program) == pytest.approx(8 * (workers - 1) / workers * (CONV + FULLY_CONNECTED), rel=1e-12)
+    shares = [program.bytes_sent(worker, 4) for worker in range(workers)]
+    assert max(shares) - min(shares) <= 4 * len(program.buckets) * workers  # shards differ by one element at most
+
+
+@pytest.mark.parametrize("workers", [2, 4, 8])
+@pytest.mark.parametrize(("scheme", "update"), [("a", "step"), ("b", "step"), ("c", "step"), ("c", "pass")])
+def test_one_weird_trick_sends_conv_weights_and_gathered_activations(workers: int, scheme: str, update: str) -> None:
+    """8 (N − 1) / N · Wc + 8 (N − 1) · b · A; and the logits, of which each worker has 1/N, go to the rows' loss."""
+    local = 16
+    program = program_of(workers, local * workers, name="one_weird_trick", scheme=scheme, update=update)
+    expected = (8 * (workers - 1) / workers * CONV + 8 * (workers - 1) * local * GATHERED
+                + 8 * (workers - 1) * local * 1000 / workers)
+    assert mean_bytes(program) == pytest.approx(expected, rel=1e-12)
+
+
+def test_one_weird_trick_moves_less_below_the_published_batch() -> None:
+    """A = 9216 + 4096 + 4096: at batch Wf / A ≈ 3,368 both move the same, but for the logits."""
+    below, above = 3200, 3600
+    data_parallel = mean_bytes(program_of(2, below, name="data_parallel"))
+    assert mean_bytes(program_of(2, below, name="one_weird_trick", scheme="a")) < data_parallel
+    assert mean_bytes(program_of(2, above, name="one_weird_trick", scheme="a")) > data_parallel
+
+
+def test_bf16_halves_the_exchanges_and_not_the_gradient_sync() -> None:
+    for strategy, exchanged in (("data_parallel", False), ("model_parallel", True)):
+        program = program_of(2, 8, name=strategy)
+        assert mean_bytes(program, 2) == mean_bytes(program, 4) / (2 if exchanged else 1)
+
+
+def test_pipeline_sends_the_activations_between_its_stages() -> None:
+    program = program_of(2, 8, name="model_parallel", micro_batches=4)
+    size = next(iter(program.exchanges.values())).holds[0].volume
+    assert program.bytes_sent(0, 4) == program.bytes_sent(1, 4) == 4 * 4 * size  # 4 micro-batches of 4-byte numbers
+
+
+# Parameters.
+
+
+def test_parameters_held() -> None:
+    assert [program_of(4, 8, name="data_parallel").parameters_held(w) for w in range(4)] == [CONV + FULLY_CONNECTED] * 4
+    assert [program_of(4, 16, name="one_weird_trick").parameters_held(w) for w in range(4)] == [
+        CONV + FULLY_CONNECTED // 4] * 4
+    layers = program_of(4, 8, name="model_parallel")
+    assert sum(layers.parameters_held(w) for w in range(4)) == CONV + FULLY_CONNECTED
+
+
+def test_large_parameters_have_a_bucket_of_their_own_and_small_ones_share() -> None:
+    buckets = program_of(2, 8, name="data_parallel").buckets
+    assert [bucket.index for bucket in buckets] == list(range(len(buckets)))
+    for bucket in buckets:
+        if len(bucket.parameters) > 1:
+            assert max(box.volume for box in bucket.boxes) * 4 < BUCKET_BYTES
+    alone = [bucket.parameters[0] for bucket in buckets if len(bucket.parameters) == 1]
+    assert alone[:3] == [("fc8", "weight"), ("fc7", "weight"), ("fc6", "weight")]  # as backward comes to them
+    assert len(buckets) < sum(len(op.parameters) for op in OWT)
+
+
+drawn_programs = st.sampled_from(sorted(GRAPHS)).flatmap(
+    lambda name: plans(GRAPHS[name]).map(lambda drawn: lower(GRAPHS[name], *drawn)))
+any_program = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@any_program
+@given(drawn_programs)
+def test_every_parameter_is_once_on_each_worker_that_uses_it_and_whole_on_all(program: Program) -> None:
+    held: dict[int, Counter[tuple[str, str, Box]]] = defaultdict(Counter)
+    for bucket in program.buckets:
+        assert tuple(sorted(set(bucket.workers))) == bucket.workers
+        shards = [position for worker in bucket.workers for position in range(*bucket.shard(worker))]
+        assert shards == list(range(bucket.size))
+        for worker in bucket.workers:
+            held[worker].update((op, name, box)
+                                for (op, name), box in zip(bucket.parameters, bucket.boxes, strict=True))
+    for worker in range(program.plan.workers):
+        used = {(op.name, name, box) for op in program.graph for m in range(program.plan.micro_batches)
+                if (part := program.part(op.name, worker, m)) for name, box in op.parameter_boxes(part).items()}
+        assert held[worker] == Counter(used)
+    for op in program.graph:
+        for name, shape in op.parameters.items():
+            covered = torch.zeros(shape)
+            for bucket in program.buckets:
+                if (op.name, name) in bucket.parameters:
+                    box = bucket.boxes[bucket.parameters.index((op.name, name))]
+                    covered[box.within(Box.whole(shape))] += 1
+            assert (covered == 1).all()
+
+
+@any_program
+@given(drawn_programs)
+def test_every_input_comes_whole_and_from_where_it_is_held(program: Program) -> None:
+    exchanged = {(e.value, e.consumer, e.micro_batch): e for e in program.exchanges.values()}
+    for op in program.graph:
+        for which, producer in enumerate(op.inputs):
+            for m in range(program.plan.micro_batches):
+                exchange = exchanged.get((producer, op.name, m))
+                for worker in range(program.plan.workers):
+                    needed = program.inputs(worker, m, op.name)
+                    held = None if producer == INPUT else program.output(producer, worker, m)
+                    if exchange is None:  # everybody has just what it needs
+                        assert producer == INPUT or held == (needed[which] if needed else None)
+                        continue
+                    assert exchange.holds.get(worker) == held
+                    assert exchange.needs.get(worker) == (needed[which] if needed else None)
+                    pieces = [t.box.volume for t in exchange.transfers if t.target == worker]
+                    times = program.plan[producer].terms(program.graph[producer])  # partial sums of every element
+                    assert sum(pieces) == (needed[which].volume * times if needed else 0)
+
+
+@any_program
+@given(drawn_programs)
+def test_every_worker_s_list_runs_to_its_end(program: Program) -> None:
+    """A dry run: starts and syncs send without waiting, waits and updates block until all peers have sent."""
+    at = [0] * program.plan.workers
+    done: set[tuple[object, ...]] = set()
+
+    def can_run(worker: int, step: object) -> bool:
+        match step:
+            case Wait(index, m, backward):
+                transfers = program.exchanges[index, m].transfers
+                sources = [t.target if backward else t.source for t in transfers
+                           if (t.source if backward else t.target) == worker]
+                return all(("start", source, index, m, backward) in done for source in {*sources, worker})
+            case Update(i):
+                return all(("sync", peer, i, updates[worker, i]) in done for peer in program.buckets[i].workers)
+        return True
+
+    updates: Counter[tuple[int, int]] = Counter()
+    syncs: Counter[tuple[int, int]] = Counter()
+    moved = True
+    while moved:
+        moved = False
+        for worker, steps in enumerate(program.steps):
+            while at[worker] < len(steps) and can_run(worker, step := steps[at[worker]]):
+                match step:
+                    case Start(index, m, backward):
+                        assert ("start", worker, index, m, backward) not in done
+                        done.add(("start", worker, index, m, backward))
+                    case Backward(_, _, sync):
+                        for i in sync:
+                            done.add(("sync", worker, i, syncs[worker, i]))
+                            syncs[worker, i] += 1
+                    case Update(i):
+                        updates[worker, i] += 1
+                at[worker] += 1
+                moved = True
+    stuck = {worker: str(steps[at[worker]]) for worker, steps in enumerate(program.steps) if at[worker] < len(steps)}
+    assert not stuck, f"{stuck} in\n{program}"
+    assert syncs == updates
+    for bucket in program.buckets:
+        times = program.plan.micro_batches if program.updates_every_pass(bucket) else 1
+        assert all(updates[worker, bucket.index] == times for worker in bucket.workers)
+
+
+@any_program
+@given(drawn_programs)
+def test_a_worker_computes_with_what_has_come(program: Program) -> None:
+    """On every worker: wait before use, forward before start, backward after all that reads has come back."""
+    segment_of = {name: segment for segment in program.segments for name in segment.ops}
+    for worker, steps in enumerate(program.steps):
+        seen: list[object] = []
+        for step in steps:
+            assert step not in seen or isinstance(step, Update)
+            match step:
+                case Forward(index, m) | Backward(index, m):
+                    backward = isinstance(step, Backward)
+                    for exchange in program.exchanges.values():
+                        inside = segment_of[exchange.value if backward else exchange.consumer].index == index
+                        receives = worker in (exchange.holds if backward else exchange.needs)
+                        if inside and receives and m in (None, exchange.micro_batch):
+                            assert Wait(exchange.index, exchange.micro_batch, backward) in seen
+                    assert not backward or Forward(index, m) in seen
+                case Start(index, m, backward):
+                    exchange = program.exchanges[index, m]
+                    segment = segment_of[exchange.consumer if backward else exchange.value]
+                    if worker in (exchange.needs if backward else exchange.holds):
+                        whose = None if segment.merged else m
+                        assert any(isinstance(other, Backward if backward else Forward)
+                                   and (other.segment, other.micro_batch) == (segment.index, whose) for other in seen)
+            seen.append(step)
+
+
+@any_program
+@given(drawn_programs)
+def test_each_pair_of_workers_starts_its_messages_in_the_same_order(program: Program) -> None:
+    def between(one: int, other: int) -> list[tuple[object, ...]]:
+        """What passes between the two, in the order in which worker `one` starts it."""
+        found: list[tuple[object, ...]] = []
+        for step in program.steps[one]:
+            match step:
+                case Start(index, m, backward):
+                    if any({t.source, t.target} == {one, other} for t in program.exchanges[index, m].transfers):
+                        found.append(("exchange", index, m, backward))
+                case Backward(_, _, sync):
+                    found += [("sum", bucket) for bucket in sync if other in program.buckets[bucket].workers]
+                case Update(bucket):
+                    if other in program.buckets[bucket].workers:
+                        found.append(("gather", bucket))
+        return found
+
+    workers = range(program.plan.workers)
+    for one in workers:
+        for other in workers:
+            if one != other:
+                assert between(one, other) == between(other, one)
+
+
+def test_a_batch_that_the_plan_cannot_cut_is_refused() -> None:
+    with pytest.raises(ValueError, match="^trainer.batch_size=9 must be a multiple of the plan's micro_batches=4$"):
+        program_of(2, 9, name="model_parallel", micro_batches=4)
+
+
+def test_plan_with_one_worker_idle_gives_it_an_empty_list() -> None:
+    plan: Plan = read_plan("{workers: 3, ops: {conv1: {n: 2, on: [0, 2]}}}", GRAPHS["odd"])
+    assert [bool(steps) for steps in lower(GRAPHS["odd"], plan, 4).steps] == [True, False, True]
+
+
+# Models that are no chains.
+
+
+def test_data_parallel_exchanges_nothing_but_the_statistics() -> None:
+    program = program_of(3, 6, GRAPHS["residual"], name="data_parallel")
+    assert edges(program) == sorted(f"{op.name}.sums>{op.name}" for op in GRAPHS["residual"]
+                                    if f"{op.name}.sums" in GRAPHS["residual"])
+    exchange = next(e for e in program.exchanges.values() if e.value == "bn1.sums")
+    assert exchange.adds and exchange.wide and exchange.holds == exchange.needs
+    assert set(exchange.holds.values()) == {Box(((0, 1), (0, 5), (0, 3)))}
+    # The projection reads what an earlier segment left, without an exchange: it begins no segment.
+    assert [" ".join(segment.ops) for segment in program.segments][5:7] == [
+        "layer2.bn2 layer2.downsample.0 layer2.downsample.1.sums",
+        "layer2.downsample.1 layer2.add layer2.relu_1 concat bn3.sums"]
+
+
+def test_statistics_of_whole_channels_are_not_exchanged() -> None:
+    plan = read_plan("{workers: 2, ops: {conv1: {c: 2, on: [0, 1]}}}", GRAPHS["residual"])
+    assert not [name for name in edges(lower(GRAPHS["residual"], plan, 4)) if "bn1.sums" in name]
+
+
+def test_each_reader_of_a_value_has_an_exchange_of_its_own() -> None:
+    plan = read_plan("{workers: 2, ops: {conv1: {on: [0]}, conv3: {on: [1]}, fc5: {on: [1]}, fc6: {on: [0]}}}",
+                     GRAPHS["branches"])
+    assert edges(lower(GRAPHS["branches"], plan, 4)) == [
+        "add>concat", "conv2>add", "conv2>conv3", "drop5>concat_1", "flatten>fc5"]
+
+
+def test_ops_for_other_samples_are_in_a_segment_of_their_own() -> None:
+    """`conv2` is split in n, `pool`, which reads the images as `conv1` did, in h: same workers, no exchange between."""
+    plan = read_plan("{workers: 2, ops: {conv1: {h: 2, on: [0, 1]}, conv2: {n: 2, on: [0, 1]}}}", GRAPHS["branches"])
+    program = lower(GRAPHS["branches"], plan, 4)
+    for segment in program.segments:
+        for worker in segment.workers:
+            parts = [program.part(name, worker, 0) for name in segment.ops]
+            assert len({part.box.spans[0] for part in parts if part}) == 1
+    assert any(segment.ops[0] == "pool" for segment in program.segments)
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_bytes_of_a_residual_network_and_of_vgg(workers: int) -> None:
+    """ResNet-18: the ring of all weights, and for 4,800 channels three sums in float64, to all others, both ways."""
+    def graph(name: str) -> Graph:
+        with torch.device("meta"):
+            return trace(build_model(ModelConfig(name), 1000, seed=0), (3, 64, 64))
+
+    ring, others = 8 * (workers - 1) / workers, workers - 1
+    resnet = program_of(workers, 16, graph("resnet18"), name="data_parallel")
+    assert mean_bytes(resnet) == pytest.approx(ring * 11_689_512 + 2 * others * 4_800 * 3 * 8, rel=1e-12)
+    local, linear = 4, 25088 * 4096 + 4096 + 4096 * 4096 + 4096 + 4096 * 1000 + 1000
+    vgg = program_of(workers, local * workers, graph("vgg16"), name="one_weird_trick")
+    gathered = 8 * others * local * (25088 + 4096 + 4096 + 1000 / workers)
+    assert mean_bytes(vgg) == pytest.approx(ring * (138_357_544 - linear) + gathered, rel=1e-12)

@@ -1,0 +1,238 @@
+"""Prices: the loads of exchanges and syncs against a count over all pairs, and what makes a price."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from parallel.cluster import Cluster, Roofline
+from parallel.cluster.files import read_cluster, write_cluster
+from parallel.graph import INPUT, Graph
+from parallel.graph.ops import Op
+from parallel.plans import Layout, Plan, make_plan
+from parallel.program import Exchange
+from parallel.program.lowering import BUCKET_BYTES, lower
+from parallel.simulator.communication_volume import Held, Loads, exchange_loads
+from parallel.simulator.cost_model import CostModel, rows_of
+from parallel.simulator.partition import part_kinds, spans_of
+from tests.support.made_clusters import Rates, link, made_cluster
+from tests.support.small_models import MODELS, graph_of, plans
+
+GRAPHS = {name: graph_of(name) for name in MODELS}
+TWO_NODES = made_cluster(2, 2)
+
+
+def edges(graph: Graph) -> list[tuple[Op, Op, int]]:
+    return [(graph[producer], op, i) for op in graph for i, producer in enumerate(op.inputs) if producer != INPUT]
+
+
+def counted(exchange: Exchange, cluster: Cluster) -> dict[str, list[int]]:
+    """What `loads` computes, by going through all transfers."""
+    names = ("inside.out", "inside.into", "between.out", "between.into", "own", "scattered.out", "scattered.into")
+    counts = {name: [0] * cluster.workers for name in names}
+    for t in exchange.transfers:
+        if t.source == t.target:
+            counts["own"][t.source] += t.box.volume
+            continue
+        level = "inside" if cluster.node_of(t.source) == cluster.node_of(t.target) else "between"
+        counts[f"{level}.out"][t.source] += t.box.volume
+        counts[f"{level}.into"][t.target] += t.box.volume
+        counts["scattered.out"][t.source] += t.box.volume * (
+            t.box.shape[1:] != exchange.holds[t.source].shape[1:])
+        counts["scattered.into"][t.target] += t.box.volume * (
+            t.box.shape[1:] != exchange.needs[t.target].shape[1:])
+    return counts
+
+
+def computed(loads: Loads) -> dict[str, list[int]]:
+    return {"inside.out": loads.inside.out.tolist(), "inside.into": loads.inside.into.tolist(),
+            "between.out": loads.between.out.tolist(), "between.into": loads.between.into.tolist(),
+            "own": loads.own.tolist(), "scattered.out": loads.scattered.out.tolist(),
+            "scattered.into": loads.scattered.into.tolist()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_loads_are_those_of_all_transfers(name: str, data: st.DataObject) -> None:
+    graph = GRAPHS[name]
+    plan, batch = data.draw(plans(graph))
+    plan = dataclasses.replace(plan, scheme="a", update="step")
+    program, samples = lower(graph, plan, batch), batch // plan.micro_batches
+    for exchange in program.exchanges.values():
+        consumer = graph[exchange.consumer]
+        which = consumer.inputs.index(exchange.value)
+        held, need = plan[exchange.value], plan[consumer.name]
+        loads = exchange_loads(
+            Held(spans_of(graph[exchange.value], held.degrees, samples, None), np.array(held.on)),
+            Held(spans_of(consumer, need.degrees, samples, which), np.array(need.on)), TWO_NODES)
+        assert computed(loads) == counted(exchange, TWO_NODES)
+        assert exchange.moved == tuple(
+            {worker: int(numbers[worker]) for worker in boxes}
+            for numbers, boxes in ((loads.moving.out, exchange.holds), (loads.moving.into, exchange.needs)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_parts_of_a_kind_have_the_sizes_of_every_part(name: str, data: st.DataObject) -> None:
+    graph = GRAPHS[name]
+    plan, batch = data.draw(plans(graph))
+    for op in graph:
+        kinds = part_kinds(op, plan[op.name].degrees, rows_of(plan[op.name], batch))
+        for position, worker in enumerate(plan[op.name].on):
+            part, kind = plan[op.name].part(op, worker, (0, batch)), kinds.parts[kinds.of[position]]
+            assert part.box.shape == kind.box.shape
+            assert [box.shape for box in op.needs(part)] == [box.shape for box in op.needs(kind)]
+            assert op.multiply_adds(part) == op.multiply_adds(kind)
+            assert op.kept_bytes(part, 4) == op.kept_bytes(kind, 4)
+
+
+def sync_counted(graph: Graph, plan: Plan, op: Op, cluster: Cluster) -> float:
+    """Seconds of summing an op's gradients, counted over all pairs of workers; every tensor is a large one."""
+    seconds, layout = 0.0, plan[op.name]
+    for name in op.parameters:
+        boxes = {w: box for w in layout.on if (box := op.parameter_boxes(layout.part(op, w, (0, 4))).get(name))}
+        out = {True: [0] * cluster.workers, False: [0] * cluster.workers}
+        for worker, box in boxes.items():
+            group = [w for w, other in boxes.items() if other == box]
+            for near in (True, False):
+                peers = sum(near == (cluster.node_of(w) == cluster.node_of(worker)) for w in group if w != worker)
+                out[near][worker] = -(-peers * box.volume // len(group))
+        if cluster.between is None:
+            raise AssertionError("two nodes, two links")
+        seconds += max(cluster.inside.seconds(4 * max(out[True])), cluster.between.seconds(4 * max(out[False])))
+    return seconds
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_sync_sends_every_holder_its_shard(data: st.DataObject) -> None:
+    """Without latency small tensors pay for their bytes alone, however small."""
+    graph = GRAPHS["tower"]
+    plan, batch = data.draw(plans(graph))
+    cost_model = CostModel(graph, batch, TWO_NODES, "fp32")
+    for op in graph:
+        sync = cost_model.sync(op, plan[op.name])
+        assert sync.sum_s == sync.gather_s == pytest.approx(sync_counted(graph, plan, op, TWO_NODES))
+
+
+def test_a_small_tensor_pays_its_part_of_a_full_bucket() -> None:
+    graph = GRAPHS["tower"]
+    fast = made_cluster(inside=link(1e9, latency_s=1.0))
+    sync = CostModel(graph, 4, fast, "fp32").sync(graph["conv2"], Layout(on=(0, 1), n=2))
+    weight, bias = 10 * 7 * 9, 10
+    assert sync.sum_s == pytest.approx((weight + bias) * 4 / BUCKET_BYTES * (1.0 + BUCKET_BYTES / 2 / 1e9))
+    assert sync.update_s == pytest.approx((weight + bias) / 2 * 1e-7)
+
+
+def test_weights_in_shared_memory_are_announced_not_sent() -> None:
+    graph, cluster = GRAPHS["tower"], made_cluster(2, 2, inside=link(latency_s=1.0), shared_memory=True)
+    cost_model, numbers = CostModel(graph, 4, cluster, "fp32"), 10 * 7 * 9 + 10
+    near = cost_model.sync(graph["conv2"], Layout(on=(0, 1), n=2))
+    assert near.gather_s == pytest.approx(numbers * 4 / BUCKET_BYTES) and near.sum_s > near.gather_s
+    far = cost_model.sync(graph["conv2"], Layout(on=(0, 2), n=2))
+    assert far.gather_s == far.sum_s
+    written = dataclasses.replace(cluster, compute=Roofline({"fp32": 1e12}, {}, 1e11, 0.0))
+    assert read_cluster(write_cluster(written)).shared_memory
+
+
+def test_one_holder_has_nothing_to_sum() -> None:
+    graph = GRAPHS["tower"]
+    sync = CostModel(graph, 4, made_cluster(), "fp32").sync(graph["fc3"], Layout(on=(0, 1), c=2))
+    assert (sync.sum_s, sync.gather_s) == (0.0, 0.0)
+    assert sync.update_s == pytest.approx((6 * 90 + 6) * 1e-7)
+
+
+def both_ways(cluster: Cluster, workers: int) -> tuple[float, float]:
+    """The exchange in front of fc3 [4 samples, 90 features], from a split of samples to one of features."""
+    graph, on = GRAPHS["tower"], tuple(range(workers))
+    return CostModel(graph, 4, cluster, "fp32").exchange(
+        graph["drop3"], Layout(on=on, n=workers), graph["fc3"], Layout(on=on, c=workers), 0, 4)
+
+
+def test_links_are_shared_or_not() -> None:
+    sent = 2 * 90 * 4  # bytes: half of the batch to the other worker
+    assert both_ways(made_cluster(), 2) == pytest.approx((sent / 1e6, sent / 1e6))
+    assert both_ways(made_cluster(inside=link(shared=True)), 2) == pytest.approx((2 * sent / 1e6,) * 2)
+    latency = made_cluster(inside=link(latency_s=1.0))
+    assert both_ways(latency, 2) == pytest.approx((1.0 + sent / 1e6,) * 2)
+
+
+def test_the_slowest_level_decides() -> None:
+    piece = 90 * 4  # bytes: one of four samples; every worker sends it to three others, two of them on the other node
+    assert both_ways(made_cluster(2, 2), 4)[0] == pytest.approx(2 * piece / 1e5)
+    assert both_ways(made_cluster(2, 2, between=link(1e5, shared=True)), 4)[0] == pytest.approx(4 * piece / 1e5)
+    assert both_ways(made_cluster(2, 2, between=link(1e9)), 4)[0] == pytest.approx(piece / 1e6)
+
+
+def test_pieces_are_copied_or_added() -> None:
+    """Forward: the samples arrive in place, and each worker copies its own half to them. Backward: both pieces, its
+    own and the other's, are all of its half: it copies one and adds the other."""
+    copying = made_cluster(inside=link(1e30), compute=Rates(per_copy_s=1.0))
+    assert both_ways(copying, 2) == pytest.approx((180.0, 180.0))
+    adding = made_cluster(inside=link(1e30), compute=Rates(per_add_s=1.0))
+    assert both_ways(adding, 2) == pytest.approx((0.0, 180.0))
+
+
+def test_pieces_that_are_not_contiguous_are_packed_unless_memory_is_shared() -> None:
+    """From halves of the features to halves of the samples: rows lie together and are sent as they are; a worker puts
+    the other's columns into their place, and its own: 90 numbers each. Backward it packs columns."""
+    graph = GRAPHS["tower"]
+    for shared, packed in ((False, 90.0), (True, 0.0)):
+        cluster = made_cluster(inside=link(1e30), compute=Rates(per_copy_s=1.0), shared_memory=shared)
+        cost_model = CostModel(graph, 4, cluster, "fp32")
+        layouts = Layout(on=(0, 1), c=2), Layout(on=(0, 1), n=2)
+        found = cost_model.exchange(graph["flatten"], layouts[0], graph["drop3"], layouts[1], 0, 4)
+        assert found == pytest.approx((180.0, packed))
+
+
+def test_a_price_is_that_of_the_slowest_part() -> None:
+    graph = GRAPHS["tower"]
+    cost_model = CostModel(graph, 5, made_cluster(), "fp32")
+    layout = Layout(on=(0, 1), n=2)  # 2 and 3 samples of 7 maps of 9×9
+    assert cost_model.compute(graph["relu1"], layout, 5) == pytest.approx((3 * 567e-6, 2 * 3 * 567e-6))
+    assert cost_model.compute(graph["conv1"], layout, 5) == pytest.approx((3 * 567e-6, 3 * 567e-6))  # no input gradient
+    seconds = cost_model.part_seconds(graph["relu1"], layout, rows_of(layout, 5))
+    assert seconds[:, 0] == pytest.approx(np.array([2, 3]) * 567e-6)
+
+
+def test_what_needs_no_backward_costs_none() -> None:
+    graph = GRAPHS["weightless"]
+    cost_model = CostModel(graph, 4, made_cluster(), "fp32")
+    assert cost_model.compute(graph["pool1"], Layout(on=(0,)), 4)[1] == 0.0
+    assert cost_model.compute(graph["conv2"], Layout(on=(0,)), 4)[1] > 0.0
+
+
+def test_memory_counts_parameters_and_activations() -> None:
+    graph = GRAPHS["tower"]
+    cost_model = CostModel(graph, 4, made_cluster(), "fp32")
+    parameters, outputs = 11 * 90 + 11, 4 * 11
+    assert cost_model.memory(graph["fc3"], Layout(on=(0,)), 4) == parameters * 4 * 4 + outputs * 4
+    halves = Layout(on=(0, 1), n=2)  # the shard's momentum and as much received: no less than on one worker
+    assert cost_model.memory(graph["fc3"], halves, 4) == pytest.approx(parameters * 4 * 4 + outputs // 2 * 4, abs=16)
+    assert cost_model.memory(graph["fc3"], Layout(on=(0, 1), c=2), 4) == (6 * 90 + 6) * 4 * 4 + 4 * 6 * 4
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    class Single(Rates):
+        def precisions(self) -> tuple[str, ...]:
+            return ("fp32",)
+
+    with pytest.raises(ValueError, match="trainer.precision=bf16 has no times in cluster made; it has fp32"):
+        CostModel(GRAPHS["tower"], 4, made_cluster(compute=Single()), "bf16")
+
+
+@pytest.mark.parametrize("make", [
+    lambda graph: make_plan(graph, 2, {"conv1": Layout(on=(0, 1), n=2)}),
+    lambda graph: make_plan(graph, 2, {"conv1": Layout(on=(0, 1), c=2)}),
+], ids=["n", "c"])
+def test_what_stays_where_it_is_costs_nothing(make: Callable[[Graph], Plan]) -> None:
+    graph = GRAPHS["tower"]
+    plan, cost_model = make(graph), CostModel(graph, 4, made_cluster(), "fp32")
+    assert cost_model.exchange(graph["conv1"], plan["conv1"], graph["relu1"], plan["relu1"], 0, 4) == (0.0, 0.0)

@@ -1,0 +1,60 @@
+"""Nothing of a command's process tree is left when it fails or is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from parallel.cli import process_tree
+
+STUBBORN = ("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+            "print('up', flush=True); time.sleep(600)")
+PARENT = f"""
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {STUBBORN!r}], start_new_session=True, stdout=subprocess.PIPE)
+child.stdout.readline()
+open(sys.argv[1], "w").write(str(child.pid))
+{{then}}
+"""
+
+
+def test_the_exit_code_comes_back() -> None:
+    assert process_tree.run([sys.executable, "-c", "raise SystemExit(0)"], os.environ, 1.0) == 0
+    assert process_tree.run([sys.executable, "-c", "raise SystemExit(7)"], os.environ, 1.0) == 7
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds other sessions through /proc")
+def test_a_failed_command_leaves_no_child(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    code = process_tree.run([sys.executable, "-c", PARENT.format(then="sys.exit(3)"), str(note)], os.environ, 0.2)
+    assert code == 3
+    assert not process_tree.runs(int(note.read_text()))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds other sessions through /proc")
+@pytest.mark.parametrize("sign, code", [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_stopped_command_leaves_no_process(sign: signal.Signals, code: int, tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    script = PARENT.format(then=STUBBORN)
+    program = ("import os, sys; from parallel.cli import process_tree; "
+               "process_tree.run([sys.executable, '-c', sys.argv[1], sys.argv[2]], os.environ, 0.2)")
+    runner = subprocess.Popen([sys.executable, "-c", program, script, str(note)], stderr=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE)
+    try:
+        assert runner.stdout is not None and runner.stdout.readline() == b"up\n"
+        child = int(note.read_text())
+        children = Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split()
+        assert len(children) == 1 and process_tree.runs(child)
+        runner.send_signal(sign)
+        assert runner.wait(30) == code
+        assert not process_tree.runs(child) and not process_tree.runs(int(children[0]))
+    finally:
+        runner.kill()
+        runner.wait()
+        if runner.stdout is not None:
+            runner.stdout.close()

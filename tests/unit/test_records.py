@@ -1,0 +1,170 @@
+"""Records on disk: whole or not there, read back as written, refused with the file's name when damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parallel.results import environment
+from parallel.results.environment import collect_environment
+from parallel.results.records import (
+    EPOCHS,
+    PART,
+    RECORD,
+    Epoch,
+    RecordWriter,
+    find_records,
+    read_record,
+    unfinished_runs,
+    write_record,
+)
+from tests.support.made_records import made_epochs, made_record
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    record = made_record("one_weird_trick", (5.1, 5.0, 1 / 3), scheme="a", sweep=None)
+    write_record(tmp_path / "run", record)
+    assert read_record(tmp_path / "run") == record
+    assert read_record(tmp_path / "run").directory == str(tmp_path / "run")
+
+
+def test_unknown_and_diverged_values_survive(tmp_path: Path) -> None:
+    record = made_record(epochs=(Epoch(epoch=1, seconds=2.0, train_loss=float("nan"), bytes_sent=0),))
+    write_record(tmp_path, record)
+    epoch = read_record(tmp_path).epochs[0]
+    assert epoch.val_top1 is None and epoch.bytes_sent == 0
+    assert epoch.train_loss is not None and epoch.train_loss != epoch.train_loss
+
+
+def test_epochs_can_be_watched_and_the_record_comes_last(tmp_path: Path) -> None:
+    record = made_record()
+    with RecordWriter(tmp_path) as writer:
+        for count, epoch in enumerate(record.epochs, start=1):
+            writer.append(epoch)
+            assert len((tmp_path / PART).read_text().splitlines()) == 1 + count
+            assert not (tmp_path / RECORD).exists() and not (tmp_path / EPOCHS).exists()
+        writer.finish(record)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [EPOCHS, RECORD]
+
+
+def test_an_interrupted_run_is_no_record(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), RecordWriter(tmp_path / "run") as writer:
+        writer.append(made_epochs([1.0])[0])
+        raise KeyboardInterrupt
+    assert unfinished_runs([tmp_path]) == [tmp_path / "run"]
+    with pytest.raises(ValueError, match=r"only unfinished runs \(1\)"):
+        find_records([tmp_path])
+    write_record(tmp_path / "run", made_record())  # the run started again
+    assert unfinished_runs([tmp_path]) == []
+    assert len(find_records([tmp_path])) == 1
+
+
+def test_a_finished_run_is_never_overwritten(tmp_path: Path) -> None:
+    write_record(tmp_path, made_record())
+    with pytest.raises(ValueError, match="already holds a finished run"):
+        RecordWriter(tmp_path)
+
+
+def test_finish_refuses_other_epochs(tmp_path: Path) -> None:
+    with RecordWriter(tmp_path) as writer:
+        writer.append(made_epochs([1.0])[0])
+        with pytest.raises(ValueError, match="must be the 1 epochs"):
+            writer.finish(made_record(seconds=(1.0, 2.0)))
+    assert not (tmp_path / RECORD).exists()
+
+
+def _cut_csv(run: Path) -> None:
+    (run / EPOCHS).write_text("".join((run / EPOCHS).read_text().splitlines(keepends=True)[:-1]))
+
+
+def _cut_in_line(run: Path) -> None:
+    (run / EPOCHS).write_bytes((run / EPOCHS).read_bytes()[:-9])
+
+
+def _cut_json(run: Path) -> None:
+    (run / RECORD).write_bytes((run / RECORD).read_bytes()[:200])
+
+
+def _change_json(**changes: object) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        (run / RECORD).write_text(json.dumps({**json.loads((run / RECORD).read_text()), **changes}))
+    return change
+
+
+@pytest.mark.parametrize(("damage", "file", "said"), [
+    (_cut_csv, EPOCHS, "truncated: 2 epochs, but record.json says 3"),
+    (_cut_in_line, EPOCHS, "altered or truncated"),
+    (lambda run: (run / EPOCHS).unlink(), EPOCHS, "does not exist"),
+    (_cut_json, RECORD, "truncated or not JSON"),
+    (lambda run: (run / RECORD).write_text("[]"), RECORD, "holds a list"),
+    (_change_json(format=99), RECORD, "format=99 must be 1"),
+    (_change_json(workers="two"), RECORD, "workers='two' must be int"),
+    (_change_json(workers=True), RECORD, "workers=True must be int"),
+    (_change_json(workers=0), RECORD, "workers=0 must be at least 1"),
+    (_change_json(surprise=1), RECORD, r"unknown \['surprise'\]"),
+    (_change_json(workload={}), RECORD, r"Workload lacks \['batch_size'"),
+    (_change_json(epochs=3), RECORD, "epochs=3 must be an object"),
+])
+def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], None], file: str, said: str) -> None:
+    write_record(tmp_path / "run", made_record())
+    damage(tmp_path / "run")
+    with pytest.raises(ValueError, match=said) as caught:
+        find_records([tmp_path])
+    assert str(tmp_path / "run" / file) in str(caught.value)
+
+
+def test_find_records(tmp_path: Path) -> None:
+    write_record(tmp_path / "sweep" / "b", made_record("ddp", started="2026-01-01T00:00:00Z"))
+    write_record(tmp_path / "sweep" / "a", made_record(started="2026-01-02T00:00:00Z"))
+    found = find_records([tmp_path, tmp_path / "sweep", tmp_path / "sweep" / "a" / RECORD])
+    assert [record.strategy for record in found] == ["ddp", "single"]
+    with pytest.raises(ValueError, match="nowhere does not exist"):
+        find_records([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no record.json"):
+        find_records([tmp_path / "empty"])
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"epoch": 0}, "epoch=0"), ({"seconds": 0.0}, "seconds=0.0"), ({"seconds": float("nan")}, "seconds=nan"),
+    ({"val_top1": 94.0}, "val_top1=94.0 must be a fraction"),
+])
+def test_epoch_refuses(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(made_epochs([1.0])[0], **changes)
+
+
+def test_epochs_count_from_one_without_a_gap() -> None:
+    with pytest.raises(ValueError, match="without a gap"):
+        made_record(epochs=made_epochs([1.0, 2.0])[1:])
+
+
+def test_environment_names_what_matters() -> None:
+    env = collect_environment(["Some GPU"])
+    assert env["gpus"] == ["Some GPU"] and env["cpu_count"] >= 1 and env["python"].startswith("3.")
+    assert set(env) >= {"host", "os", "cpu", "torch", "numpy", "hydra", "wandb", "git_commit", "git_dirty"}
+    json.dumps(env, allow_nan=False)
+
+
+def test_environment_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    # An untracked file within some repository, as an installed package in a project's environment is.
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
+    env = collect_environment()
+    assert env["git_commit"] is None and env["git_dirty"] is None
+
+
+def test_reading_records_is_quick_to_start() -> None:
+    """Neither torch nor wandb is imported: each takes longer to load than the whole comparison."""
+    code = "import sys, parallel.compare; print(sorted({'torch', 'wandb', 'hydra', 'matplotlib'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,104 @@
+"""Which plans the search chooses from."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+import pytest
+import torch
+
+from parallel.config import ModelConfig, StrategyConfig
+from parallel.graph import Graph, trace
+from parallel.models import build_model
+from parallel.plans import Layout, check_batch, make_plan
+from parallel.search.space import block_sizes, divisors, leaders_of, space_of, splits
+from parallel.strategies.data_parallel import data_parallel
+from parallel.strategies.named import named_plans
+from parallel.strategies.strategy import Setting
+from tests.support.made_searches import case, cluster_of
+from tests.support.small_models import graph_of
+
+
+def alexnet(image_size: int = 64) -> Graph:
+    with torch.device("meta"):
+        model = build_model(ModelConfig(image_size=image_size), 10, seed=0)
+    return trace(model, (3, image_size, image_size))
+
+
+ALEXNET = alexnet()
+
+
+def test_decided_ops_are_those_with_weights_and_the_poolings() -> None:
+    assert tuple(dict.fromkeys(leaders_of(ALEXNET).values())) == (
+        "conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5", "avgpool", "fc6", "fc7", "fc8")
+    large = leaders_of(alexnet(224))
+    assert large["avgpool"] == "pool5"  # at 224 pixels it changes nothing
+    assert leaders_of(graph_of("residual"))["loss"] != "loss"
+
+
+@pytest.mark.parametrize(("workers", "per_node", "sizes"), [
+    (1, 8, (1,)),
+    (6, 8, (1, 2, 3, 4, 5, 6)),
+    (6, 3, (1, 2, 3, 6)),  # no block of 4 or 5 straddles two nodes of 3
+    (12, 4, (1, 2, 3, 4, 8, 12)),
+    (64, 8, (1, 2, 4, 8, 16, 32, 64)),
+])
+def test_blocks_fit_the_nodes(workers: int, per_node: int, sizes: tuple[int, ...]) -> None:
+    assert block_sizes(workers, per_node) == sizes
+
+
+def test_splits_are_all_products_within_the_limits() -> None:
+    assert sorted(splits(4, (4, 2, 4))) == [(1, 1, 4), (1, 2, 2), (2, 1, 2), (2, 2, 1), (4, 1, 1)]
+    assert divisors(12) == (1, 2, 3, 4, 6, 12)
+
+
+@pytest.mark.parametrize(("workers", "count"), [(1, 1), (2, 6), (4, 26), (8, 94)])
+def test_candidates_are_counted(workers: int, count: int) -> None:
+    """Of conv2, which may be split in all five dims: its map of 7×7 not into 8."""
+    space = space_of(ALEXNET, 128, workers, cluster_of(16))
+    expected = sum(1 for size in range(1, workers + 1) for _ in splits(size, (128, 192, 64, 7, 7)))
+    assert len(space.candidates["conv2"]) == expected == count
+    assert space.count == math.prod(len(found) for found in space.candidates.values())
+
+
+def test_every_plan_of_the_space_is_legal_and_found_again() -> None:
+    random = Random(0)
+    for name, workers in (("tower", 6), ("towers", 4), ("odd", 3), ("residual", 4), ("branches", 5)):
+        made = case(graph_of(name), workers)
+        space = made.ground.space
+        for _ in range(15):
+            chosen = made.some_plan(random)
+            plan = space.plan(chosen)
+            check_batch(space.graph, plan, space.batch_size)
+            found = space.find(plan)
+            assert found is not None and str(space.plan(found)) == str(plan)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 8])
+def test_named_plans_lie_in_the_space_or_are_pipelines_and_passes(workers: int) -> None:
+    space = space_of(ALEXNET, 128, workers, cluster_of(8))
+    found = {label: space.find(plan) is not None for label, plan in
+             named_plans(ALEXNET, workers, Setting(128, "fp32", None)).items()}  # type: ignore[arg-type]
+    assert found["data_parallel"] and found["one_weird_trick a"] and found["model_parallel tensor"]
+    assert workers == 1 or not any(found[label] for label in found if label[-1] in "bc248")
+
+
+def test_plans_on_other_workers_are_not_in_the_space() -> None:
+    space = space_of(ALEXNET, 128, 2, cluster_of(2))
+    assert space.find(data_parallel(ALEXNET, 2, StrategyConfig("data_parallel"), None)) is not None  # type: ignore
+    turned = make_plan(ALEXNET, 2, {"conv1": Layout((1, 0), n=2)})
+    assert space.find(turned) is None
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"workers": 3}, "workers=3 is more than cluster made has: 2"),
+    ({"dims": "x"}, "search.dims=x must be some of the dims nckhw"),
+    ({"sizes": (4,)}, "search.sizes=4 must be from 1 to workers=2"),
+    ({"dims": "kh", "sizes": (2,)}, "search: no layout of pool5 is left by sizes=[2], dims=kh and "
+                                    "trainer.batch_size=1: the op can be cut at most into {'h': 1}"),
+])
+def test_an_empty_space_says_why(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        space_of(**{"graph": ALEXNET, "batch_size": 1, "workers": 2, "cluster": cluster_of(2), **arguments})  # type: ignore
+    assert message in str(error.value)
