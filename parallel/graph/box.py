@@ -11,29 +11,33 @@ Span = tuple[int, int]
 
 
 def cut(size: int, degree: int, index: int) -> Span:
-    """Span of part `index` when `size` positions are cut into `degree` parts whose sizes differ by one at most."""
+    """Return the span of part `index` when `size` positions are cut into `degree` parts of nearly equal size.
+
+    Sizes differ by at most one.
+    """
     return size * index // degree, size * (index + 1) // degree
 
 
 @dataclass(frozen=True)
 class Box:
-    """A half-open span per dimension of a tensor, outermost dimension first."""
+    """A half-open hyper-rectangle: one span per tensor dimension, outermost first."""
 
     spans: tuple[Span, ...]
 
     @staticmethod
     def whole(shape: tuple[int, ...]) -> Box:
-        """The box of all of a tensor of this shape."""
+        """Return the box that covers a whole tensor of this shape."""
         return Box(tuple((0, size) for size in shape))
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Length of each span; negative where a span is reversed."""
         return tuple(stop - start for start, stop in self.spans)
 
     @property
     def volume(self) -> int:
         """Elements in the box; 0 when it is empty."""
-        volume = 1  # no generator: prices ask for millions
+        volume = 1  # a loop, not a generator: the cost model asks for millions of volumes
         for start, stop in self.spans:
             if stop <= start:
                 return 0
@@ -42,17 +46,18 @@ class Box:
 
     @property
     def empty(self) -> bool:
+        """Whether the box has no element."""
         return any(stop <= start for start, stop in self.spans)
 
     def __and__(self, other: Box) -> Box:
         return Box(tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(self.spans, other.spans, strict=True)))
 
     def replace(self, dim: int, span: Span) -> Box:
-        """The same box with another span in one dimension."""
+        """Return this box with another span in dimension `dim`."""
         return Box((*self.spans[:dim], span, *self.spans[dim + 1 :]))
 
     def within(self, other: Box) -> tuple[slice, ...]:
-        """Where this box lies in a tensor that holds the box `other`."""
+        """Return the slices that select this box from a tensor that holds the box `other`."""
         return tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(self.spans, other.spans, strict=True))
 
     def __str__(self) -> str:

@@ -367,7 +367,7 @@ def test_multiply_adds_of_the_parts_are_those_of_the_whole() -> None:
     (nn.Conv2d(3, 4, 3, padding="same"), "layer 0: a convolution with dilation, non-zero or named padding"),
     (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), "layer 0: a convolution with dilation, non-zero"),
     (nn.MaxPool2d(3, ceil_mode=True), "layer 0: a pooling with dilation, ceil_mode"),
-    (nn.Sequential(nn.Softplus()), "layer 0.0: Softplus has no rule in parallel/ops; add one there"),
+    (nn.Sequential(nn.Softplus()), "layer 0.0: Softplus has no rule in parallel/graph/ops; add one there"),
     (nn.Flatten(2), "layer 0: a flatten of other dims than 1 to -1"),
 ], ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "")
 def test_a_layer_without_a_rule_is_refused(layer: nn.Module, what: str) -> None:
@@ -393,20 +393,20 @@ class Calls(nn.Module):
 @pytest.mark.parametrize(("function", "what"), [
     (lambda m, x, y: y + 1.0, "layer add: an addition of anything but two tensors of the same shape has no rule"),
     (lambda m, x, y: torch.add(x, y, alpha=2), "layer add: an addition of anything but two tensors"),
-    (lambda m, x, y: y + m.conv.bias.view(2, 1, 1), "node conv_bias: get_attr conv.bias has no rule in parallel/ops"),
+    (lambda m, x, y: y + m.conv.bias.view(2, 1, 1), "node conv_bias: get_attr conv.bias has no rule"),
     (lambda m, x, y: torch.cat([x, y]), "layer concat: a concatenation along another dim than 1, the channels, has"),
     (lambda m, x, y: torch.cat([x, y], dim=2), "layer concat: a concatenation along another dim than 1"),
     (lambda m, x, y: torch.concatenate([x, y], axis=3), "layer concat: a concatenation along another dim than 1"),  # type: ignore[call-arg]
     (lambda m, x, y: torch.flatten(y), "layer flatten: a flatten of other dims than 1 to -1 has no rule"),
     (lambda m, x, y: y.flatten(1, 2), "layer flatten: a flatten of other dims than 1 to -1 has no rule"),
-    (lambda m, x, y: y.view(1, -1), "node view: call_method view has no rule in parallel/ops; add one there"),
+    (lambda m, x, y: y.view(1, -1), "node view: call_method view has no rule in parallel/graph/ops; add one there"),
     (lambda m, x, y: y + y, "node add: reads conv twice, which no rule allows"),
     (lambda m, x, y: torch.cat([y, y], 1), "node cat: reads conv twice"),
     (lambda m, x, y: m.drop(m.drop(y)), "layer drop: Dropout is used twice; only a layer without weights, statistics"),
     (lambda m, x, y: m.norm(m.norm(y)), "layer norm: BatchNorm2d is used twice"),
-    (lambda m, x, y: m.relu(y) + y, "node relu: changes conv in place, which others read, too"),
-    (lambda m, x, y: y.add_(x) + y, "node add_: changes conv in place, which others read, too"),
-    (lambda m, x, y: y.mul(2) if y.sum() > 0 else y, "the model cannot be traced, for what it computes depends on"),
+    (lambda m, x, y: m.relu(y) + y, "node relu: changes conv in place, but other nodes read it, too"),
+    (lambda m, x, y: y.add_(x) + y, "node add_: changes conv in place, but other nodes read it, too"),
+    (lambda m, x, y: y.mul(2) if y.sum() > 0 else y, "the model cannot be traced, because what it computes depends on"),
     (lambda m, x, y: (x, y), "the model returns .*; it must return one tensor, the logits"),
     (lambda m, x, y: (m.norm(y), torch.flatten(y, 1))[1], "op norm: nothing reads its output"),
 ])
@@ -458,7 +458,7 @@ def test_a_function_without_a_rule_and_an_output_without_logits_are_refused() ->
         def forward(self, x: Tensor) -> Tensor:
             return self.fc(x) * 2.0
 
-    with pytest.raises(ValueError, match=r"^node mul: call_function .* has no rule in parallel/ops"):
+    with pytest.raises(ValueError, match=r"^node mul: call_function .* has no rule in parallel/graph/ops"):
         trace(Added(), (4,))
     with pytest.raises(ValueError, match=r"the model's output has shape \(2, 3, 3\) a sample"):
         trace(nn.Sequential(nn.Conv2d(3, 2, 3)), (3, 5, 5))

@@ -1,14 +1,14 @@
-"""Batch normalisation (Ioffe and Szegedy 2015, algorithm 1): statistics of the whole batch, however it is split.
+"""Batch normalisation (Ioffe and Szegedy 2015, algorithm 1) with statistics of the whole batch, however it is split.
 
-Two ops, between which the exchange adds up what the workers have summed, as it does for a k split:
+A layer becomes two ops. The exchange between them adds up the workers' partial sums, as it does for a k split:
 
     bn.sums    S = Σ (1, x, x²) over the part's samples and positions, per channel         [1, c, 3], float64
     bn         mean = S₁ / S₀;  var = S₂ / S₀ − mean²;  y = (x − mean) / √(var + eps) · weight + bias
 
-Each worker sums by way of its part's own mean and variance: in float64 S₂ / S₀ − mean² then loses nothing that a
-float32 variance has. Backward goes the same way back: every part of `bn` gives its share of ∂L/∂S, the transposed
-exchange adds the shares up, and `bn.sums` hands ∂L/∂x = ∂L/∂S₁ + 2x · ∂L/∂S₂ down. In evaluation the running statistics
-take the batch's place, and the sums are zeros that nobody reads.
+Each worker computes its sums from the mean and variance of its own part: in float64, S₂ / S₀ − mean² then loses no
+digit that a float32 variance has. Backward runs the other way: every part of `bn` computes its share of ∂L/∂S, the
+transposed exchange adds the shares, and `bn.sums` returns ∂L/∂x = ∂L/∂S₁ + 2x · ∂L/∂S₂. Evaluation uses the running
+statistics; the sums are then zeros that nothing reads.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from parallel.graph.box import Box
-from parallel.graph.ops.op import Context, Op, Part, Shape
+from parallel.graph.ops.op import Context, Op, Part, Shape, no_rule
 
 SUMS = 3
 """Count, sum, sum of squares."""
@@ -32,7 +32,7 @@ SUMS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSums(Op):
-    """Per channel the count, sum and sum of squares; a split in n, h or w gives partial sums. Its shape is (c, 3)."""
+    """Count, sum and sum of squares per channel, shape (c, 3); a split in n, h or w gives partial sums."""
 
     @property
     def dims(self) -> str:
@@ -74,12 +74,25 @@ class BatchSums(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchNorm2d(Op):
-    """Normalises x, the first input, with the sums of all parts, the second."""
+    """Normalise the first input, x, with the second, the sums over all parts."""
 
     eps: float
     momentum: float
-    """Share of the batch's statistics in the new running ones."""
+    """Weight of the batch's statistics in the new running statistics."""
     affine: bool
+
+    @classmethod
+    def from_layer(cls, layer: nn.BatchNorm2d, name: str, **common: Any) -> tuple[Op, ...]:
+        """Build the two ops of an `nn.BatchNorm2d`."""
+        if layer.momentum is None or layer.running_mean is None:
+            raise no_rule(name, "a batch normalisation without running statistics or with their plain average")
+        sums, sums_shape = f"{name}.sums", (common["shape"][0], SUMS)
+        return (
+            BatchSums(name=sums, **{**common, "shape": sums_shape}),
+            cls(name=name, inputs=(*common["inputs"], sums), shape=common["shape"],
+                input_shapes=(*common["input_shapes"], sums_shape), eps=layer.eps, momentum=layer.momentum,
+                affine=layer.affine),
+        )
 
     @property
     def dims(self) -> str:
@@ -109,24 +122,24 @@ class BatchNorm2d(Op):
             return F.batch_norm(x, buffers["running_mean"], buffers["running_var"], weight, bias, eps=self.eps)
         count, total, squares = sums[0].unbind(dim=1)  # each [c]
         mean = total / count
-        var = (squares / count - mean * mean).clamp_min(0.0)  # a channel of equal numbers may come out below zero
+        var = (squares / count - mean * mean).clamp_min(0.0)  # rounding may make it negative
         with torch.no_grad():
             unbiased = var * (count / (count - 1))
             for name, now in (("running_mean", mean), ("running_var", unbiased)):
                 buffers[name].lerp_(now.to(buffers[name].dtype), self.momentum)
-        dtype = buffers["running_mean"].dtype  # the weights': fp32 at least
+        dtype = buffers["running_mean"].dtype  # dtype of the weights, at least fp32
         y: Tensor = _Normalise.apply(x, mean.to(dtype), var.to(dtype), weight, bias, self.eps)
         return y
 
 
 class _Sums(torch.autograd.Function):
-    """x [n, c, h, w] to its sums [1, c, 3]."""
+    """Map x [n, c, h, w] to its sums [1, c, 3]."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         wide = x if x.dtype.itemsize >= 4 else x.float()
-        mean, var = torch.ops.aten.batch_norm_update_stats(wide, None, None, 0.0)  # one fused kernel; var is biased
+        mean, var = torch.ops.aten.batch_norm_update_stats(wide, None, None, 0.0)  # fused; the biased variance
         mean, var, count = mean.double(), var.double(), x.numel() // x.shape[1]
         return torch.stack([torch.full_like(mean, count), count * mean, count * (var + mean * mean)], dim=1)[None]
 
@@ -140,7 +153,7 @@ class _Sums(torch.autograd.Function):
 
 
 class _Normalise(torch.autograd.Function):
-    """(x − mean) / √(var + eps) · weight + bias, with the fused kernels of evaluation, which take mean and var."""
+    """Compute (x − mean) / √(var + eps) · weight + bias with evaluation's fused kernel, which takes mean and var."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None,
@@ -153,7 +166,7 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, var, weight = ctx.saved_tensors
-        ones = torch.ones_like(mean) if weight is None else weight  # the kernel sums for a weight that is there only
+        ones = torch.ones_like(mean) if weight is None else weight  # the kernel needs a weight to compute its gradient
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, ones, mean, var, None, None, False, ctx.eps, [ctx.needs_input_grad[0], True, True])
         scale = (var + ctx.eps).rsqrt()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from parallel.graph.box import Box, Span
-from parallel.graph.ops.op import Context, Op, Part, Shape, window
+from parallel.graph.ops.op import Context, Op, Part, Shape, no_rule, pair, window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,14 @@ class Conv2d(Op):
     padding: tuple[int, int]
     groups: int
     bias: bool
+
+    @classmethod
+    def from_layer(cls, layer: nn.Conv2d, name: str, **common: Any) -> Conv2d:
+        """Build the op of an `nn.Conv2d`."""
+        if pair(layer.dilation) != (1, 1) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+            raise no_rule(name, "a convolution with dilation, non-zero or named padding")
+        return cls(name=name, **common, kernel=pair(layer.kernel_size), stride=pair(layer.stride),
+                   padding=pair(layer.padding), groups=layer.groups, bias=layer.bias is not None)
 
     @property
     def dims(self) -> str:
@@ -40,13 +49,13 @@ class Conv2d(Op):
         return part.k or (0, self.extent("k"))
 
     def _groups(self, part: Part) -> range:
-        """The groups that the part's output channels belong to."""
+        """Return the groups of the part's output channels."""
         per_group = self.shape[0] // self.groups
         start, stop = part.box.spans[1]
         return range(start // per_group, (stop - 1) // per_group + 1)
 
     def _channels(self, part: Part) -> Span:
-        """Input channels from the first that the part reads to the last."""
+        """Return the span from the first to the last input channel that the part reads."""
         k, per_group, groups = self._k(part), self.extent("k"), self._groups(part)
         return groups[0] * per_group + k[0], groups[-1] * per_group + k[1]
 
@@ -63,7 +72,7 @@ class Conv2d(Op):
     def parameter_boxes(self, part: Part) -> dict[str, Box]:
         c, k = part.box.spans[1], self._k(part)
         boxes = {"weight": Box((c, k, (0, self.kernel[0]), (0, self.kernel[1])))}
-        if self.bias and k[0] == 0:  # only the first of the partial sums carries the bias
+        if self.bias and k[0] == 0:  # the bias is added to the first partial sum only
             boxes["bias"] = Box((c,))
         return boxes
 
@@ -73,7 +82,7 @@ class Conv2d(Op):
 
     def kept_bytes(self, part: Part, itemsize: int) -> int:
         kept = part.box.volume
-        if part.box.shape[2:] != self.shape[1:]:  # a copy of the input with its edge
+        if part.box.shape[2:] != self.shape[1:]:  # forward pads a copy of the input
             (_, (top, bottom)), (_, (left, right)) = self._windows(part)
             samples, channels, height, width = self.needs(part)[0].shape
             kept += samples * channels * (height + top + bottom) * (width + left + right)
@@ -92,7 +101,7 @@ class Conv2d(Op):
         whole_groups = spans[1][0] % out_per_group == 0 and spans[1][1] % out_per_group == 0
         if len(groups) == 1 or (whole_groups and k == (0, in_per_group)):
             return F.conv2d(x, weight, bias, self.stride, padding, groups=len(groups))
-        # The span of output channels covers parts of groups, or the span of k leaves gaps between them.
+        # The output channels cover only parts of groups, or the span of k leaves gaps between groups.
         outs = []
         for g in groups:
             start, stop = max(spans[1][0], g * out_per_group), min(spans[1][1], (g + 1) * out_per_group)

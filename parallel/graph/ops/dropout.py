@@ -1,4 +1,4 @@
-"""Dropout masks that depend on seed, step, op and position in the global batch, never on who computes them.
+"""Dropout masks: a function of seed, step, op and position in the global batch, never of the worker.
 
 In unsigned 32-bit arithmetic, with `mix` the integer hash lowbias32 (Wellons 2018, "Prospecting for hash functions"):
 
@@ -9,7 +9,7 @@ In unsigned 32-bit arithmetic, with `mix` the integer hash lowbias32 (Wellons 20
     u         = u · 0x7feb352d;  u = u xor (u >> 15);  u = u · 0x846ca68b
     kept     ⇔  u, read as signed, ≥ p · 2³² − 2³¹
 
-Rows and columns are hashed once each, so that an element costs two multiplications and one shift.
+Each row and each column is hashed once, so that one element costs two multiplications and one shift.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _signed(value: int) -> int:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """lowbias32 of int64 words; products of 32-bit words wrap at 64 bits and keep their low 32 bits."""
+    """Return lowbias32 of int64 words. Products of 32-bit words may wrap at 64 bits; their low 32 bits stay right."""
     x = x & WORD
     x = ((x ^ (x >> 16)) * M1) & WORD
     x = ((x ^ (x >> 15)) * M2) & WORD
@@ -40,7 +40,7 @@ def _as_int32(x: Tensor) -> Tensor:
 
 
 def _columns(box: Box, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Hashed row-major positions of the box within a sample: int32, of the box's shape without n."""
+    """Return the hashed row-major positions of the box within a sample: int32, shape of the box without n."""
     position = torch.zeros((), dtype=torch.int64, device=device)
     for (start, stop), size in zip(box.spans[1:], shape, strict=True):
         position = position.unsqueeze(-1) * size + torch.arange(start, stop, device=device)
@@ -48,17 +48,17 @@ def _columns(box: Box, shape: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def step_key(seed: int, step: int, device: torch.device) -> Tensor:
-    """Hash of seed and step: int64 scalar."""
+    """Return the hash of seed and step, an int64 scalar."""
     return _mix(_mix(torch.tensor(seed, device=device)) + step)
 
 
 def dropout_mask(
     *, key: Tensor, op: int, samples: Tensor, box: Box, shape: tuple[int, ...], p: float, dtype: torch.dtype
 ) -> Tensor:
-    """0 where an element is dropped, 1/(1−p) where it is kept.
+    """Return a mask that is 0 where an element is dropped and 1/(1−p) where it is kept.
 
-    `samples` [n] are the rows' positions in the global batch, `box` the part of a sample of `shape` that is wanted
-    (its n span is not read). Returns `dtype` [n, *box without n].
+    `samples` [n] are the positions of the rows in the global batch; `box` is the part of a sample of shape `shape`
+    (its n span is ignored). The result has dtype `dtype` and shape [n, *box without n].
     """
     rows = _as_int32(_mix(_mix(key + op) + samples)).view(-1, *[1] * len(shape))
     u = rows + _columns(box, shape, samples.device)

@@ -5,17 +5,28 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from parallel.graph.ops.dropout import dropout_mask
-from parallel.graph.ops.op import Context, Op, Part
+from parallel.graph.ops.op import Context, Op, Part, no_rule
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReLU(Op):
     """max(x, 0)."""
+
+    @classmethod
+    def from_layer(cls, layer: nn.ReLU, name: str, **common: Any) -> ReLU:
+        """Build the op of an `nn.ReLU`."""
+        return cls(name=name, **common)
+
+    @classmethod
+    def from_call(cls, arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any) -> ReLU:
+        """Build the op of a call such as `torch.relu(x)`."""
+        return cls(name=name, **common)
 
     @property
     def dims(self) -> str:
@@ -27,7 +38,14 @@ class ReLU(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Add(Op):
-    """The sum of two tensors of the same shape."""
+    """Sum of two tensors of the same shape."""
+
+    @classmethod
+    def from_call(cls, arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any) -> Add:
+        """Build the op of a call such as `x + y`."""
+        if arguments or options or len(common["inputs"]) != 2 or len(set(common["input_shapes"])) != 1:
+            raise no_rule(name, "an addition of anything but two tensors of the same shape")
+        return cls(name=name, **common)
 
     @property
     def dims(self) -> str:
@@ -39,14 +57,19 @@ class Add(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Dropout(Op):
-    """Zero each element with probability p and scale the rest by 1/(1−p), the same ones whatever the split."""
+    """Zero each element with probability p and scale the rest by 1/(1−p); the mask does not depend on the split."""
 
     p: float
     number: int = field(init=False, repr=False, compare=False)
-    """What tells this op's masks from others'. Made beforehand: torch.compile can't trace zlib."""
+    """Hash of the name, which tells this op's masks from others'. Computed early: torch.compile cannot trace zlib."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "number", zlib.crc32(self.name.encode()))
+
+    @classmethod
+    def from_layer(cls, layer: nn.Dropout, name: str, **common: Any) -> Dropout:
+        """Build the op of an `nn.Dropout`."""
+        return cls(name=name, **common, p=layer.p)
 
     @property
     def dims(self) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from parallel.graph.box import Box
 from parallel.graph.ops.op import Context, Op, Part, Shape
@@ -14,9 +15,14 @@ from parallel.graph.ops.op import Context, Op, Part, Shape
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Op):
-    """y = x Wᵀ + b; a k split gives partial sums, the first of which carries the bias."""
+    """y = x Wᵀ + b; a k split gives partial sums, of which the first includes the bias."""
 
     bias: bool
+
+    @classmethod
+    def from_layer(cls, layer: nn.Linear, name: str, **common: Any) -> Linear:
+        """Build the op of an `nn.Linear`."""
+        return cls(name=name, **common, bias=layer.bias is not None)
 
     @property
     def dims(self) -> str:

@@ -1,4 +1,4 @@
-"""The loss, an op like the others: it can be placed, and it needs the whole rows of the logits."""
+"""The loss: an op like the others, which reads whole rows of logits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from parallel.graph.ops.op import Context, Op, Part
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropy(Op):
-    """Softmax cross-entropy of logits [n, c] against the labels, which the second input brings: one value a sample."""
+    """Softmax cross-entropy of logits [n, c] against labels [n]: one loss per sample."""
 
     @property
     def dims(self) -> str:
@@ -25,6 +25,6 @@ class CrossEntropy(Op):
 
     def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
         logits, labels = xs
-        # In at least fp32: bf16 has too few digits for a sum of exponentials over 1000 classes.
+        # At least fp32: bf16 has too few digits for a sum of exponentials over 1000 classes.
         logits = logits if logits.dtype.itemsize >= 4 else logits.float()
         return F.cross_entropy(logits, labels, reduction="none", ignore_index=-1)

@@ -1,12 +1,13 @@
-"""Normalisation."""
+"""Local response normalisation (Krizhevsky et al. 2012, section 3.3)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from parallel.graph.box import Box
 from parallel.graph.ops.op import Context, Op, Part
@@ -14,12 +15,17 @@ from parallel.graph.ops.op import Context, Op, Part
 
 @dataclass(frozen=True, kw_only=True)
 class LocalResponseNorm(Op):
-    """Division by a power of the squares summed over neighbouring channels; a c split reads a halo of channels."""
+    """Division by a power of the sum of squares over neighbouring channels; a c split reads a halo of channels."""
 
     size: int
     alpha: float
     beta: float
     k: float
+
+    @classmethod
+    def from_layer(cls, layer: nn.LocalResponseNorm, name: str, **common: Any) -> LocalResponseNorm:
+        """Build the op of an `nn.LocalResponseNorm`."""
+        return cls(name=name, **common, size=layer.size, alpha=layer.alpha, beta=layer.beta, k=layer.k)
 
     @property
     def dims(self) -> str:
@@ -35,7 +41,7 @@ class LocalResponseNorm(Op):
         return (part.box.replace(1, (start - before, stop + after)),)
 
     def kept_bytes(self, part: Part, itemsize: int) -> int:
-        # The output and, of the input's size: squares, the same padded, their mean, its scaled form, its power.
+        # The output, and five tensors of the input's size: squares, padded squares, mean, scaled mean, its power.
         return (part.box.volume + 5 * self.needs(part)[0].volume) * itemsize
 
     def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:

@@ -1,6 +1,12 @@
-"""What every op has in common: names, shapes, the dims in which it may be split, and the rules.
+"""The base class of all ops: names, shapes, the dims in which an op may be split, and its rules.
 
 Shapes are those of one sample; boxes have the sample dim in front: [n, c, h, w] or [n, c].
+
+    dim   meaning                                     a split in it
+    n     sample                                      data parallelism
+    c     output channel or feature                   splits the parameters
+    k     input channel or feature (reduction)        splits the parameters, gives partial sums
+    h w   height and width of the feature map         reads a halo from neighbours
 """
 
 from __future__ import annotations
@@ -16,35 +22,35 @@ from parallel.graph.box import Box, Span
 Shape = tuple[int, ...]
 
 DIMS = "nckhw"
-"""n sample; c output channel or feature; k input channel or feature (partial sums); h, w height and width."""
+"""All dims, in the order of degrees and parts."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one worker computes of an op: a box of what its layout cuts and, of the inputs, a span of the reduction."""
+    """The share of an op that one worker computes: a box of its domain, and a span of its reduction."""
 
     box: Box
-    """Of the output, [n, *op.domain]; of an op that sums over samples, of what it sums (`Op.output_box`)."""
+    """Box of the op's domain, [n, *op.domain]: of the output, unless the op sums over samples (`Op.output_box`)."""
     k: Span | None = None
-    """None: all of the reduction. Otherwise the result is a partial sum."""
+    """Span of the reduction dim; the result is then a partial sum. None: the whole reduction."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What an op's computation may depend on besides its inputs and parameters."""
+    """Everything that an op may read besides its inputs and parameters."""
 
     training: bool
     key: Tensor
-    """Hash of seed and step, `dropout.step_key`: what makes each step's dropout masks its own."""
+    """Hash of seed and step (`dropout.step_key`), which gives every step its own dropout masks."""
     samples: Tensor
     """Position of each row of the inputs in the global batch: int64 [n]."""
     buffers: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    """Per op, the part of its buffers that this worker holds; training updates them in place."""
+    """This worker's part of each op's buffers; training updates them in place."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """One node of the graph. A subclass is an entry of the table in `parallel.graph.ops`."""
+    """One node of the graph. Each kind of op is a subclass with an entry in the tables of `parallel.graph.ops`."""
 
     name: str
     inputs: tuple[str, ...]
@@ -59,7 +65,7 @@ class Op:
 
     @property
     def domain(self) -> Shape:
-        """Sizes of c, h, w, as far as there are: what a layout cuts. The output's shape, unless the op sums it away."""
+        """Sizes of c, h, w that a layout cuts: the output's shape, unless the op reduces those dims."""
         return self.shape
 
     @property
@@ -69,12 +75,12 @@ class Op:
 
     @property
     def whole_batch(self) -> bool:
-        """Whether the output depends on all samples together, so that the batch cannot come in micro-batches."""
+        """Whether the output depends on all samples together, which rules out micro-batches."""
         return False
 
     @property
     def least_samples(self) -> int:
-        """The smallest batch that the op can train on."""
+        """Smallest batch that the op can train on."""
         return 1
 
     @property
@@ -84,58 +90,70 @@ class Op:
 
     @property
     def buffers(self) -> dict[str, Shape]:
-        """Shape of each tensor that training updates without a gradient, and evaluation reads."""
+        """Shape of each tensor that training updates without a gradient and evaluation reads."""
         return {}
 
     def extent(self, dim: str) -> int:
-        """Size of a dim other than n."""
+        """Return the size of dim `dim`, which is not n."""
         return self.domain["chw".index(dim)]
 
     def output_box(self, part: Part) -> Box:
-        """The box of the output that the part gives."""
+        """Return the box of the output that the part computes."""
         return part.box
 
     def needs(self, part: Part) -> tuple[Box, ...]:
-        """Per input, the box that the part is computed from."""
+        """Return, for each input, the box that the part reads."""
         return (part.box,) * len(self.inputs)
 
     def parameter_boxes(self, part: Part) -> dict[str, Box]:
-        """Per parameter that the part uses, the box of it."""
+        """Return the box of each parameter that the part reads."""
         return {}
 
     def buffer_boxes(self, part: Part) -> dict[str, Box]:
-        """Per buffer that the part uses, the box of it."""
+        """Return the box of each buffer that the part reads."""
         return {}
 
     @property
     def wide(self) -> bool:
-        """Whether the output travels in float64 whatever the precision."""
+        """Whether the output is exchanged in float64 whatever the precision."""
         return False
 
     def multiply_adds(self, part: Part) -> int:
-        """Multiply-adds of the forward pass; zero where they do not count (element-wise ops)."""
+        """Return the multiply-adds of the part's forward pass; zero for element-wise ops."""
         return 0
 
     def kept_bytes(self, part: Part, itemsize: int) -> int:
-        """Bytes that the forward pass leaves for backward, at most, inputs not counted: the output, unless more."""
+        """Return an upper bound of the bytes that forward keeps for backward, inputs not counted."""
         return part.box.volume * itemsize
 
     def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
-        """The part's output from its inputs' boxes; rows may be those of several micro-batches."""
+        """Return the part's output, computed from the boxes of its inputs. Rows may come from several micro-batches."""
         raise NotImplementedError
 
     @property
     def parameter_count(self) -> int:
+        """Elements of all parameters."""
         return sum(math.prod(shape) for shape in self.parameters.values())
 
 
-def window(out: Span, out_size: int, size: int, kernel: int, stride: int, padding: int) -> tuple[Span, tuple[int, int]]:
-    """Input span that the output span `out` of a sliding window reads, and the padding left on its two sides.
+def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    """Return a layer's size in h and w, which may be given as one number."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
-    A span that reaches the output's edge reaches the input's, too, so that unsplit ops need exactly their input.
+
+def no_rule(name: str, what: str) -> ValueError:
+    """Return the error for a layer or call that the op's rule does not cover."""
+    return ValueError(f"layer {name}: {what} has no rule in parallel/graph/ops; add one there")
+
+
+def window(out: Span, out_size: int, size: int, kernel: int, stride: int, padding: int) -> tuple[Span, tuple[int, int]]:
+    """Return the input span that the output span `out` of a sliding window reads, and the padding on its two sides.
+
+    This is where halos come from: neighbouring output spans read overlapping input spans. A span at the edge of the
+    output reaches the edge of the input, so that an op that is not split needs exactly its input.
     """
     start, stop = out[0] * stride - padding, (out[1] - 1) * stride - padding + kernel
-    # Where the padding is as large as the kernel, windows may lie in it entirely: they read an empty span.
+    # With padding as large as the kernel, a window may lie entirely in the padding and read an empty span.
     before, after = max(0, min(-start, stop - start)), max(0, min(stop - size, stop - start))
     first = 0 if out[0] == 0 else min(size, max(0, start))
     last = size if out[1] == out_size else max(0, min(size, stop))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from parallel.graph.box import Box, Span
-from parallel.graph.ops.op import Context, Op, Part, window
+from parallel.graph.ops.op import Context, Op, Part, no_rule, pair, window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,14 @@ class MaxPool2d(Op):
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
+
+    @classmethod
+    def from_layer(cls, layer: nn.MaxPool2d, name: str, **common: Any) -> MaxPool2d:
+        """Build the op of an `nn.MaxPool2d`."""
+        if pair(layer.dilation) != (1, 1) or layer.ceil_mode or layer.return_indices:
+            raise no_rule(name, "a pooling with dilation, ceil_mode or return_indices")
+        return cls(name=name, **common, kernel=pair(layer.kernel_size), stride=pair(layer.stride),
+                   padding=pair(layer.padding))
 
     @property
     def dims(self) -> str:
@@ -35,7 +44,7 @@ class MaxPool2d(Op):
         return (Box((*part.box.spans[:2], *(span for span, _ in self._windows(part)))),)
 
     def kept_bytes(self, part: Part, itemsize: int) -> int:
-        return part.box.volume * (itemsize + 8)  # where each maximum was: int64
+        return part.box.volume * (itemsize + 8)  # int64 indices of the maxima
 
     def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
         x, padding = xs[0], self.padding
@@ -47,7 +56,12 @@ class MaxPool2d(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveAvgPool2d(Op):
-    """Average over as many windows as the output has positions, whatever the input's size."""
+    """Average over as many windows as the output has positions, whatever the size of the input."""
+
+    @classmethod
+    def from_layer(cls, layer: nn.AdaptiveAvgPool2d, name: str, **common: Any) -> AdaptiveAvgPool2d:
+        """Build the op of an `nn.AdaptiveAvgPool2d`."""
+        return cls(name=name, **common)
 
     @property
     def identity(self) -> bool:
@@ -56,7 +70,7 @@ class AdaptiveAvgPool2d(Op):
 
     @property
     def dims(self) -> str:
-        # Windows of different sizes would need rules of their own for h and w; the map is tiny by then.
+        # Windows differ in size, which would need h and w rules of their own for a map that is tiny by then.
         return "nchw" if self.identity else "nc"
 
     def needs(self, part: Part) -> tuple[Box, ...]:
@@ -68,6 +82,6 @@ class AdaptiveAvgPool2d(Op):
     def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
         if self.identity:
             return xs[0]
-        if self.input_shapes[0][1:] == (1, 1):  # every window is the one position: repeat it, without arithmetic
+        if self.input_shapes[0][1:] == (1, 1):  # every window is the same position: repeat it without arithmetic
             return xs[0].expand(-1, -1, *self.shape[1:])
         return F.adaptive_avg_pool2d(xs[0], (self.shape[1], self.shape[2]))

@@ -1,28 +1,37 @@
-"""Ops that only rearrange."""
+"""Ops that only rearrange elements: concatenation and flattening."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from parallel.graph.box import Box, Span
-from parallel.graph.ops.op import Context, Op, Part
+from parallel.graph.ops.op import Context, Op, Part, no_rule
 
 
 @dataclass(frozen=True, kw_only=True)
 class Concat(Op):
-    """Tensors one after the other along c: of an input that lies outside the part's channels nothing is needed."""
+    """Concatenation along c; an input outside the part's channels is not needed."""
+
+    @classmethod
+    def from_call(cls, arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any) -> Concat:
+        """Build the op of a call such as `torch.cat([x, y], dim=1)`."""
+        given = {"dim": 0, **dict(zip(("dim",), arguments, strict=False)), **options}
+        if given.get("axis", given["dim"]) not in (1, -len(common["shape"])):
+            raise no_rule(name, "a concatenation along another dim than 1, the channels,")
+        return cls(name=name, **common)
 
     @property
     def dims(self) -> str:
         return "nchw"[: len(self.shape) + 1]
 
     def _spans(self, part: Part) -> list[Span]:
-        """Per input, the span of its own channels that the part has; empty where it has none."""
+        """Return, for each input, the span of its channels that the part reads; possibly empty."""
         (start, stop), spans, first = part.box.spans[1], list[Span](), 0
         for channels, *_ in self.input_shapes:
             spans.append((min(max(start - first, 0), channels), min(max(stop - first, 0), channels)))
@@ -39,7 +48,23 @@ class Concat(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Flatten(Op):
-    """[n, c, h, w] to [n, c·h·w]: a span of features comes from the channels that it touches."""
+    """[n, c, h, w] to [n, c·h·w]; a span of features reads every channel that it touches."""
+
+    @classmethod
+    def from_layer(cls, layer: nn.Flatten, name: str, **common: Any) -> Flatten:
+        """Build the op of an `nn.Flatten`."""
+        if (layer.start_dim, layer.end_dim) != (1, -1):
+            raise no_rule(name, "a flatten of other dims than 1 to -1")
+        return cls(name=name, **common)
+
+    @classmethod
+    def from_call(cls, arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any) -> Flatten:
+        """Build the op of a call such as `torch.flatten(x, 1)`."""
+        positional = dict(zip(("start_dim", "end_dim"), arguments, strict=False))
+        given = {"start_dim": 0, "end_dim": -1, **positional, **options}
+        if given["start_dim"] != 1 or given["end_dim"] not in (-1, len(common["input_shapes"][0])):
+            raise no_rule(name, "a flatten of other dims than 1 to -1")
+        return cls(name=name, **common)
 
     @property
     def _area(self) -> int:
