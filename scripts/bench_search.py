@@ -133,7 +133,7 @@ def chain_against_optimum(graph: Graph, name: str, workers: int, budget_s: float
     """The Markov chain's best beside the optimum of the same space."""
     cluster, batch = cluster_named(name, workers), batch_of(workers)
     start = beginning(graph, workers)
-    optimum = search(graph, batch, workers, cluster, "fp32", SearchConfig(families=False), start=start)
+    optimum = search(graph, batch, workers, cluster, "fp32", SearchConfig(pipelines=False), start=start)
     chain = search(graph, batch, workers, cluster, "fp32", SearchConfig("mcmc", time_limit_s=budget_s), start=start[:1])
     return {"cluster": name, "workers": workers, "optimum_ms": 1e3 * optimum.step_s, "exact_s": optimum.seconds,
             "mcmc_ms": 1e3 * chain.step_s, "mcmc_s": chain.seconds, "moves": chain.looked_at["space"],

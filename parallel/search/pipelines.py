@@ -52,7 +52,7 @@ class Proposal:
     make: Callable[[], Plan]
 
 
-class Families:
+class Pipelines:
     """The proposals for one graph, batch and cluster."""
 
     def __init__(self, graph: Graph, batch_size: int, workers: int, cluster: Cluster, cost_model: CostModel) -> None:

@@ -1,7 +1,7 @@
 """The fastest plan for a model, a batch and a cluster, with a statement of how good it is.
 
     exact        the space of nested blocks (`space`) by dynamic programming (`exact`), then pipelines and passes
-                 (`families`) by branch and bound: what could beat the best plan so far is simulated
+                 (`pipelines`) by branch and bound: what could beat the best plan so far is simulated
     mcmc         FlexFlow's Markov chain over the space, with delta simulation
     exhaustive   every plan of the space, and every pipeline and pass: the oracle for small cases
 
@@ -31,7 +31,7 @@ from parallel.search.exhaustive import exhaustive
 from parallel.search.mcmc import mcmc
 from parallel.search.objective import Goal, Score
 from parallel.search.op_bounds import LinkBounds
-from parallel.search.pipelines import Families, Proposal, least_s
+from parallel.search.pipelines import Pipelines, Proposal, least_s
 from parallel.search.result import Result
 from parallel.search.space import Space, space_of
 from parallel.simulator import CostModel
@@ -59,7 +59,7 @@ class SearchConfig:
     """In which ops may be split."""
     sizes: tuple[int, ...] | None = None
     """Of the blocks of workers that ops may be placed on. None: all that fit the cluster's nodes."""
-    families: bool = True
+    pipelines: bool = True
     """Pipelines and passes, too."""
 
     def __post_init__(self) -> None:
@@ -192,9 +192,9 @@ class _Search:
 
         least = self.goal.least(0.0)
         try:
-            if self.config.families and self.config.method != "mcmc":
-                families = Families(self.graph, self.batch_size, self.workers, self.cluster, self.cost_model)
-                for proposal in families.proposals(limit_s()):
+            if self.config.pipelines and self.config.method != "mcmc":
+                pipelines = Pipelines(self.graph, self.batch_size, self.workers, self.cluster, self.cost_model)
+                for proposal in pipelines.proposals(limit_s()):
                     waiting.append(proposal)
                     if len(waiting) % 1024 == 0 and (reason := self._stop()) is not None:
                         return least, reason
@@ -258,7 +258,7 @@ class _Search:
         what = f"{self.space.count:.3g} plans on nested blocks"
         if limit is not None:
             what += f" whose ops need at most {limit / 1e9:.2f} GB a worker"
-        what += ", pipelines and passes" if self.config.families and self.config.method != "mcmc" else ""
+        what += ", pipelines and passes" if self.config.pipelines and self.config.method != "mcmc" else ""
         if self.config.method == "mcmc":
             return f"the best of {result.looked_at:,} random moves; nothing is proven"
         if stopped is None:

@@ -12,7 +12,7 @@ that changes nothing.
     plans        one candidate for each decided op: |candidates₁| · |candidates₂| · …
 
 All blocks begin at worker 0, so of any two one contains the other. On a cluster whose nodes are alike, every chain of
-nested aligned blocks is one of these with the workers renamed; blocks side by side are the pipelines' (`families`).
+nested aligned blocks is one of these with the workers renamed; blocks side by side are the pipelines' (`pipelines`).
 """
 
 from __future__ import annotations

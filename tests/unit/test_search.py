@@ -69,7 +69,7 @@ def test_a_pipeline_wins_where_it_should() -> None:
     graph = graph_of("tower")
     numbers = {"inside": link(2e5), "between": link(2e5), "overlap_slowdown": 0.0,
                "compute": Rates(0.0, of_op={"conv1": 1e-3, "fc4": 1e-3})}
-    inside = found(graph, 2, SearchConfig(families=False), **numbers)
+    inside = found(graph, 2, SearchConfig(pipelines=False), **numbers)
     best = found(graph, 2, **numbers)
     assert best.step_s < inside.step_s
     assert best.plan.micro_batches > 1
@@ -80,7 +80,7 @@ def test_it_is_never_worse_than_what_it_begins_with() -> None:
     """Even a plan that is in no family: blocks side by side in turns."""
     graph = graph_of("tower")
     odd = make_plan(graph, 2, {"conv1": Layout((1, 0), n=2)})
-    config = SearchConfig(dims="c", families=False)
+    config = SearchConfig(dims="c", pipelines=False)
     alone, with_start = found(graph, 2, config), found(graph, 2, config, start=(odd,))
     assert step_s(graph, odd) < alone.step_s
     assert str(with_start.plan) == str(odd) and with_start.step_s == pytest.approx(step_s(graph, odd), rel=NEAR)

@@ -12,7 +12,7 @@ from parallel.program.lowering import lower
 from parallel.search.completion_bounds import Potentials
 from parallel.search.labels import START
 from parallel.search.op_bounds import link_seconds
-from parallel.search.pipelines import Families, least_s
+from parallel.search.pipelines import Pipelines, least_s
 from parallel.simulator import CostModel
 from parallel.simulator.simulate import simulate
 from tests.support.made_clusters import Rates, link
@@ -118,8 +118,8 @@ def test_bounds_of_plans(name: str, workers: int) -> None:
 def test_bounds_of_pipelines_and_passes(name: str, workers: int, slowdown: float) -> None:
     graph, batch = graph_of(name), 16
     made = case(graph, workers, batch_size=batch, overlap_slowdown=slowdown)
-    families = Families(graph, batch, workers, made.cluster, CostModel(graph, batch, made.cluster, "fp32"))
-    proposals = list(families.proposals(np.inf))
+    pipelines = Pipelines(graph, batch, workers, made.cluster, CostModel(graph, batch, made.cluster, "fp32"))
+    proposals = list(pipelines.proposals(np.inf))
     assert {proposal.family for proposal in proposals} >= {"pipelines"}
     random = Random(2)
     for proposal in random.sample(proposals, min(40, len(proposals))):
@@ -127,7 +127,7 @@ def test_bounds_of_pipelines_and_passes(name: str, workers: int, slowdown: float
         timeline_s = timeline(plan, made, batch)
         assert proposal.bound_s <= timeline_s * ALMOST, str(plan)
         assert least_s(graph, plan, batch, made.cost_model) <= timeline_s * ALMOST, str(plan)
-    assert len(list(families.proposals(1e-9))) == 0
+    assert len(list(pipelines.proposals(1e-9))) == 0
 
 
 def timeline(plan: Plan, made: Case, batch: int) -> float:
@@ -137,7 +137,7 @@ def timeline(plan: Plan, made: Case, batch: int) -> float:
 def test_passes_are_proposed_for_linear_layers() -> None:
     graph = graph_of("tower")
     made = case(graph, 2, batch_size=8, compute=Rates())
-    families = Families(graph, 8, 2, made.cluster, made.cost_model)
-    passes = [proposal.make() for proposal in families.proposals(np.inf) if proposal.family == "passes"]
+    pipelines = Pipelines(graph, 8, 2, made.cluster, made.cost_model)
+    passes = [proposal.make() for proposal in pipelines.proposals(np.inf) if proposal.family == "passes"]
     assert {(plan.scheme, plan.micro_batches) for plan in passes} == {("b", 2), ("c", 2)}
     assert all(plan["conv1"].n == 2 and plan["fc5"].c == 2 for plan in passes)
