@@ -1,8 +1,10 @@
-"""Plans: what they are, how they are checked and read. `python -m parallel.plan` shows one; see `__main__`."""
+"""Plans: layouts, plans, their checks, their text forms and files."""
 
 from __future__ import annotations
 
 from parallel.plans.files import read_plan
-from parallel.plans.plan import SCHEMES, Layout, Plan, check_batch, follow, make_plan
+from parallel.plans.layout import Layout, check_layout, follow, follow_degrees
+from parallel.plans.plan import SCHEMES, Plan, check_batch, make_plan
 
-__all__ = ["SCHEMES", "Layout", "Plan", "check_batch", "follow", "make_plan", "read_plan"]
+__all__ = ["SCHEMES", "Layout", "Plan", "check_batch", "check_layout", "follow", "follow_degrees", "make_plan",
+           "read_plan"]

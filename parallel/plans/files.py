@@ -1,4 +1,8 @@
-"""Reading a plan from its YAML, and saying what is wrong with one that cannot be."""
+"""Plan files: reading a plan from YAML. Invalid plans are rejected with the key, the value and the rule.
+
+The checks are written by hand and not left to a library: a plan's `ops` are free-form layouts whose rules depend on the
+graph, and PyYAML alone cannot tell a key given twice.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,12 @@ import yaml
 from parallel.config import require
 from parallel.graph import Graph
 from parallel.graph.ops import DIMS
-from parallel.plans.plan import Layout, Plan, make_plan
+from parallel.plans.layout import Layout
+from parallel.plans.plan import Plan, make_plan
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads the word `on` as true, where a plan means the word, and keeps the last of two equal keys."""
+    """YAML loader without booleans, because YAML 1.1 reads the key `on` as true; refuses a key given twice."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
@@ -32,7 +37,7 @@ _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 def read_plan(text: str, graph: Graph, workers: int | None = None) -> Plan:
-    """The plan in `text`, checked against the graph and, if it is given, the number of workers."""
+    """Read the plan in `text` and check it against the graph and, if given, the number of workers."""
     try:
         data = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -40,7 +45,7 @@ def read_plan(text: str, graph: Graph, workers: int | None = None) -> Plan:
     if not isinstance(data, dict) or not isinstance(data.get("ops"), dict):
         raise ValueError("the plan must be a mapping with the keys workers and ops")
     known = ("workers", "micro_batches", "scheme", "pipeline", "update", "ops")
-    data.pop("searched", None)  # what a search says of the plan that it saved: see strategies/saved.py
+    data.pop("searched", None)  # the header of a plan that a search saved
     for key in data:
         require(key in known, "plan", key, f"is not a key of a plan; its keys are {', '.join(known)}")
     for key in ("workers", "micro_batches"):

@@ -1,10 +1,12 @@
-"""Lowering: a plan for a graph and a batch becomes a program.
+"""Lowering: from a plan, a graph and a batch size to a program.
 
-1. Ops become segments: a new one begins where an edge needs an exchange, or the workers change.
-2. Every edge between segments becomes an exchange per micro-batch, unless each worker needs just what it holds.
-3. Parameters become buckets: what the same workers hold the same box of, in the order in which backward readies it.
-4. The schedule's total order of forwards and backwards is projected onto every worker; an exchange starts right
-   after its producer and is waited for right before its consumer.
+`_segments`   groups ops; a new segment begins where an edge needs an exchange or the workers change.
+`_exchange`   makes one exchange per micro-batch of every edge between segments, unless every worker
+              needs exactly the box that it holds.
+`_buckets`    groups parameters: the same box on the same workers, in the order in which backward
+              completes their gradients.
+`_steps`      projects the global order of forwards and backwards (`schedule`) onto every worker. An
+              exchange starts right after its producer and is waited for right before its consumer.
 """
 
 from __future__ import annotations
@@ -20,11 +22,11 @@ from parallel.program.program import Backward, Bucket, Exchange, Forward, Progra
 from parallel.program.schedule import Task, schedule
 
 BUCKET_BYTES = 1 << 20
-"""Parameters smaller than this share a bucket: below it a collective's latency outweighs its transfer."""
+"""Parameters smaller than this share a bucket: below it, the latency of a message outweighs its transfer."""
 
 
 def lower(graph: Graph, plan: Plan, batch_size: int) -> Program:
-    """The program of `plan`. Raises `ValueError` if the batch cannot be cut as the plan wants it."""
+    """Return the program of `plan`. Raises `ValueError` if the batch cannot be cut as the plan says."""
     check_batch(graph, plan, batch_size)
     program = Program(graph, plan, batch_size, (), {}, (), _merged(graph, plan), (), ((),) * plan.workers)
     segments, edges = _segments(program)
@@ -36,7 +38,7 @@ def lower(graph: Graph, plan: Plan, batch_size: int) -> Program:
 
 
 def _merged(graph: Graph, plan: Plan) -> frozenset[str]:
-    """The leading ops that schemes b and c compute for the whole batch at once: those split like the first, in n."""
+    """Return the leading ops, split in n like the first, that schemes b and c compute for the whole batch at once."""
     if plan.scheme == "a":
         return frozenset()
     first, merged = plan[graph.ops[0].name], set[str]()
@@ -47,7 +49,7 @@ def _merged(graph: Graph, plan: Plan) -> frozenset[str]:
 
 
 def _segments(program: Program) -> tuple[tuple[Segment, ...], list[tuple[str, str, int]]]:
-    """Segments, and the edges that need an exchange as (producer, consumer, which input of the consumer)."""
+    """Return the segments, and the edges that need an exchange: (producer, consumer, index of its input)."""
     plan, groups, edges = program.plan, list[list[str]](), list[tuple[str, str, int]]()
     for op in program.graph:
         crossing = [i for i, producer in enumerate(op.inputs) if producer != INPUT
@@ -69,7 +71,7 @@ def _segments(program: Program) -> tuple[tuple[Segment, ...], list[tuple[str, st
 
 
 def _same_samples(program: Program, one: str, other: str) -> bool:
-    """Whether each worker computes both ops for the same samples: branches may differ in that."""
+    """Return whether every worker computes both ops for the same samples; on branches they may differ."""
     def samples(op: str, worker: int, m: int) -> Span:
         part = program.part(op, worker, m)
         return (0, 0) if part is None else part.box.spans[0]
@@ -79,12 +81,12 @@ def _same_samples(program: Program, one: str, other: str) -> bool:
 
 
 def _different(program: Program) -> range:
-    """Micro-batches that may be cut differently: all are as large, and only in scheme b other workers have others."""
+    """Return one micro-batch of each kind: all are cut alike, except in scheme b, where each is on another worker."""
     return range(program.plan.micro_batches if program.plan.scheme == "b" else 1)
 
 
 def _local(program: Program, producer: str, op: Op, which: int) -> bool:
-    """Whether every worker needs of input `which` just the box that it holds, and holds it whole."""
+    """Return whether every worker needs of input `which` exactly the box that it holds, and no partial sums."""
     if (producer in program.merged) != (op.name in program.merged) or _adds(program, producer):
         return False
     workers = {*program.plan[producer].on, *program.plan[op.name].on}
@@ -97,7 +99,7 @@ def _local(program: Program, producer: str, op: Op, which: int) -> bool:
 
 
 def _adds(program: Program, op: str) -> bool:
-    """Whether the op's parts are partial sums."""
+    """Return whether the parts of the op are partial sums."""
     return program.plan[op].terms(program.graph[op]) > 1
 
 
@@ -115,7 +117,7 @@ def _exchange(program: Program, index: int, m: int, producer: str, consumer: str
 
 
 def _buckets(program: Program, segments: tuple[Segment, ...]) -> tuple[Bucket, ...]:
-    """Buckets in the order in which backward completes them; none reaches over a segment's end."""
+    """Return the buckets in the order in which backward completes them; each lies within one segment."""
     buckets: list[Bucket] = []
 
     def close(workers: tuple[int, ...], entries: list[tuple[str, str, Box]]) -> None:
@@ -145,7 +147,7 @@ def _buckets(program: Program, segments: tuple[Segment, ...]) -> tuple[Bucket, .
 
 
 def _order(program: Program) -> tuple[Task, ...]:
-    """The schedule's total order."""
+    """Return the global order of all forwards and backwards."""
     segments, plan = program.segments, program.plan
     segment_of = {name: segment.index for segment in segments for name in segment.ops}
     links = {(segment_of[producer], segment_of[op.name]) for op in program.graph for producer in op.inputs
@@ -156,7 +158,7 @@ def _order(program: Program) -> tuple[Task, ...]:
 
 
 def _steps(program: Program) -> tuple[tuple[Step, ...], ...]:
-    """Project the schedule's total order onto the workers."""
+    """Project the global order onto the workers."""
     segments, plan, order = program.segments, program.plan, program.order
     segment_of = {name: segment.index for segment in segments for name in segment.ops}
     indices = sorted({index for index, _ in program.exchanges})
@@ -169,7 +171,7 @@ def _steps(program: Program) -> tuple[tuple[Step, ...], ...]:
     steps: list[list[Step]] = [[] for _ in range(plan.workers)]
 
     def emit(step: Start | Wait) -> None:
-        """Give the step to the workers whom it concerns: a start to all, a wait to those that receive."""
+        """Append the step to the workers that it concerns: a start to all of them, a wait to those that receive."""
         exchange = program.exchanges[step.exchange, step.micro_batch]
         receivers = exchange.holds if step.backward else exchange.needs
         for worker in exchange.workers if isinstance(step, Start) else receivers:
@@ -199,7 +201,7 @@ def _steps(program: Program) -> tuple[tuple[Step, ...], ...]:
         for index in into[segment.index]:
             for m in batches:
                 emit(Wait(index, m, False))
-                # Schemes b and c: the next pass's exchange goes on during this pass's compute.
+                # Schemes b and c: the exchange of the next pass overlaps with the compute of this pass.
                 if program.exchanges[index, m].value in program.merged and m + 1 < plan.micro_batches:
                     emit(Start(index, m + 1, False))
         for worker in segment.workers:

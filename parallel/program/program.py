@@ -1,14 +1,14 @@
-"""Programs: a plan lowered to a list of steps per worker, backward included.
+"""Programs: a plan lowered to a list of steps for each worker, backward included.
 
-A *segment* is a run of ops on the same workers with no exchange between them. A worker's list holds
+A *segment* is a run of ops on the same workers with no exchange between them. The steps of a worker are
 
     F2:1    forward of segment 2 for micro-batch 1 (F2: for all micro-batches at once)
-    B2:1    its backward; `sync` names the buckets whose gradients are complete in it and begin to be summed
-    X3:1>   start exchange 3 of micro-batch 1, forward; <X3:1 the transposed exchange of the backward pass
-    W3:1>   wait for it; <W3:1 likewise
-    U4      wait for the summed gradients of bucket 4, update its parameters
+    B2:1    its backward; `sync` names the buckets whose gradients it completes and starts to sum
+    X3:1>   start exchange 3 of micro-batch 1, forward; <X3:1 starts its transpose in the backward pass
+    W3:1>   wait for exchange 3 of micro-batch 1, forward; <W3:1 waits for its transpose
+    U4      wait for the summed gradients of bucket 4, then update its parameters
 
-in one global order, of which every worker runs the part that concerns it: so no plan can deadlock.
+All workers follow one global order, each running the steps that concern it, so no plan can deadlock.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from parallel.program.schedule import Task
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of ops that each of its workers computes without hearing from another."""
+    """A run of ops that its workers compute without communication."""
 
     index: int
     ops: tuple[str, ...]
     workers: frozenset[int]
     merged: bool
-    """Computed once a step, for all micro-batches together (the data-parallel ops of schemes b and c)."""
+    """Whether it runs once a step for all micro-batches together (the data-parallel ops of schemes b and c)."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """A box of a tensor that goes from one worker to another, or stays where it is (source = target)."""
+    """A box of a tensor that moves from one worker to another, or stays on one (source = target)."""
 
     source: int
     target: int
@@ -49,9 +49,9 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Exchange:
-    """Moving the output of op `value`, for one micro-batch, from the boxes that are held to those that are needed.
+    """Move the output of op `value`, for one micro-batch, from the boxes held to the boxes needed.
 
-    Backward is the transpose: what was sent comes back, and overlaps add up.
+    Backward is the transpose: every box returns to where it came from, and overlaps add up.
     """
 
     index: int
@@ -61,24 +61,24 @@ class Exchange:
     holds: Mapping[int, Box]
     needs: Mapping[int, Box]
     adds: bool
-    """The boxes held are partial sums: the forward direction, too, adds where they overlap."""
+    """Whether the boxes held are partial sums, which the forward direction adds where they overlap."""
     wide: bool = False
-    """In float64 whatever the precision: the statistics of a batch normalisation."""
+    """Whether it moves float64 whatever the precision: the statistics of a batch normalisation."""
 
     @cached_property
     def transfers(self) -> tuple[Transfer, ...]:
-        """Every intersection of a box held with a box needed."""
+        """All non-empty intersections of a box held with a box needed."""
         pairs = ((source, target, held & need) for source, held in self.holds.items()
                  for target, need in self.needs.items())
         return tuple(Transfer(source, target, box) for source, target, box in pairs if not box.empty)
 
     @cached_property
     def moved(self) -> tuple[Mapping[int, int], Mapping[int, int]]:
-        """Numbers that each worker sends to others, and that each receives from them; backward they change places."""
+        """Elements that each worker sends to others, and that each receives; backward swaps the two."""
         held, needed = (np.array([boxes[worker].spans for worker in boxes], dtype=np.int64)
                         for boxes in (self.holds, self.needs))  # [workers, dims, 2]
         overlaps = np.ones((len(held), len(needed)), dtype=np.int64)
-        for d in range(held.shape[1]):  # a matrix of all pairs in every dim: 1,024 workers are a million of them
+        for d in range(held.shape[1]):  # one matrix of all pairs per dim: 1,024 workers make a million pairs
             stops = np.minimum(held[:, None, d, 1], needed[None, :, d, 1])
             overlaps *= np.maximum(0, stops - np.maximum(held[:, None, d, 0], needed[None, :, d, 0]))
         sources, targets = np.array(list(self.holds)), np.array(list(self.needs))
@@ -88,41 +88,44 @@ class Exchange:
 
     @cached_property
     def workers(self) -> frozenset[int]:
-        """Those that hold or need a part."""
+        """Workers that hold or need a part."""
         return frozenset(self.holds) | frozenset(self.needs)
 
     @property
     def name(self) -> str:
+        """Name as `producer>consumer`."""
         return f"{self.value}>{self.consumer}"
 
     def itemsize(self, itemsize: int) -> int:
-        """Bytes of a number that it moves, where those of activations have `itemsize`."""
+        """Return the bytes per element that it moves; activations have `itemsize`."""
         return WIDE_BYTES if self.wide else itemsize
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Parameters that the same workers hold the same boxes of, and whose gradients are summed together."""
+    """Parameters whose gradients are summed together: the same workers hold the same boxes of them."""
 
     index: int
     parameters: tuple[tuple[str, str], ...]
     """Pairs of op and parameter."""
     boxes: tuple[Box, ...]
-    """What the workers hold of each."""
+    """Box of each parameter that the workers hold."""
     workers: tuple[int, ...]
 
     @cached_property
     def size(self) -> int:
-        """Elements."""
+        """Elements of the bucket."""
         return sum(box.volume for box in self.boxes)
 
     def shard(self, worker: int) -> Span:
-        """The elements of the flattened bucket that `worker` updates."""
+        """Return the span of the flattened bucket that `worker` updates."""
         return cut(self.size, len(self.workers), self.workers.index(worker))
 
 
 @dataclass(frozen=True)
 class Forward:
+    """Forward of a segment for a micro-batch; None: for all of them."""
+
     segment: int
     micro_batch: int | None
 
@@ -132,6 +135,8 @@ class Forward:
 
 @dataclass(frozen=True)
 class Backward:
+    """Backward of a segment for a micro-batch; it starts to sum the gradients of the buckets in `sync`."""
+
     segment: int
     micro_batch: int | None
     sync: tuple[int, ...] = ()
@@ -142,6 +147,8 @@ class Backward:
 
 @dataclass(frozen=True)
 class Start:
+    """Start of an exchange for a micro-batch, in either direction."""
+
     exchange: int
     micro_batch: int
     backward: bool
@@ -153,6 +160,8 @@ class Start:
 
 @dataclass(frozen=True)
 class Wait:
+    """Wait for an exchange of a micro-batch, in either direction."""
+
     exchange: int
     micro_batch: int
     backward: bool
@@ -164,6 +173,8 @@ class Wait:
 
 @dataclass(frozen=True)
 class Update:
+    """Wait for the summed gradients of a bucket, then update its parameters."""
+
     bucket: int
 
     def __str__(self) -> str:
@@ -175,25 +186,26 @@ Step = Forward | Backward | Start | Wait | Update
 
 @dataclass(frozen=True)
 class Sent:
-    """Bytes that one worker sends in a step, by what for."""
+    """Bytes that one worker sends in a step, by purpose."""
 
     forward: int
     """Exchanges of the forward pass."""
     backward: int
-    """Their transposes."""
+    """Transposed exchanges of the backward pass."""
     sums: int
-    """Gradients, to the workers that update them."""
+    """Gradients, sent to the workers that update them."""
     gathers: int
-    """Updated weights, to the workers that hold them."""
+    """Updated weights, sent to the workers that hold them."""
 
     @property
     def total(self) -> int:
+        """All bytes."""
         return self.forward + self.backward + self.sums + self.gathers
 
 
 @dataclass(frozen=True)
 class Program:
-    """What every worker does in one optimizer step. Made by `lower.lower`."""
+    """The steps of every worker in one optimizer step. `lowering.lower` builds it."""
 
     graph: Graph
     plan: Plan
@@ -205,42 +217,42 @@ class Program:
     merged: frozenset[str]
     """Ops of merged segments."""
     order: tuple[Task, ...]
-    """Of all forwards and backwards; `steps` are what concerns each worker of it."""
+    """Global order of all forwards and backwards; `steps` are its projection onto each worker."""
     steps: tuple[tuple[Step, ...], ...]
-    """By worker."""
+    """Steps by worker."""
 
     def part(self, op: str, worker: int, micro_batch: int) -> Part | None:
-        """The part of `op` that `worker` computes for the micro-batch; None if it has none."""
+        """Return the part of `op` that `worker` computes for a micro-batch; None if it has none."""
         layout = self.plan[op]
         if worker not in layout.on:
             return None
         samples = cut(self.batch_size, self.plan.micro_batches, micro_batch)
-        if op in self.merged and self.plan.scheme == "b":  # pass i is made of the samples of worker on[i]
+        if op in self.merged and self.plan.scheme == "b":  # pass i consists of the samples of worker on[i]
             return Part(Box.whole((0, *self.graph[op].domain)).replace(0, samples)) if (
                 layout.on[micro_batch] == worker) else None
         return layout.part(self.graph[op], worker, samples)
 
     def output(self, op: str, worker: int, micro_batch: int) -> Box | None:
-        """The box of the output of `op` that `worker` computes for the micro-batch; None if it has no part."""
+        """Return the box of the output of `op` that `worker` computes for a micro-batch; None if it has no part."""
         part = self.part(op, worker, micro_batch)
         return None if part is None else self.graph[op].output_box(part)
 
     def inputs(self, worker: int, micro_batch: int, op: str) -> tuple[Box, ...]:
-        """Boxes that the worker's part of `op` reads, per input; empty if it has no part."""
+        """Return the boxes that the worker's part of `op` reads, one per input; empty if it has no part."""
         part = self.part(op, worker, micro_batch)
         return () if part is None else self.graph[op].needs(part)
 
     @property
     def loss_scale(self) -> float:
-        """Factor of a sample's loss: the mean over the batch, or over the pass when every pass updates."""
+        """Factor of each sample's loss: one over the batch, or over the pass if every pass updates the weights."""
         passes = self.plan.micro_batches if self.plan.update == "pass" and LOSS not in self.merged else 1
         return passes / self.batch_size
 
     def sent(self, worker: int, itemsize: int) -> Sent:
-        """Bytes that the worker sends in one step: exchanges both ways at `itemsize`, gradient sync in fp32 at least.
+        """Return the bytes that the worker sends in one step: exchanges at `itemsize`, gradient sync at least in fp32.
 
-        A bucket of B elements on K workers costs each about 2(K−1)/K·B: its gradient's other shards go out, and its
-        own updated shard goes to all others.
+        A bucket of B elements on K workers costs each of them about 2·(K−1)/K·B elements: it sends the gradients of
+        the other shards, and then its own updated shard to all others.
         """
         forward = backward = sums = gathers = 0
         for exchange in self.exchanges.values():
@@ -258,25 +270,27 @@ class Program:
         return Sent(forward, backward, sums, gathers)
 
     def bytes_sent(self, worker: int, itemsize: int) -> int:
-        """All bytes that the worker sends in one step."""
+        """Return all bytes that the worker sends in one step."""
         return self.sent(worker, itemsize).total
 
     def updates_every_pass(self, bucket: Bucket) -> bool:
-        """Whether the bucket's parameters are updated after every pass rather than once a step."""
+        """Return whether the bucket is updated after every pass instead of once a step."""
         return self.plan.update == "pass" and bucket.parameters[0][0] not in self.merged
 
     def parameters_held(self, worker: int) -> int:
-        """Elements of the parameters that the worker holds."""
+        """Return the elements of the parameters that the worker holds."""
         return sum(bucket.size for bucket in self.buckets if worker in bucket.workers)
 
     def parameters_updated(self, worker: int) -> int:
-        """Elements of the shards that the worker updates: it keeps their momentum."""
+        """Return the elements of the shards that the worker updates and keeps the momentum of."""
         return sum(stop - start for bucket in self.buckets if worker in bucket.workers
                    for start, stop in [bucket.shard(worker)])
 
     def multiply_adds(self, worker: int) -> int:
-        """Multiply-adds of the worker in one step: forward, and in backward as many for the weights and again for the
-        input, which is left out where no weights come before."""
+        """Return the multiply-adds of the worker in one step.
+
+        Backward takes as many as forward for the weights, and as many again for the input unless no weights precede.
+        """
         total, trained = 0, set[str]()
         for op in self.graph:
             passes = 3 if trained.intersection(op.inputs) else 2

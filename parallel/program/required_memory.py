@@ -1,21 +1,21 @@
-"""How much memory each worker of a program needs: an upper estimate, from the program alone.
+"""Memory that each worker of a program needs: an upper estimate, from the program alone.
 
-    weights      the parameters that the worker holds; under bf16 also their bf16 copies
-    gradients    one per parameter held, and once more in buckets that have to be joined or reordered to be sent
+    weights      parameters that the worker holds; in bf16 also their bf16 copies
+    gradients    one per parameter held, and a second copy in buckets that are joined or reordered to be sent
     momentum     of the shards that the worker updates
-    received     gradients of these shards from the other workers: (K − 1) times a shard that K workers hold
-    activations  what forwards have left for backwards that are yet to come, at most over the step's order
-    messages     what is being sent and received, and what was received and is not yet used up, likewise; the
-                 gradients, too, that one part of a worker's ops leaves for another
-    images       two batches of this worker's images, and four of their bytes, read ahead
-    working      of the largest op: its inputs and their gradients, its output's, and what else backward makes of it
-    model        the whole model that the worker copies its part from: what it leaves free may be in pieces too small
-    other        kernels' scratch space, threads, the transport: a constant
+    received     gradients of these shards from the other workers: K − 1 times a shard that K workers hold
+    activations  kept by forwards for later backwards; the maximum over the worker's steps
+    messages     being sent or received, or received and not used up yet; gradients that one segment of the
+                 worker leaves for another; the maximum over its steps
+    images       two float batches of this worker's images, and four byte batches read ahead
+    working      the largest op: its inputs and their gradients, its output's gradient, scratch of backward
+    model        the whole model, from which the worker copies its part; its memory may be freed in small pieces
+    other        scratch space of kernels, threads, the transport: a constant
 
-The need is their sum. It is high on purpose: the peaks of activations and messages may come at different times, and
-outputs that the next op replaces are counted. On a CPU it was 1.0 to 2.4 times what the process took in nine runs of
-all strategies, the most where a worker holds a small part of the model. The interpreter, its libraries, a GPU's
-context and the data set are not in it.
+The need is the sum. It is high on purpose: activations and messages may peak at different times, and outputs
+that the next op overwrites are counted. On a CPU it was 1.0 to 2.4 times what the process took, in nine runs
+of all strategies; most where a worker holds a small part of the model. The interpreter, its libraries, a
+GPU's context and the data set are not included.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from parallel.program.precision import ACTIVATION_BYTES, WEIGHT_BYTES
 from parallel.program.program import Backward, Bucket, Exchange, Forward, Program, Segment, Start, Wait
 
 FLOAT_BATCHES, BYTE_BATCHES = 2, 4
-"""The loader's: the batch in use and the next; two ready, one at hand, one being read."""
+"""Batches that the loader keeps: in use and next as floats; two ready, one in hand, one being read as bytes."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """The need."""
+        """Sum of all parts."""
         return sum(dataclasses.astuple(self))
 
 
 def memory_of(program: Program, worker: int, precision: str) -> Memory:
-    """What `worker` needs. `precision` is that of the configuration: fp32, bf16 or fp64."""
+    """Return the memory that `worker` needs. `precision` is fp32, bf16 or fp64."""
     weight, activation = WEIGHT_BYTES[precision], ACTIVATION_BYTES[precision]
     buckets = [bucket for bucket in program.buckets if worker in bucket.workers]
     held = program.parameters_held(worker)
@@ -76,7 +76,7 @@ def memory_of(program: Program, worker: int, precision: str) -> Memory:
 
 
 def refuse_too_large(program: Program, precision: str, available: Sequence[int | None]) -> None:
-    """Raise `ValueError` if a worker needs more bytes than it has; `available` is by worker, None where not known."""
+    """Raise `ValueError` if a worker needs more bytes than `available`, which is by worker and None where unknown."""
     for worker, there in enumerate(available):
         need = memory_of(program, worker, precision).total
         if there is not None and need > there:
@@ -85,12 +85,12 @@ def refuse_too_large(program: Program, precision: str, available: Sequence[int |
 
 
 def _is_copied(bucket: Bucket) -> bool:
-    """Whether the gradients are copied: several are joined, and those of images' convolutions change their order."""
+    """Return whether gradients are copied: several are joined, and those of convolutions change memory order."""
     return len(bucket.boxes) > 1 or len(bucket.boxes[0].spans) > 2
 
 
 def _images(program: Program, worker: int) -> int:
-    """Numbers in the images that the worker loads, which come whole."""
+    """Return the elements of the images that the worker loads; images are never split."""
     channels, height, width = program.graph.input_shape
     readers = [op for op in program.graph if INPUT in op.inputs]
     samples = {part.box.spans[0] for op in readers for m in range(program.plan.micro_batches)
@@ -99,27 +99,27 @@ def _images(program: Program, worker: int) -> int:
 
 
 def _working(program: Program, segment: Segment, worker: int, itemsize: int) -> int:
-    """Of the largest op of the segment."""
+    """Return the working memory of the largest op of a segment, in bytes."""
     def of(op: Op, m: int) -> int:
         part = program.part(op.name, worker, m)
         if part is None:
             return 0
-        numbers = part.box.volume + 2 * sum(box.volume for box in op.needs(part))
-        return numbers * itemsize + op.kept_bytes(part, itemsize)
+        elements = part.box.volume + 2 * sum(box.volume for box in op.needs(part))
+        return elements * itemsize + op.kept_bytes(part, itemsize)
 
     batches, join = range(program.plan.micro_batches), sum if segment.merged else max
     return max(join(of(program.graph[name], m) for m in batches) for name in segment.ops)
 
 
 def _peaks(program: Program, worker: int, itemsize: int) -> tuple[int, int]:
-    """Most bytes of activations, and of messages, that the worker has at one time, following its steps."""
+    """Return the peak bytes of activations and of messages over the worker's steps."""
     producers = {name: segment.index for segment in program.segments for name in segment.ops}
     exchanged = {(exchange.value, exchange.consumer) for exchange in program.exchanges.values()}
     waits = {(step.exchange, step.micro_batch, step.backward) for step in program.steps[worker]
              if isinstance(step, Wait)}
     activations = most_activations = messages = most_messages = 0
     gradients: dict[tuple[int, int | None], int] = {}
-    """Gradients, received or left by another segment, by the segment and micro-batch that they wait for."""
+    """Bytes of gradients, received or left by a later segment, by the segment and micro-batch that will use them."""
 
     def leave(value: str, m: int | None, size: int) -> None:
         key = producers[value], None if value in program.merged else m
@@ -140,7 +140,7 @@ def _peaks(program: Program, worker: int, itemsize: int) -> tuple[int, int]:
                 passing, lasting = _buffers(exchange, worker, backward, itemsize)
                 messages += passing + lasting if begins else -passing
                 if backward and begins != ((index, m, True) in waits) and (index, m, False) in waits:
-                    # What the forward direction brought, now its gradient, is used up.
+                    # The value that forward received, and now its gradient, is used up.
                     messages -= _buffers(exchange, worker, False, itemsize)[1]
                 if backward and not begins:
                     leave(exchange.value, m, lasting)
@@ -150,7 +150,7 @@ def _peaks(program: Program, worker: int, itemsize: int) -> tuple[int, int]:
 
 def _left(program: Program, segment: Segment, m: int | None, worker: int, itemsize: int,
           exchanged: Set[tuple[str, str]]) -> list[tuple[str, int]]:
-    """Gradients that the backward of a segment leaves for earlier ones of this worker: values, and their bytes."""
+    """Return the gradients (value, bytes) that backward of a segment leaves for earlier segments of this worker."""
     own, found = {*segment.ops, INPUT}, list[tuple[str, int]]()
     for name in segment.ops:
         for value in program.graph[name].inputs:
@@ -161,22 +161,22 @@ def _left(program: Program, segment: Segment, m: int | None, worker: int, itemsi
 
 
 def _kept(program: Program, segment: Segment, m: int | None, worker: int, itemsize: int) -> int:
-    """Bytes that the forward of a segment leaves for its backward."""
+    """Return the bytes that forward of a segment keeps for its backward."""
     return sum(program.graph[name].kept_bytes(part, itemsize) for name in segment.ops
                for batch in _batches(program, m) if (part := program.part(name, worker, batch)) is not None)
 
 
 def _batches(program: Program, m: int | None) -> Sequence[int]:
-    """The micro-batches that a step concerns."""
+    """Return the micro-batches of a step."""
     return range(program.plan.micro_batches) if m is None else [m]
 
 
 def _buffers(exchange: Exchange, worker: int, backward: bool, itemsize: int) -> tuple[int, int]:
-    """Bytes of one direction of an exchange: until it is waited for, and what it brings.
+    """Return the bytes of one direction of an exchange: of its messages, until the wait, and of its result.
 
-    What is sent is copied. What is received is put into its place at once, unless it is to be added up.
+    Sent boxes are copied. Received boxes go straight to their place, unless they are to be added.
     """
-    sent, received = (numbers.get(worker, 0) for numbers in (exchange.moved[::-1] if backward else exchange.moved))
+    sent, received = (elements.get(worker, 0) for elements in (exchange.moved[::-1] if backward else exchange.moved))
     wants = (exchange.holds if backward else exchange.needs).get(worker)
     adds = exchange.adds or backward
     size = exchange.itemsize(itemsize)

@@ -28,7 +28,7 @@ from parallel.graph import INPUT, Graph
 from parallel.graph.ops import DIMS, Op
 from parallel.graph.ops.pool import AdaptiveAvgPool2d, MaxPool2d
 from parallel.plans import Layout, Plan, make_plan
-from parallel.plans.plan import follow_degrees
+from parallel.plans.layout import follow_degrees
 
 Degrees = tuple[int, ...]
 """Of n, c, k, h, w."""

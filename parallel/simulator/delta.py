@@ -14,7 +14,7 @@ from parallel.cluster import Cluster
 from parallel.config import require
 from parallel.graph import INPUT, Graph
 from parallel.plans import Layout, Plan, follow, make_plan
-from parallel.plans.plan import check_layout
+from parallel.plans.layout import check_layout
 from parallel.program.lowering import lower
 from parallel.simulator.clocks import Crew
 from parallel.simulator.cost_model import CostModel, holders_of

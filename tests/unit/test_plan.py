@@ -129,7 +129,7 @@ def test_unnamed_ops_follow_their_producer_down_the_graph() -> None:
 REFUSED = [
     ("{workers: 2, ops: {conv9: {on: [0]}}}",
      f"ops=conv9 is not an op of the model; its ops are {', '.join(TOWER.names)}"),
-    ("{workers: 2, ops: {fc3: {on: [0]}}}", "ops.conv1: the first op must be named, for the others follow it"),
+    ("{workers: 2, ops: {fc3: {on: [0]}}}", "ops.conv1: the first op must be named, because the others follow it"),
     ("{workers: 20, ops: {conv1: {c: 8, on: [0, 1, 2, 3, 4, 5, 6, 7]}}}",
      "ops.conv1.c=8 is more parts than the dim has positions, 7"),
     ("{workers: 4, ops: {conv1: {k: 4, on: [0, 1, 2, 3]}}}",
@@ -142,7 +142,7 @@ REFUSED = [
      "ops.pool1.k=2 splits a dim that MaxPool2d cannot be split in; it has n, c, h, w"),
     ("{workers: 2, ops: {conv1: {on: [0]}, loss: {c: 2, on: [0, 1]}}}",
      "ops.loss.c=2 splits a dim that CrossEntropy cannot be split in; it has n"),
-    ("{workers: 2, ops: {conv1: {n: 2, on: [0, 2]}}}", "ops.conv1.on=[0, 2] names a worker that workers=2 has not"),
+    ("{workers: 2, ops: {conv1: {n: 2, on: [0, 2]}}}", "ops.conv1.on=[0, 2] names a worker outside workers=2"),
     ("{workers: 2, ops: {conv1: {n: 2, on: [0, -1]}}}", "ops.conv1.on=[0, -1] must name workers from 0"),
     ("{workers: 2, ops: {conv1: {n: 2, on: [1, 1]}}}", "ops.conv1.on=[1, 1] must not name a worker twice"),
     ("{workers: 4, ops: {conv1: {n: 2, h: 2, on: [0, 1, 2]}}}",
@@ -168,7 +168,7 @@ REFUSED = [
     ("{workers: 2, pipeline: zigzag, ops: {conv1: {on: [0]}}}",
      "pipeline=zigzag is not known; it must be one of fill_drain, 1f1b"),
     ("{workers: 2, update: never, ops: {conv1: {on: [0]}}}", "update=never is not known; it must be one of step, pass"),
-    ("{workers: 2, update: pass, ops: {conv1: {on: [0]}}}", "update=pass needs passes, which scheme=a has not"),
+    ("{workers: 2, update: pass, ops: {conv1: {on: [0]}}}", "update=pass needs passes, which scheme=a does not have"),
     ("{workers: 2, scheme: b, ops: {conv1: {n: 2, on: [0, 1]}}}",
      "micro_batches=1 must be the number of passes of scheme b, one for each of 2 workers"),
     ("{workers: 2, scheme: c, micro_batches: 4, ops: {conv1: {n: 2, on: [0, 1]}}}",
@@ -199,7 +199,7 @@ def test_plan_for_another_number_of_workers_is_refused() -> None:
 
 
 def test_layouts_made_by_a_program_are_checked_as_well() -> None:
-    with refused("ops.conv1.on=[0, 1] names a worker that workers=1 has not"):
+    with refused("ops.conv1.on=[0, 1] names a worker outside workers=1"):
         make_plan(TOWER, 1, {"conv1": Layout(on=(0, 1), n=2)})
     with refused("on=[3, 3] must not name a worker twice"):
         Layout(on=(3, 3), n=2)

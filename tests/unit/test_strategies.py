@@ -143,7 +143,7 @@ def test_one_weird_trick_needs_linear_layers() -> None:
     (2, StrategyConfig(name="one_weird_trick", scheme="d"),
      "strategy.scheme=d is not known; it must be one of a, b, c"),
     (2, StrategyConfig(name="one_weird_trick", scheme="a", update="pass"),
-     "update=pass needs passes, which scheme=a has not"),
+     "update=pass needs passes, which scheme=a does not have"),
     (2, StrategyConfig(name="from_file"), "strategy.path=None must name the plan file of strategy=from_file"),
     (2, StrategyConfig(name="from_file", path="nowhere.yaml"), "strategy.path=nowhere.yaml is not a file"),
 ], ids=lambda value: value.name if isinstance(value, StrategyConfig) else "")
