@@ -24,7 +24,7 @@ from rich.text import Text
 
 from parallel.results.comparison import Comparison, Row, compare, describe
 from parallel.results.notes import notes
-from parallel.results.records import find_records, no_runs, unfinished_runs
+from parallel.results.record_files import find_records, no_runs, unfinished_runs
 from parallel.results.report import write_report
 from parallel.results.report.validation import section
 from parallel.results.table import RESULTS, TIMES, WHO, WHO_SHORT, Column, cells

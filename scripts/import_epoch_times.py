@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from parallel.results.records import Epoch, Record, Workload, write_record
+from parallel.results.record_files import write_record
+from parallel.results.records import Epoch, Record, Workload
 
 
 def records_from(published: dict[str, Any]) -> list[Record]:

@@ -41,7 +41,7 @@ from parallel.cli.compose import (
 from parallel.cli.ranks import Ranks
 from parallel.cli.sweep import SweepFailed, finished, numbered, set_aside, started_module
 from parallel.config import Config
-from parallel.results.records import RECORD
+from parallel.results.record_files import RECORD
 from parallel.runtime.failure.errors import RunEnded, WorkerLost
 
 Train = Callable[[Config, Path], None]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from parallel.cli import process_tree
 from parallel.config import Config, require
-from parallel.results.records import RECORD, read_record
+from parallel.results.record_files import RECORD, read_record
 
 RENDEZVOUS_TIMEOUT_S = 86400  # a node may have to wait while another does a job that needs one node only
 NO_ERROR = "no rank left an error: what it printed stands above"

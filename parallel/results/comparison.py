@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from parallel.config import STRATEGIES, StrategyConfig, TrainerConfig
-from parallel.results.records import Epoch, Record, Workload, find_records
+from parallel.results.record_files import find_records
+from parallel.results.records import Epoch, Record, Workload
 from parallel.results.statistics import Speedup, Summary, speedup, summarise
 
 BASELINE = "single"

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from parallel.config import require, require_one_of
-from parallel.results.checked import checked
-from parallel.results.records import write_whole
+from parallel.config.typed import structure
+from parallel.results.json_files import naming, read_json, write_atomically
 
 FORMAT = 1
 PATTERN = "validation*.json"
@@ -203,32 +203,15 @@ def _terms(rows: Sequence[Row]) -> Terms:
 def write_validation(path: Path, validation: Validation) -> None:
     """Write the file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, (json.dumps(dataclasses.asdict(validation), indent=2, allow_nan=False, ensure_ascii=False)
+    write_atomically(path, (json.dumps(dataclasses.asdict(validation), indent=2, allow_nan=False, ensure_ascii=False)
                        + "\n").encode())
 
 
 def read_validation(path: Path) -> Validation:
     """Read what `write_validation` wrote. Raises `ValueError` that names the file and what is wrong with it."""
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror}") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is truncated or not JSON: {error}") from None
-    try:
-        require(isinstance(values, dict), "validation", type(values).__name__, "must be an object")
-        require(values.get("format") == FORMAT, "format", values.get("format"), f"must be {FORMAT} to be read here")
-        rows = values.get("rows")
-        require(isinstance(rows, list), "rows", rows, "must be a list")
-        return Validation(**checked(Validation, values, skip=("rows",)), rows=tuple(map(_row, rows)))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _row(values: object) -> Row:
-    if not isinstance(values, dict):
-        raise ValueError(f"rows={values} must be objects")
-    return Row(**checked(Row, values))
+    values = read_json(path, FORMAT)
+    with naming(path):
+        return structure(Validation, values)
 
 
 def find_validations(paths: Iterable[Path]) -> list[Validation]:

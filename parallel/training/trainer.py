@@ -32,7 +32,8 @@ from parallel.program.precision import DTYPES
 from parallel.program.required_memory import refuse_too_large
 from parallel.results.comparison import run_summary
 from parallel.results.environment import collect_environment
-from parallel.results.records import Epoch, Record, RecordWriter, Workload
+from parallel.results.record_files import RecordWriter
+from parallel.results.records import Epoch, Record, Workload
 from parallel.results.tracker import Tracker, open_tracker
 from parallel.runtime.communication.world import World, choose_device, open_world
 from parallel.runtime.execution.available_memory import available_memory

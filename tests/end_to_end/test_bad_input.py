@@ -115,7 +115,7 @@ def test_a_port_in_use(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("keep", [0, 1, 200, -2])
 def test_a_truncated_record(keep: int, tmp_path: Path) -> None:
-    from parallel.results.records import write_record
+    from parallel.results.record_files import write_record
 
     write_record(tmp_path / "runs" / "one", made_record("single", (10.0, 10.0)))
     path = tmp_path / "runs" / "one" / "record.json"

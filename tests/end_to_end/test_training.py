@@ -15,7 +15,8 @@ from subprocess import CompletedProcess
 import pytest
 
 from parallel.cli.process_tree import MARK, marked
-from parallel.results.records import Record, read_record
+from parallel.results.record_files import read_record
+from parallel.results.records import Record
 from scripts.write_image_layouts import LAYOUTS, Variety, digit_pictures
 from tests.conftest import Run, Start, starting
 from tests.support.forked import run_module

@@ -14,7 +14,7 @@ from parallel.config import ClusterConfig, StrategyConfig
 from parallel.graph import Graph
 from parallel.plans import read_plan
 from parallel.program.lowering import lower
-from parallel.results.records import read_record
+from parallel.results.record_files import read_record
 from parallel.simulator.simulate import simulate
 from parallel.strategies import build_plan
 from parallel.strategies.named import named_plans

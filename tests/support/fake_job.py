@@ -21,7 +21,8 @@ from pathlib import Path
 
 from parallel.cli import application
 from parallel.config import Config
-from parallel.results.records import Epoch, Record, Workload, write_record
+from parallel.results.record_files import write_record
+from parallel.results.records import Epoch, Record, Workload
 
 
 def train(config: Config, run_dir: Path) -> None:

@@ -17,7 +17,8 @@ from rich.console import Console
 from parallel.compare import main, print_comparison
 from parallel.results.comparison import Row, compare, run_summary, speedup_in_sweep
 from parallel.results.notes import baseline_command, notes
-from parallel.results.records import Record, write_record
+from parallel.results.record_files import write_record
+from parallel.results.records import Record
 from tests.support.made_records import ENVIRONMENT, WORKLOAD, made_record
 
 ROOT = Path(__file__).parents[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import subprocess
 import sys
@@ -14,17 +15,17 @@ import pytest
 
 from parallel.results import environment
 from parallel.results.environment import collect_environment
-from parallel.results.records import (
+from parallel.results.record_files import (
     EPOCHS,
     PART,
     RECORD,
-    Epoch,
     RecordWriter,
     find_records,
     read_record,
     unfinished_runs,
     write_record,
 )
+from parallel.results.records import Epoch
 from tests.support.made_records import made_epochs, made_record
 
 
@@ -103,14 +104,15 @@ def _change_json(**changes: object) -> Callable[[Path], None]:
     (_cut_in_line, EPOCHS, "altered or truncated"),
     (lambda run: (run / EPOCHS).unlink(), EPOCHS, "does not exist"),
     (_cut_json, RECORD, "truncated or not JSON"),
-    (lambda run: (run / RECORD).write_text("[]"), RECORD, "holds a list"),
+    (lambda run: (run / RECORD).write_text("[]"), RECORD, r"content=\[\] must be a mapping"),
     (_change_json(format=99), RECORD, "format=99 must be 1"),
-    (_change_json(workers="two"), RECORD, "workers='two' must be int"),
-    (_change_json(workers=True), RECORD, "workers=True must be int"),
+    (_change_json(workers="two"), RECORD, "workers='two' must be a whole number"),
+    (_change_json(workers=True), RECORD, "workers=True must be a whole number"),
     (_change_json(workers=0), RECORD, "workers=0 must be at least 1"),
-    (_change_json(surprise=1), RECORD, r"unknown \['surprise'\]"),
-    (_change_json(workload={}), RECORD, r"Workload lacks \['batch_size'"),
-    (_change_json(epochs=3), RECORD, "epochs=3 must be an object"),
+    (_change_json(surprise=1), RECORD, "Record has unknown surprise; its keys are format, name, "),
+    (_change_json(workload={}), RECORD, "workload lacks batch_size, data, image_size"),
+    (_change_json(directory="elsewhere"), RECORD, "directory=elsewhere is not a field"),
+    (_change_json(epochs=3), RECORD, "epochs=3 must be a mapping"),
 ])
 def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], None], file: str, said: str) -> None:
     write_record(tmp_path / "run", made_record())
@@ -118,6 +120,18 @@ def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], None], file: s
     with pytest.raises(ValueError, match=said) as caught:
         find_records([tmp_path])
     assert str(tmp_path / "run" / file) in str(caught.value)
+
+
+@pytest.mark.parametrize(("cell", "said"), [("fast", "seconds='fast' must be a number"), ("", "seconds='' must be"),
+                                            ("-1.0", "seconds=-1.0 must be positive")])
+def test_bad_cells_are_named(tmp_path: Path, cell: str, said: str) -> None:
+    """The checksum of the altered file is right, as if a program of someone else had written the record."""
+    write_record(tmp_path, made_record(seconds=(1.5,)))
+    csv = (tmp_path / EPOCHS).read_text().replace("1,1.5,", f"1,{cell},").encode()
+    (tmp_path / EPOCHS).write_bytes(csv)
+    _change_json(epochs={"count": 1, "sha256": hashlib.sha256(csv).hexdigest()})(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path / EPOCHS}: {said}"):
+        read_record(tmp_path)
 
 
 def test_find_records(tmp_path: Path) -> None:

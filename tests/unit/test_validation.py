@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from parallel.compare import main
-from parallel.results.records import write_record
+from parallel.results.record_files import write_record
 from parallel.results.report import write_report
 from parallel.results.report.validation import section
 from parallel.results.validation import (
@@ -121,18 +121,18 @@ def test_truncated_file_is_refused_wherever_it_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda v: v.pop("seed"), r"Validation lacks \['seed'\]"),
+    (lambda v: v.pop("seed"), "Validation lacks seed"),
     (lambda v: v.update(format=2), "format=2 must be 1"),
     (lambda v: v.update(rows={}), "rows={} must be a list"),
     (lambda v: v.update(rows=[]), "rows=0 must be at least 1"),
-    (lambda v: v.update(rows=["a"]), "rows=a must be objects"),
+    (lambda v: v.update(rows=["a"]), r"rows\[0\]='a' must be a mapping"),
     (lambda v: v["rows"][0].update(kind="odd"), "kind=odd is not known"),
-    (lambda v: v["rows"][0].update(measured_s="1"), "measured_s='1' must be float"),
+    (lambda v: v["rows"][0].update(measured_s="1"), "measured_s='1' must be a number"),
     (lambda v: v["rows"][0].update(measured_s=-1.0), "measured_s=-1.0 must be positive"),
     (lambda v: v["rows"][0].update(predicted_s=math.inf), "predicted_s=inf must be positive"),
     (lambda v: v["rows"][0].update(measured_s=9.0), "must lie between its quartiles"),
     (lambda v: v["rows"][0]["measured"].update(idle_s=1.0), "must add up to measured_s=1.0"),
-    (lambda v: v["rows"][0]["measured"].pop("idle_s"), r"Split lacks \['idle_s'\]"),
+    (lambda v: v["rows"][0]["measured"].pop("idle_s"), r"rows\[0\].measured lacks idle_s"),
 ])
 def test_what_does_not_fit_is_named_with_its_file(tmp_path: Path, change: Any, message: str) -> None:
     path = tmp_path / "validation.json"

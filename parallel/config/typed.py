@@ -1,0 +1,194 @@
+"""Plain values, as JSON, YAML and CSV hold them, as dataclasses: `structure` and `structure_cells`.
+
+cattrs walks the types. msgspec was the other candidate: it ignores unknown keys of a dataclass, so that a misspelled
+optional key passes unnoticed, and its messages do not contain the refused value. cattrs does more for the caller than
+these files want, hence two additions here: nothing is coerced (cattrs reads `workers: "2"` and `workers: true` as whole
+numbers), and its tree of errors becomes the one sentence that the project's errors are: path, value, rule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeVar
+
+from cattrs import (
+    BaseValidationError,
+    ClassValidationError,
+    Converter,
+    ForbiddenExtraKeysError,
+    IterableValidationError,
+)
+from cattrs.cols import (
+    homogenous_tuple_structure_factory,
+    is_mapping,
+    is_sequence,
+    list_structure_factory,
+    mapping_structure_factory,
+)
+from cattrs.gen import make_dict_structure_fn
+
+T = TypeVar("T")
+Hook = Callable[[Any, Any], Any]
+
+SCALARS: Mapping[type, tuple[type, ...]] = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
+"""Exact types of the values that each type accepts: a truth value is no number, but a whole number is a float."""
+WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+
+LONGEST = 200
+"""Characters of a refused value that a message shows."""
+
+
+class _Mismatch(Exception):
+    """A value that is not of the declared type."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+def structure(cls: type[T], values: object, name: str = "") -> T:
+    """Return `values` as `cls`, a dataclass or any type made of dataclasses, containers and scalars.
+
+    Values that are instances of a declared dataclass already are kept.
+
+    Raises `ValueError` with one sentence: the path to the value (beginning with `name`), the value, the rule.
+    """
+    return _structured(_converter(), cls, values, name)
+
+
+def structure_cells(cls: type[T], cells: Mapping[str, str]) -> T:
+    """Return a row of a CSV file as the dataclass `cls`, whose fields are numbers. An empty cell is None."""
+    return _structured(_cell_converter(), cls, cells, "")
+
+
+def _structured(converter: Converter, cls: type[T], values: object, name: str) -> T:
+    try:
+        return converter.structure(values, cls)
+    except (BaseValidationError, _Mismatch) as error:
+        raise ValueError(_sentence(error, name, cls)) from None
+
+
+@cache
+def _converter() -> Converter:
+    converter = Converter(forbid_extra_keys=True)
+    for scalar, accepted in SCALARS.items():
+        converter.register_structure_hook(scalar, _scalar_hook(scalar, accepted))
+    _register_containers(converter)
+    return converter
+
+
+@cache
+def _cell_converter() -> Converter:
+    converter = Converter(forbid_extra_keys=True)
+    for number in (int, float):
+        converter.register_structure_hook(number, _cell_hook(number))
+        converter.register_structure_hook(number | None, _cell_hook(number, empty_is_none=True))
+    _register_containers(converter)
+    return converter
+
+
+def _scalar_hook(scalar: type, accepted: tuple[type, ...]) -> Hook:
+    def hook(value: Any, _: Any) -> Any:
+        if type(value) not in accepted:
+            raise _Mismatch(value)
+        return scalar(value)
+
+    return hook
+
+
+def _cell_hook(number: type[int] | type[float], empty_is_none: bool = False) -> Hook:
+    def hook(cell: str, _: Any) -> int | float | None:
+        if not cell and empty_is_none:
+            return None
+        try:
+            return number(cell)
+        except ValueError:
+            raise _Mismatch(cell) from None
+
+    return hook
+
+
+def _register_containers(converter: Converter) -> None:
+    """Have the kind of each container checked before cattrs iterates over it: text is no list of its letters."""
+    factories: tuple[tuple[Callable[[Any], bool], Callable[[Any, Converter], Any], type | tuple[type, ...]], ...] = (
+        (is_sequence, list_structure_factory, (list, tuple)),
+        (_is_homogeneous_tuple, homogenous_tuple_structure_factory, (list, tuple)),
+        (is_mapping, mapping_structure_factory, Mapping),
+        (dataclasses.is_dataclass, make_dict_structure_fn, Mapping),
+    )
+    for matches, factory, accepted in factories:
+        converter.register_structure_hook_factory(matches, _checked_factory(factory, accepted))
+
+
+def _is_homogeneous_tuple(cls: Any) -> bool:
+    return typing.get_origin(cls) is tuple and typing.get_args(cls)[1:] == (...,)
+
+
+def _checked_factory(factory: Callable[[Any, Converter], Any],
+                     accepted: type | tuple[type, ...]) -> Callable[[Any, Converter], Hook]:
+    def checked_factory(cls: Any, converter: Converter) -> Hook:
+        hook = factory(cls, converter)
+
+        def checked_hook(value: Any, declared: Any) -> Any:
+            if dataclasses.is_dataclass(cls) and isinstance(value, typing.cast(type, cls)):
+                return value
+            if not isinstance(value, accepted):
+                raise _Mismatch(value)
+            return hook(value, declared)
+
+        return checked_hook
+
+    return checked_factory
+
+
+def _sentence(error: Exception, path: str, declared: Any) -> str:
+    """Return the first error of the tree as a sentence; missing and unknown keys of a mapping share one."""
+    if isinstance(error, _Mismatch):
+        shown = repr(error.value)
+        shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
+        return f"{path or _name(declared)}={shown} must be {_words(declared)}"
+    if isinstance(error, ClassValidationError):
+        named, others = error.group_exceptions()
+        missing = [note.name for nested, note in named if isinstance(nested, KeyError)]
+        unknown = [key for nested in others if isinstance(nested, ForbiddenExtraKeysError)
+                   for key in nested.extra_fields]
+        if missing or unknown:
+            return _keys_sentence(path, declared, missing, unknown)
+        if named:
+            nested, note = named[0]
+            return _sentence(nested, f"{path}.{note.name}" if path else note.name, note.type)
+        return _sentence(others[0], path, declared)
+    if isinstance(error, IterableValidationError):
+        (nested, index), *_ = error.group_exceptions()[0]
+        step = f"[{index.index}]" if isinstance(index.index, int) else f".{index.index}"
+        return _sentence(nested, f"{path}{step}".removeprefix("."), index.type)
+    if isinstance(error, ValueError):  # from a dataclass's __post_init__, which names the field
+        return f"{path}.{error}" if path else str(error)
+    raise error
+
+
+def _keys_sentence(path: str, declared: Any, missing: Sequence[str], unknown: Sequence[str]) -> str:
+    said = [f"lacks {', '.join(sorted(missing))}"] if missing else []
+    if unknown:
+        known = ", ".join(field.name for field in dataclasses.fields(declared))
+        said.append(f"has unknown {', '.join(sorted(map(str, unknown)))}; its keys are {known}")
+    return f"{path or _name(declared)} {' and '.join(said)}"
+
+
+def _words(declared: Any) -> str:
+    """Return a type in words: `int | None` is "a whole number or null"."""
+    if typing.get_origin(declared) in (typing.Union, types.UnionType):
+        return " or ".join(map(_words, typing.get_args(declared)))
+    if declared in WORDS:
+        return WORDS[declared]
+    if is_sequence(declared) or _is_homogeneous_tuple(declared):
+        return "a list"
+    return "a mapping"
+
+
+def _name(declared: Any) -> str:
+    return getattr(declared, "__name__", str(declared))

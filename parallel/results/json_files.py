@@ -1,0 +1,46 @@
+"""JSON files that are either absent or complete, and errors that name the file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from parallel.config import require
+from parallel.config.typed import structure
+
+
+def read_json(path: Path, version: int) -> dict[str, Any]:
+    """Return the JSON object in a file whose `format` is `version`. Raises `ValueError` that names the file."""
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"{path} can't be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is truncated or not JSON: {error}") from None
+    with naming(path):
+        values = structure(dict[str, Any], values, "content")
+        require(values.get("format") == version, "format", values.get("format"), f"must be {version} to be read here")
+    return values
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Prefix the message of a `ValueError` with the file's path."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is either absent or complete, even if the machine stops in between."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

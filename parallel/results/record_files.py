@@ -1,0 +1,167 @@
+"""Records on disk: a run directory holds two files.
+
+    record.json   the run: configuration, plan, versions, host, threads, commit
+    epochs.csv    one row per epoch; the columns are the fields of `Epoch`
+
+While a run lasts, its epochs accumulate in `epochs.csv.part`. `record.json` is written last and in one piece, and holds
+the number of epochs and the checksum of `epochs.csv`: it exists if and only if the run has finished.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from parallel.config import require
+from parallel.config.typed import structure, structure_cells
+from parallel.results.json_files import naming, read_json, write_atomically
+from parallel.results.records import FORMAT, Epoch, Record
+
+RECORD, EPOCHS, PART = "record.json", "epochs.csv", "epochs.csv.part"
+COLUMNS = tuple(f.name for f in dataclasses.fields(Epoch))
+
+
+class RecordWriter:
+    """Writes the record of one run into `run_dir`: `append` at the end of every epoch, `finish` at the end of the run.
+
+    Raises `ValueError` if `run_dir` already holds a whole record: a result is never overwritten. What an interrupted
+    run left there is.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        require(not (run_dir / RECORD).exists(), "run_dir", run_dir, "already holds a finished run; choose another")
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / EPOCHS).unlink(missing_ok=True)
+        self.run_dir = run_dir
+        self._epochs: list[Epoch] = []
+        self._part: IO[str] = open(run_dir / PART, "w", encoding="utf-8", newline="")
+        self._write(COLUMNS)
+
+    @property
+    def epochs(self) -> tuple[Epoch, ...]:
+        """The epochs appended so far."""
+        return tuple(self._epochs)
+
+    def append(self, epoch: Epoch) -> None:
+        """Add a row to `epochs.csv.part`, visible at once to whoever watches the file."""
+        self._epochs.append(epoch)
+        self._write([_to_cell(getattr(epoch, name)) for name in COLUMNS])
+
+    def finish(self, record: Record) -> None:
+        """Make the run whole. `record.epochs` must be the epochs that were appended."""
+        require(record.epochs == self.epochs, "record.epochs", len(record.epochs),
+                f"must be the {len(self.epochs)} epochs that were appended")
+        os.fsync(self._part.fileno())
+        self._part.close()
+        os.replace(self.run_dir / PART, self.run_dir / EPOCHS)
+        write_atomically(self.run_dir / RECORD, _to_json(record, (self.run_dir / EPOCHS).read_bytes()))
+
+    def close(self) -> None:
+        """Let go of the file; without `finish` the run stays unfinished, and its epochs in `epochs.csv.part`."""
+        self._part.close()
+
+    def __enter__(self) -> RecordWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _write(self, cells: Iterable[str]) -> None:
+        csv.writer(self._part, lineterminator="\n").writerow(cells)
+        self._part.flush()
+
+
+def write_record(run_dir: Path, record: Record) -> None:
+    """Write a record whose epochs are all known."""
+    with RecordWriter(run_dir) as writer:
+        for epoch in record.epochs:
+            writer.append(epoch)
+        writer.finish(record)
+
+
+def read_record(path: Path) -> Record:
+    """Read the record in a run directory (or at its `record.json`).
+
+    Raises `ValueError` that names the file and what is wrong with it: absent, truncated, altered, of another format.
+    """
+    file = path if path.name == RECORD else path / RECORD
+    if not file.is_file():
+        raise ValueError(f"{file} does not exist: the run is not finished, or this is not a run directory")
+    values = read_json(file, FORMAT)
+    with naming(file):
+        require("directory" not in values, "directory", values.get("directory"), "is not a field of a record file")
+        stated = structure(_StatedEpochs, values.get("epochs"), "epochs")
+    with naming(file.with_name(EPOCHS)):
+        epochs = _read_epochs(file.with_name(EPOCHS), stated)
+    with naming(file):
+        return structure(Record, {**values, "epochs": epochs, "directory": str(file.parent)})
+
+
+def find_records(paths: Iterable[Path]) -> list[Record]:
+    """Read every record at or below `paths`, oldest first, each once.
+
+    Raises `ValueError` for a path that does not exist, for no record at all, and for a record that cannot be read.
+    """
+    files: set[Path] = set()
+    paths = list(paths)
+    for path in paths:
+        if not path.exists():
+            raise ValueError(f"{path} does not exist; give a run directory or a folder of them")
+        files.update(p.resolve() for p in ([path] if path.is_file() else path.rglob(RECORD)))
+    if not files:
+        unfinished = len(unfinished_runs(paths))
+        held = f"only unfinished runs ({unfinished})" if unfinished else f"no {RECORD}"
+        raise ValueError(f"{', '.join(map(str, paths))} holds {held}: there is nothing to compare")
+    return sorted((read_record(file) for file in files), key=lambda r: (r.started or "", r.directory or ""))
+
+
+def no_runs(paths: Iterable[Path]) -> bool:
+    """Whether there is no record at or below `paths`, all of which are folders."""
+    return all(path.is_dir() and not any(path.rglob(RECORD)) for path in paths)
+
+
+def unfinished_runs(paths: Iterable[Path]) -> list[Path]:
+    """The run directories at or below `paths` that hold epochs but no record: interrupted, or still running."""
+    parts = {file for path in paths if path.is_dir() for name in (PART, EPOCHS) for file in path.rglob(name)}
+    return sorted({file.parent for file in parts if not (file.parent / RECORD).exists()})
+
+
+@dataclass(frozen=True)
+class _StatedEpochs:
+    """The statement in `record.json` about `epochs.csv`."""
+
+    count: int
+    sha256: str
+
+
+def _read_epochs(path: Path, stated: _StatedEpochs) -> tuple[Epoch, ...]:
+    """Read `epochs.csv` and check it against the statement in `record.json`."""
+    if not path.is_file():
+        raise ValueError(f"does not exist, although {RECORD} beside it refers to it")
+    content = path.read_bytes()
+    header, *rows = csv.reader(io.StringIO(content.decode("utf-8", errors="replace")))
+    if len(rows) != stated.count:
+        raise ValueError(f"truncated: {len(rows)} epochs, but {RECORD} says {stated.count}")
+    if hashlib.sha256(content).hexdigest() != stated.sha256:
+        raise ValueError(f"altered or truncated: its checksum is not the one in {RECORD}")
+    require(tuple(header) == COLUMNS, "columns", header, f"must be {list(COLUMNS)}")
+    return tuple(structure_cells(Epoch, dict(zip(COLUMNS, row, strict=True))) for row in rows)
+
+
+def _to_json(record: Record, epochs: bytes) -> bytes:
+    values = dataclasses.asdict(record)
+    del values["directory"]
+    values["epochs"] = {"count": len(record.epochs), "sha256": hashlib.sha256(epochs).hexdigest()}
+    return (json.dumps(values, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _to_cell(value: float | int | None) -> str:
+    return "" if value is None else repr(value)
