@@ -31,6 +31,19 @@ def step_rows(program: Program, worker: int, itemsize: int) -> list[StepRow]:
     return [_row(program, worker, step, itemsize) for step in program.steps[worker]]
 
 
+def marked_schedule(program: Program, worker: int, position: int, around: int = 4) -> str:
+    """The steps of `worker` around the one at `position`, one per line, that one marked."""
+    steps = program.steps[worker]
+    first, last = max(0, position - around), min(len(steps), position + around + 1)
+    lines = [f"worker {worker}, {len(steps)} steps:"]
+    for i in range(first, last):
+        what = _row(program, worker, steps[i], SYNC_BYTES).what
+        lines.append(f"  {i:4}  {steps[i]!s:8}  {what}{'   <-- here' if i == position else ''}")
+    if position >= len(steps):
+        lines.append(f"  {len(steps):4}  end   <-- here")
+    return "\n".join(lines)
+
+
 def _row(program: Program, worker: int, step: Step, itemsize: int) -> StepRow:
     weight = max(SYNC_BYTES, itemsize)
     match step:

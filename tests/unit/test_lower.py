@@ -1,4 +1,4 @@
-"""Lowering: what programs move, who holds which parameters, and that every worker's list can be run to its end."""
+"""Lowering: what programs move, who holds which parameters, and where inputs come from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from parallel.graph import INPUT, Graph, trace
 from parallel.graph.box import Box
 from parallel.models import build_model
 from parallel.plans import Plan, read_plan
-from parallel.program import Backward, Forward, Program, Start, Update, Wait
+from parallel.program import Program
 from parallel.program.lowering import BUCKET_BYTES, lower
 from parallel.strategies import build_plan
 from tests.support.small_models import MODELS, graph_of, plans
@@ -239,104 +239,6 @@ def test_every_input_comes_whole_and_from_where_it_is_held(program: Program) -> 
                     pieces = [t.box.volume for t in exchange.transfers if t.target == worker]
                     times = program.plan[producer].terms(program.graph[producer])  # partial sums of every element
                     assert sum(pieces) == (needed[which].volume * times if needed else 0)
-
-
-@any_program
-@given(drawn_programs)
-def test_every_worker_s_list_runs_to_its_end(program: Program) -> None:
-    """A dry run: starts and syncs send without waiting, waits and updates block until all peers have sent."""
-    at = [0] * program.plan.workers
-    done: set[tuple[object, ...]] = set()
-
-    def can_run(worker: int, step: object) -> bool:
-        match step:
-            case Wait(index, m, backward):
-                transfers = program.exchanges[index, m].transfers
-                sources = [t.target if backward else t.source for t in transfers
-                           if (t.source if backward else t.target) == worker]
-                return all(("start", source, index, m, backward) in done for source in {*sources, worker})
-            case Update(i):
-                return all(("sync", peer, i, updates[worker, i]) in done for peer in program.buckets[i].workers)
-        return True
-
-    updates: Counter[tuple[int, int]] = Counter()
-    syncs: Counter[tuple[int, int]] = Counter()
-    moved = True
-    while moved:
-        moved = False
-        for worker, steps in enumerate(program.steps):
-            while at[worker] < len(steps) and can_run(worker, step := steps[at[worker]]):
-                match step:
-                    case Start(index, m, backward):
-                        assert ("start", worker, index, m, backward) not in done
-                        done.add(("start", worker, index, m, backward))
-                    case Backward(_, _, sync):
-                        for i in sync:
-                            done.add(("sync", worker, i, syncs[worker, i]))
-                            syncs[worker, i] += 1
-                    case Update(i):
-                        updates[worker, i] += 1
-                at[worker] += 1
-                moved = True
-    stuck = {worker: str(steps[at[worker]]) for worker, steps in enumerate(program.steps) if at[worker] < len(steps)}
-    assert not stuck, f"{stuck} in\n{program}"
-    assert syncs == updates
-    for bucket in program.buckets:
-        times = program.plan.micro_batches if program.updates_every_pass(bucket) else 1
-        assert all(updates[worker, bucket.index] == times for worker in bucket.workers)
-
-
-@any_program
-@given(drawn_programs)
-def test_a_worker_computes_with_what_has_come(program: Program) -> None:
-    """On every worker: wait before use, forward before start, backward after all that reads has come back."""
-    segment_of = {name: segment for segment in program.segments for name in segment.ops}
-    for worker, steps in enumerate(program.steps):
-        seen: list[object] = []
-        for step in steps:
-            assert step not in seen or isinstance(step, Update)
-            match step:
-                case Forward(index, m) | Backward(index, m):
-                    backward = isinstance(step, Backward)
-                    for exchange in program.exchanges.values():
-                        inside = segment_of[exchange.value if backward else exchange.consumer].index == index
-                        receives = worker in (exchange.holds if backward else exchange.needs)
-                        if inside and receives and m in (None, exchange.micro_batch):
-                            assert Wait(exchange.index, exchange.micro_batch, backward) in seen
-                    assert not backward or Forward(index, m) in seen
-                case Start(index, m, backward):
-                    exchange = program.exchanges[index, m]
-                    segment = segment_of[exchange.consumer if backward else exchange.value]
-                    if worker in (exchange.needs if backward else exchange.holds):
-                        whose = None if segment.merged else m
-                        assert any(isinstance(other, Backward if backward else Forward)
-                                   and (other.segment, other.micro_batch) == (segment.index, whose) for other in seen)
-            seen.append(step)
-
-
-@any_program
-@given(drawn_programs)
-def test_each_pair_of_workers_starts_its_messages_in_the_same_order(program: Program) -> None:
-    def between(one: int, other: int) -> list[tuple[object, ...]]:
-        """What passes between the two, in the order in which worker `one` starts it."""
-        found: list[tuple[object, ...]] = []
-        for step in program.steps[one]:
-            match step:
-                case Start(index, m, backward):
-                    if any({t.source, t.target} == {one, other} for t in program.exchanges[index, m].transfers):
-                        found.append(("exchange", index, m, backward))
-                case Backward(_, _, sync):
-                    found += [("sum", bucket) for bucket in sync if other in program.buckets[bucket].workers]
-                case Update(bucket):
-                    if other in program.buckets[bucket].workers:
-                        found.append(("gather", bucket))
-        return found
-
-    workers = range(program.plan.workers)
-    for one in workers:
-        for other in workers:
-            if one != other:
-                assert between(one, other) == between(other, one)
 
 
 def test_a_batch_that_the_plan_cannot_cut_is_refused() -> None:
