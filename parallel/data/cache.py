@@ -1,15 +1,15 @@
-"""Image files decoded once into a uint8 array on disk, then read by index.
+"""The cache of decoded images: a uint8 array on disk, built once and read by index.
 
     <cache>/<name>-<fingerprint>/images.npy      uint8 [files, size, size, 3]; memory-mapped, so ranks share its pages
                                  cache.json      settings, versions, and the broken files with the reason
-    <cache>/<name>-<fingerprint>.lock            held by the one process that builds; names how many it has decoded
+    <cache>/<name>-<fingerprint>.lock            held by the process that builds; contains the number of images decoded
 
-The fingerprint is of the settings and of every file's path, length and time of change: other settings or other files
-make another folder, and a cache of other settings is never read. The folder appears by one rename when it is whole.
-The lock is the kernel's (flock), so it falls when its holder dies; the next in line removes what that one left.
+The fingerprint covers the settings and the path, length and modification time of every file, so a cache of other
+settings or files is never read. The folder appears by one rename, when it is complete. The lock is the kernel's
+(flock), which is released when its holder dies; the next process removes what was left.
 
-A set too large to be decoded stays as files (`FileImages`); they are still all decoded once, to find the broken ones,
-and the folder then holds `cache.json` only.
+A data set too large for the cache stays as files (`FileImages`). All files are still decoded once to find broken ones,
+and the folder then holds only `cache.json`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from parallel.config import DataConfig
 from parallel.data.build import Broken, cores, decode_all, progress_bar
 from parallel.data.decode import BrokenImageError, decode
 
-FORMAT = 1  # to be raised when the same files and settings would give another content
+FORMAT = 1  # raise it when the same files and settings would give different content
 GB = 1e9
 POLL_S = 0.1
 
@@ -43,15 +43,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Labelled image files: one split of a data set as it lies on disk."""
+    """Labelled image files of one split, as they lie on disk."""
 
     root: Path
     files: tuple[str, ...]
-    """Relative to `root`."""
+    """Paths relative to `root`."""
     labels: np.ndarray
     """int64 [files]"""
 
     def take(self, rows: np.ndarray) -> ImageFiles:
+        """Return the files at `rows`."""
         return ImageFiles(self.root, tuple(self.files[row] for row in rows), self.labels[rows])
 
 
@@ -65,12 +66,12 @@ class CachedImages:
         return len(self._rows)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        images: np.ndarray = self._pixels.take(self._rows[indices], axis=0)  # as opposed to [], it frees the GIL
+        images: np.ndarray = self._pixels.take(self._rows[indices], axis=0)  # take releases the GIL
         return images
 
 
 class FileImages:
-    """Images that stay files and are decoded, by threads, when they are read."""
+    """Images that stay files; threads decode them when they are read."""
 
     def __init__(self, source: ImageFiles, size: int, threads: int) -> None:
         self._source, self.labels, self.size = source, source.labels, size
@@ -95,11 +96,11 @@ class FileImages:
 
 
 def open_images(name: str, source: ImageFiles, size: int, data: DataConfig, verbose: bool) -> CachedImages | FileImages:
-    """The images of `source` but the broken ones, as squares of `size` pixels; decodes them if there is no cache yet.
+    """Open the images of `source` as squares of `size` pixels, without broken ones; build the cache if there is none.
 
-    May be called by several processes at once: one builds, the others wait. `name` is the beginning of the cache's
-    name; `verbose` shows progress and says what was skipped: let one rank do so. Raises `ValueError` if more than
-    1 % of the images are broken, or the cache can't be written or is damaged.
+    Several processes may call this at once: one builds, the others wait. `name` is the prefix of the cache's name.
+    `verbose` shows progress and reports skipped images; only one rank should set it. Raises `ValueError` if more than
+    1 % of the images are broken, or if the cache cannot be written or is damaged.
     """
     decoded = len(source.files) * size * size * 3
     stay = decoded > data.cache_limit_gb * GB
@@ -120,7 +121,7 @@ def open_images(name: str, source: ImageFiles, size: int, data: DataConfig, verb
 
 
 def fingerprint(source: ImageFiles, size: int, stay: bool) -> str:
-    """Of the settings and the files, 16 hexadecimal digits. Raises `ValueError` if a file is missing."""
+    """Return the hash of the settings and files, 16 hexadecimal digits. Raises `ValueError` if a file is missing."""
     digest = hashlib.blake2b(json.dumps([FORMAT, size, stay]).encode(), digest_size=8)
     for file in source.files:
         try:
@@ -177,7 +178,7 @@ def _build(folder: Path, source: ImageFiles, size: int, stay: bool, data: DataCo
     _write_metadata(folder / "cache.json", source, size, broken)
     for file in folder.iterdir():
         with file.open("r+b") as opened:
-            os.fsync(opened)  # or a power cut after the rename could leave a whole folder with empty files
+            os.fsync(opened)  # without it, a power cut after the rename could leave empty files
 
 
 def _write_metadata(path: Path, source: ImageFiles, size: int, broken: Broken) -> None:
@@ -211,9 +212,9 @@ def _damaged(folder: Path, reason: object) -> ValueError:
 
 @contextlib.contextmanager
 def _whole_or_nothing(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` when the block ends well, and is removed when it does not.
+    """Yield a temporary folder that becomes `folder` if the block succeeds, and is removed otherwise.
 
-    To be used under the folder's lock: whatever has a temporary's name is then a dead builder's, and is removed.
+    Requires the folder's lock: any other temporary folder then belongs to a dead process, and is removed.
     """
     for left in folder.parent.glob(f"{folder.name}.tmp-*"):
         shutil.rmtree(left)
@@ -237,7 +238,7 @@ def _try_lock(fd: int) -> bool:
 
 def _tell_done(fd: int, done: int) -> None:
     os.ftruncate(fd, 0)
-    os.write(fd, str(done).encode())  # opened for appending: at offset 0 after the truncation
+    os.write(fd, str(done).encode())  # the file is in append mode: this writes at offset 0 after the truncation
 
 
 def _done(fd: int) -> int:

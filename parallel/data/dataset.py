@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program: labelled images that are read by index."""
+"""The interface of data sets: labelled images that are read by index."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from parallel.config import DataConfig, require
 
 Triple = tuple[float, float, float]
 
-# Mean and standard deviation per channel of ImageNet's training images scaled to [0, 1]: the field's usual choice
-# for photographs, whichever set they are from.
+# Mean and standard deviation per channel of ImageNet's training images in [0, 1], the usual choice for photographs.
 PHOTO_MEAN: Triple = (0.485, 0.456, 0.406)
 PHOTO_STD: Triple = (0.229, 0.224, 0.225)
 
-SUBSET_SEED = 0  # of train_images and val_images: which images they keep must not change with trainer.seed
+SUBSET_SEED = 0  # the images that train_images and val_images keep must not change with trainer.seed
 
 
 class Images(Protocol):
@@ -33,12 +32,12 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """The images at `indices`, in that order: uint8 [k, size, size, 3]. Called from a background thread."""
+        """Return the images at `indices`, in that order: uint8 [k, size, size, 3]. Called from a background thread."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set, opened: its images can be read."""
+    """An open data set."""
 
     name: str
     num_classes: int
@@ -46,13 +45,13 @@ class DataSet:
     train: Images
     val: Images
     mean: Triple
-    """Per channel, of pixels scaled to [0, 1]."""
+    """Mean per channel of pixels in [0, 1]."""
     std: Triple
 
 
 @dataclass(frozen=True)
 class ArrayImages:
-    """Images in memory: uint8 [n, size, size, channels], 3 channels, or 1 that is read as three."""
+    """Images in memory: uint8 [n, size, size, channels]; a single channel is read as three."""
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -78,10 +77,10 @@ class ArrayImages:
 
 
 def stored_side(data: DataConfig, image_size: int) -> int:
-    """Side in pixels of the stored image: data.stored_size, or what the model needs.
+    """Return the side of the stored image in pixels: data.stored_size, or the size that the model needs.
 
-    With a random crop and no size given: 8/7 of the model's, which is 256 for 224, the proportion of AlexNet's
-    paper (section 4.1). Raises `ValueError` if the model's image does not fit, or the crop has no room to move.
+    With a random crop and no size given, it is 8/7 of the model's: 256 for 224, as in AlexNet's paper (section 4.1).
+    Raises `ValueError` if the model's image does not fit, or if the crop has no room to move.
     """
     side = data.stored_size
     if side is None:
@@ -93,9 +92,9 @@ def stored_side(data: DataConfig, image_size: int) -> int:
 
 
 def subset(split: str, available: int, wanted: int | None) -> np.ndarray:
-    """Which images of a split are used, ascending: all, or `wanted` of them drawn at random, always the same.
+    """Return the rows of a split that are used, ascending: all, or `wanted` of them, drawn with a fixed seed.
 
-    `split` is train or val. Raises `ValueError` when more are wanted than there are.
+    `split` is train or val. Raises `ValueError` if more images are wanted than there are.
     """
     if wanted is None:
         return np.arange(available)
@@ -104,7 +103,7 @@ def subset(split: str, available: int, wanted: int | None) -> np.ndarray:
 
 
 def stratified_split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the first part, `share` of each class rounded, and of the second; each ascending."""
+    """Split rows into a part with `share` of each class, rounded, and the rest; both ascending."""
     rng = np.random.default_rng(seed)
     first = []
     for label in np.unique(labels):

@@ -1,4 +1,4 @@
-"""The bytes of one image file to one square of pixels. Imports no torch: decoder processes must start fast."""
+"""Decoding one image file to a square of pixels. Imports no torch, so that decoder processes start fast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-# What Pillow raises on files that are no image or a damaged one; its readers do not agree on one class.
+# Errors that Pillow's readers raise on damaged files; they do not share one class.
 DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error, ZeroDivisionError,
            Image.DecompressionBombError)
 
@@ -19,12 +19,12 @@ class BrokenImageError(ValueError):
 
 
 def decode(data: bytes, size: int) -> np.ndarray:
-    """The centre square of an image, resized with antialiasing: uint8 [size, size, 3], RGB.
+    """Return the centre square of an image, resized with antialiasing: uint8 [size, size, 3], RGB.
 
-    The same as resizing the shorter side to `size` and cropping the centre, in one step. Grey images become RGB.
-    simplejpeg decodes what it can; PNG, CMYK and JPEG with recoverable faults (some of ImageNet's and of
-    PetImages' files, whatever their names say) go through Pillow. A truncated file is broken: half of a picture
-    under the whole picture's label would be noise in the training set. Raises `BrokenImageError`.
+    Equal to resizing the shorter side to `size` and cropping the centre, in one step. Grey images become RGB.
+    simplejpeg decodes flawless JPEG; PNG, CMYK and JPEG with recoverable faults (some files of ImageNet and
+    PetImages) go through Pillow. A truncated file is broken: half of an image with the label of the whole would be
+    noise in the training set. Raises `BrokenImageError`.
     """
     try:
         image = Image.fromarray(_decode_jpeg(data, size))
@@ -39,11 +39,11 @@ def decode(data: bytes, size: int) -> np.ndarray:
 
 
 def _decode_jpeg(data: bytes, size: int) -> np.ndarray:
-    """uint8 [h, w, 3]; raises `ValueError` for all that is not a flawless grey or RGB JPEG."""
+    """Decode to uint8 [h, w, 3]; raise `ValueError` for anything but a flawless grey or RGB JPEG."""
     if simplejpeg.decode_jpeg_header(data)[2] in ("CMYK", "YCCK"):
         raise ValueError("CMYK: turbojpeg converts it to RGB only approximately")
-    # A large JPEG is shrunk by the decoder itself, to no less than twice the size asked for, so that the
-    # antialiased resize still decides how the result looks.
+    # The decoder shrinks a large JPEG to no less than twice the requested size, so that the antialiased resize
+    # still determines the result.
     image: np.ndarray = simplejpeg.decode_jpeg(data, "RGB", min_height=2 * size, min_width=2 * size)
     return image
 

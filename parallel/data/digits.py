@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that ship inside scikit-learn (8×8, real scans): no download, real accuracy.
+"""The 1,797 handwritten digits that ship with scikit-learn (8×8 scans): no download, real accuracy.
 
 Source: UCI "Optical Recognition of Handwritten Digits", test part, as `sklearn.datasets.load_digits`.
 """
@@ -17,9 +17,11 @@ WHITE = 16.0  # the largest value of a pixel in the source
 
 
 def open_digits(data: DataConfig, image_size: int, seed: int) -> DataSet:
-    """80/20 stratified split, always the same; bilinear from 8×8 to the stored size; mean and std of the training
-    images. Kept in memory, one byte per pixel: at 224 pixels 90 MB."""
-    # Imported here: scikit-learn takes a second to import, and only this data set needs it.
+    """Open the digits with a fixed, stratified 80/20 split, resized bilinearly from 8×8 to the stored size.
+
+    Images stay in memory, one byte per pixel: 90 MB at 224 pixels.
+    """
+    # Imported here because scikit-learn takes a second to import and only this data set needs it.
     from sklearn.datasets import load_digits
 
     source = load_digits()
@@ -35,7 +37,7 @@ def open_digits(data: DataConfig, image_size: int, seed: int) -> DataSet:
 
 
 def enlarge(images: np.ndarray, size: int) -> np.ndarray:
-    """float [n, 8, 8], 0 to 16, to uint8 [n, size, size, 1], 0 to 255."""
+    """Resize float [n, 8, 8] in 0 … 16 to uint8 [n, size, size, 1] in 0 … 255."""
     pixels = np.empty((len(images), size, size, 1), dtype=np.uint8)
     for row, image in enumerate(images):
         scaled = Image.fromarray((image * (255 / WHITE)).astype(np.float32))

@@ -1,8 +1,8 @@
 """Dogs vs. Cats: 25,000 photographs, two classes, sizes from tiny to a thousand pixels.
 
-Two copies are about, and which one lies there is detected: Kaggle's competition folder (`train/cat.0.jpg`,
-`train/dog.0.jpg`) and Microsoft's download (`PetImages/Cat/0.jpg`, `PetImages/Dog/0.jpg`), which holds broken files.
-Neither has a labelled validation part: a tenth of each class, drawn once and always the same, serves as one.
+Two distributions exist and are told apart: Kaggle's competition folder (`train/cat.0.jpg`, `train/dog.0.jpg`) and
+Microsoft's download (`PetImages/Cat/0.jpg`, `PetImages/Dog/0.jpg`), which contains broken files. Neither has a labelled
+validation split: a tenth of each class, drawn with a fixed seed, serves as one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ SPLIT_SEED = 0  # the split is part of the data set: it must not change with tra
 
 
 def find(root: Path) -> Path | None:
+    """Return the folder with either layout."""
     for folder, is_there in ((root, _is_petimages), (root / "PetImages", _is_petimages),
                              (root, _is_kaggle), (root / "train", _is_kaggle)):
         if is_there(folder):
@@ -40,7 +41,7 @@ def _is_kaggle(folder: Path) -> bool:
 
 
 def listing(root: Path) -> Listing:
-    """Label 0 is cat, 1 dog."""
+    """List the images; label 0 is cat, 1 is dog."""
     if _is_petimages(root):
         classes = [[f"{name}/{file}" for file in images_in(root / name)] for name in ("Cat", "Dog")]
     else:

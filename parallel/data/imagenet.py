@@ -1,7 +1,6 @@
-"""ImageNet (ILSVRC 2012) as everyone unpacks it: a folder per class, for training and for validation.
+"""ImageNet (ILSVRC 2012) in class folders: 1,281,167 training and 50,000 validation images of 1000 classes.
 
-1,281,167 and 50,000 images of 1000 classes. A few are PNG or CMYK under the name of a JPEG. Any other set of
-photographs in class folders is read just as well.
+A few are PNG or CMYK despite their JPEG names. Any other photographs in class folders are read in the same way.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from parallel.data.layout import Layout, Listing, folders, images_in, labelled
 
 
 def find(root: Path) -> Path | None:
-    """The first class of each part must hold images itself: in Tiny ImageNet they lie one folder deeper."""
+    """Return `root` if the class folders hold images themselves; in Tiny ImageNet they lie one folder deeper."""
     for part in ("train", "val"):
         classes = folders(root / part)
         if not classes or not images_in(root / part / classes[0]):
@@ -21,7 +20,7 @@ def find(root: Path) -> Path | None:
 
 
 def listing(root: Path) -> Listing:
-    """Classes: the folders of train/, sorted."""
+    """List the images; the classes are the sorted folders of train/."""
     names = folders(root / "train")
     unknown = sorted(set(folders(root / "val")) - set(names))
     if unknown:

@@ -1,4 +1,4 @@
-"""A data set as it lies on disk: how a folder is recognised, listed and opened."""
+"""Data sets on disk: recognising, listing and opening a folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a data set."""
+    """Files of a data set."""
 
     class_names: tuple[str, ...]
     train: ImageFiles
@@ -27,22 +27,22 @@ class Listing:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set lies on disk."""
+    """Layout of a data set on disk."""
 
     text: str
-    """What is looked for, for error messages."""
+    """Description of the layout, for error messages."""
     find: Callable[[Path], Path | None]
-    """The folder in which the layout lies: the one given or one just below it; None if it is not there."""
+    """Return the folder with this layout: the given one or one just below it; None if there is none."""
     listing: Callable[[Path], Listing]
-    """Of a folder that `find` returned. Raises `ValueError` if something is missing."""
+    """List a folder that `find` returned. Raises `ValueError` if something is missing."""
     mean: Triple = PHOTO_MEAN
     std: Triple = PHOTO_STD
 
 
 def open_layout(name: str, layouts: Mapping[str, Layout], data: DataConfig, image_size: int, verbose: bool) -> DataSet:
-    """Open the data set `name` under `data.root`, decoding what is not yet in the cache.
+    """Open the data set `name` under `data.root`, decoding images that are not in the cache.
 
-    Raises `ValueError` if the folder is missing, empty, or of another layout.
+    Raises `ValueError` if the folder is missing, is empty, or has another layout.
     """
     layout = layouts[name]
     listing = layout.listing(find_root(name, layouts, data.root))
@@ -58,7 +58,7 @@ def open_layout(name: str, layouts: Mapping[str, Layout], data: DataConfig, imag
 
 
 def find_root(name: str, layouts: Mapping[str, Layout], given: str | None) -> Path:
-    """The folder in which the layout of `name` lies; `ValueError` says what was looked for and what is there."""
+    """Return the folder with the layout of `name`. Raises `ValueError` with what was expected and what is there."""
     layout = layouts[name]
     require(given is not None, "data.root", given, f"must be the folder of data={name}: {layout.text}")
     root = Path(given or "").expanduser()
@@ -73,7 +73,7 @@ def find_root(name: str, layouts: Mapping[str, Layout], given: str | None) -> Pa
 
 
 def folders(path: Path) -> list[str]:
-    """Names of the folders in `path`, sorted; none if there is no such folder."""
+    """Return the names of the folders in `path`, sorted; none if `path` is no folder."""
     if not path.is_dir():
         return []
     with os.scandir(path) as entries:
@@ -81,7 +81,7 @@ def folders(path: Path) -> list[str]:
 
 
 def images_in(path: Path) -> list[str]:
-    """Names of the image files in `path`, sorted; none if there is no such folder."""
+    """Return the names of the image files in `path`, sorted; none if `path` is no folder."""
     if not path.is_dir():
         return []
     with os.scandir(path) as entries:
@@ -90,6 +90,6 @@ def images_in(path: Path) -> list[str]:
 
 
 def labelled(root: Path, classes: list[list[str]]) -> ImageFiles:
-    """From the files of each class, relative to `root`."""
+    """Label the files of each class, given relative to `root`."""
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(files) for files in classes])
     return ImageFiles(root, tuple(file for files in classes for file in files), labels)

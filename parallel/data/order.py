@@ -1,7 +1,7 @@
-"""Which images a batch holds and how each is cropped and flipped: functions of the seed and of nothing else.
+"""Data order and augmentation: the images of a batch, their crops and flips, as functions of the seed alone.
 
-Every worker draws for the whole global batch and then takes its positions, so that what is at a position does not
-depend on which worker loads it, on how many workers there are, or on what was loaded before.
+Every worker draws for the whole global batch and then takes its positions. So the sample at a position does not
+depend on the worker that loads it, on the number of workers, or on what was loaded before.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Streams of one seed. They are spawn keys, not more entropy: NumPy pads entropy with zeros, so that [s, e] and
-# [s, e, 0] would be one stream.
+# Independent streams of one seed, as spawn keys: NumPy pads entropy with zeros, so [s, e] and [s, e, 0] would be
+# the same stream.
 ORDER, AUGMENT = 0, 1
 
 
@@ -20,23 +20,24 @@ class Draws:
     """Crop and flip of every position of a global batch."""
 
     top: np.ndarray
-    """int64 [batch], offset of the crop in pixels"""
+    """int64 [batch], vertical offset of the crop in pixels"""
     left: np.ndarray
-    """int64 [batch]"""
+    """int64 [batch], horizontal offset of the crop in pixels"""
     flip: np.ndarray
-    """bool [batch]"""
+    """bool [batch], whether the image is mirrored"""
 
     def take(self, positions: np.ndarray) -> Draws:
+        """Return the draws of some positions of the batch."""
         return Draws(self.top[positions], self.left[positions], self.flip[positions])
 
 
 def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of an epoch: int64 [count]."""
+    """Return the order of an epoch: int64 [count]."""
     return _generator(seed, ORDER, epoch).permutation(count)
 
 
 def draw(seed: int, epoch: int, step: int, batch: int, room: int, crop: bool, flip: bool) -> Draws:
-    """For a batch whose stored images are `room` pixels larger than the crop; the centre if not `crop`."""
+    """Draw for a batch whose stored images are `room` pixels larger than the crop; without `crop`, the centre."""
     uniform = _generator(seed, AUGMENT, epoch, step).random((batch, 3))
     if crop:
         offsets = (uniform[:, :2] * (room + 1)).astype(np.int64)

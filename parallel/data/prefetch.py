@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class Prefetch(Generic[T]):
-    """Iterates over `items` up to `depth` ahead, in a thread that is ended by `close` or by the end of the items.
+    """Iterate over `items` up to `depth` ahead in a thread, which ends with the items or at `close`.
 
-    What `items` raises is raised to the consumer, after the items before it. `setup` is called in the thread first.
+    An error of `items` is raised to the consumer after the items before it. The thread calls `setup` first.
     """
 
     def __init__(self, items: Iterator[T], depth: int, setup: Callable[[], None]) -> None:
@@ -22,7 +22,7 @@ class Prefetch(Generic[T]):
         self._changed = threading.Condition()
         self._ended = self._closed = False
         self._error: BaseException | None = None
-        # A daemon, so that a program that ends without closing its iterator still ends.
+        # A daemon thread, so that a program that does not close its iterator can still end.
         self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
         self._thread.start()
 
@@ -58,7 +58,7 @@ class Prefetch(Generic[T]):
         raise StopIteration
 
     def close(self) -> None:
-        """End the thread, after the item that it is at, and drop what it has made."""
+        """End the thread after its current item, and drop the items that are ready."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Random pixels under random labels: for the speed of everything else."""
+"""Random pixels with random labels, to measure everything but the reading of images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RepeatedImages:
 
 
 def open_synthetic(data: DataConfig, image_size: int, seed: int) -> DataSet:
-    """`data.train_images` and `data.val_images` random images of `data.num_classes` classes, from the seed."""
+    """Make `data.train_images` and `data.val_images` random images of `data.num_classes` classes from the seed."""
     rng = np.random.default_rng(seed)
     side = stored_side(data, image_size)
     pixels = rng.integers(0, 256, (DISTINCT, side, side, 3), dtype=np.uint8)
