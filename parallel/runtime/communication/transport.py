@@ -61,7 +61,8 @@ class Transport:
         self._watch = world.watch
         self._gloo = world.backend == "gloo"
         self._device = world.device
-        self._shared = SharedMemory(world.tokens, next(world.transports))
+        self._number = next(world.transports)
+        self._shared = SharedMemory(world.tokens, self._number)
         self._only_sent: defaultdict[Key, deque[Message]] = defaultdict(deque)
         """Messages of which nothing is received, by what their keys have in common."""
         self.bytes_sent = 0
@@ -105,21 +106,24 @@ class Transport:
             works = [(operation(tensor, peer), peer) for operation, tensor, peer in operations]
         elif operations:
             works = [(work, -1) for work in dist.batch_isend_irecv([dist.P2POp(*each) for each in operations])]
-        message.works = [(work, peer) for work, peer in works if work is not None]
+        message.works += [(work, peer) for work, peer in works if work is not None]
 
     def share(self, key: Key, rank: int, workers: Sequence[int], size: int, dtype: torch.dtype) -> Tensor | None:
         """Memory of `size` elements that all of `workers` share, this one being `rank`; None if they cannot."""
         return self._shared.common(key, rank, workers, size, dtype)
 
-    def announce(self, key: Key, peers: Sequence[int], nbytes: int) -> Message:
-        """Tell neighbours that `nbytes` of what they share are new, and expect the same of them."""
+    def announce(self, key: Key, peers: Sequence[int], shard: Tensor) -> Message:
+        """Tell neighbours that `shard`, a part of what they share, is new, and expect the same of them."""
         self._clock.started(key)
-        self.bytes_sent += nbytes * len(peers)
+        self.bytes_sent += shard.nbytes * len(peers)
         message = Message(key, peers)
         message.signals = [self._shared.signal(key, peer) for peer in peers]
+        self._announce(message, shard)
+        return message
+
+    def _announce(self, message: Message, shard: Tensor) -> None:
         for signal in message.signals:
             signal.send()
-        return message
 
     def _keep_few(self, message: Message) -> None:
         """Hold the buffers of no more than `SENT_AHEAD` messages that an exchange only sends, whatever the number of

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from parallel.config import ClusterConfig, require
+from parallel.runtime.communication.chaos import Chaos
 from parallel.runtime.communication.tokens import Inbox, Tokens
 from parallel.runtime.failure.watch import Silent, Watch, is_about_peers
 
@@ -45,6 +46,8 @@ class World:
     """Knows when another worker is lost: every wait for others tells it, and raises what it says."""
     tokens: Tokens | None = field(default=None, repr=False, compare=False)
     """To the neighbours: other workers to whom messages go through shared memory."""
+    chaos: Chaos | None = None
+    """Delay messages on purpose."""
     transports: Iterator[int] = field(default_factory=count, repr=False, compare=False)
     """Numbers them as they are made, which every worker does in the same order."""
 
@@ -148,8 +151,10 @@ def _tokens(world: World) -> Tokens | None:
 
 
 @contextmanager
-def open_world(cluster: ClusterConfig) -> Iterator[World]:
+def open_world(cluster: ClusterConfig, chaos: Chaos | None = None) -> Iterator[World]:
     """Set this worker's device, threads and allocator, and join the workers that torchrun started.
+
+    With `chaos`, messages are delayed on purpose, on CPUs only.
 
     Raises `ValueError` when the configured device or backend is not to be had, and `WorkerLost`, from any wait for
     other workers, when one of them died, hangs or failed. After an exception the process group stays open: closing it
@@ -157,6 +162,8 @@ def open_world(cluster: ClusterConfig) -> Iterator[World]:
     """
     rank, size = int(os.environ.get("RANK", "0")), environment_size()
     device = choose_device(cluster)
+    if chaos is not None and device.type != "cpu":
+        raise ValueError("chaos mode needs cluster.device=cpu")
     torch.set_num_threads(cluster.threads)
     keep_freed_memory()
     # Where a network fits its batch well, gradients become denormal numbers, with which a CPU computes several times
@@ -165,7 +172,7 @@ def open_world(cluster: ClusterConfig) -> Iterator[World]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if size == 1:
-        yield World(0, 1, device, "none")
+        yield World(0, 1, device, "none", chaos=chaos)
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     start_timeout = timedelta(seconds=max(START_TIMEOUT_S, cluster.timeout_s))
@@ -176,7 +183,7 @@ def open_world(cluster: ClusterConfig) -> Iterator[World]:
         device_id=device if backend == "nccl" else None,  # makes the communicator now, with all ranks
     )
     watch.start()
-    world = World(rank, size, device, backend, watch)
+    world = World(rank, size, device, backend, watch, chaos=chaos)
     try:
         if cluster.shared_memory:
             world = replace(world, tokens=_tokens(world))

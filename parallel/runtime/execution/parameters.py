@@ -98,7 +98,7 @@ class HeldBucket:
             return
         peers = [worker for worker in self.bucket.workers if worker != self._rank]
         if self._common:
-            self._gather = transport.announce(("gather", self.bucket.index), peers, self.shard.nbytes)
+            self._gather = transport.announce(("gather", self.bucket.index), peers, self.shard)
             return
         shards = []
         for peer in peers:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from parallel.graph.ops.dropout import step_key
 from parallel.program import Backward, Forward, Program, Start, Step, Update, Wait
 from parallel.program.precision import DTYPES
+from parallel.runtime.communication.chaos_transport import open_transport
 from parallel.runtime.communication.exchange import Format
-from parallel.runtime.communication.transport import Transport
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.buffers import Buffers
 from parallel.runtime.execution.parameters import ParameterName, Parameters, assemble
@@ -60,7 +60,7 @@ class Runtime:
         dtype = DTYPES[precision]
         self._weights = Format(dtype, channels_last, world.device)
         self._activations = Format(torch.bfloat16 if self._autocast else dtype, channels_last, world.device)
-        self.transport = Transport(world, self.clock)
+        self.transport = open_transport(world, self.clock)
         self.parameters = Parameters(program, named_weights(model), world, self.transport, self._weights,
                                      momentum=momentum, weight_decay=weight_decay, keep_gradients=keep_gradients)
         self.buffers = Buffers(program, model, world.rank, self._weights)
