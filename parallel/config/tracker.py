@@ -1,0 +1,22 @@
+"""Configuration of where epochs are sent besides the record on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parallel.config.checks import require_one_of
+
+
+@dataclass
+class TrackerConfig:
+    """Where the epochs are sent besides the record on disk."""
+
+    name: str = "wandb"
+    """wandb or none."""
+    project: str = "parallel"
+    mode: str = "auto"
+    """auto: online with a key, offline without; or online, offline."""
+
+    def __post_init__(self) -> None:
+        require_one_of("tracker", self.name, ("wandb", "none"))
+        require_one_of("tracker.mode", self.mode, ("auto", "online", "offline"))
