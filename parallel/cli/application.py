@@ -1,6 +1,5 @@
-"""The entry points' common part: arguments, run directory, sweeps, errors and exit codes.
+"""Hydra's application around a training: arguments, run directory, sweeps.
 
-Exit codes: 0 done; 1 a crash (with its traceback) or a sweep with a failed job; 2 bad input (one sentence); 130 Ctrl-C.
 Under torchrun every rank composes the configuration for itself, but only rank 0 runs Hydra's application (its logging,
 its copy of the configuration) and chooses the run directory, which the others are told: they write nothing.
 """
@@ -13,12 +12,10 @@ import io
 import os
 import shlex
 import sys
-import traceback
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -38,66 +35,18 @@ from parallel.cli.compose import (
     sweep_overrides,
     to_config,
 )
+from parallel.cli.ranked import run_ranked
 from parallel.cli.ranks import Ranks
-from parallel.cli.sweep import SweepFailed, finished, numbered, set_aside, started_module
+from parallel.cli.sweep import finished, numbered, set_aside, started_module
 from parallel.config import Config
 from parallel.results.record_files import RECORD
-from parallel.runtime.failure.errors import RunEnded, WorkerLost
 
 Train = Callable[[Config, Path], None]
 
-FULL_ERROR = "PARALLEL_FULL_ERROR"
-"""Set this environment variable to get the traceback of bad input, too."""
-
 
 def main(train: Train) -> None:
-    """Run `train(config, run_dir)` as the command line says, and end the process with the exit code for what came.
-
-    When `train` fails it should leave its process group open: closing it makes the other ranks fail, too, and theirs
-    might seem to be the first error.
-    """
-    try:
-        ranks = Ranks.from_environment(os.environ)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    try:
-        _application(train, ranks)
-    except ValueError as error:
-        message = " ".join(str(error).split())
-        if ranks.report(message, f"error: {message}"):
-            print(f"error: {message}", file=sys.stderr, flush=True)
-            if os.environ.get(FULL_ERROR):
-                traceback.print_exc()
-        _end(2, ranks)
-    except SweepFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        _end(130, ranks)
-    except RunEnded as error:
-        message = " ".join(str(error).split())
-        reachable = not isinstance(error, WorkerLost) or error.reachable
-        if not reachable or ranks.report(message, f"error: {message}"):
-            print(f"error: {message}", file=sys.stderr, flush=True)
-        if reachable:
-            ranks.stay()
-        _end(1, ranks)
-    except Exception as error:
-        ranks.report(f"{type(error).__name__}: {error}", traceback.format_exc())
-        sys.excepthook(type(error), error, error.__traceback__)  # torch's names the rank in every line
-        ranks.stay()
-        _end(1, ranks)
-
-
-def _end(code: int, ranks: Ranks) -> NoReturn:
-    """End a process that failed. With more ranks it ends at once: taking down the process group could abort the
-    interpreter, which loses the exit code, or wait for a collective that never comes."""
-    if ranks.world > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    """Run `train(config, run_dir)` as the command line says, and end the process with the exit code for what came."""
+    run_ranked(lambda ranks: _application(train, ranks))
 
 
 def _application(train: Train, ranks: Ranks) -> None:

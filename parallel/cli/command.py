@@ -1,0 +1,122 @@
+"""The shell of a command that runs in one process: arguments, help, console, progress, errors and exit codes.
+
+    COMMAND = Command(__doc__, flags=("--steps",), files=("--svg",), keys=("epoch_s",), width=120)
+
+    def body(given: Given, console: Console) -> int: ...
+
+    if __name__ == "__main__":
+        sys.exit(COMMAND.run(body, sys.argv[1:]))
+
+Exit codes: 0 done; 2 bad input, after one line on standard error; 130 Ctrl-C; the others are the command's own.
+Commands that run under torchrun use `parallel.cli.ranked`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from parallel.config import one_line, require
+
+HELP = ("--help", "-h")
+
+
+@dataclass(frozen=True)
+class Given:
+    """The arguments of one call."""
+
+    flags: frozenset[str] = frozenset()
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """Values of the flags that take a file, by flag."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Values of the command's own keys, by key."""
+    rest: tuple[str, ...] = ()
+    """All other arguments, in order: overrides of the configuration."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command accepts and how wide it prints."""
+
+    help: str | None
+    """Printed for --help: the docstring of the command's module."""
+    flags: tuple[str, ...] = ()
+    """Flags without a value: `--steps`."""
+    files: tuple[str, ...] = ()
+    """Flags whose value is a file to write, as `--svg FILE` or `--svg=FILE`, in a folder that exists."""
+    keys: tuple[str, ...] = ()
+    """Keys that belong to the command and not to the configuration: `epoch_s=600`."""
+    width: int = 120
+    """Columns of the console where it is not a terminal."""
+
+    def run(self, body: Callable[[Given, Console], int], arguments: Sequence[str]) -> int:
+        """Run `body` and return the exit code. Each distinct warning is printed once, after the output."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            code = self._run(body, arguments)
+        for message in dict.fromkeys(str(warning.message) for warning in caught):
+            print(f"warning: {message}", file=sys.stderr)
+        return code
+
+    def read(self, arguments: Sequence[str]) -> Given:
+        """Sort the arguments. Raises `ValueError` for an unknown flag, a repeated key or a file that has no folder."""
+        flags: set[str] = set()
+        files: dict[str, Path] = {}
+        keys: dict[str, str] = {}
+        rest: list[str] = []
+        remaining = iter(arguments)
+        known = (*self.flags, *self.files, *HELP)
+        for argument in remaining:
+            name, equals, value = argument.partition("=")
+            if name in self.files:
+                value = value if equals else next(remaining, "")
+                require(value not in ("", *known), name, value, "must name the file to write")
+                require(Path(value).parent.is_dir(), name, value, "lies in a folder that does not exist")
+                files[name] = Path(value)
+            elif argument.startswith("-"):
+                require(argument in known, "flag", argument, f"is not known; there are {', '.join(known)}")
+                flags.add(argument)
+            elif equals and name in self.keys:
+                require(name not in keys, name, value, f"is given twice; the first was {keys.get(name)}")
+                keys[name] = value
+            else:
+                rest.append(argument)
+        return Given(frozenset(flags), files, keys, tuple(rest))
+
+    def _run(self, body: Callable[[Given, Console], int], arguments: Sequence[str]) -> int:
+        try:
+            given = self.read(arguments)
+            if given.flags.intersection(HELP):
+                print((self.help or "").rstrip())
+                return 0
+            return body(given, open_console(self.width))
+        except ValueError as error:
+            print(f"error: {one_line(error)}", file=sys.stderr)
+        except OSError as error:
+            if error.filename is None:
+                raise  # not a file that the user named
+            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        except KeyboardInterrupt:
+            return 130
+        return 2
+
+
+def open_console(width: int, *, stderr: bool = False) -> Console:
+    """Return a console of `width` columns, or as wide as the terminal if it is one."""
+    console = Console(stderr=stderr)
+    if not console.is_terminal:
+        console.width = width
+    return console
+
+
+@contextlib.contextmanager
+def progress(doing: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal's standard error what goes on; calling the result with a text adds it: `predicting dgx1`."""
+    with Console(stderr=True).status(doing) as status:
+        yield lambda text: status.update(f"{doing} {text}")

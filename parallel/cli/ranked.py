@@ -1,0 +1,70 @@
+"""The shell of a command whose process may be one rank of several: errors, who prints them, and exit codes.
+
+Exit codes: 0 done; 1 a crash (with its traceback) or a sweep with a failed job; 2 bad input (one sentence); 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from parallel.cli.ranks import Ranks
+from parallel.cli.sweep import SweepFailed
+from parallel.config import one_line
+from parallel.runtime.failure.errors import RunEnded, WorkerLost
+
+FULL_ERROR = "PARALLEL_FULL_ERROR"
+"""Set this environment variable to get the traceback of bad input, too."""
+
+
+def run_ranked(body: Callable[[Ranks], None]) -> None:
+    """Run `body` and end the process with the exit code for what came of it; return only where nothing went wrong.
+
+    A `body` that fails should leave its process group open: closing it makes the other ranks fail, too, and their
+    errors might seem to be the first.
+    """
+    try:
+        ranks = Ranks.from_environment(os.environ)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        body(ranks)
+    except ValueError as error:
+        message = one_line(error)
+        if ranks.report(message, f"error: {message}"):
+            print(f"error: {message}", file=sys.stderr, flush=True)
+            if os.environ.get(FULL_ERROR):
+                traceback.print_exc()
+        _end(2, ranks)
+    except SweepFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _end(130, ranks)
+    except RunEnded as error:
+        message = one_line(error)
+        reachable = not isinstance(error, WorkerLost) or error.reachable
+        if not reachable or ranks.report(message, f"error: {message}"):
+            print(f"error: {message}", file=sys.stderr, flush=True)
+        if reachable:
+            ranks.stay()
+        _end(1, ranks)
+    except Exception as error:
+        ranks.report(f"{type(error).__name__}: {error}", traceback.format_exc())
+        sys.excepthook(type(error), error, error.__traceback__)  # torch's names the rank in every line
+        ranks.stay()
+        _end(1, ranks)
+
+
+def _end(code: int, ranks: Ranks) -> NoReturn:
+    """End a process that failed. With more ranks it ends at once: taking down the process group could abort the
+    interpreter, which loses the exit code, or wait for a collective that never comes."""
+    if ranks.world > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

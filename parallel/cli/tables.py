@@ -1,0 +1,36 @@
+"""Rich tables and lines as all commands print them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def plain_table(columns: Sequence[str], *, words: Sequence[str] = (), rows: Iterable[Sequence[str]] = ()) -> Table:
+    """Return a table without lines: columns named in `words` aligned left and folded, the others right and whole.
+
+    Cells are taken as they are: a `[` in them is no markup.
+    """
+    table = Table(box=None, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
+    for name in columns:
+        if name in words:
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        add_row(table, row)
+    return table
+
+
+def add_row(table: Table, cells: Sequence[str], style: str | None = None) -> None:
+    """Add a row of plain text."""
+    table.add_row(*map(Text, cells), style=style)
+
+
+def print_lines(console: Console, *lines: str) -> None:
+    """Print lines of plain text, which are left as long as they are."""
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
