@@ -60,9 +60,9 @@ def show_cluster(cluster: Cluster, console: Console) -> None:
     console.print(f"computing beside messages is slowed down by {cluster.overlap_slowdown:.0%} of their time; "
                   f"{text(cluster.step_overhead_s, 'time')} overhead of a step; "
                   f"{text(cluster.data_s_per_image, 'time')} to load an image", highlight=False)
-    if cluster.crowding:
+    if cluster.core_contention:
         console.print("computing beside other workers of a node takes, while 1, 2 … compute: "
-                      + ", ".join(f"{share:.0%}" for share in cluster.crowding), highlight=False)
+                      + ", ".join(f"{share:.0%}" for share in cluster.core_contention), highlight=False)
 
 
 def describe(link: Link) -> str:

@@ -1,7 +1,7 @@
 """The calibration as a whole: what is measured when, and the cluster that comes of it.
 
 The budget is divided: messages a fifth, loading a little, ops the rest. The ops' runs go round and round, with a whole
-step in every round, so that each work is spread over the whole time and a disturbance hits all alike. The workers
+step in every round, so that each shape is spread over the whole time and a disturbance hits all alike. The workers
 decide together when to go on, for they must run the same at the same time.
 """
 
@@ -34,7 +34,7 @@ from parallel.calibration.messages import (
 from parallel.calibration.op_times import ADD, COPY, UPDATE, Chain
 from parallel.calibration.settings import Settings
 from parallel.calibration.shapes import Need, needed, passes
-from parallel.calibration.step_overhead import WholeStep, image_s, priced_step_s
+from parallel.calibration.step_overhead import WholeStep, image_s, sum_of_parts_s
 from parallel.cluster import Cluster, Link, Measured
 from parallel.cluster.machine import machine_of
 from parallel.cluster.table import FORWARD, Curve, Table, Timing
@@ -50,7 +50,7 @@ from parallel.runtime.instrumentation.clock import Clock
 MESSAGES, LOADING = 0.2, 0.03
 """Shares of the budget; the rest is the ops'."""
 REPEATS = 3
-"""A work is measured so often at least, or it is left to the learned model."""
+"""A shape measured fewer times is left to the regression."""
 MESSAGE_ROUNDS, HIDDEN_ROUNDS, WAITING_ROUNDS, CROWD_ROUNDS = 25, 15, 15, 6
 """More are not worth their time."""
 
@@ -84,9 +84,9 @@ class Calibration:
         inside, between, slowdown, sources = (
             (known.inside, known.between, known.overlap_slowdown, dict(known.sources)) if known is not None
             else self._messages(compute))
-        crowding = known.crowding if known is not None else self._crowding()
+        crowding = known.core_contention if known is not None else self._core_contention()
         real = _mean(self._steps)
-        priced = priced_step_s(self._graph, self._local_batch, compute, self._precision)
+        priced = sum_of_parts_s(self._graph, self._local_batch, compute, self._precision)
         self._show.note(f"a step of one worker with {self._local_batch} samples takes {real:.4f} s, "
                         f"its parts {priced:.4f} s")
         self._show.phase("loading")
@@ -99,11 +99,12 @@ class Calibration:
             "data.per_image": f"measured: {self._data.name} at {model.image_size} px, all workers at once",
         }
         if crowding:
-            sources["crowding"] = "measured: a step of the model on so many workers of a node, the others waiting"
+            sources["core_contention"] = (
+                "measured: steps of the model on 1, 2, … workers of a node, the others waiting")
         return Cluster(
             name="local", nodes=nodes(), workers_per_node=world.size // nodes(), inside=inside, between=between,
             memory_bytes=self._memory(), compute=compute, step_overhead_s=_short(max(0.0, real - priced)),
-            overlap_slowdown=_short(slowdown), crowding=crowding, shared_memory=bool(world.neighbours),
+            overlap_slowdown=_short(slowdown), core_contention=crowding, shared_memory=bool(world.neighbours),
             data_s_per_image=_short(loading),
             data_shared=False, data_overlaps=world.device.type == "cuda",
             machine=machine_of(self._config.cluster, world.size, nodes(), memory_format(trainer.channels_last)),
@@ -114,7 +115,7 @@ class Calibration:
         """The known table with the works added that are needed and not in it."""
         known = self._known.compute.table if self._known and isinstance(self._known.compute, Measured) else None
         there: Mapping[Any, Timing] = known.ops.get(self._precision, {}) if known is not None else {}
-        needs = {op: [need for need in of if (need.work, FORWARD) not in there]
+        needs = {op: [need for need in of if (need.key, FORWARD) not in there]
                  for op, of in needed(self._graph, self._batch, self._world.size).items()}
         total = sum(map(len, needs.values()))
         self._show.phase(f"ops: {total} shapes to measure")
@@ -154,8 +155,8 @@ class Calibration:
                     continue
                 self._chain.run(needs)
                 found_ops, found_counts = self._chain.times.collect()
-                for work, seconds in found_ops:
-                    ops[work].append(seconds)
+                for key, seconds in found_ops:
+                    ops[key].append(seconds)
                 for count, seconds in found_counts:
                     counts[count].append(seconds)
                 self._show.done((time.perf_counter() - begin) / budget)
@@ -178,8 +179,8 @@ class Calibration:
                 pooled[key] += seconds
         return pooled
 
-    def _crowding(self) -> tuple[float, ...]:
-        """What `Cluster.crowding` is: steps of the first 1, 2, … workers of every node, the others waiting."""
+    def _core_contention(self) -> tuple[float, ...]:
+        """What `Cluster.core_contention` is: steps of the first 1, 2, … workers of every node, the others waiting."""
         if self._world.size == 1:
             return ()
         world, per_node = self._world, self._world.size // nodes()
@@ -212,7 +213,7 @@ class Calibration:
         sources: dict[str, str] = {}
         needs = needed(self._graph, self._batch, world.size)
         shares = {op: min(of, key=lambda need, whole=of[0]: abs(  # type: ignore[misc]
-            need.work.numbers_out - whole.work.numbers_out / world.size)) for op, of in needs.items()}
+            need.key.elements_out - whole.key.elements_out / world.size)) for op, of in needs.items()}
 
         def model(between: Callable[[], None]) -> None:
             self._chain.run(shares, between)
@@ -230,9 +231,9 @@ class Calibration:
                         f"{name}.bandwidth": f"measured: {', '.join(p.name for p in chosen)} of messages"}
         inside, between = links
         # Little and often, so that it lasts about as long as the message: the smallest work of a convolution, say.
-        dense = max((of[0].work for of in needs.values()), key=lambda work: work.multiply_adds / (work.parameters + 1))
-        small = min((need for of in needs.values() for need in of if need.work.head == dense.head),
-                    key=lambda need: need.work.multiply_adds)
+        dense = max((of[0].key for of in needs.values()), key=lambda key: key.multiply_adds / (key.parameters + 1))
+        small = min((need for of in needs.values() for need in of if need.key.head == dense.head),
+                    key=lambda need: need.key.multiply_adds)
 
         def busy() -> None:
             self._chain.run({small.op: small})

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.optim.sgd import sgd
 
 from parallel.calibration.shapes import Need
-from parallel.cluster.op_key import Work
+from parallel.cluster.op_key import OpKey
 from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS
 from parallel.graph import INPUT, LOSS, Graph
 from parallel.graph.box import Box
@@ -26,17 +26,16 @@ from parallel.graph.ops import Context, Op
 from parallel.graph.ops.dropout import step_key
 from parallel.program.precision import DTYPES
 from parallel.runtime.communication.exchange import Format
-from parallel.simulator.cost_model import trained_ops
 
 UPDATE, ADD, COPY = "update", "add", "copy"
 NOISE = 1 << 22
 """Random numbers that inputs are filled with, again and again: making new ones would take longer than most ops."""
-FEWEST_NUMBERS = 1024
+FEWEST_ELEMENTS = 1024
 """Smaller parameters share a bucket with others; their own times are all overhead."""
 
 
 class Stopwatch:
-    """Marks in a device's stream of work."""
+    """Time stamps on the host's clock, or on a CUDA device's stream."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._cuda = device, device.type == "cuda"
@@ -57,22 +56,22 @@ class Stopwatch:
 
 
 class Times:
-    """What one worker measured: seconds by work and pass, and by count."""
+    """What one worker measured: seconds by op key and pass, and by count."""
 
     def __init__(self, watch: Stopwatch) -> None:
         self._watch = watch
-        self._ops: list[tuple[Work, str, Any, Any]] = []
+        self._ops: list[tuple[OpKey, str, Any, Any]] = []
         self._counts: list[tuple[str, int, Any, Any]] = []
 
-    def op(self, work: Work, name: str, begin: Any) -> None:
-        self._ops.append((work, name, begin, self._watch.mark()))
+    def op(self, op_key: OpKey, name: str, begin: Any) -> None:
+        self._ops.append((op_key, name, begin, self._watch.mark()))
 
     def count(self, kind: str, count: int, begin: Any) -> None:
         self._counts.append((kind, count, begin, self._watch.mark()))
 
-    def collect(self) -> tuple[list[tuple[tuple[Work, str], float]], list[tuple[tuple[str, int], float]]]:
+    def collect(self) -> tuple[list[tuple[tuple[OpKey, str], float]], list[tuple[tuple[str, int], float]]]:
         """All times since the last call."""
-        ops = [((work, name), self._watch.seconds(begin, end)) for work, name, begin, end in self._ops]
+        ops = [((op_key, name), self._watch.seconds(begin, end)) for op_key, name, begin, end in self._ops]
         counts = [((kind, count), self._watch.seconds(begin, end)) for kind, count, begin, end in self._counts]
         self._ops, self._counts = [], []
         return ops, counts
@@ -95,7 +94,7 @@ class Chain:
                 scale = math.sqrt(2 / max(1, math.prod(shape[1:])))
                 flat = torch.randn(math.prod(shape), dtype=dtype, device=device).mul_(scale)
                 self._flat[op.name, name], self._momentum[op.name, name] = flat, torch.zeros_like(flat)
-        self._trained = trained_ops(graph)
+        self._trained = graph.trained_ops
         self._noise = torch.randn(NOISE, dtype=dtype, device=device)
         self._turn = 0
 
@@ -109,7 +108,7 @@ class Chain:
         held: dict[str, dict[str, Tensor]] = {}
         ops = [self._graph[name] for name in self._graph.names if name in needs]
         for op in ops:
-            part, work = needs[op.name].part, needs[op.name].work
+            part, op_key = needs[op.name].part, needs[op.name].key
             xs = [self._input(producer, box, values) for producer, box in zip(op.inputs, op.needs(part), strict=True)]
             leaves[op.name] = xs
             held[op.name] = self._parameters(op, op.parameter_boxes(part))
@@ -119,7 +118,7 @@ class Chain:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
                 begin = self._watch.mark()
                 values[op.name] = op.forward(part, [*xs, *labels], held[op.name], context)
-                self.times.op(work, FORWARD, begin)
+                self.times.op(op_key, FORWARD, begin)
             after()
         gradients: dict[str, Tensor] = {}
         for op in reversed(ops):
@@ -133,7 +132,7 @@ class Chain:
             trained = any(x.requires_grad for x in leaves[op.name])
             begin = self._watch.mark()
             torch.autograd.backward([y], [gradient])
-            self.times.op(needs[op.name].work, BACKWARD if trained else PARAMETERS, begin)
+            self.times.op(needs[op.name].key, BACKWARD if trained else PARAMETERS, begin)
             after()
             for producer, x in zip(op.inputs, leaves[op.name], strict=True):
                 if x.grad is not None:
@@ -180,7 +179,7 @@ class Chain:
                 holders = 1 + self._turn % self._workers
                 flat = self._weights.in_memory_order(parameter.grad).reshape(-1)
                 count = flat.numel() // holders
-                if count < FEWEST_NUMBERS:
+                if count < FEWEST_ELEMENTS:
                     continue
                 shard, momentum = self._flat[op, name].detach()[:count], self._momentum[op, name][:count]
                 gradient = flat[:count]
@@ -200,7 +199,7 @@ class Chain:
             if value.dim() < 2 or value.shape[1] < 2 or value.dtype != self._activations.dtype:
                 continue
             piece = self._activations.in_memory_order(value.detach()[:, : value.shape[1] // 2])
-            if piece.numel() >= FEWEST_NUMBERS:
+            if piece.numel() >= FEWEST_ELEMENTS:
                 begin = self._watch.mark()
                 piece.contiguous()
                 self.times.count(COPY, piece.numel(), begin)

@@ -2,7 +2,7 @@
 
 For every op: all compositions of degrees over its dims, for 1 to W workers, and all sizes of a micro-batch. Of the
 parts of a layout, which differ by one position at most, it is the largest that a step waits for. Parts of one shape
-are one work, wherever they lie. And of each of these sizes five eighths on one worker, which no plan needs: other
+are one key, wherever they lie. And of each of these sizes five eighths on one worker, which no plan needs: other
 batches have sizes in between, and matrix products of fewer than 16 rows, say, take longer than those of 16.
 """
 
@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from parallel.cluster.op_key import Work
+from parallel.cluster.op_key import OpKey
 from parallel.graph import Graph
 from parallel.graph.ops import Op, Part
 from parallel.plans import Layout
@@ -23,11 +23,11 @@ MICRO_BATCHES = (1, 2, 4, 8)
 
 @dataclass(frozen=True)
 class Need:
-    """A part to be measured, one for all parts of its work."""
+    """A part to be measured, one for all parts of its key."""
 
     op: str
     part: Part
-    work: Work
+    key: OpKey
 
 
 def compositions(dims: str, parts: int) -> Iterator[dict[str, int]]:
@@ -48,18 +48,18 @@ def needed(graph: Graph, batch_size: int, workers: int,
     counts = sorted({m for m in (*micro_batches, workers) if batch_size % m == 0})
     found = {}
     for op in graph:
-        ranked: dict[Work, tuple[tuple[float, ...], Need]] = {}
+        ranked: dict[OpKey, tuple[tuple[float, ...], Need]] = {}
         for m in counts:
             for size in range(1, workers + 1):
                 for part in parts(op, batch_size // m, size):
-                    work = Work.of(op, part)
-                    rank = (m, size not in (1, workers), -work.multiply_adds, -work.numbers_out)
-                    if work not in ranked or rank < ranked[work][0]:
-                        ranked[work] = rank, Need(op.name, part, work)
+                    key = OpKey.of(op, part)
+                    rank = (m, size not in (1, workers), -key.multiply_adds, -key.elements_out)
+                    if key not in ranked or rank < ranked[key][0]:
+                        ranked[key] = rank, Need(op.name, part, key)
             if (between := 5 * batch_size // (8 * m)) >= 1:
                 for part in parts(op, between, 1):
-                    work = Work.of(op, part)
-                    ranked.setdefault(work, ((m, True, 0, 0), Need(op.name, part, work)))
+                    key = OpKey.of(op, part)
+                    ranked.setdefault(key, ((m, True, 0, 0), Need(op.name, part, key)))
         found[op.name] = [need for _, need in sorted(ranked.values(), key=lambda entry: entry[0])]
     return found
 

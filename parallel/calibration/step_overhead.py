@@ -20,7 +20,6 @@ from parallel.program.lowering import lower
 from parallel.program.precision import DTYPES
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.runtime import Runtime
-from parallel.simulator.cost_model import trained_ops
 
 READ_AHEAD = 4
 """Batches that the loader may have made beforehand: they do not count."""
@@ -54,9 +53,9 @@ class WholeStep:
         return self._watch.seconds(begin, self._watch.mark())
 
 
-def priced_step_s(graph: Graph, batch_size: int, compute: Measured, precision: str) -> float:
+def sum_of_parts_s(graph: Graph, batch_size: int, compute: Measured, precision: str) -> float:
     """The same by the table: the sum of all ops and updates."""
-    program, trained, seconds = alone(graph, batch_size), trained_ops(graph), 0.0
+    program, trained, seconds = alone(graph, batch_size), graph.trained_ops, 0.0
     for op in graph:
         part = program.part(op.name, 0, 0)
         if part is not None:

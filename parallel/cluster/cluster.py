@@ -40,11 +40,11 @@ class Compute(Protocol):
         """Of one step of SGD on so many parameters: those of the worker's shard."""
         ...
 
-    def add_s(self, numbers: int, precision: str) -> float:
+    def add_s(self, elements: int, precision: str) -> float:
         """Of adding so many received numbers to what is there: gradients' shards, overlaps of an exchange."""
         ...
 
-    def copy_s(self, numbers: int, precision: str) -> float:
+    def copy_s(self, elements: int, precision: str) -> float:
         """Of copying so many activations: packing what an exchange sends, putting in place what it brings."""
         ...
 
@@ -117,9 +117,9 @@ class Cluster:
     """Of a step, besides its parts."""
     overlap_slowdown: float = 0.0
     """From 0 to 1: how much of the time of messages under way is taken from the computing of their workers."""
-    crowding: tuple[float, ...] = ()
-    """How many times as long as by `compute` computing takes while 1, 2, … workers of a node compute: more than once
-    where workers share cores. Once for any number in a cluster without it."""
+    core_contention: tuple[float, ...] = ()
+    """Factors by which compute times grow while 1, 2, … workers of a node compute, where workers share cores. Empty:
+    every worker has cores of its own, and the factor is always 1."""
     shared_memory: bool = False
     """Workers of a node hand tensors over in memory that both see, so that no piece is packed, and keep weights that
     they all hold in memory of all of them, so that an updated shard is announced, not sent (`runtime.shared_memory`).
@@ -143,10 +143,10 @@ class Cluster:
         for name in ("step_overhead_s", "data_s_per_image"):
             _require_time(name, getattr(self, name))
         require(0 <= self.overlap_slowdown <= 1, "overlap_slowdown", self.overlap_slowdown, "must be from 0 to 1")
-        require(len(self.crowding) in (0, self.workers_per_node), "crowding", self.crowding,
-                f"must have workers_per_node={self.workers_per_node} numbers")
-        for few, more in itertools.pairwise((0.0, *self.crowding)):
-            require(0 < more >= few, "crowding", self.crowding, "must be shares above 0 that never fall")
+        require(len(self.core_contention) in (0, self.workers_per_node), "core_contention",
+                self.core_contention, f"must have workers_per_node={self.workers_per_node} values")
+        for few, more in itertools.pairwise((0.0, *self.core_contention)):
+            require(0 < more >= few, "core_contention", self.core_contention, "must be positive shares that never fall")
 
     @property
     def workers(self) -> int:
@@ -156,12 +156,12 @@ class Cluster:
         """The node that a worker is on."""
         return worker // self.workers_per_node
 
-    def crowded(self, computing: float) -> float:
-        """`crowding` for so many workers of a node, linear between whole numbers."""
-        if not self.crowding:
+    def contention_factor(self, computing: float) -> float:
+        """Return the factor while `computing` workers of a node compute, interpolated linearly between integers."""
+        if not self.core_contention:
             return 1.0
-        i, most = int(computing), len(self.crowding)
-        low, high = (self.crowding[min(max(j, 1), most) - 1] for j in (i, i + 1))
+        i, most = int(computing), len(self.core_contention)
+        low, high = (self.core_contention[min(max(j, 1), most) - 1] for j in (i, i + 1))
         return low + (high - low) * (computing - i)
 
     @cached_property

@@ -17,7 +17,7 @@
         op_overhead: {value: 5 us, source: estimate}
     step_overhead: {value: 1 ms, source: estimate}
     overlap_slowdown: {value: 5 %, source: estimate}
-    crowding: {workers: {1: 100 %, 2: 190 %}, source: measured}    # left out: workers share no cores
+    core_contention: {workers: {1: 100 %, 2: 190 %}, source: measured}   # omitted: no two workers share a core
     shared_memory: true                           # left out: false
     data: {per_image: {value: 3 ms/image, source: estimate}, shared: true, overlaps: true}
 
@@ -60,8 +60,10 @@ def read_cluster(text_form: str) -> Cluster:
 def cluster_of(source: Mapping[str, Any]) -> Cluster:
     """The cluster in a mapping. `ValueError` names the cluster, the field, the value and the rule it breaks."""
     top = Fields(source, "")
+    require("crowding" not in source, "crowding", source.get("crowding"), "is now called core_contention: in a "
+            "calibrated file, run parallel.calibrate again with calibrate.fresh=true; elsewhere, rename the key")
     top.known("name", "nodes", "workers_per_node", "memory", "inside", "between", "compute", "step_overhead",
-              "overlap_slowdown", "crowding", "shared_memory", "data", "machine")
+              "overlap_slowdown", "core_contention", "shared_memory", "data", "machine")
     require(isinstance(source.get("name"), str), top.name("name"), source.get("name"), "must be a word")
     data = top.inner("data")
     data.known("per_image", "shared", "overlaps")
@@ -77,7 +79,7 @@ def cluster_of(source: Mapping[str, Any]) -> Cluster:
             compute=_read_compute(top.inner("compute")),
             step_overhead_s=top.number("step_overhead", "time"),
             overlap_slowdown=top.number("overlap_slowdown", "share"),
-            crowding=_read_crowding(top) if "crowding" in source else (),
+            core_contention=_read_core_contention(top) if "core_contention" in source else (),
             shared_memory="shared_memory" in source and top.flag("shared_memory"),
             data_s_per_image=data.number("per_image", "time per image"),
             data_shared=data.flag("shared"),
@@ -101,7 +103,7 @@ def write_cluster(cluster: Cluster) -> str:
         "between": None if cluster.between is None else _write_link(cluster.between, "between", s),
         "step_overhead": written(cluster.step_overhead_s, "time", "step_overhead", s),
         "overlap_slowdown": written(cluster.overlap_slowdown, "share", "overlap_slowdown", s),
-        **({"crowding": _write_crowding(cluster)} if cluster.crowding else {}),
+        **({"core_contention": _write_core_contention(cluster)} if cluster.core_contention else {}),
         **({"shared_memory": True} if cluster.shared_memory else {}),
         "data": {
             "per_image": written(cluster.data_s_per_image, "time per image", "data.per_image", s),
@@ -114,19 +116,20 @@ def write_cluster(cluster: Cluster) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
 
 
-def _read_crowding(top: Fields) -> tuple[float, ...]:
-    fields = top.inner("crowding")
+def _read_core_contention(top: Fields) -> tuple[float, ...]:
+    fields = top.inner("core_contention")
     fields.known("workers", "source")
-    top.source("crowding", fields.data)
+    top.source("core_contention", fields.data)
     shares = fields.inner("workers")
     counts = [str(key) for key in shares.data]
     require(counts == [str(i + 1) for i in range(len(counts))], shares.where, counts, "must be counts from 1 on")
     return tuple(quantity(value, "share", shares.name(str(key))) for key, value in shares.data.items())
 
 
-def _write_crowding(cluster: Cluster) -> dict[str, Any]:
-    shares = {i: text(share, "share") for i, share in enumerate(cluster.crowding, start=1)}
-    return {"workers": shares, **({"source": cluster.sources["crowding"]} if "crowding" in cluster.sources else {})}
+def _write_core_contention(cluster: Cluster) -> dict[str, Any]:
+    shares = {i: text(share, "share") for i, share in enumerate(cluster.core_contention, start=1)}
+    source = cluster.sources.get("core_contention")
+    return {"workers": shares} if source is None else {"workers": shares, "source": source}
 
 
 def _read_link(fields: Fields) -> Link:

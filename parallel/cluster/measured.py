@@ -1,11 +1,11 @@
-"""Compute times from a table of measurements; a work that is not in it is predicted by the learned model."""
+"""Compute times from a table of measurements; a key that is not in it is predicted by the learned model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from parallel.cluster.op_key import Work
+from parallel.cluster.op_key import OpKey
 from parallel.cluster.regression import Learned, Sample, fit
 from parallel.cluster.roofline import is_view
 from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS, Table
@@ -37,17 +37,17 @@ class Measured:
         self._check(precision)
         return self.table.update[precision].seconds(parameters)
 
-    def add_s(self, numbers: int, precision: str) -> float:
+    def add_s(self, elements: int, precision: str) -> float:
         self._check(precision)
-        return self.table.add[precision].seconds(numbers)
+        return self.table.add[precision].seconds(elements)
 
-    def copy_s(self, numbers: int, precision: str) -> float:
+    def copy_s(self, elements: int, precision: str) -> float:
         self._check(precision)
-        return self.table.copy[precision].seconds(numbers)
+        return self.table.copy[precision].seconds(elements)
 
     def is_measured(self, op: Op, part: Part, precision: str) -> bool:
         """Whether the part's forward time was measured rather than predicted."""
-        return (Work.of(op, part), FORWARD) in self.table.ops.get(precision, {})
+        return (OpKey.of(op, part), FORWARD) in self.table.ops.get(precision, {})
 
     def predict_many(self, questions: Sequence[Question], precision: str) -> list[float]:
         """Seconds for each question; what has to be predicted is predicted in one go."""
@@ -78,5 +78,5 @@ def _sample(op: Op, part: Part, name: str, input_gradient: bool) -> Sample | Non
     if is_view(op) or part.box.empty:
         return None
     if name == BACKWARD and not input_gradient:
-        return (Work.of(op, part), PARAMETERS) if op.parameters else None
-    return Work.of(op, part), name
+        return (OpKey.of(op, part), PARAMETERS) if op.parameters else None
+    return OpKey.of(op, part), name

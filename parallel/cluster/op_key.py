@@ -19,7 +19,7 @@ _TEXT = re.compile(r"(\S+) > (\S+), (\d+) parameters, (\d+) multiply-adds")
 
 
 @dataclass(frozen=True)
-class Work:
+class OpKey:
     """One entry of a table of times."""
 
     kind: str
@@ -35,7 +35,7 @@ class Work:
     """Of the forward pass."""
 
     @staticmethod
-    def of(op: Op, part: Part) -> Work:
+    def of(op: Op, part: Part) -> OpKey:
         """The work of a part."""
         settings = [f"{field.name}={_plain(getattr(op, field.name))}" for field in dataclasses.fields(op)
                     if field.name not in _COMMON]
@@ -43,7 +43,7 @@ class Work:
         cut = output[2:] != op.domain[1:]
         inputs = tuple(_padded(op, output, box.shape) if cut else box.shape for box in op.needs(part))
         weights = sum(box.volume for box in op.parameter_boxes(part).values() if len(box.spans) > 1)
-        return Work(type(op).__name__, " ".join([*settings, *(["cut"] if cut else [])]), inputs, output, weights,
+        return OpKey(type(op).__name__, " ".join([*settings, *(["cut"] if cut else [])]), inputs, output, weights,
                     op.multiply_adds(part))
 
     @property
@@ -59,7 +59,7 @@ class Work:
         return f"{inputs} > {output}, {self.parameters} parameters, {self.multiply_adds} multiply-adds"
 
     @staticmethod
-    def parse(head: str, shapes: str) -> Work:
+    def parse(head: str, shapes: str) -> OpKey:
         """The work that `head` and `shapes` stand for."""
         match = _TEXT.fullmatch(shapes)
         if match is None:
@@ -67,7 +67,7 @@ class Work:
                              "`128x3x64x64 > 128x64x15x15, 23232 parameters, 669081600 multiply-adds`")
         kind, _, settings = head.partition(" ")
         inputs, output, parameters, multiply_adds = match.groups()
-        return Work(kind, settings, tuple(_shape(part) for part in inputs.split("+")), _shape(output),
+        return OpKey(kind, settings, tuple(_shape(part) for part in inputs.split("+")), _shape(output),
                     int(parameters), int(multiply_adds))
 
     def setting(self, name: str, default: float) -> float:
@@ -76,11 +76,11 @@ class Work:
         return default if match is None else math.prod(float(part) for part in match[1].split("x"))
 
     @property
-    def numbers_in(self) -> int:
+    def elements_in(self) -> int:
         return sum(math.prod(shape) for shape in self.inputs)
 
     @property
-    def numbers_out(self) -> int:
+    def elements_out(self) -> int:
         return math.prod(self.output)
 
 

@@ -7,7 +7,7 @@
                  for the rest, as in the HPE Deep Learning Cookbook, with features of their own scale
 
 The logarithm makes the error relative; the estimate lets it extrapolate. Fitting is deterministic. The error is
-cross-validated by shape: no pass of a held-out work is among what the model was fitted to.
+cross-validated by shape: no pass of a held-out shape is among what the model was fitted to.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
-from parallel.cluster.op_key import Work
+from parallel.cluster.op_key import OpKey
 from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS, Ops
 
-Sample = tuple[Work, str]
-"""Work and pass."""
+Sample = tuple[OpKey, str]
+"""Key of an op's part, and the pass."""
 
 C, EPSILON, GAMMA = 10.0, 0.02, 0.03
 """Of the regression: what an error costs, the relative error that costs nothing, and the kernel's inverse width. Chosen
@@ -49,8 +49,8 @@ class Learned:
         """Seconds of each sample."""
         seconds = np.empty(len(samples))
         by_kind: dict[str, list[int]] = {}
-        for i, (work, _) in enumerate(samples):
-            by_kind.setdefault(work.kind if work.kind in self.models else "", []).append(i)
+        for i, (key, _) in enumerate(samples):
+            by_kind.setdefault(key.kind if key.kind in self.models else "", []).append(i)
         for kind, indices in by_kind.items():
             chosen = [samples[i] for i in indices]
             estimate, model = self.models[kind]
@@ -62,7 +62,7 @@ def fit(ops: Ops) -> Learned:
     """The model fitted to measured times."""
     samples = sorted(ops, key=lambda sample: (sample[0].head, sample[0].shapes, sample[1]))
     seconds = np.array([ops[sample].mean_s for sample in samples])
-    kinds = [work.kind for work, _ in samples]
+    kinds = [key.kind for key, _ in samples]
     models = {"": _fit_one(samples, seconds)}
     for kind in sorted(set(kinds)):
         own = [i for i, of in enumerate(kinds) if of == kind]
@@ -87,7 +87,7 @@ class Accuracy:
 def cross_validate(ops: Ops) -> list[Accuracy]:
     """The model's error on shapes that it has not seen, by kind of op, with all of them last; empty below two folds."""
     samples = sorted(ops, key=lambda sample: (sample[0].head, sample[0].shapes, sample[1]))
-    groups = [f"{work.head} {work.shapes}" for work, _ in samples]
+    groups = [f"{key.head} {key.shapes}" for key, _ in samples]
     folds = min(FOLDS, len(set(groups)))
     if folds < 2:
         return []
@@ -98,7 +98,7 @@ def cross_validate(ops: Ops) -> list[Accuracy]:
         predicted[test] = model.predict([samples[i] for i in test])
     errors = np.abs(predicted / measured - 1)
     weighted = np.abs(predicted - measured)
-    kinds = np.array([work.kind for work, _ in samples])
+    kinds = np.array([key.kind for key, _ in samples])
     rows = []
     for kind in [*sorted(set(kinds)), "all"]:
         own = kinds == kind if kind != "all" else np.ones(len(kinds), dtype=bool)
@@ -120,21 +120,21 @@ def _fit_one(samples: Sequence[Sample], seconds: np.ndarray) -> tuple[np.ndarray
 def _terms(samples: Sequence[Sample]) -> np.ndarray:
     """What an estimate adds up: [samples, 4]."""
     rows = []
-    for work, name in samples:
-        passes = {FORWARD: 1, PARAMETERS: 1, BACKWARD: 2 if work.parameters else 1}[name]
-        rows.append([1.0, work.multiply_adds * passes, (work.numbers_in + work.numbers_out) * passes,
-                     work.parameters * passes])
+    for key, name in samples:
+        passes = {FORWARD: 1, PARAMETERS: 1, BACKWARD: 2 if key.parameters else 1}[name]
+        rows.append([1.0, key.multiply_adds * passes, (key.elements_in + key.elements_out) * passes,
+                     key.parameters * passes])
     return np.array(rows)
 
 
 def _features(samples: Sequence[Sample]) -> np.ndarray:
     """[samples, features]."""
     rows = []
-    for work, name in samples:
-        into, out = work.inputs[0], work.output
-        amounts = [work.multiply_adds, work.numbers_in, work.numbers_out, work.parameters,
+    for key, name in samples:
+        into, out = key.inputs[0], key.output
+        amounts = [key.multiply_adds, key.elements_in, key.elements_out, key.parameters,
                    out[0], into[1] if len(into) > 1 else 1, out[1] if len(out) > 1 else 1,
-                   math.prod(out[2:3]), math.prod(out[3:4]), work.setting("kernel", 1), work.setting("stride", 1)]
-        rows.append([*(math.log(1 + amount) for amount in amounts), float(work.settings.endswith("cut")),
+                   math.prod(out[2:3]), math.prod(out[3:4]), key.setting("kernel", 1), key.setting("stride", 1)]
+        rows.append([*(math.log(1 + amount) for amount in amounts), float(key.settings.endswith("cut")),
                      float(name == BACKWARD), float(name == PARAMETERS)])
     return np.array(rows)

@@ -68,11 +68,11 @@ class Roofline:
     def update_s(self, parameters: int, precision: str) -> float:
         return self._touch_s(UPDATE_ACCESSES * parameters * WEIGHT_BYTES[precision])
 
-    def add_s(self, numbers: int, precision: str) -> float:
-        return self._touch_s(ADD_ACCESSES * numbers * WEIGHT_BYTES[precision])
+    def add_s(self, elements: int, precision: str) -> float:
+        return self._touch_s(ADD_ACCESSES * elements * WEIGHT_BYTES[precision])
 
-    def copy_s(self, numbers: int, precision: str) -> float:
-        return self._touch_s(COPY_ACCESSES * numbers * ACTIVATION_BYTES[precision])
+    def copy_s(self, elements: int, precision: str) -> float:
+        return self._touch_s(COPY_ACCESSES * elements * ACTIVATION_BYTES[precision])
 
     def _touch_s(self, nbytes: float) -> float:
         return nbytes / self.memory_bandwidth + self.op_overhead_s if nbytes else 0.0

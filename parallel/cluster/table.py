@@ -1,4 +1,4 @@
-"""Measured times as a cluster file keeps them: ops by work and pass, and what depends on a count alone.
+"""Measured times as a cluster file keeps them: ops by key and pass, and what depends on a count alone.
 
     measured:
       memory_format: channels_last
@@ -10,7 +10,7 @@
               forward: 41 ms [40.5 ms, 42 ms] of 12          mean [first and third quartile] of how many
               backward: 83 ms [82 ms, 85 ms] of 12           of inputs and parameters
               parameters: 41 ms [40 ms, 43 ms] of 12         of parameters alone: for ops that read the images
-      update: {fp32: {1000 numbers: 20 us, …}}               one step of SGD
+      update: {fp32: {1000 elements: 20 us, …}}               one step of SGD
       add: …                                                 received numbers added to others
       copy: …                                                packing what is sent
 """
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parallel.cluster.fields import Fields
-from parallel.cluster.op_key import Work
+from parallel.cluster.op_key import OpKey
 from parallel.cluster.units import quantity, text
 from parallel.config import PRECISIONS, require, require_one_of
 
@@ -33,7 +33,8 @@ FORWARD, BACKWARD, PARAMETERS = "forward", "backward", "parameters"
 PASSES = (FORWARD, BACKWARD, PARAMETERS)
 MEMORY_FORMATS = ("channels_last", "contiguous")
 _TIMING = re.compile(r"(.+) \[(.+), (.+)\] of (\d+)")
-_COUNT = re.compile(r"(\d+) numbers")
+_COUNT = re.compile(r"(\d+) elements")
+_OLD_COUNT = re.compile(r"\d+ numbers")
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ class Curve:
         return s + (t - s) * share
 
 
-Ops = Mapping[tuple[Work, str], Timing]
-"""By work and pass."""
+Ops = Mapping[tuple[OpKey, str], Timing]
+"""By key and pass."""
 
 
 @dataclass(frozen=True)
@@ -125,15 +126,15 @@ class Table:
 def read_table(fields: Fields) -> Table:
     """The table in a mapping of a cluster file."""
     fields.known("memory_format", "source", "ops", "update", "add", "copy")
-    ops: dict[str, dict[tuple[Work, str], Timing]] = {}
+    ops: dict[str, dict[tuple[OpKey, str], Timing]] = {}
     for precision, heads in fields.inner("ops").data.items():
         found = ops.setdefault(precision, {})
         for head, entries in heads.items():
             for shapes, timings in entries.items():
-                work = Work.parse(head, shapes)
+                key = OpKey.parse(head, shapes)
                 for name, value in timings.items():
                     require_one_of(f"measured.ops.{precision}", name, PASSES)
-                    found[work, name] = Timing.parse(value, f"measured.ops.{precision}.{head}.{shapes}.{name}")
+                    found[key, name] = Timing.parse(value, f"measured.ops.{precision}.{head}.{shapes}.{name}")
     return Table(ops, update=_read_curves(fields.inner("update")), add=_read_curves(fields.inner("add")),
                  copy=_read_curves(fields.inner("copy")), memory_format=str(fields.data.get("memory_format")),
                  source=str(fields.data.get("source")))
@@ -143,8 +144,8 @@ def write_table(table: Table) -> dict[str, Any]:
     """As `read_table` reads it."""
     ops: dict[str, Any] = {}
     for precision, entries in table.ops.items():
-        for (work, name), timing in entries.items():
-            ops.setdefault(precision, {}).setdefault(work.head, {}).setdefault(work.shapes, {})[name] = str(timing)
+        for (key, name), timing in entries.items():
+            ops.setdefault(precision, {}).setdefault(key.head, {}).setdefault(key.shapes, {})[name] = str(timing)
     return {"memory_format": table.memory_format, "source": table.source, "ops": ops,
             **{name: _write_curves(getattr(table, name)) for name in ("update", "add", "copy")}}
 
@@ -155,12 +156,14 @@ def _read_curves(fields: Fields) -> dict[str, Curve]:
         points, inner = [], fields.inner(precision)
         for count, seconds in inner.data.items():
             match = _COUNT.fullmatch(str(count))
-            require(match is not None, inner.where, count, "must be a count such as `4096 numbers`")
+            require(_OLD_COUNT.fullmatch(str(count)) is None, inner.where, count, "was written by an earlier version, "
+                    "which counted `numbers` instead of `elements`: calibrate again with calibrate.fresh=true")
+            require(match is not None, inner.where, count, "must be a count such as `4096 elements`")
             points.append((int(str(count).split()[0]), quantity(seconds, "time", f"{inner.where}.{count}")))
         curves[precision] = Curve(tuple(points))
     return curves
 
 
 def _write_curves(curves: Mapping[str, Curve]) -> dict[str, Any]:
-    return {precision: {f"{count} numbers": text(seconds, "time") for count, seconds in curve.points}
+    return {precision: {f"{count} elements": text(seconds, "time") for count, seconds in curve.points}
             for precision, curve in curves.items()}

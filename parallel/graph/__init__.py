@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parallel.graph.graph import INPUT, LOSS, Graph, whole_part
+from parallel.graph.graph import INPUT, LOSS, Edge, Graph, whole_part
 from parallel.graph.tracing import trace
 
-__all__ = ["INPUT", "LOSS", "Graph", "trace", "whole_part"]
+__all__ = ["INPUT", "LOSS", "Edge", "Graph", "trace", "whole_part"]

@@ -17,6 +17,18 @@ LOSS = "loss"
 
 
 @dataclass(frozen=True)
+class Edge:
+    """Input `which` of op `consumer`, computed by op `producer`."""
+
+    producer: str
+    consumer: str
+    which: int
+
+    def __str__(self) -> str:
+        return f"{self.producer}>{self.consumer}"
+
+
+@dataclass(frozen=True)
 class Graph:
     """Ops in topological order; the last one is the loss."""
 
@@ -41,6 +53,21 @@ class Graph:
     def names(self) -> tuple[str, ...]:
         """Names of the ops."""
         return tuple(op.name for op in self.ops)
+
+    @cached_property
+    def edges(self) -> tuple[Edge, ...]:
+        """All edges between ops, in the order of their consumers."""
+        return tuple(Edge(producer, op.name, which) for op in self.ops for which, producer in enumerate(op.inputs)
+                     if producer != INPUT)
+
+    @cached_property
+    def trained_ops(self) -> frozenset[str]:
+        """Names of the ops that have a backward pass: those with parameters, and all that come after one of these."""
+        trained = set[str]()
+        for op in self.ops:
+            if op.parameters or trained.intersection(op.inputs):
+                trained.add(op.name)
+        return frozenset(trained)
 
     @property
     def parameter_count(self) -> int:

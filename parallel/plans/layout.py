@@ -60,6 +60,15 @@ class Layout:
             spans.append(cut(size, getattr(self, dim), index[dim]))
         return Part(Box(tuple(spans)), cut(op.extent("k"), self.k, index["k"]) if self.k > 1 else None)
 
+    @property
+    def parameter_holders(self) -> int:
+        """Number of workers that hold the same box of a parameter, and sum its gradient."""
+        return self.n * self.h * self.w
+
+    def samples_by_index(self, samples: int) -> tuple[int, ...]:
+        """Return the samples of a part by its index along n, for a batch of `samples`."""
+        return tuple(stop - start for start, stop in (cut(samples, self.n, i) for i in range(self.n)))
+
     def terms(self, op: Op) -> int:
         """Return the number of partial sums that add up to each element of the output."""
         return math.prod(getattr(self, dim) for dim in op.sums_over)

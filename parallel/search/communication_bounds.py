@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel.cluster import Cluster, Link
+from parallel.graph import Edge
 from parallel.graph.box import Box, cut
 from parallel.graph.ops import Op, Part
 from parallel.program.precision import ACTIVATION_BYTES
-from parallel.search.cost_table import Edge
 from parallel.search.space import Space
 from parallel.simulator.cost_model import handled
 
@@ -198,7 +198,7 @@ class Pairs:
         """Copying and adding on a worker with much of it [p]."""
         compute, precision, rows = self._cluster.compute, self._precision, np.arange(len(copied))
         found: dict[tuple[float, float], float] = {}
-        columns, alone = [], self._cluster.crowded(1)
+        columns, alone = [], self._cluster.contention_factor(1)
         for worst in (copied, copied + added):
             at = worst.argmax(axis=1)
             pairs = list(zip(copied[rows, at].tolist(), added[rows, at].tolist(), strict=True))

@@ -28,7 +28,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel.search.cost_table import Edge, Ground
+from parallel.graph import Edge
+from parallel.search.cost_table import Ground
 from parallel.search.labels import Label
 from parallel.search.op_bounds import Bounds, Floats, Ints
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from parallel.graph import INPUT, Graph
+from parallel.graph import Edge, Graph
 from parallel.graph.ops import Op
 from parallel.plans import Layout
 from parallel.search.labels import START, Label, Work, prepend
@@ -26,15 +26,6 @@ class CostModel(Protocol):
     def sync(self, op: Op, layout: Layout) -> Sync: ...
 
     def memory(self, op: Op, layout: Layout, samples: int) -> int: ...
-
-
-@dataclass(frozen=True)
-class Edge:
-    """Input `which` of op `consumer`, which `producer` computes."""
-
-    producer: str
-    consumer: str
-    which: int
 
 
 @dataclass(frozen=True)
@@ -59,14 +50,11 @@ class Ground:
         """By op: the edge to the op that comes next, if that reads it."""
         self.aside: dict[str, list[Edge]] = {name: [] for name in names}
         """By op: its edges to others than the next."""
-        for op in self.graph:
-            for which, producer in enumerate(op.inputs):
-                if producer != INPUT:
-                    edge = Edge(producer, op.name, which)
-                    if self.next_of[producer] == op.name:
-                        self.ahead[producer] = edge
-                    else:
-                        self.aside[producer].append(edge)
+        for edge in self.graph.edges:
+            if self.next_of[edge.producer] == edge.consumer:
+                self.ahead[edge.producer] = edge
+            else:
+                self.aside[edge.producer].append(edge)
         self._works: dict[tuple[str, int], Work] = {}
         self._traffic: dict[tuple[Edge, int, int], tuple[float, float] | None] = {}
         self.asked = 0

@@ -24,14 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parallel.cluster import Cluster
+from parallel.graph import Edge
 from parallel.graph.box import Box, cut
 from parallel.graph.ops import DIMS, Op, Part
 from parallel.program.lowering import BUCKET_BYTES
 from parallel.program.precision import ACTIVATION_BYTES, WEIGHT_BYTES
 from parallel.search.communication_bounds import Pairs, link_seconds
-from parallel.search.cost_table import Edge
 from parallel.search.space import Degrees, Space
-from parallel.simulator.cost_model import trained_ops
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -115,7 +114,7 @@ class LinkBounds:
     def __init__(self, space: Space, cluster: Cluster, precision: str) -> None:
         self._space, self._cluster, self._precision = space, cluster, precision
         self._activation, self._weight = ACTIVATION_BYTES[precision], WEIGHT_BYTES[precision]
-        self._trained = trained_ops(space.graph)
+        self._trained = space.graph.trained_ops
         self._costs: dict[str, Costs] = {}
         self._held: dict[str, _Held] = {}
         self._need: dict[tuple[str, int], _Need] = {}
@@ -134,7 +133,7 @@ class LinkBounds:
         backward = np.array([compute.backward_s(op, part, precision, gradient) for part in parts]) \
             if trained else np.zeros(len(parts))
         # Where workers share cores, the largest part takes as long as if it were alone at least.
-        alone = self._cluster.crowded(1)
+        alone = self._cluster.contention_factor(1)
         return Costs(forward * alone, backward * alone, *self._syncs(op))
 
     def _syncs(self, op: Op) -> tuple[Floats, Floats, Floats]:
@@ -179,7 +178,7 @@ class LinkBounds:
     def _crowded(self, size: Ints) -> Floats:
         """How many times as long computing takes on so many workers."""
         cluster = self._cluster
-        return np.array([cluster.crowded(min(count, cluster.workers_per_node)) for count in size.tolist()])
+        return np.array([cluster.contention_factor(min(count, cluster.workers_per_node)) for count in size.tolist()])
 
     def exchange_s(self, edge: Edge, producers: Ints, consumers: Ints) -> Floats:
         producer = self._space.graph[edge.producer]

@@ -39,7 +39,7 @@ from parallel.plans import Layout, Plan, check_batch, follow, make_plan
 from parallel.program.precision import ACTIVATION_BYTES
 from parallel.search.op_bounds import some_part
 from parallel.search.space import Degrees, leaders_of
-from parallel.simulator.cost_model import CostModel, Sync, trained_ops
+from parallel.simulator.cost_model import CostModel, Sync
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Pipelines:
         leaders = leaders_of(graph)
         self._groups = [(name, [op for op in graph if leaders[op.name] == name])
                         for name in dict.fromkeys(leaders.values())]
-        self._trained = trained_ops(graph)
+        self._trained = graph.trained_ops
         self._whole_batch = any(op.whole_batch for op in graph)
         self._seconds: dict[tuple[str, Degrees, int], tuple[float, float]] = {}
         self._syncs: dict[tuple[str, int], Sync] = {}
@@ -159,7 +159,7 @@ class Pipelines:
             else:
                 part, compute = some_part(op, cut, samples), self.cluster.compute
                 gradient = any(producer in self._trained for producer in op.inputs)
-                alone = self.cluster.crowded(1)
+                alone = self.cluster.contention_factor(1)
                 backward = alone * compute.backward_s(op, part, self.cost_model.precision, gradient)
                 self._seconds[key] = (alone * compute.forward_s(op, part, self.cost_model.precision),
                                       backward if op.name in self._trained else 0.0)

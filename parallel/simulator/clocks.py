@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 
 
-class Crew:
+class WorkerGroup:
     """Some workers, as indices into a list of clocks."""
 
     def __init__(self, workers: Sequence[int]) -> None:
@@ -53,20 +53,20 @@ class Clocks:
         self.network = [0.0] * workers
         self.slowdown = slowdown
 
-    def work(self, crew: Crew, ready: float, seconds: float) -> float:
+    def work(self, group: WorkerGroup, ready: float, seconds: float) -> float:
         """Compute; returns when it ends."""
-        latest = crew.latest(self.compute)
+        latest = group.latest(self.compute)
         end = (ready if ready > latest else latest) + seconds
-        crew.set(self.compute, end)
+        group.set(self.compute, end)
         return end
 
-    def message(self, crew: Crew, ready: float, seconds: float) -> float:
+    def message(self, group: WorkerGroup, ready: float, seconds: float) -> float:
         """Send and receive; returns when it ends."""
-        latest = crew.latest(self.network)
+        latest = group.latest(self.network)
         end = (ready if ready > latest else latest) + seconds
-        crew.set(self.network, end)
+        group.set(self.network, end)
         if self.slowdown:
-            crew.add(self.compute, self.slowdown * seconds)
+            group.add(self.compute, self.slowdown * seconds)
         return end
 
     @property

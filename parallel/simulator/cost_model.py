@@ -26,7 +26,6 @@ import numpy as np
 from parallel.cluster import Cluster
 from parallel.config import require
 from parallel.graph import Graph
-from parallel.graph.box import cut
 from parallel.graph.ops import Op
 from parallel.plans import Layout
 from parallel.program.lowering import BUCKET_BYTES
@@ -61,7 +60,7 @@ class CostModel:
                 f"has no times in cluster {cluster.name}; it has {', '.join(cluster.compute.precisions())}")
         self.graph, self.batch_size, self.cluster, self.precision = graph, batch_size, cluster, precision
         self._activation, self._weight = ACTIVATION_BYTES[precision], WEIGHT_BYTES[precision]
-        self._trained = trained_ops(graph)
+        self._trained = graph.trained_ops
         self._kinds: dict[tuple[str, tuple[int, ...], tuple[int, ...]], tuple[PartKinds, np.ndarray]] = {}
         self._spans: dict[tuple[str, tuple[int, ...], int, int | None], Spans] = {}
         self._compute: dict[tuple[str, Layout, int], tuple[float, float]] = {}
@@ -73,22 +72,22 @@ class CostModel:
         """Forward and backward seconds of the slowest part, for a micro-batch of `samples`."""
         key = op.name, layout, samples
         if key not in self._compute:
-            alone = self.part_seconds(op, layout, rows_of(layout, samples))
-            forward, backward = self.together(alone, layout).max(axis=0).tolist()
+            alone = self.part_seconds(op, layout, layout.samples_by_index(samples))
+            forward, backward = self.processor_sharing(alone, layout).max(axis=0).tolist()
             self._compute[key] = forward, backward
         return self._compute[key]
 
     def part_seconds(self, op: Op, layout: Layout, rows: Sequence[int]) -> np.ndarray:
         """Forward and backward seconds of every part [p, 2], when the parts with index i in n have rows[i] samples and
         no worker waits for another's core."""
-        kinds, seconds = self._priced_kinds(op, layout, rows)
+        kinds, seconds = self._timed_kinds(op, layout, rows)
         return seconds[kinds.of]
 
-    def together(self, seconds: np.ndarray, layout: Layout, computing: float = 0.0) -> np.ndarray:
+    def processor_sharing(self, seconds: np.ndarray, layout: Layout, computing: float = 0.0) -> np.ndarray:
         """When the layout's workers have ended what takes each `seconds` [p, …] alone, if they begin together: whoever
         ends leaves the cores to the others. `computing` of a node's workers do, its own or, all the while, more."""
         cluster = self.cluster
-        if not cluster.crowding:
+        if not cluster.core_contention:
             return seconds
         node, ended = np.array(layout.on) // cluster.workers_per_node, np.empty_like(seconds)
         for one in set(node.tolist()):
@@ -96,25 +95,26 @@ class CostModel:
             order = np.argsort(seconds[of], axis=0, kind="stable")
             sorted_s = np.take_along_axis(seconds[of], order, axis=0)
             others = max(0.0, computing - len(of))
-            crowded = np.array([cluster.crowded(len(of) - i + others) for i in range(len(of))])
+            crowded = np.array([cluster.contention_factor(len(of) - i + others) for i in range(len(of))])
             steps = np.diff(sorted_s, axis=0, prepend=0.0) * crowded.reshape(-1, *[1] * (seconds.ndim - 1))
             found = np.empty_like(sorted_s)
             np.put_along_axis(found, order, np.cumsum(steps, axis=0), axis=0)
             ended[of] = found
         return ended
 
-    def crowded(self, workers: Sequence[int]) -> float:
+    def contention_factor(self, workers: Sequence[int]) -> float:
         """How many times as long computing takes while all these workers compute."""
-        if not self.cluster.crowding:
+        if not self.cluster.core_contention:
             return 1.0
-        return self.cluster.crowded(int(np.bincount(np.array(workers) // self.cluster.workers_per_node).max()))
+        node = np.array(workers) // self.cluster.workers_per_node
+        return self.cluster.contention_factor(int(np.bincount(node).max()))
 
     def part_kept(self, op: Op, layout: Layout, rows: Sequence[int]) -> np.ndarray:
         """Bytes that the forward pass of every part leaves for backward [p]; likewise."""
-        kinds, _ = self._priced_kinds(op, layout, rows)
+        kinds, _ = self._timed_kinds(op, layout, rows)
         return np.array([op.kept_bytes(part, self._activation) for part in kinds.parts])[kinds.of]
 
-    def _priced_kinds(self, op: Op, layout: Layout, rows: Sequence[int]) -> tuple[PartKinds, np.ndarray]:
+    def _timed_kinds(self, op: Op, layout: Layout, rows: Sequence[int]) -> tuple[PartKinds, np.ndarray]:
         key = op.name, layout.degrees, tuple(rows)
         if key not in self._kinds:
             kinds, compute = part_kinds(op, layout.degrees, rows), self.cluster.compute
@@ -165,7 +165,7 @@ class CostModel:
         forward = self._handling_s(loads.scattered, loads.moving.into, loads.own, loads.wanted, packs, adds)
         backward = self._handling_s(Side(loads.scattered.into, loads.scattered.out), loads.moving.out, loads.own,
                                     loads.held, packs, True)
-        crowded = self.crowded(workers)
+        crowded = self.contention_factor(workers)
         return Traffic(link_s + forward * crowded, link_s + backward * crowded, workers)
 
     def _link_s(self, inside: Side, between: Side, itemsize: int, share: float = 1.0) -> float:
@@ -196,7 +196,7 @@ class CostModel:
         on, group, tensors = self._tensors(op, layout)
         if not tensors:
             return Sync(0.0, 0.0, 0.0)
-        cluster, holders, sum_s, gather_s = self.cluster, holders_of(layout), 0.0, 0.0
+        cluster, holders, sum_s, gather_s = self.cluster, layout.parameter_holders, 0.0, 0.0
         shards = np.zeros(len(on), dtype=np.int64)
         for numbers in tensors:
             shards += -(-numbers // holders)
@@ -211,7 +211,7 @@ class CostModel:
         update_s = compute.update_s(shard, self.precision)
         if holders > 1:
             update_s += compute.add_s((holders - 1) * shard, self.precision)
-        return Sync(sum_s, update_s * self.crowded(layout.on), gather_s)
+        return Sync(sum_s, update_s * self.contention_factor(layout.on), gather_s)
 
     def _tensors(self, op: Op, layout: Layout) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
         """Workers, the group of each (those of a group hold the same boxes), and per parameter its numbers by worker.
@@ -232,7 +232,7 @@ class CostModel:
         key = op.name, layout, samples
         if key not in self._memory:
             _, _, tensors = self._tensors(op, layout)
-            kinds, holders = part_kinds(op, layout.degrees, rows_of(layout, samples)), holders_of(layout)
+            kinds, holders = part_kinds(op, layout.degrees, layout.samples_by_index(samples)), layout.parameter_holders
             kept = np.array([op.kept_bytes(part, self._activation) for part in kinds.parts])[kinds.of]
             copies = self._weight + (self._activation if self._activation < self._weight else 0)
             for numbers in tensors:
@@ -256,22 +256,3 @@ def handled(scattered_out: np.ndarray, scattered_into: np.ndarray, received: np.
     placed = np.where(packs, scattered_into, received)
     copied = scattered_out * packs + np.where(adds, base, placed + own * receives)
     return copied, np.where(adds, (received + own) * receives - base, 0)
-
-
-def rows_of(layout: Layout, samples: int) -> tuple[int, ...]:
-    """Samples of the parts with each index in n."""
-    return tuple(stop - start for start, stop in (cut(samples, layout.n, i) for i in range(layout.n)))
-
-
-def holders_of(layout: Layout) -> int:
-    """How many workers hold the same box of a parameter."""
-    return layout.n * layout.h * layout.w
-
-
-def trained_ops(graph: Graph) -> frozenset[str]:
-    """Ops with parameters, and those that come after any: they have a backward pass."""
-    trained = set[str]()
-    for op in graph:
-        if op.parameters or trained.intersection(op.inputs):
-            trained.add(op.name)
-    return frozenset(trained)

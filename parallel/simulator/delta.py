@@ -16,9 +16,9 @@ from parallel.graph import INPUT, Graph
 from parallel.plans import Layout, Plan, follow, make_plan
 from parallel.plans.layout import check_layout
 from parallel.program.lowering import lower
-from parallel.simulator.clocks import Crew
-from parallel.simulator.cost_model import CostModel, holders_of
-from parallel.simulator.recurrence import Fold, Folded, PricedEdge, PricedOp
+from parallel.simulator.clocks import WorkerGroup
+from parallel.simulator.cost_model import CostModel
+from parallel.simulator.recurrence import Evaluation, ExchangeCost, OpCost, Recurrence
 from parallel.simulator.simulate import require_room, simulate
 
 
@@ -42,19 +42,19 @@ class DeltaSimulation:
         self.graph: Graph = cost_model.graph
         cluster: Cluster = cost_model.cluster
         self._overhead_s = cluster.step_overhead_s
-        self._fold = Fold(self.graph, workers, cluster.overlap_slowdown)
-        self._crews: dict[tuple[int, ...], Crew] = {}
+        self._recurrence = Recurrence(self.graph, workers, cluster.overlap_slowdown)
+        self._groups: dict[tuple[int, ...], WorkerGroup] = {}
         self.decided = dict(decided)
         self.layouts: dict[str, Layout] = dict(make_plan(self.graph, workers, decided).layouts)
-        self._ops = {op.name: self._priced_op(op.name, self.layouts[op.name]) for op in self.graph}
-        self._edges = [self._priced_edge(e, self.layouts) for e in range(len(self._fold.edges))]
-        self._folded = self._fold.run(self._ops, self._edges)
-        self._proposed: tuple[str, dict[str, Layout], dict[str, PricedOp], list[PricedEdge], Folded] | None = None
+        self._ops = {op.name: self._op_cost(op.name, self.layouts[op.name]) for op in self.graph}
+        self._edges = [self._exchange_cost(e, self.layouts) for e in range(len(self._recurrence.edges))]
+        self._evaluation = self._recurrence.evaluate(self._ops, self._edges)
+        self._proposed: tuple[str, dict[str, Layout], dict[str, OpCost], list[ExchangeCost], Evaluation] | None = None
 
     @property
     def step_s(self) -> float:
         """Seconds of a step of the plan as it is."""
-        return self._folded.end_s + self._overhead_s
+        return self._evaluation.end_s + self._overhead_s
 
     @property
     def proposed(self) -> dict[str, Layout]:
@@ -72,22 +72,22 @@ class DeltaSimulation:
         """
         changed = self._changed(name, layout)
         layouts = {**self.layouts, **changed}
-        ops, edges, first = dict(self._ops), list(self._edges), 3 * len(self._fold.names)
+        ops, edges, first = dict(self._ops), list(self._edges), 3 * len(self._recurrence.names)
         for op_name, op_layout in changed.items():
-            ops[op_name] = self._priced_op(op_name, op_layout)
-            first = min(first, self._fold.index[op_name])
-        for e in {e for op_name in changed for e in self._fold.edges_at(op_name)}:
-            edges[e] = self._priced_edge(e, layouts)
-            first = min(first, self._fold.index[self._fold.edges[e].producer])
-        folded = self._fold.run(ops, edges, self._folded, first) if changed else self._folded
-        self._proposed = name, layouts, ops, edges, folded
-        return folded.end_s + self._overhead_s
+            ops[op_name] = self._op_cost(op_name, op_layout)
+            first = min(first, self._recurrence.index[op_name])
+        for e in {e for op_name in changed for e in self._recurrence.edges_at(op_name)}:
+            edges[e] = self._exchange_cost(e, layouts)
+            first = min(first, self._recurrence.index[self._recurrence.edges[e].producer])
+        evaluation = self._recurrence.evaluate(ops, edges, self._evaluation, first) if changed else self._evaluation
+        self._proposed = name, layouts, ops, edges, evaluation
+        return evaluation.end_s + self._overhead_s
 
     def accept(self) -> None:
         """Make the last proposal the plan."""
         if self._proposed is None:
             raise RuntimeError("nothing was proposed")
-        name, self.layouts, self._ops, self._edges, self._folded = self._proposed
+        name, self.layouts, self._ops, self._edges, self._evaluation = self._proposed
         self.decided[name] = self.layouts[name]
         self._proposed = None
 
@@ -99,7 +99,7 @@ class DeltaSimulation:
         """The layouts that differ: the op's own, and those of ops that follow."""
         changed: dict[str, Layout] = {}
         first = self.graph.ops[0].name
-        for op in self.graph.ops[self._fold.index[name]:]:
+        for op in self.graph.ops[self._recurrence.index[name]:]:
             if op.name == name:
                 new = layout
             elif op.name in self.decided:
@@ -116,20 +116,20 @@ class DeltaSimulation:
                 changed[op.name] = new
         return changed
 
-    def _priced_op(self, name: str, layout: Layout) -> PricedOp:
+    def _op_cost(self, name: str, layout: Layout) -> OpCost:
         op = self.graph[name]
         forward_s, backward_s = self.cost_model.compute(op, layout, self.cost_model.batch_size)
         sync = self.cost_model.sync(op, layout) if op.parameters else None
-        return PricedOp(self._crew(layout.on), forward_s, backward_s, sync, holders_of(layout) > 1)
+        return OpCost(self._group(layout.on), forward_s, backward_s, sync, layout.parameter_holders > 1)
 
-    def _priced_edge(self, e: int, layouts: Mapping[str, Layout]) -> PricedEdge:
-        edge = self._fold.edges[e]
+    def _exchange_cost(self, e: int, layouts: Mapping[str, Layout]) -> ExchangeCost:
+        edge = self._recurrence.edges[e]
         traffic = self.cost_model.traffic(self.graph[edge.producer], layouts[edge.producer], self.graph[edge.consumer],
                                       layouts[edge.consumer], edge.which, self.cost_model.batch_size)
-        crew = self._crew(traffic.workers) if traffic.workers else None
-        return PricedEdge(crew, traffic.forward_s, traffic.backward_s)
+        group = self._group(traffic.workers) if traffic.workers else None
+        return ExchangeCost(group, traffic.forward_s, traffic.backward_s)
 
-    def _crew(self, workers: tuple[int, ...]) -> Crew:
-        if workers not in self._crews:
-            self._crews[workers] = Crew(workers)
-        return self._crews[workers]
+    def _group(self, workers: tuple[int, ...]) -> WorkerGroup:
+        if workers not in self._groups:
+            self._groups[workers] = WorkerGroup(workers)
+        return self._groups[workers]

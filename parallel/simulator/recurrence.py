@@ -20,17 +20,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from parallel.graph import Graph
-from parallel.simulator.clocks import Clocks, Crew
+from parallel.graph import Edge, Graph
+from parallel.simulator.clocks import Clocks, WorkerGroup
 from parallel.simulator.cost_model import Sync
-from parallel.simulator.simulate import Edge, edges_of
 
 
 @dataclass(frozen=True, eq=False)
-class PricedOp:
+class OpCost:
     """What an op costs under one layout."""
 
-    crew: Crew
+    group: WorkerGroup
     forward_s: float
     backward_s: float
     sync: Sync | None
@@ -40,17 +39,17 @@ class PricedOp:
 
 
 @dataclass(frozen=True, eq=False)
-class PricedEdge:
+class ExchangeCost:
     """What an exchange costs between two layouts."""
 
-    crew: Crew | None
+    group: WorkerGroup | None
     """None: nothing moves."""
     forward_s: float
     backward_s: float
 
 
 @dataclass(frozen=True, eq=False)
-class Folded:
+class Evaluation:
     """A timeline, and what is needed to fold it again from the middle."""
 
     end_s: float
@@ -64,14 +63,14 @@ class Folded:
     """By op."""
 
 
-class Fold:
+class Recurrence:
     """The stages of one graph on so many workers."""
 
     def __init__(self, graph: Graph, workers: int, slowdown: float) -> None:
         self.workers, self.slowdown = workers, slowdown
         self.names = graph.names
         self.index = {name: i for i, name in enumerate(graph.names)}
-        self.edges: tuple[Edge, ...] = edges_of(graph)
+        self.edges: tuple[Edge, ...] = graph.edges
         self._into: list[list[int]] = [[] for _ in graph.names]
         self._out_of: list[list[int]] = [[] for _ in graph.names]
         for e, edge in enumerate(self.edges):
@@ -83,13 +82,13 @@ class Fold:
         i = self.index[name]
         return [*self._into[i], *self._out_of[i]]
 
-    def run(self, ops: Mapping[str, PricedOp], edges: Sequence[PricedEdge], before: Folded | None = None,
-            first: int = 0) -> Folded:
-        """Fold all stages; or those from `first`, up to which `before` had the same prices."""
+    def evaluate(self, ops: Mapping[str, OpCost], edges: Sequence[ExchangeCost], before: Evaluation | None = None,
+            first: int = 0) -> Evaluation:
+        """Recurrence all stages; or those from `first`, up to which `before` had the same prices."""
         clocks, count = Clocks(self.workers, self.slowdown), len(self.names)
         if before is None:
             nothing = [0.0] * len(self.edges)
-            before = Folded(0.0, ((clocks.compute, clocks.network),), nothing, nothing, [0.0] * count)
+            before = Evaluation(0.0, ((clocks.compute, clocks.network),), nothing, nothing, [0.0] * count)
         compute, network = before.clocks[first]
         clocks.compute, clocks.network = compute[:], network[:]
         kept = list(before.clocks[:first])
@@ -100,19 +99,19 @@ class Fold:
             i = stage if stage < count else count - 1 - stage % count
             op = priced[i]
             if stage < count:
-                end = clocks.work(op.crew, max([arrived[e] for e in self._into[i]], default=0.0), op.forward_s)
+                end = clocks.work(op.group, max([arrived[e] for e in self._into[i]], default=0.0), op.forward_s)
                 for e in self._out_of[i]:
                     edge = edges[e]
-                    arrived[e] = end if edge.crew is None else clocks.message(edge.crew, end, edge.forward_s)
+                    arrived[e] = end if edge.group is None else clocks.message(edge.group, end, edge.forward_s)
             elif stage < 2 * count:
-                end = clocks.work(op.crew, max([returned[e] for e in self._out_of[i]], default=0.0), op.backward_s)
+                end = clocks.work(op.group, max([returned[e] for e in self._out_of[i]], default=0.0), op.backward_s)
                 if op.sync is not None:
-                    summed[i] = clocks.message(op.crew, end, op.sync.sum_s) if op.shared else end
+                    summed[i] = clocks.message(op.group, end, op.sync.sum_s) if op.shared else end
                 for e in self._into[i]:
                     edge = edges[e]
-                    returned[e] = end if edge.crew is None else clocks.message(edge.crew, end, edge.backward_s)
+                    returned[e] = end if edge.group is None else clocks.message(edge.group, end, edge.backward_s)
             elif op.sync is not None:
-                end = clocks.work(op.crew, summed[i], op.sync.update_s)
+                end = clocks.work(op.group, summed[i], op.sync.update_s)
                 if op.shared:
-                    clocks.message(op.crew, end, op.sync.gather_s)
-        return Folded(clocks.end, tuple(kept), arrived, returned, summed)
+                    clocks.message(op.group, end, op.sync.gather_s)
+        return Evaluation(clocks.end, tuple(kept), arrived, returned, summed)

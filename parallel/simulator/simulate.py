@@ -1,65 +1,51 @@
-"""Simulating a program: one pass over its tasks in their global order, each moving the clocks (`clocks`).
+"""Simulate a program: visit its tasks in their global order and advance the workers' clocks (`clocks`).
 
-For every op o, micro-batch m and edge e = (producer p, consumer o), with the prices f, b, x, s, u, g (`prices`):
+Tasks of op o, micro-batch m and edge e = (producer p, consumer o), with their durations from the cost model:
 
-    F(o, m)  computes on o's workers for f, once the exchanges of its inputs have ended and, where every pass updates,
-             its gathered parameters are there
-    X(e, m)  after F(p, m), a message for x among those who hold or need parts; ended at once where nothing moves
-    B(o, m)  computes for b, once the gradients of its outputs are there: X'(e, m) of its consumers' edges
-    X'(e, m) after B(o, m), the transposed message
-    S(o)     after the last B(o, m), before X', a message for s among o's workers, if they hold the same parameters
-    U(o)     computes for u, once S(o) has ended; after all backwards, in their order (after each pass if that updates)
-    G(o)     after U(o), a message for g
+    F(o, m)   forward, duration f, on o's workers. Starts when the exchanges of o's inputs have arrived and, if every
+              pass updates, when o's parameters have been gathered.
+    X(e, m)   exchange, duration x, among the workers that hold or need a part. Starts after F(p, m); takes no time if
+              nothing moves.
+    B(o, m)   backward, duration b. Starts when the exchanges X'(e, m) of o's outgoing edges have arrived.
+    X'(e, m)  transposed exchange. Starts after B(o, m).
+    S(o)      gradient sum, duration s, among o's workers if several hold the same parameters. Starts after the last
+              B(o, m) and goes before X'.
+    U(o)      update, duration u. Starts after S(o). All updates follow all backward tasks, in the order of these; if
+              every pass updates, they follow the backward tasks of their pass.
+    G(o)      gather of the updated parameters, duration g. Starts after U(o).
 
-    step = latest clock + overhead of a step
+    step time = latest clock + step overhead
 
-Where workers share cores (`Cluster.crowding`), f and b are as long as the op's own workers make them: the others wait
-for it. In a pipeline they do not; there as many compute beside a worker as did on average when it was simulated before.
+Core contention (`Cluster.core_contention`): f and b assume that only the op's own workers share the cores of a node.
+In a pipeline the workers of other stages compute, too; there the factor is that of the average number of computing
+workers, taken from the previous simulation of the same program (`CONTENTION_ROUNDS`).
 
-Ops of a segment come one after the other, forward in order and backward in reverse; ops of merged segments (schemes b
-and c) are computed for all micro-batches at once, and there X(e, m + 1) begins when its consumer begins pass m.
-Where the runtime joins small tensors in buckets, or starts an exchange at the end of the segment, the model does it op
-by op: then the time of a plan with one micro-batch is a fold over its ops (`fold`), which the searches rely on.
+The ops of a segment are visited one after the other, forward in graph order and backward in reverse. Ops of merged
+segments (schemes b and c) compute all micro-batches at once; there X(e, m + 1) starts when its consumer starts pass m.
+The runtime joins small tensors in buckets and starts exchanges at the end of a segment; the simulator treats each op by
+itself. The time of a plan with one micro-batch is therefore a recurrence over its ops (`recurrence`), on which the
+searches rely.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
 
 import numpy as np
 
 from parallel.cluster import Cluster
 from parallel.config import require
-from parallel.graph import INPUT, Graph
+from parallel.graph import Edge
 from parallel.graph.ops import Op
 from parallel.plans import Layout
 from parallel.program import Program
 from parallel.program.schedule import Task
-from parallel.simulator.clocks import Clocks, Crew
-from parallel.simulator.cost_model import CostModel, holders_of, rows_of
+from parallel.simulator.clocks import Clocks, WorkerGroup
+from parallel.simulator.cost_model import CostModel
 from parallel.simulator.timeline import Event, Timeline
 
-SETTLING = 3
-"""Times that a pipeline whose workers share cores is simulated again with who computed beside whom."""
-
-
-@dataclass(frozen=True)
-class Edge:
-    """Input `which` of op `consumer`, which `producer` computes."""
-
-    producer: str
-    consumer: str
-    which: int
-
-    def __str__(self) -> str:
-        return f"{self.producer}>{self.consumer}"
-
-
-def edges_of(graph: Graph) -> tuple[Edge, ...]:
-    """All edges between ops, in the order of their consumers."""
-    return tuple(Edge(producer, op.name, i) for op in graph for i, producer in enumerate(op.inputs)
-                 if producer != INPUT)
+CONTENTION_ROUNDS = 3
+"""How often a pipeline on shared cores is simulated again with the contention found by the round before."""
 
 
 def simulate(program: Program, cluster: Cluster, precision: str, cost_model: CostModel | None = None) -> Timeline:
@@ -68,8 +54,8 @@ def simulate(program: Program, cluster: Cluster, precision: str, cost_model: Cos
     if cost_model is None:
         cost_model = CostModel(program.graph, program.batch_size, cluster, precision)
     line = _Simulation(program, cost_model, None).run()
-    if program.plan.micro_batches > 1 and cluster.crowding:
-        for _ in range(SETTLING):  # who computes beside whom changes how long that takes, and so who does
+    if program.plan.micro_batches > 1 and cluster.core_contention:
+        for _ in range(CONTENTION_ROUNDS):  # durations change who computes at the same time, which changes durations
             line = _Simulation(program, cost_model, line.computing_beside).run()
     return line
 
@@ -91,10 +77,10 @@ class _Simulation:
         self.samples = program.batch_size // program.plan.micro_batches
         self.clocks = Clocks(program.plan.workers, cost_model.cluster.overlap_slowdown)
         self.events: list[Event] = []
-        self.crews: dict[tuple[int, ...], Crew] = {}
+        self.groups: dict[tuple[int, ...], WorkerGroup] = {}
         self.into: dict[str, list[Edge]] = defaultdict(list)
         self.out_of: dict[str, list[Edge]] = defaultdict(list)
-        for edge in edges_of(self.graph):
+        for edge in self.graph.edges:
             self.into[edge.consumer].append(edge)
             self.out_of[edge.producer].append(edge)
         self.arrived: dict[tuple[Edge, int, bool], float] = {}
@@ -145,7 +131,7 @@ class _Simulation:
         layout = self.plan[op.name]
         if sums and op.parameters:
             self.summed[op.name] = end
-            if holders_of(layout) > 1:
+            if layout.parameter_holders > 1:
                 self.summed[op.name] = self._message("sum", op.name, None, layout.on, end,
                                                      self.cost_model.sync(op, layout).sum_s)
         for edge in self.into[op.name]:
@@ -158,10 +144,10 @@ class _Simulation:
         layout = self.plan[op.name]
         self.begun.discard(op.name)
         sync = self.cost_model.sync(op, layout)
-        start = max(self.summed[op.name], self._crew(layout.on).latest(self.clocks.compute))
-        end = self.clocks.work(self._crew(layout.on), self.summed[op.name], sync.update_s)
+        start = max(self.summed[op.name], self._group(layout.on).latest(self.clocks.compute))
+        end = self.clocks.work(self._group(layout.on), self.summed[op.name], sync.update_s)
         self._note(Event("update", op.name, None, layout.on, start, end, None))
-        if holders_of(layout) > 1:
+        if layout.parameter_holders > 1:
             end = self._message("gather", op.name, None, layout.on, end, sync.gather_s)
         self.gathered[op.name] = end
 
@@ -175,15 +161,15 @@ class _Simulation:
         name = op.name
         rows = self._rows(name, layout)
         own = self.cost_model.part_seconds(op, layout, rows)[:, int(backward)]
-        crew = self._crew(layout.on)
-        start = max(ready, crew.latest(self.clocks.compute))
+        group = self._group(layout.on)
+        start = max(ready, group.latest(self.clocks.compute))
         if backward and op.parameters:
             if name in self.begun:
                 own = own + self.cost_model.accumulate(op, layout)
             self.begun.add(name)
         computing = 0.0 if self.beside is None else float(self.beside[list(layout.on)].max())
-        own = self.cost_model.together(own, layout, computing)
-        end = self.clocks.work(crew, ready, float(own.max()))
+        own = self.cost_model.processor_sharing(own, layout, computing)
+        end = self.clocks.work(group, ready, float(own.max()))
         m = batches[0] if self.plan.micro_batches > 1 and name not in self.program.merged else None
         kept = self.cost_model.part_kept(op, layout, rows)
         self.events.append(Event(kind, name, m, layout.on, start, end, own, -kept if backward else kept))
@@ -192,10 +178,10 @@ class _Simulation:
     def _rows(self, name: str, layout: Layout) -> tuple[int, ...]:
         """Samples of the parts with each index in n, of one computation."""
         if name not in self.program.merged:
-            return rows_of(layout, self.samples)
+            return layout.samples_by_index(self.samples)
         if self.plan.scheme == "b":  # worker i computes the samples of pass i
             return (self.samples,) * layout.n
-        return tuple(self.plan.micro_batches * rows for rows in rows_of(layout, self.samples))
+        return tuple(self.plan.micro_batches * rows for rows in layout.samples_by_index(self.samples))
 
     def _exchange(self, edge: Edge, m: int, backward: bool, ready: float) -> None:
         producer, consumer = self.graph[edge.producer], self.graph[edge.consumer]
@@ -214,9 +200,9 @@ class _Simulation:
     def _message(self, kind: str, name: str, m: int | None, workers: tuple[int, ...], ready: float, seconds: float,
                  ) -> float:
         """Send a message; returns when it ends."""
-        crew = self._crew(workers)
-        start = max(ready, crew.latest(self.clocks.network))
-        end = self.clocks.message(crew, ready, seconds)
+        group = self._group(workers)
+        start = max(ready, group.latest(self.clocks.network))
+        end = self.clocks.message(group, ready, seconds)
         self._note(Event(kind, name, m, workers, start, end, None))
         return end
 
@@ -224,7 +210,7 @@ class _Simulation:
         if event.end_s > event.start_s:
             self.events.append(event)
 
-    def _crew(self, workers: tuple[int, ...]) -> Crew:
-        if workers not in self.crews:
-            self.crews[workers] = Crew(workers)
-        return self.crews[workers]
+    def _group(self, workers: tuple[int, ...]) -> WorkerGroup:
+        if workers not in self.groups:
+            self.groups[workers] = WorkerGroup(workers)
+        return self.groups[workers]

@@ -131,14 +131,14 @@ class Timeline:
 
     def _alike(self) -> list[tuple[list[int], list[Event]]]:
         """Workers that take part in the same events, and these."""
-        crews = list(dict.fromkeys(event.workers for event in self.events))
-        member = np.zeros((len(crews), self.workers), dtype=bool)
-        for i, crew in enumerate(crews):
-            member[i, list(crew)] = True
+        sets = list(dict.fromkeys(event.workers for event in self.events))
+        member = np.zeros((len(sets), self.workers), dtype=bool)
+        for i, workers in enumerate(sets):
+            member[i, list(workers)] = True
         groups: dict[bytes, list[int]] = {}
         for worker in range(self.workers):
             groups.setdefault(member[:, worker].tobytes(), []).append(worker)
-        number = {crew: i for i, crew in enumerate(crews)}
+        number = {workers: i for i, workers in enumerate(sets)}
         return [(workers, [e for e in self.events if member[number[e.workers], workers[0]]])
                 for workers in groups.values()]
 

@@ -14,7 +14,7 @@ from parallel.calibration.op_times import ADD, COPY, UPDATE, Chain
 from parallel.calibration.settings import Settings
 from parallel.calibration.shapes import Need, compositions, needed, passes
 from parallel.cluster import Measured, open_cluster, read_cluster
-from parallel.cluster.op_key import Work
+from parallel.cluster.op_key import OpKey
 from parallel.cluster.regression import cross_validate
 from parallel.cluster.roofline import is_view
 from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS, Timing
@@ -48,18 +48,18 @@ class TestNeeded:
         (StrategyConfig(name="model_parallel", scheme="layers", micro_batches=4), 3)])
     def test_named_plans_ask_for_nothing_else(self, strategy: StrategyConfig, workers: int) -> None:
         graph, batch = graph_of("tower"), 24
-        there = {op: {need.work for need in of} for op, of in needed(graph, batch, workers).items()}
+        there = {op: {need.key for need in of} for op, of in needed(graph, batch, workers).items()}
         program = lower(graph, build_plan(graph, workers, strategy), batch)
         for op in graph:
             # Of the parts of an op, the largest is the one that a step waits for.
-            works = [Work.of(op, part) for m in range(program.plan.micro_batches) for worker in range(workers)
+            keys = [OpKey.of(op, part) for m in range(program.plan.micro_batches) for worker in range(workers)
                      if (part := program.part(op.name, worker, m)) is not None]
-            largest = max(works, key=lambda work: (work.multiply_adds, work.numbers_out))
+            largest = max(keys, key=lambda key: (key.multiply_adds, key.elements_out))
             assert largest in there[op.name], f"{op.name} {program.plan[op.name]}"
 
     def test_no_work_twice_and_the_whole_batch_first(self) -> None:
         for of in needed(graph_of("towers"), 8, 4).values():
-            assert len({need.work for need in of}) == len(of)
+            assert len({need.key for need in of}) == len(of)
             assert of[0].part.box.shape[0] in (8, 2), "whole, or the part of one of four workers"
 
     def test_sizes_between(self) -> None:
@@ -68,8 +68,8 @@ class TestNeeded:
 
     def test_passes_deal_out_every_work_once(self) -> None:
         needs = needed(graph_of("tower"), 8, 2)
-        dealt = [need.work for run in passes(needs) for need in run.values()]
-        assert sorted(map(str, dealt)) == sorted(str(need.work) for of in needs.values() for need in of)
+        dealt = [need.key for run in passes(needs) for need in run.values()]
+        assert sorted(map(str, dealt)) == sorted(str(need.key) for of in needs.values() for need in of)
 
 
 class TestChain:
@@ -88,9 +88,9 @@ class TestChain:
             found = {key for key, _ in ops}
             for name, need in run.items():
                 op = graph[name]
-                assert (need.work, FORWARD) in found
+                assert (need.key, FORWARD) in found
                 wants = trained.intersection(op.inputs)
-                backward = (need.work, BACKWARD if wants else PARAMETERS) in found
+                backward = (need.key, BACKWARD if wants else PARAMETERS) in found
                 assert backward == (name in trained), name
             assert all(seconds >= 0 for _, seconds in ops) and {kind for (kind, _), _ in counts} <= {UPDATE, ADD, COPY}
 
@@ -108,7 +108,7 @@ class TestChain:
 
 
 def whole(graph: Graph, samples: int) -> Mapping[str, Need]:
-    return {op.name: Need(op.name, whole_part(op, samples), Work.of(op, whole_part(op, samples))) for op in graph}
+    return {op.name: Need(op.name, whole_part(op, samples), OpKey.of(op, whole_part(op, samples))) for op in graph}
 
 
 class TestLinks:
@@ -160,9 +160,9 @@ def test_cross_validation_holds_out_shapes() -> None:
     graph, ops = graph_of("tower"), {}
     for i in range(1, 9):
         for op in graph:
-            work = Work.of(op, whole_part(op, 4 * i))
+            key = OpKey.of(op, whole_part(op, 4 * i))
             for name in (FORWARD, BACKWARD):
-                ops[work, name] = Timing(1e-3 * (1 if (i * 7) % 3 else 10), 0.0, 1.0, 3)
+                ops[key, name] = Timing(1e-3 * (1 if (i * 7) % 3 else 10), 0.0, 1.0, 3)
     rows = {row.kind: row for row in cross_validate(ops)}
     assert rows["all"].samples == len(ops) == sum(row.samples for kind, row in rows.items() if kind != "all")
     assert rows["all"].mean > 0.3

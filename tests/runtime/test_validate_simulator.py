@@ -15,7 +15,7 @@ from validate_simulator import Measurement, Turn, main, parse, row_of  # noqa: E
 from validation_plans import Asked, Chooser, Predicted, short  # noqa: E402
 
 from parallel.cluster import Measured  # noqa: E402
-from parallel.cluster.op_key import Work  # noqa: E402
+from parallel.cluster.op_key import OpKey  # noqa: E402
 from parallel.cluster.table import FORWARD, Curve, Table, Timing  # noqa: E402
 from parallel.config import ClusterConfig  # noqa: E402
 from parallel.graph import trace  # noqa: E402
@@ -84,7 +84,7 @@ def test_held_out_is_what_was_not_measured() -> None:
     ops: dict[Any, Timing] = {}
     for op in TOWER:
         for name in (FORWARD, "backward", "parameters"):
-            ops[Work.of(op, lower(TOWER, ALONE, 12).part(op.name, 0, 0)), name] = timing
+            ops[OpKey.of(op, lower(TOWER, ALONE, 12).part(op.name, 0, 0)), name] = timing
     measured = Measured(Table({"fp32": ops}, curve, curve, curve))
     made = Chooser(TOWER, 2, 12, made_cluster(compute=measured), "fp32")
     assert not made.predict("", "named", ALONE).held_out

@@ -13,18 +13,18 @@ from parallel.graph.ops import Op, Part
 class Rates:
     """Compute whose times are proportional to sizes: seconds per number of the output, per parameter …"""
 
-    per_number_s: float = 1e-6
+    per_element_s: float = 1e-6
     """Forward; backward takes twice that, or once without a gradient of the input."""
     per_update_s: float = 1e-7
     per_add_s: float = 0.0
     per_copy_s: float = 0.0
     of_op: dict[str, float] = field(default_factory=dict, hash=False)
-    """Forward seconds of a whole sample, by op: instead of per_number_s."""
+    """Forward seconds of a whole sample, by op: instead of per_element_s."""
 
     def forward_s(self, op: Op, part: Part, precision: str) -> float:
         if op.name in self.of_op:
             return self.of_op[op.name] * part.box.shape[0]
-        return self.per_number_s * part.box.volume
+        return self.per_element_s * part.box.volume
 
     def backward_s(self, op: Op, part: Part, precision: str, input_gradient: bool) -> float:
         return (2 if input_gradient else 1) * self.forward_s(op, part, precision)
@@ -32,11 +32,11 @@ class Rates:
     def update_s(self, parameters: int, precision: str) -> float:
         return self.per_update_s * parameters
 
-    def add_s(self, numbers: int, precision: str) -> float:
-        return self.per_add_s * numbers
+    def add_s(self, elements: int, precision: str) -> float:
+        return self.per_add_s * elements
 
-    def copy_s(self, numbers: int, precision: str) -> float:
-        return self.per_copy_s * numbers
+    def copy_s(self, elements: int, precision: str) -> float:
+        return self.per_copy_s * elements
 
     def precisions(self) -> tuple[str, ...]:
         return PRECISIONS

@@ -24,7 +24,7 @@ from tests.support.made_clusters import Rates, link, made_cluster
 BATCH = 6
 
 
-class RandomPrices(CostModel):
+class RandomCosts(CostModel):
     """Prices that depend on op and layout alone, but have nothing to do with them."""
 
     def __init__(self, graph: Graph, batch_size: int, cluster: Cluster, seed: int) -> None:
@@ -59,10 +59,10 @@ class RandomPrices(CostModel):
 
 
 def cluster_of(workers: int, **numbers: object) -> Cluster:
-    """Two nodes, unless it is one worker; links of rates near those of computing. If `crowded`, workers share cores."""
+    """Two nodes, unless it is one worker; links of rates near those of computing. With `shared_cores`, they contend."""
     per_node = max(1, -(-workers // 2))
-    if numbers.pop("crowded", False):
-        numbers["crowding"] = tuple(0.9 + 0.4 * i for i in range(per_node))
+    if numbers.pop("shared_cores", False):
+        numbers["core_contention"] = tuple(0.9 + 0.4 * i for i in range(per_node))
     settings: dict[str, object] = {"inside": link(3e6, 1e-4), "between": link(1e6, 3e-4), "overlap_slowdown": 0.3,
                                    "compute": Rates(per_add_s=1e-7, per_copy_s=5e-8), **numbers}
     return made_cluster(per_node, 2, **settings)
@@ -101,7 +101,7 @@ def case(graph: Graph, workers: int, *, dims: str = "nckhw", sizes: tuple[int, .
     cluster = cluster_of(workers, **numbers)
     space = space_of(graph, batch_size, workers, cluster, dims, sizes)
     cost_model = (CostModel(graph, batch_size, cluster, "fp32") if seed is None
-                  else RandomPrices(graph, batch_size, cluster, seed))
+                  else RandomCosts(graph, batch_size, cluster, seed))
     ground = Ground(space, cost_model, cluster.overlap_slowdown)
     bounds: Bounds = LinkBounds(space, cluster, "fp32") if seed is None else NoBounds(space)
     made = Case(ground, bounds, None, cost_model, cluster)  # type: ignore[arg-type]

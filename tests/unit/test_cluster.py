@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from parallel.cli.compose import CONF, compose_config
 from parallel.cluster import Cluster, Link, Measured, Roofline, cluster_of, open_cluster, read_cluster, write_cluster
 from parallel.cluster.machine import calibration_path, fingerprint_of, machine_of
-from parallel.cluster.op_key import Work
+from parallel.cluster.op_key import OpKey
 from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS, Curve, Table, Timing
 from parallel.cluster.units import UNITS, quantity, text
 from parallel.config import ClusterConfig
@@ -192,26 +192,38 @@ class TestFiles:
             again = read_cluster(write_cluster(cluster))
             assert again == cluster and again.fingerprint == cluster.fingerprint
 
-    def test_round_trip_of_crowding(self) -> None:
-        cluster = made(workers_per_node=3, crowding=(0.975, 1.0, 1.5), sources={"crowding": "measured"})
+    def test_round_trip_of_core_contention(self) -> None:
+        cluster = made(workers_per_node=3, core_contention=(0.975, 1.0, 1.5), sources={"core_contention": "measured"})
         assert read_cluster(write_cluster(cluster)) == cluster
         assert read_cluster(write_cluster(cluster)).sources == cluster.sources
-        assert [cluster.crowded(count) for count in (0.5, 1, 2.5, 3, 9)] == [0.975, 0.975, 1.25, 1.5, 1.5]
+        assert [cluster.contention_factor(count) for count in (0.5, 1, 2.5, 3, 9)] == [0.975, 0.975, 1.25, 1.5, 1.5]
 
     @pytest.mark.parametrize("workers, words", [
-        ({1: "100 %"}, "workers_per_node=3 numbers"), ({0: "100 %"}, "must be counts from 1 on"),
+        ({1: "100 %"}, "workers_per_node=3 values"), ({0: "100 %"}, "must be counts from 1 on"),
         ({1: "100 %", 2: "90 %", 3: "100 %"}, "never fall"), ({1: 1, 2: "100 %", 3: "100 %"}, "has no unit")])
-    def test_refusals_of_crowding(self, workers: dict[int, object], words: str) -> None:
+    def test_refusals_of_core_contention(self, workers: dict[int, object], words: str) -> None:
         data = yaml.safe_load(write_cluster(made(workers_per_node=3)))
         with pytest.raises(ValueError, match=words):
-            cluster_of({**data, "crowding": {"workers": workers}})
+            cluster_of({**data, "core_contention": {"workers": workers}})
+
+    def test_names_of_earlier_versions_are_refused_with_what_to_do(self) -> None:
+        written = write_cluster(made(workers_per_node=2, core_contention=(1.0, 2.0)))
+        with pytest.raises(ValueError, match="is now called core_contention: in a calibrated file, run parallel.calib"):
+            read_cluster(written.replace("core_contention:", "crowding:"))
+        curve = {"fp32": Curve(((1000, 1e-6),))}
+        key = OpKey("Linear", "bias=True", ((1, 2),), (1, 2), 4, 4)
+        table = Table({"fp32": {(key, FORWARD): Timing(1e-3, 1e-3, 2e-3, 5)}}, curve, curve, curve)
+        written = write_cluster(made(compute=Measured(table)))
+        assert "1000 elements: 1 us" in written
+        with pytest.raises(ValueError, match="1000 numbers was written by an earlier version.*calibrate.fresh=true"):
+            read_cluster(written.replace("1000 elements", "1000 numbers"))
 
     def test_round_trip_of_measured_times(self) -> None:
         graph, ops = graph_of("towers"), {}
         for i, op in enumerate(graph):
-            work = Work.of(op, whole_part(op, 4))
+            key = OpKey.of(op, whole_part(op, 4))
             for name in (FORWARD, BACKWARD, PARAMETERS):
-                ops[work, name] = Timing(1e-3 + i * 1e-7, 1e-3, 2e-3, 5)
+                ops[key, name] = Timing(1e-3 + i * 1e-7, 1e-3, 2e-3, 5)
         curves = {"fp32": Curve(((1000, 1e-6), (10**6, 1.234567e-3)))}
         cluster = made(compute=Measured(Table({"fp32": ops}, curves, curves, curves)), machine={"cores": "2"},
                        sources={"memory": "measured"})
@@ -324,18 +336,18 @@ class TestMeasured:
 
     graph = graph_of("tower")
 
-    def law(self, work: Work, name: str) -> float:
+    def law(self, key: OpKey, name: str) -> float:
         passes = {FORWARD: 1.0, BACKWARD: 2.1, PARAMETERS: 1.1}[name]
-        return 1e-6 + passes * (work.multiply_adds * 1e-10 + (work.numbers_in + work.numbers_out) * 1e-9)
+        return 1e-6 + passes * (key.multiply_adds * 1e-10 + (key.elements_in + key.elements_out) * 1e-9)
 
     def table(self, samples: tuple[int, ...]) -> Table:
         ops = {}
         for op in self.graph:
             for n in samples:
                 for layout in (Layout(on=(0,)), *([Layout(on=(0, 1), c=2)] if "c" in op.dims else [])):
-                    work = Work.of(op, layout.part(op, layout.on[-1], (0, n)))
+                    key = OpKey.of(op, layout.part(op, layout.on[-1], (0, n)))
                     for name in (FORWARD, PARAMETERS if op.name == "conv1" else BACKWARD):
-                        ops[work, name] = Timing(self.law(work, name), 0.0, 1.0, 3)
+                        ops[key, name] = Timing(self.law(key, name), 0.0, 1.0, 3)
         curve = {"fp32": Curve(((1000, 1e-6), (2000, 3e-6)))}
         return Table({"fp32": ops}, curve, curve, curve)
 
@@ -343,12 +355,12 @@ class TestMeasured:
         compute = Measured(self.table((4, 8)))
         conv1, conv2 = self.graph["conv1"], self.graph["conv2"]
         part = Layout(on=(0, 1), c=2).part(conv2, 0, (0, 8))
-        work = Work.of(conv2, part)
+        key = OpKey.of(conv2, part)
         assert compute.is_measured(conv2, part, "fp32")
-        assert compute.forward_s(conv2, part, "fp32") == self.law(work, FORWARD)
-        assert compute.backward_s(conv2, part, "fp32", True) == self.law(work, BACKWARD)
+        assert compute.forward_s(conv2, part, "fp32") == self.law(key, FORWARD)
+        assert compute.backward_s(conv2, part, "fp32", True) == self.law(key, BACKWARD)
         whole = whole_part(conv1, 8)
-        assert compute.backward_s(conv1, whole, "fp32", False) == self.law(Work.of(conv1, whole), PARAMETERS)
+        assert compute.backward_s(conv1, whole, "fp32", False) == self.law(OpKey.of(conv1, whole), PARAMETERS)
         relu = self.graph["relu1"]
         assert compute.backward_s(relu, whole_part(relu, 8), "fp32", False) == 0.0
 
@@ -360,7 +372,7 @@ class TestMeasured:
             assert not compute.is_measured(op, part, "fp32")
             if op.name != "avgpool":
                 questions.append((op, part, FORWARD, True))
-                expected.append(self.law(Work.of(op, part), FORWARD))
+                expected.append(self.law(OpKey.of(op, part), FORWARD))
         found = compute.predict_many(questions, "fp32")
         assert found == pytest.approx(expected, rel=0.1)
         assert found == [compute.forward_s(op, part, "fp32") for op, part, _, _ in questions]
@@ -380,17 +392,17 @@ class TestMeasured:
             Measured(self.table((4,))).update_s(10, "bf16")
 
 
-class TestWork:
+class TestOpKey:
     def test_text(self) -> None:
         for name in ("tower", "towers", "odd"):
             for op in graph_of(name):
-                work = Work.of(op, whole_part(op, 3))
-                assert Work.parse(work.head, work.shapes) == work
+                key = OpKey.of(op, whole_part(op, 3))
+                assert OpKey.parse(key.head, key.shapes) == key
 
     def test_equal_wherever_it_lies(self) -> None:
         conv2 = graph_of("tower")["conv2"]  # 7×4×4 → 10×4×4, kernel 3, padding 1
-        halves = [Work.of(conv2, Layout(on=(0, 1), h=2).part(conv2, worker, (0, 4))) for worker in (0, 1)]
-        assert halves[0] == halves[1] != Work.of(conv2, whole_part(conv2, 4))
-        sums = [Work.of(conv2, Layout(on=(0, 1, 2), k=3).part(conv2, worker, (0, 4))) for worker in (0, 1, 2)]
+        halves = [OpKey.of(conv2, Layout(on=(0, 1), h=2).part(conv2, worker, (0, 4))) for worker in (0, 1)]
+        assert halves[0] == halves[1] != OpKey.of(conv2, whole_part(conv2, 4))
+        sums = [OpKey.of(conv2, Layout(on=(0, 1, 2), k=3).part(conv2, worker, (0, 4))) for worker in (0, 1, 2)]
         assert sums[0] == sums[1], "the bias makes no difference"
         assert sums[2].inputs[0][1] == 3, "seven channels are cut into 2, 2 and 3"

@@ -18,7 +18,7 @@ from parallel.plans import Layout, Plan, make_plan
 from parallel.program import Exchange
 from parallel.program.lowering import BUCKET_BYTES, lower
 from parallel.simulator.communication_volume import Held, Loads, exchange_loads
-from parallel.simulator.cost_model import CostModel, rows_of
+from parallel.simulator.cost_model import CostModel
 from parallel.simulator.partition import part_kinds, spans_of
 from tests.support.made_clusters import Rates, link, made_cluster
 from tests.support.small_models import MODELS, graph_of, plans
@@ -84,7 +84,7 @@ def test_parts_of_a_kind_have_the_sizes_of_every_part(name: str, data: st.DataOb
     graph = GRAPHS[name]
     plan, batch = data.draw(plans(graph))
     for op in graph:
-        kinds = part_kinds(op, plan[op.name].degrees, rows_of(plan[op.name], batch))
+        kinds = part_kinds(op, plan[op.name].degrees, plan[op.name].samples_by_index(batch))
         for position, worker in enumerate(plan[op.name].on):
             part, kind = plan[op.name].part(op, worker, (0, batch)), kinds.parts[kinds.of[position]]
             assert part.box.shape == kind.box.shape
@@ -182,7 +182,7 @@ def test_pieces_are_copied_or_added() -> None:
 
 def test_pieces_that_are_not_contiguous_are_packed_unless_memory_is_shared() -> None:
     """From halves of the features to halves of the samples: rows lie together and are sent as they are; a worker puts
-    the other's columns into their place, and its own: 90 numbers each. Backward it packs columns."""
+    the other's columns into their place, and its own: 90 elements each. Backward it packs columns."""
     graph = GRAPHS["tower"]
     for shared, packed in ((False, 90.0), (True, 0.0)):
         cluster = made_cluster(inside=link(1e30), compute=Rates(per_copy_s=1.0), shared_memory=shared)
@@ -198,7 +198,7 @@ def test_a_price_is_that_of_the_slowest_part() -> None:
     layout = Layout(on=(0, 1), n=2)  # 2 and 3 samples of 7 maps of 9×9
     assert cost_model.compute(graph["relu1"], layout, 5) == pytest.approx((3 * 567e-6, 2 * 3 * 567e-6))
     assert cost_model.compute(graph["conv1"], layout, 5) == pytest.approx((3 * 567e-6, 3 * 567e-6))  # no input gradient
-    seconds = cost_model.part_seconds(graph["relu1"], layout, rows_of(layout, 5))
+    seconds = cost_model.part_seconds(graph["relu1"], layout, layout.samples_by_index(5))
     assert seconds[:, 0] == pytest.approx(np.array([2, 3]) * 567e-6)
 
 

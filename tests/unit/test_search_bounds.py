@@ -24,7 +24,7 @@ LINKS = {
     "own": {},
     "shared": {"inside": link(3e6, 1e-4, shared=True), "between": link(1e6, 3e-4, shared=True)},
     "memory": {"shared_memory": True},
-    "crowded": {"crowded": True},
+    "shared_cores": {"shared_cores": True},
 }
 
 

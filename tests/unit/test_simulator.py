@@ -17,11 +17,11 @@ from parallel.graph import Graph, trace
 from parallel.graph.ops import Op
 from parallel.plans import Layout, Plan, make_plan
 from parallel.program.lowering import lower
-from parallel.simulator.clocks import Clocks, Crew
+from parallel.simulator.clocks import Clocks, WorkerGroup
 from parallel.simulator.cost_model import CostModel, Sync, Traffic
 from parallel.simulator.delta import DeltaSimulation, full_step_s
-from parallel.simulator.moves import random_moves
-from parallel.simulator.race import race
+from parallel.simulator.delta_comparison import compare_with_full_simulation
+from parallel.simulator.random_moves import random_moves
 from parallel.simulator.simulate import simulate
 from parallel.simulator.timeline import Timeline
 from tests.support.made_clusters import Rates, link, made_cluster
@@ -109,14 +109,14 @@ def test_the_slowest_part_decides_and_the_other_idles() -> None:
 
 def test_workers_that_share_cores_leave_them_to_the_others_when_they_end() -> None:
     """Alone the parts take 1, 2 and 4 s, two at once 1.5 times as long, three twice, in a node of three."""
-    cost_model = CostModel(TWO, 4, made_cluster(3, 2, crowding=(1.0, 1.5, 2.0)), "fp32")
+    cost_model = CostModel(TWO, 4, made_cluster(3, 2, core_contention=(1.0, 1.5, 2.0)), "fp32")
     seconds = np.array([4.0, 1.0, 2.0, 4.0])
     # 1 s of all three takes 2, the next second of two takes 1.5, the last two of one 2; the fourth is in another node.
-    assert cost_model.together(seconds, Layout(on=(0, 1, 2, 3), n=4)).tolist() == [5.5, 2.0, 3.5, 4.0]
-    assert cost_model.together(seconds[:1], Layout(on=(0,)), computing=2).tolist() == [6.0]
-    assert cost_model.together(seconds[:1], Layout(on=(0,)), computing=1.5).tolist() == [5.0]
+    assert cost_model.processor_sharing(seconds, Layout(on=(0, 1, 2, 3), n=4)).tolist() == [5.5, 2.0, 3.5, 4.0]
+    assert cost_model.processor_sharing(seconds[:1], Layout(on=(0,)), computing=2).tolist() == [6.0]
+    assert cost_model.processor_sharing(seconds[:1], Layout(on=(0,)), computing=1.5).tolist() == [5.0]
     # Two of each node compute: the one of the first node has one beside it, those of the second have nobody.
-    assert cost_model.together(seconds[:3], Layout(on=(0, 3, 4), n=3), computing=2).tolist() == [6.0, 1.5, 2.5]
+    assert cost_model.processor_sharing(seconds[:3], Layout(on=(0, 3, 4), n=3), computing=2).tolist() == [6.0, 1.5, 2.5]
 
 
 def test_a_pipelines_workers_share_cores_as_far_as_they_compute_at_once() -> None:
@@ -129,9 +129,9 @@ def test_a_pipelines_workers_share_cores_as_far_as_they_compute_at_once() -> Non
     # Stage 0 has no gradient of its input to compute: 2 · (1 + 1) s of worker 0, 2 · (1 + 2) of worker 1, 2 s at once.
     assert line.step_s == pytest.approx(8.0)
     assert line.computing_beside == pytest.approx([1 + 2 / 4, 1 + 2 / 6])
-    shared = simulate(lower(graph, plan, 2), dataclasses.replace(free, crowding=(1.0, 2.0)), "fp32")
+    shared = simulate(lower(graph, plan, 2), dataclasses.replace(free, core_contention=(1.0, 2.0)), "fp32")
     assert 8.0 < shared.step_s < 2 * 8.0
-    one = made_cluster(2, compute=rates, inside=link(1e30), crowding=(1.0, 1.0))
+    one = made_cluster(2, compute=rates, inside=link(1e30), core_contention=(1.0, 1.0))
     assert simulate(lower(graph, plan, 2), one, "fp32").step_s == line.step_s
 
 
@@ -236,7 +236,7 @@ def test_delta_simulation_is_the_full_one_to_the_bit(name: str, workers: int) ->
 
 def test_delta_and_full_simulation_race_over_the_same_moves() -> None:
     cost_model = CostModel(GRAPHS["towers"], 8, FOUR, "fp32")
-    result = race(cost_model, 4, moves=40, seed=0, every=2, full_every=4)
+    result = compare_with_full_simulation(cost_model, 4, moves=40, seed=0, every=2, full_every=4)
     assert (result.moves, result.compared, result.different) == (40, 20, 0)
     assert min(result.delta_s, result.full_s, result.memoised_s) > 0
 
@@ -245,7 +245,7 @@ def test_delta_and_full_simulation_race_over_the_same_moves() -> None:
             forward_s, backward_s = super().compute(op, layout, samples)
             return forward_s, np.nextafter(backward_s, 1.0)  # the last bit; only the fold asks for it here
 
-    assert race(Wrong(GRAPHS["towers"], 8, FOUR, "fp32"), 4, moves=40, seed=0).different > 0
+    assert compare_with_full_simulation(Wrong(GRAPHS["towers"], 8, FOUR, "fp32"), 4, moves=40, seed=0).different > 0
 
 
 def test_a_move_that_cannot_be_is_refused() -> None:
@@ -293,12 +293,12 @@ def test_a_higher_price_never_makes_the_step_shorter(name: str, data: st.DataObj
     assert simulate(program, FOUR, "fp32", cost_model).end_s >= before - 1e-12
 
 
-def test_crews_of_any_shape_move_the_clocks_alike() -> None:
+def test_groups_of_any_shape_move_the_clocks_alike() -> None:
     for workers in ((2,), (1, 2, 3), (3, 0), (0, 2)):
-        clocks, crew = Clocks(4, 0.5), Crew(workers)
-        assert clocks.work(crew, 1.0, 2.0) == 3.0
-        assert clocks.message(crew, 0.0, 4.0) == 4.0
-        assert clocks.message(crew, 1.0, 1.0) == 5.0
+        clocks, group = Clocks(4, 0.5), WorkerGroup(workers)
+        assert clocks.work(group, 1.0, 2.0) == 3.0
+        assert clocks.message(group, 0.0, 4.0) == 4.0
+        assert clocks.message(group, 1.0, 1.0) == 5.0
         assert clocks.compute == [5.5 if w in workers else 0.0 for w in range(4)]
         assert clocks.network == [5.0 if w in workers else 0.0 for w in range(4)]
         assert clocks.end == 5.5

@@ -19,14 +19,14 @@ from random import Random
 from parallel.plans import Layout, Plan
 from parallel.simulator.cost_model import CostModel
 from parallel.simulator.delta import DeltaSimulation, full_step_s
-from parallel.simulator.moves import random_moves
+from parallel.simulator.random_moves import random_moves
 
 UPHILL = 0.05
 """Share of the moves to longer steps that are taken, so that the walk leaves where it began."""
 
 
 @dataclass(frozen=True)
-class Race:
+class DeltaComparison:
     """What came of it: means over the moves in seconds."""
 
     moves: int
@@ -39,7 +39,8 @@ class Race:
     memoised_s: float
 
 
-def race(cost_model: CostModel, workers: int, moves: int, seed: int, every: int = 1, full_every: int = 1) -> Race:
+def compare_with_full_simulation(cost_model: CostModel, workers: int, moves: int, seed: int, every: int = 1,
+                                 full_every: int = 1) -> DeltaComparison:
     """Make random moves from the data-parallel plan; every so many are compared with the memoised full simulation, and
     of those every so many with the one from nothing."""
     graph, random = cost_model.graph, Random(seed)
@@ -69,4 +70,5 @@ def race(cost_model: CostModel, workers: int, moves: int, seed: int, every: int 
             simulation.accept()
         else:
             simulation.reject()
-    return Race(moves, compared, different, delta_s / moves, full_s / max(1, full), memoised_s / max(1, compared))
+    return DeltaComparison(moves, compared, different, delta_s / moves, full_s / max(1, full),
+                           memoised_s / max(1, compared))
