@@ -30,6 +30,7 @@ from parallel.program.lowering import lower
 from parallel.runtime.communication.spawn import spawn_workers
 from parallel.runtime.communication.world import World, open_world
 from parallel.runtime.execution.ddp import DataDistributed, check_ddp_batch
+from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.instrumentation.observe import Observer, observe_modules
 from parallel.strategies import build_plan
@@ -78,12 +79,12 @@ class _Comparison:
     world: World
 
     def engine(self, observer: Observer | None = None) -> DataDistributed | Runtime:
+        options = EngineOptions(self.seed, "fp64", momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         if self.plan is None:
-            return DataDistributed(copy.deepcopy(self.model), self.world, batch_size=self.batch_size, seed=self.seed,
-                                   precision="fp64", channels_last=True, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY,
+            return DataDistributed(copy.deepcopy(self.model), self.world, options, batch_size=self.batch_size,
                                    bucket_mb=25.0, observer=observer)
-        return Runtime(self._program(self.plan), self.model, self.world, seed=self.seed, precision="fp64",
-                       momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, keep_gradients=True, observer=observer)
+        return Runtime(self._program(self.plan), self.model, self.world, options, keep_gradients=True,
+                       observer=observer)
 
     def _program(self, plan: Plan) -> Program:
         return lower(self.graph, plan, self.batch_size)

@@ -30,6 +30,7 @@ from parallel.program.lowering import lower
 from parallel.results.statistics import speedup, summarise
 from parallel.runtime.communication.world import World, open_world
 from parallel.runtime.execution.ddp import DataDistributed, check_ddp_batch
+from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.strategies import build_plan
 
@@ -89,16 +90,14 @@ def make_step(name: str, arguments: argparse.Namespace, world: World) -> Step:
         rows = slice(*cut(arguments.batch_size, world.size, world.rank))
         return PEERS[name](model.to(world.device), images[rows], labels[rows], **SGD)
     own = World(0, 1, world.device, "none") if alone else world
+    options = EngineOptions(0, arguments.precision, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     engine: DataDistributed | Runtime
     if name == "ddp":
-        engine = DataDistributed(model, own, batch_size=arguments.batch_size, seed=0, precision=arguments.precision,
-                                 channels_last=True, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY,
-                                 bucket_mb=arguments.bucket_mb)
+        engine = DataDistributed(model, own, options, batch_size=arguments.batch_size, bucket_mb=arguments.bucket_mb)
     else:
         graph = trace(model, shape)
         plan = build_plan(graph, own.size, STRATEGIES[name])
-        engine = Runtime(lower(graph, plan, arguments.batch_size), model, own, seed=0, precision=arguments.precision,
-                         momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        engine = Runtime(lower(graph, plan, arguments.batch_size), model, own, options)
     images, labels = images[engine.image_positions], labels[engine.label_positions]
 
     count = itertools.count()

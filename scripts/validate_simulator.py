@@ -48,6 +48,7 @@ from parallel.results.validation import Row, Split, Validation, write_validation
 from parallel.results.validation import statistics as statistics_of
 from parallel.results.validation_table import print_validation
 from parallel.runtime.communication.world import World, open_world
+from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 
 LR, MOMENTUM, WEIGHT_DECAY = 1e-5, 0.9, 5e-4
@@ -79,8 +80,8 @@ class Measurement:
     def turn(self, program: Program) -> Turn:
         """A runtime of its own, some steps, and its end."""
         arguments, world = self.arguments, self.world
-        engine = Runtime(program, self.model, world, seed=0, precision=arguments.precision, momentum=MOMENTUM,
-                         weight_decay=WEIGHT_DECAY)
+        engine = Runtime(program, self.model, world, EngineOptions(
+            seed=0, precision=arguments.precision, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY))
         images = self._here(self.images, engine.image_positions).contiguous(memory_format=torch.channels_last)
         labels = self._here(self.labels, engine.label_positions)
         for _ in range(arguments.warm_up):

@@ -6,12 +6,13 @@ import itertools
 import statistics
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 
 from parallel.calibration.op_times import Stopwatch
 from parallel.cluster import Measured
 from parallel.config import Config
 from parallel.data import DataSet
-from parallel.data.loader import Batch, Loader
+from parallel.data.loader import Batch, Loader, LoaderOptions
 from parallel.graph import Graph
 from parallel.models import build_model
 from parallel.plans import Layout, make_plan
@@ -19,6 +20,7 @@ from parallel.program import Program
 from parallel.program.lowering import lower
 from parallel.program.precision import DTYPES
 from parallel.runtime.communication.world import World
+from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 
 READ_AHEAD = 4
@@ -37,8 +39,7 @@ class WholeStep:
         trainer = config.trainer
         self._engine = Runtime(
             alone(graph, batch_size), build_model(config.model, data.num_classes, trainer.seed),
-            World(0, 1, world.device, "none"), seed=trainer.seed, precision=trainer.precision,
-            channels_last=trainer.channels_last, momentum=trainer.momentum, weight_decay=trainer.weight_decay,
+            World(0, 1, world.device, "none"), replace(EngineOptions.from_config(trainer), compile=False),
         )
         positions = self._engine.image_positions, self._engine.label_positions
         batches = _endless(_loader(config, data, world, batch_size, *positions))
@@ -89,10 +90,6 @@ def _endless(loader: Loader) -> Generator[Batch, None, None]:
 
 def _loader(config: Config, data: DataSet, world: World, batch_size: int, images: Sequence[int],
             labels: Sequence[int]) -> Loader:
-    trainer = config.trainer
-    return Loader(
-        data.train, batch_size=batch_size, image_positions=images, label_positions=labels,
-        image_size=config.model.image_size, mean=data.mean, std=data.std, seed=trainer.seed, train=True,
-        crop=config.data.crop, flip=config.data.flip, device=world.device, dtype=DTYPES[trainer.precision],
-        channels_last=trainer.channels_last,
-    )
+    options = LoaderOptions.from_config(config, data, DTYPES[config.trainer.precision])
+    return Loader(data.train, replace(options, batch_size=batch_size), train=True, image_positions=images,
+                  label_positions=labels, device=world.device)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallel.config import require
-from parallel.data.dataset import Images, Triple
+from parallel.config import Config, require
+from parallel.data.dataset import DataSet, Images, Triple
 from parallel.data.order import Draws, draw, permutation
 from parallel.data.prefetch import Prefetch
 
@@ -42,34 +42,63 @@ class _Raw:
     draws: Draws
 
 
+@dataclass(frozen=True)
+class LoaderOptions:
+    """How batches are made; equal on every worker."""
+
+    batch_size: int
+    """Global."""
+    image_size: int
+    """Side of the images handed out, in pixels."""
+    mean: Triple
+    """Per channel, of pixels in [0, 1]."""
+    std: Triple
+    seed: int
+    """Chooses the order of the images, the crops and the flips."""
+    crop: bool
+    """Crop training images at random; otherwise take the centre."""
+    flip: bool
+    """Flip half of the training images from left to right."""
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = True
+    prefetch: int = 2
+    """Batches that the thread reads ahead."""
+
+    @staticmethod
+    def from_config(config: Config, data: DataSet, dtype: torch.dtype) -> LoaderOptions:
+        """Return the options that the configuration asks for."""
+        trainer = config.trainer
+        return LoaderOptions(
+            batch_size=trainer.batch_size, image_size=config.model.image_size, mean=data.mean, std=data.std,
+            seed=trainer.seed, crop=config.data.crop, flip=config.data.flip, dtype=dtype,
+            channels_last=trainer.channels_last)
+
+
 class Loader:
     """Iterates over the batches of an epoch; each worker has its own, and they agree without speaking."""
 
-    def __init__(self, images: Images, *, batch_size: int, image_positions: Sequence[int],
-                 label_positions: Sequence[int], image_size: int, mean: Triple, std: Triple, seed: int, train: bool,
-                 crop: bool, flip: bool, device: torch.device, dtype: torch.dtype = torch.float32,
-                 channels_last: bool = True, prefetch: int = 2) -> None:
-        """`batch_size` is global; the positions, from 0 to batch_size - 1, are those that this worker needs, in the
-        order in which it wants them. `train` shuffles and drops the last partial batch; validation keeps the order
-        of the set, takes the centre, and pads. Raises `ValueError` if the set is smaller than one training batch,
-        the images smaller than `image_size`, or a position is outside the batch.
+    def __init__(self, images: Images, options: LoaderOptions, *, train: bool, image_positions: Sequence[int],
+                 label_positions: Sequence[int], device: torch.device) -> None:
+        """The positions, from 0 to batch_size - 1, are those that this worker needs, in the order in which it wants
+        them. `train` shuffles, crops, flips and drops the last partial batch; validation keeps the order of the set,
+        takes the centre, and pads. Raises `ValueError` if the set is smaller than one training batch, the images
+        smaller than `image_size`, or a position outside the batch.
         """
+        batch_size, image_size = options.batch_size, options.image_size
         require(batch_size >= 1, "trainer.batch_size", batch_size, "must be at least 1")
         require(not train or len(images) >= batch_size, "trainer.batch_size", batch_size,
                 f"is more than the {len(images)} training images")
         require(images.size >= image_size, "model.image_size", image_size,
                 f"is more than the {images.size} pixels of the stored images")
-        require(prefetch >= 1, "prefetch", prefetch, "must be at least 1")
+        require(options.prefetch >= 1, "prefetch", options.prefetch, "must be at least 1")
         self._images, self._batch_size, self._image_size = images, batch_size, image_size
         self._image_positions = _positions("image_positions", image_positions, batch_size)
         self._label_positions = _positions("label_positions", label_positions, batch_size)
-        self._seed, self._train, self._prefetch = seed, train, prefetch
-        self._crop, self._flip = crop and train, flip and train
-        self._device, self._dtype, self._channels_last = _with_index(device), dtype, channels_last
+        self._options, self._train, self._device = options, train, _with_index(device)
         # One row of an image, [image_size × 3]: see `normalise`. Pixels are 0 to 255, mean and std of [0, 1].
-        wide = torch.promote_types(dtype, torch.float32)
-        self._mean = (torch.tensor(mean, dtype=torch.float64) * 255).repeat(image_size).to(self._device, wide)
-        self._scale = (torch.tensor(std, dtype=torch.float64) * 255).reciprocal().repeat(image_size).to(
+        wide = torch.promote_types(options.dtype, torch.float32)
+        self._mean = (torch.tensor(options.mean, dtype=torch.float64) * 255).repeat(image_size).to(self._device, wide)
+        self._scale = (torch.tensor(options.std, dtype=torch.float64) * 255).reciprocal().repeat(image_size).to(
             self._device, wide)
 
     def __len__(self) -> int:
@@ -79,7 +108,7 @@ class Loader:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch. Closing the iterator early ends its thread; an error while reading surfaces here."""
-        reader = Prefetch(self._read(epoch), self._prefetch, self._enter_thread)
+        reader = Prefetch(self._read(epoch), self._options.prefetch, self._enter_thread)
         try:
             for raw in reader:
                 yield self._finish(raw)
@@ -92,14 +121,16 @@ class Loader:
 
     def _read(self, epoch: int) -> Iterator[_Raw]:
         count, batch = len(self._images), self._batch_size
-        order = permutation(self._seed, epoch, count) if self._train else np.arange(count)
+        seed = self._options.seed
+        order = permutation(seed, epoch, count) if self._train else np.arange(count)
+        crop, flip = self._options.crop and self._train, self._options.flip and self._train
         room = self._images.size - self._image_size
         for step in range(len(self)):
             indices = order[step * batch:(step + 1) * batch]
             labels = np.full(batch, PADDING, dtype=np.int64)
             labels[:len(indices)] = self._images.labels[indices]
             padded = np.resize(indices, batch)  # repeats them; a training batch is full already
-            draws = draw(self._seed, epoch, step, batch, room, self._crop, self._flip)
+            draws = draw(seed, epoch, step, batch, room, crop, flip)
             yield _Raw(self._pin(self._read_pixels(padded[self._image_positions])),
                        self._pin(labels[self._label_positions]), draws.take(self._image_positions))
 
@@ -114,8 +145,9 @@ class Loader:
 
     def _finish(self, raw: _Raw) -> Batch:
         pixels = raw.pixels.to(self._device, non_blocking=True)
-        images = normalise(augment(pixels, raw.draws, self._image_size), self._mean, self._scale).to(self._dtype)
-        if not self._channels_last:
+        cropped = augment(pixels, raw.draws, self._image_size)
+        images = normalise(cropped, self._mean, self._scale).to(self._options.dtype)
+        if not self._options.channels_last:
             images = images.contiguous()
         return Batch(images=images, labels=raw.labels.to(self._device, non_blocking=True))
 

@@ -22,6 +22,7 @@ from parallel.plans import Plan
 from parallel.program.lowering import lower
 from parallel.program.precision import DTYPES
 from parallel.runtime.communication.world import World
+from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.strategies.saved import SavedPlan
 from parallel.strategies.searched import Candidate, confirm, find, keep, reusable
@@ -79,9 +80,8 @@ def _answer(config: Config, graph: Graph, setting: Setting, world: World) -> _An
 def _time(config: Config, graph: Graph, model: nn.Module, plan: Plan, world: World) -> float:
     """Median seconds of a step of the plan, on random images."""
     trainer = config.trainer
-    runtime = Runtime(lower(graph, plan, trainer.batch_size), model, world, seed=trainer.seed,
-                      precision=trainer.precision, channels_last=trainer.channels_last, momentum=trainer.momentum,
-                      weight_decay=trainer.weight_decay, compile=trainer.compile)
+    runtime = Runtime(lower(graph, plan, trainer.batch_size), model, world,
+                      EngineOptions.from_config(trainer))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(trainer.batch_size, *graph.input_shape, generator=generator)
     labels = torch.randint(graph.ops[-2].shape[0], (trainer.batch_size,), generator=generator)

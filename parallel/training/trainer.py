@@ -23,7 +23,7 @@ import torch
 
 from parallel.config import Config, TrainerConfig
 from parallel.data import DataSet, open_data
-from parallel.data.loader import Batch, Loader
+from parallel.data.loader import Batch, Loader, LoaderOptions
 from parallel.graph import Graph, trace
 from parallel.models import build_model
 from parallel.plans import Plan
@@ -39,6 +39,7 @@ from parallel.runtime.communication.world import World, choose_device, open_worl
 from parallel.runtime.execution.available_memory import available_memory
 from parallel.runtime.execution.ddp import DataDistributed
 from parallel.runtime.execution.engine import Engine
+from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.failure.errors import NotFinite
 from parallel.runtime.failure.nonfinite import FiniteCheck
@@ -127,17 +128,11 @@ def make_engine(job: Job, world: World, observer: Observer | None = None) -> Eng
     if program is not None:
         refuse_too_large(program, trainer.precision, world.gather(available_memory(world.device)))
     model = build_model(config.model, job.data.num_classes, trainer.seed)
+    options = EngineOptions.from_config(trainer)
     if program is None:
-        return DataDistributed(
-            model, world, batch_size=trainer.batch_size, seed=trainer.seed, precision=trainer.precision,
-            channels_last=trainer.channels_last, momentum=trainer.momentum, weight_decay=trainer.weight_decay,
-            bucket_mb=config.strategy.bucket_mb, compile=trainer.compile, observer=observer,
-        )
-    return Runtime(
-        program, model, world, seed=trainer.seed, precision=trainer.precision,
-        channels_last=trainer.channels_last, momentum=trainer.momentum, weight_decay=trainer.weight_decay,
-        compile=trainer.compile, observer=observer,
-    )
+        return DataDistributed(model, world, options, batch_size=trainer.batch_size,
+                               bucket_mb=config.strategy.bucket_mb, observer=observer)
+    return Runtime(program, model, world, options, observer=observer)
 
 
 def make_check(job: Job, world: World) -> FiniteCheck | None:
@@ -183,11 +178,10 @@ class _Run:
     def _loader(self, train: bool) -> Loader:
         config, data = self._job.config, self._job.data
         return Loader(
-            data.train if train else data.val, batch_size=config.trainer.batch_size,
+            data.train if train else data.val,
+            LoaderOptions.from_config(config, data, DTYPES[config.trainer.precision]), train=train,
             image_positions=self._engine.image_positions, label_positions=self._engine.label_positions,
-            image_size=config.model.image_size, mean=data.mean, std=data.std, seed=config.trainer.seed, train=train,
-            crop=config.data.crop, flip=config.data.flip, device=self._world.device,
-            dtype=DTYPES[config.trainer.precision], channels_last=config.trainer.channels_last,
+            device=self._world.device,
         )
 
     def train(self) -> None:

@@ -18,6 +18,7 @@ from parallel.runtime.communication.chaos import Chaos, Postponed
 from parallel.runtime.communication.chaos_transport import open_transport
 from parallel.runtime.communication.transport import Receive
 from parallel.runtime.communication.world import open_world
+from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.parameters import HeldBucket, Parameters
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.execution.step import StepRun
@@ -28,6 +29,7 @@ from tests.support.workers import WorkerError, Workers
 
 CHAOS = Chaos(seed=3, max_delay_s=0.003)
 BATCH = 12
+OPTIONS = EngineOptions(seed=0, momentum=0.9)
 NAN = float("nan")
 
 
@@ -67,10 +69,10 @@ def train(plan: str, shared_memory: bool, chaos: Chaos | None, changed: tuple[ty
     images, labels = torch.randn(BATCH, *shape), torch.randint(CLASSES, (BATCH,))
     with open_world(ClusterConfig(device="cpu", shared_memory=shared_memory), chaos) as world:
         if changed is None:
-            return steps(Runtime(program, network, world, seed=0, momentum=0.9), images, labels)
+            return steps(Runtime(program, network, world, OPTIONS), images, labels)
         where, name, instead = changed
         with patch.object(where, name, instead):
-            return steps(Runtime(program, network, world, seed=0, momentum=0.9), images, labels)
+            return steps(Runtime(program, network, world, OPTIONS), images, labels)
 
 
 def steps(runtime: Runtime, images: Tensor, labels: Tensor) -> dict[tuple[str, str], Tensor]:

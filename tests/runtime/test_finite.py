@@ -17,6 +17,7 @@ from parallel.graph.ops import Context, Op, Part
 from parallel.plans import read_plan
 from parallel.program.lowering import lower
 from parallel.runtime.communication.world import open_world
+from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.failure.errors import NotFinite
 from parallel.runtime.failure.nonfinite import FiniteCheck
@@ -59,7 +60,7 @@ def ended(text: str, parameter: str, backward: str, steps: int) -> str | None:
     with open_world(ClusterConfig(device="cpu")) as world, patch.object(
             type(graph[backward]) if backward else Op, "forward", forward):
         check = FiniteCheck(graph, world, BATCH, plan.micro_batches, plan.update == "pass")
-        engine = Runtime(program, network, world, seed=0, precision="fp64", momentum=0.9, observer=check)
+        engine = Runtime(program, network, world, EngineOptions(0, "fp64", momentum=0.9), observer=check)
         for step in range(steps):
             if step == steps - 1 and parameter:
                 op, _, name = parameter.rpartition(".")

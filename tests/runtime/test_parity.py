@@ -22,6 +22,7 @@ from parallel.plans import Plan, read_plan
 from parallel.program.lowering import BUCKET_BYTES, lower
 from parallel.runtime.communication.spawn import spawn_workers
 from parallel.runtime.communication.world import open_world
+from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.strategies import build_plan
 from parallel.verify import Difference, batch, compare_worker
@@ -164,7 +165,7 @@ def observe(model: str, text: str, batch_size: int, shared_memory: bool) -> dict
     graph = trace(network, shape)
     program = lower(graph, read_plan(text, graph), batch_size)
     with open_world(ClusterConfig(device="cpu", shared_memory=shared_memory)) as world:
-        runtime = Runtime(program, network, world, seed=0, precision="fp64", momentum=0.9)
+        runtime = Runtime(program, network, world, EngineOptions(seed=0, precision="fp64", momentum=0.9))
         images, labels = batch(0, batch_size, shape, CLASSES)
         mine, own = images[runtime.image_positions], labels[runtime.label_positions]
         runtime.train_step(mine, own, step=0, lr=0.1)
@@ -261,4 +262,4 @@ def test_a_world_of_another_size_than_the_plan_s_is_refused() -> None:
     plan = build_plan(graph, 2, StrategyConfig(name="data_parallel"))
     with (open_world(ClusterConfig(device="cpu")) as world,
           pytest.raises(ValueError, match="^workers=1 does not fit the plan, which is for 2$")):
-        Runtime(lower(graph, plan, 4), network, world, seed=0)
+        Runtime(lower(graph, plan, 4), network, world, EngineOptions(seed=0))

@@ -13,6 +13,7 @@ from parallel.config import ClusterConfig, StrategyConfig
 from parallel.graph import trace
 from parallel.program.lowering import lower
 from parallel.runtime.communication.world import open_world
+from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.strategies import build_plan
 from tests.support.small_models import CLASSES, build
@@ -35,7 +36,7 @@ def one_after_another(count: int) -> list[tuple[int, int]]:
     images, labels = torch.randn(6, *shape), torch.randint(CLASSES, (6,))
     with open_world(ClusterConfig(device="cpu")) as world:
         for i in range(count):
-            runtime = Runtime(lower(graph, plans[i % 2], 6), network, world, seed=0, momentum=0.9)
+            runtime = Runtime(lower(graph, plans[i % 2], 6), network, world, EngineOptions(0, momentum=0.9))
             for step in range(2):
                 runtime.train_step(images[runtime.image_positions], labels[runtime.label_positions], step=step, lr=0.01)
             runtime.close()

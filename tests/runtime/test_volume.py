@@ -20,6 +20,7 @@ from parallel.program.lowering import lower
 from parallel.program.required_memory import Memory, memory_of, refuse_too_large
 from parallel.runtime.communication.world import World, open_world
 from parallel.runtime.execution import available_memory as host
+from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.strategies import build_plan
 from parallel.training import trainer
@@ -189,7 +190,7 @@ def measure(strategy: dict[str, object], name: str, variant: str | None, image_s
         # The most so far counts what this process had when it was forked, of a parent that may be large: begin anew.
         Path("/proc/self/clear_refs").write_text("5")
         base = _resident("VmRSS")
-        engine = Runtime(program, build_model(model, CLASSES, 0), world, seed=0, momentum=0.9)
+        engine = Runtime(program, build_model(model, CLASSES, 0), world, EngineOptions(0, momentum=0.9))
         images, labels = torch.randn(batch, 3, image_size, image_size), torch.zeros(batch, dtype=torch.int64)
         for step in range(2):
             engine.train_step(images, labels, step=step, lr=0.01)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from parallel.data import ArrayImages
-from parallel.data.loader import Batch, Loader
+from parallel.data.loader import Batch, Loader, LoaderOptions
 from parallel.data.order import draw, permutation
 
 STORED, SIZE, BATCH = 12, 8, 6
@@ -39,11 +39,11 @@ class Watched:
 
 
 def make(images: Any = None, positions: Sequence[int] = range(BATCH), **changes: Any) -> Loader:
-    settings: dict[str, Any] = dict(
-        batch_size=BATCH, image_positions=positions, label_positions=positions, image_size=SIZE, mean=MEAN, std=STD,
-        seed=5, train=True, crop=True, flip=True, device=torch.device("cpu"), dtype=torch.float32, channels_last=True)
-    settings.update(changes)
-    return Loader(make_images() if images is None else images, **settings)
+    worker: dict[str, Any] = dict(image_positions=positions, label_positions=positions, train=True,
+                                  device=torch.device("cpu"))
+    worker |= {name: changes.pop(name) for name in worker.keys() & changes.keys()}
+    options: dict[str, Any] = dict(batch_size=BATCH, image_size=SIZE, mean=MEAN, std=STD, seed=5, crop=True, flip=True)
+    return Loader(make_images() if images is None else images, LoaderOptions(**(options | changes)), **worker)
 
 
 def prefetch_threads() -> list[threading.Thread]:

@@ -23,6 +23,7 @@ from parallel.graph.ops.dropout import dropout_mask, step_key
 from parallel.program.precision import DTYPES
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.metrics import hits
+from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.parameters import ParameterName
 from parallel.runtime.execution.runtime import named_weights
 from parallel.runtime.instrumentation.clock import Clock
@@ -61,26 +62,26 @@ class DataDistributed:
     splits_time = False  # DDP waits inside backward, out of the clock's sight
 
     def __init__(
-        self, model: nn.Module, world: World, *, batch_size: int, seed: int, precision: str, channels_last: bool,
-        momentum: float, weight_decay: float, bucket_mb: float, compile: bool = False,
+        self, model: nn.Module, world: World, options: EngineOptions, *, batch_size: int, bucket_mb: float,
         observer: Observer | None = None,
     ) -> None:
         """`model` gives the initial weights; it becomes part of this engine."""
         check_ddp_batch(batch_size, world.size)
         self.clock = Clock(world.device)
-        self._world, self._seed, self._batch_size = world, seed, batch_size
-        self._autocast = precision == "bf16"
+        self._world, self._seed = world, options.seed
+        self._autocast = options.precision == "bf16"
         rows = range(*cut(batch_size, world.size, world.rank))
         self.image_positions, self.label_positions = list(rows), list(rows)
-        self._step = _Step(step_key(seed, 0, world.device), torch.tensor(rows, dtype=torch.int64, device=world.device))
+        samples = torch.tensor(rows, dtype=torch.int64, device=world.device)
+        self._step = _Step(step_key(options.seed, 0, world.device), samples)
         for name, layer in list(model.named_modules()):
             if isinstance(layer, nn.Dropout):
                 parent, _, child = name.rpartition(".")
                 setattr(model.get_submodule(parent), child, _Dropout(name, layer.p, self._step))
         if observer is not None:
             observe_modules(model, observer, lambda count: self._step.samples)
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        model = model.to(world.device, DTYPES[precision])
+        memory_format = torch.channels_last if options.channels_last else torch.contiguous_format
+        model = model.to(world.device, DTYPES[options.precision])
         model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
         self._model: nn.Module = model
         if world.size > 1:
@@ -88,10 +89,10 @@ class DataDistributed:
             self._model = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True,
                                                   static_graph=True, bucket_cap_mb=bucket_mb)
         self._plain = model
-        if compile:
+        if options.compile:
             self._model = torch.compile(self._model)  # type: ignore[assignment]
-        self._sgd = torch.optim.SGD(model.parameters(), lr=0.0, momentum=momentum, weight_decay=weight_decay,
-                                    fused=True)
+        self._sgd = torch.optim.SGD(model.parameters(), lr=0.0, momentum=options.momentum,
+                                    weight_decay=options.weight_decay, fused=True)
         self._buffers = [buffer.clone() for buffer in model.buffers()]
         self._parameter_bytes = sum(p.nbytes for p in model.parameters())
         self._steps = 0

@@ -25,6 +25,7 @@ from parallel.program import Bucket, Program
 from parallel.runtime.communication.exchange import Format
 from parallel.runtime.communication.transport import Message, Receive, Transport
 from parallel.runtime.communication.world import World
+from parallel.runtime.execution.options import EngineOptions
 
 ParameterName = tuple[str, str]
 """Op and parameter."""
@@ -124,11 +125,11 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
 
     def __init__(
         self, program: Program, weights: Mapping[ParameterName, Tensor], world: World, transport: Transport,
-        form: Format, *, momentum: float, weight_decay: float, keep_gradients: bool = False,
+        form: Format, options: EngineOptions, *, keep_gradients: bool = False,
     ) -> None:
         self._transport = transport
         self._keep_gradients = keep_gradients
-        self._momentum, self._weight_decay = momentum, weight_decay
+        self._momentum, self._weight_decay = options.momentum, options.weight_decay
         self.buckets = {b.index: HeldBucket(b, weights, form, world, transport) for b in program.buckets
                         if world.rank in b.workers}
         self._of_op: dict[str, dict[str, Tensor]] = {op.name: {} for op in program.graph}

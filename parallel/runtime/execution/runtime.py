@@ -19,9 +19,10 @@ from parallel.runtime.communication.chaos_transport import open_transport
 from parallel.runtime.communication.exchange import Format
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.buffers import Buffers
+from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.parameters import ParameterName, Parameters, assemble
 from parallel.runtime.execution.prepared import Prepared
-from parallel.runtime.execution.step import StepRun
+from parallel.runtime.execution.step import StepContext, StepRun
 from parallel.runtime.instrumentation.clock import Clock
 from parallel.runtime.instrumentation.observe import Observer, observe_parameters
 
@@ -41,8 +42,7 @@ class Runtime:
     splits_time = True
 
     def __init__(
-        self, program: Program, model: nn.Module, world: World, *, seed: int, precision: str = "fp32",
-        channels_last: bool = True, momentum: float = 0.0, weight_decay: float = 0.0, compile: bool = False,
+        self, program: Program, model: nn.Module, world: World, options: EngineOptions, *,
         keep_gradients: bool = False, observer: Observer | None = None,
     ) -> None:
         """`model` gives the initial weights, the same on every worker.
@@ -50,25 +50,27 @@ class Runtime:
         `keep_gradients` keeps a step's summed gradients until the next, for `gathered`. An `observer` sees every op's
         results in training; it cannot look into what is compiled.
         """
-        if observer is not None and compile:
+        if observer is not None and options.compile:
             raise ValueError("compile=True leaves an observer nothing to see: choose one of them")
         if program.plan.workers != world.size:
             raise ValueError(f"workers={world.size} does not fit the plan, which is for {program.plan.workers}")
         self.program, self.world = program, world
         self.clock = Clock(world.device)
-        self._autocast = precision == "bf16"
-        dtype = DTYPES[precision]
-        self._weights = Format(dtype, channels_last, world.device)
-        self._activations = Format(torch.bfloat16 if self._autocast else dtype, channels_last, world.device)
+        autocast = options.precision == "bf16"
+        dtype = DTYPES[options.precision]
+        self._weights = Format(dtype, options.channels_last, world.device)
+        activations = Format(torch.bfloat16 if autocast else dtype, options.channels_last, world.device)
         self.transport = open_transport(world, self.clock)
-        self.parameters = Parameters(program, named_weights(model), world, self.transport, self._weights,
-                                     momentum=momentum, weight_decay=weight_decay, keep_gradients=keep_gradients)
+        self.parameters = Parameters(program, named_weights(model), world, self.transport, self._weights, options,
+                                     keep_gradients=keep_gradients)
         self.buffers = Buffers(program, model, world.rank, self._weights)
         self.trace: list[Instruction] | None = None
         """Given a list, steps put into it what this worker does, and marks of the clock from when to when."""
-        self._seed = seed
+        self._seed = options.seed
         self._steps = program.steps[world.rank]
-        self._prepared = Prepared(program, world.rank, world.device, compile, observer)
+        self._prepared = Prepared(program, world.rank, world.device, options.compile, observer)
+        self._shared = StepContext(self._prepared, self.parameters, self.buffers.held, self.transport, activations,
+                                   autocast)
         if observer is not None:
             observe_parameters(self.parameters, observer)
         self.image_positions, self.label_positions = self._prepared.image_positions, self._prepared.label_positions
@@ -119,8 +121,7 @@ class Runtime:
         return run.hits
 
     def _begin(self, images: Tensor, labels: Tensor, training: bool, key: Tensor) -> StepRun:
-        return StepRun(self._prepared, self.parameters, self.transport, self._activations, images, labels,
-                       training=training, autocast=self._autocast, key=key, buffers=self.buffers.held)
+        return StepRun(self._shared, images, labels, training=training, key=key)
 
     def close(self) -> None:
         """End between two steps, on all workers, what a process that goes on with another runtime must not keep."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,22 +23,35 @@ Edge = tuple[str, str, int | None]
 """Producer, consumer, micro-batch."""
 
 
-class StepRun:
-    """The interpreter's state: each instruction of the program is a method."""
+@dataclass(frozen=True)
+class StepContext:
+    """A worker's state that outlives its steps."""
 
-    def __init__(self, prepared: Prepared, parameters: Parameters, transport: Transport, form: Format, images: Tensor,
-                 labels: Tensor, *, training: bool, autocast: bool, key: Tensor,
-                 buffers: Mapping[str, Mapping[str, Tensor]]) -> None:
-        self._p, self._parameters, self._transport, self._form = prepared, parameters, transport, form
-        self._buffers = buffers
+    prepared: Prepared
+    parameters: Parameters
+    buffers: Mapping[str, Mapping[str, Tensor]]
+    """By op and name."""
+    transport: Transport
+    form: Format
+    """Of activations."""
+    autocast: bool
+
+
+class StepRun:
+    """State of one step: each instruction of the program is a method."""
+
+    def __init__(self, context: StepContext, images: Tensor, labels: Tensor, *, training: bool, key: Tensor) -> None:
+        """`images` and `labels` are this worker's rows of the batch; `key` chooses the dropout masks."""
+        self._p, self._parameters, self._buffers = context.prepared, context.parameters, context.buffers
+        self._transport, self._form, self._autocast = context.transport, context.form, context.autocast
         self._images, self._labels = images, labels
-        self._training, self._autocast, self._key = training, autocast, key
+        self._training, self._key = training, key
         self._values: dict[Value, Tensor] = {}
         self._gradients: dict[Value, Tensor] = {}
         self._leaves: dict[Edge, Tensor] = {}
         self._moving: dict[tuple[int, int, bool], Moving] = {}
-        self.loss = torch.zeros((), dtype=torch.float64, device=form.device)
-        self.hits = torch.zeros(4, dtype=torch.float64, device=form.device)
+        self.loss = torch.zeros((), dtype=torch.float64, device=self._form.device)
+        self.hits = torch.zeros(4, dtype=torch.float64, device=self._form.device)
 
     def forward(self, work: Work) -> None:
         p, segment, m = self._p, work.segment, work.micro_batch

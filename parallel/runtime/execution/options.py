@@ -1,0 +1,28 @@
+"""Options that every engine takes, whichever strategy it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parallel.config import TrainerConfig
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine computes and updates; equal on every worker."""
+
+    seed: int
+    """Chooses the dropout masks, together with the step."""
+    precision: str = "fp32"
+    """One of `parallel.program.precision.DTYPES`."""
+    channels_last: bool = True
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    compile: bool = False
+    """Compile with `torch.compile`."""
+
+    @staticmethod
+    def from_config(trainer: TrainerConfig) -> EngineOptions:
+        """Return the options that the configuration's group `trainer` asks for."""
+        return EngineOptions(seed=trainer.seed, precision=trainer.precision, channels_last=trainer.channels_last,
+                             momentum=trainer.momentum, weight_decay=trainer.weight_decay, compile=trainer.compile)
