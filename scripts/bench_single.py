@@ -1,12 +1,14 @@
-"""Time the baseline against the loop that one writes first, each in processes of its own, in turns.
+"""Time the baseline against the loop that one writes first, each in its own processes, taking
+turns.
 
     python scripts/bench_single.py --image-size 64 --batch-size 128
 
-`eager` is PyTorch as it comes: contiguous tensors, SGD not fused, the C library's allocator, denormal numbers;
-`single` is the default configuration of this project on one worker. `bench_strategies.py` has both in one process,
-where the allocator and the treatment of denormal numbers, which are a process's, are ours for both. One thread each. A
-process makes some untimed steps and then `--steps` timed ones, and tells their median. The ratio is of medians over
-the blocks, with a 95 % bootstrap interval.
+`eager` is PyTorch with its defaults: contiguous tensors, SGD that is not fused, the C library's
+allocator, denormal numbers. `single` is this project's default configuration on one worker.
+`bench_strategies.py` runs both in one process, where both share our allocator settings and flushed
+denormals, which are per process. One thread each. A process runs some untimed steps, then `--steps`
+timed ones, and prints their median. The ratio is of medians over the blocks, with a 95 % bootstrap
+interval.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ SIDES = ("eager", "single")
 
 
 def measure(arguments: argparse.Namespace) -> float:
-    """Median seconds of a step of one side, in this process."""
+    """Return the median seconds of a step of one side, measured in this process."""
     if arguments.side == "single":
         with open_world(ClusterConfig(device="cpu")) as world:
             return median_s(make_step("single", arguments, world), arguments.steps)
@@ -39,7 +41,7 @@ def measure(arguments: argparse.Namespace) -> float:
 
 
 def median_s(step: Callable[[], object], steps: int) -> float:
-    """Of so many steps, after some that do not count."""
+    """Return the median seconds of `steps` steps after the warm-up."""
     seconds = []
     for i in range(WARM_UP + steps):
         begin = time.perf_counter()

@@ -2,11 +2,12 @@
 
     torchrun --standalone --nproc-per-node 2 scripts/bench_strategies.py --image-size 64 --batch-size 128
 
-All engines live in the same processes and take turns in blocks of random order, so that the machine's moods meet them
-alike. `plain` is a minimal hand-written loop (channels_last, fused SGD), `eager` the same with PyTorch's defaults, and
-`single` our baseline, all on worker 0 alone while the others wait; every worker has one thread. The tools of the extra
-`peers` run when they are named in `--only`. Warm-up blocks are left out. Ratios are of median step times, with a 95 %
-bootstrap interval over the blocks.
+All engines run in the same processes and take turns in blocks of random order, so that changes of
+the machine's load affect them alike. `plain` is a minimal hand-written loop (channels_last, fused
+SGD), `eager` the same with PyTorch's defaults, and `single` our baseline; these three run on worker
+0 while the others wait. Every worker has one thread. The tools of the extra `peers` run if `--only`
+names them. Warm-up blocks are not counted. Ratios are of median step times, with a 95 % bootstrap
+interval over the blocks.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from parallel.strategies import build_plan
 
 CLASSES = 200
 LR, MOMENTUM, WEIGHT_DECAY = 1e-5, 0.9, 5e-4
-"""So small a learning rate that the one batch is not learned by heart: gradients that become denormal numbers are
-several times slower to compute with."""
+"""The learning rate is too small to memorise the one batch: denormal gradients would slow the step
+several times."""
 SGD: dict[str, Any] = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
 STRATEGIES = {
     "single": StrategyConfig("single"),
@@ -52,11 +53,12 @@ STRATEGIES = {
 }
 
 ALONE = ("plain", "eager", "single")
-"""What runs on worker 0 alone, the others waiting."""
+"""Engines that run on worker 0 while the others wait."""
 
 
 def plain(model: nn.Module, images: Tensor, labels: Tensor, precision: str, *, tuned: bool = True) -> Step:
-    """What one writes by hand: channels_last and fused SGD, or, not `tuned`, PyTorch's defaults."""
+    """Return a step of the hand-written loop: channels_last and fused SGD or, if not `tuned`,
+    PyTorch's defaults."""
     layout = torch.channels_last if tuned else torch.contiguous_format
     model, images = model.to(images.device).to(memory_format=layout), images.contiguous(  # type: ignore[call-overload]
         memory_format=layout)
@@ -73,7 +75,8 @@ def plain(model: nn.Module, images: Tensor, labels: Tensor, precision: str, *, t
 
 
 def make_step(name: str, arguments: argparse.Namespace, world: World) -> Step:
-    """A step of the named engine on this worker; one that does nothing where the engine is not."""
+    """Return a step of the named engine on this worker; it does nothing where the engine does not
+    run."""
     model = build_model(ModelConfig(image_size=arguments.image_size), CLASSES, seed=0)
     generator = torch.Generator().manual_seed(0)
     shape = (3, arguments.image_size, arguments.image_size)
@@ -104,7 +107,7 @@ def make_step(name: str, arguments: argparse.Namespace, world: World) -> Step:
 
     def step() -> None:
         engine.train_step(images, labels, step=next(count), lr=LR)
-        engine.clock.reset()  # keeps no marks of a run that nobody reads
+        engine.clock.reset()  # nobody reads its marks
 
     return step
 
@@ -124,7 +127,7 @@ def main() -> None:
     with open_world(ClusterConfig()) as world:
         steps = {name: make_step(name, arguments, world) for name in names}
         seconds: dict[str, list[float]] = {name: [] for name in names}
-        order = random.Random(0)  # the same on every worker
+        order = random.Random(0)  # same order on every worker
         for block in range(arguments.blocks + 1):
             for name in order.sample(names, len(names)):
                 world.barrier()
@@ -139,7 +142,8 @@ def main() -> None:
 
 
 def report(arguments: argparse.Namespace, world: World, seconds: dict[str, list[float]]) -> None:
-    """The table: a row per engine; a ratio above 1 means that this engine is faster than the column's."""
+    """Print one row per engine; a ratio above 1 means that the engine is faster than that of the
+    column."""
     print(f"{arguments.image_size} px, global batch {arguments.batch_size}, {arguments.precision}, "
           f"{world.size} workers on {world.device.type}, {torch.get_num_threads()} thread each, "
           f"{arguments.blocks} blocks of {arguments.steps} steps")

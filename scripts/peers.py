@@ -1,8 +1,8 @@
-"""The same model trained by other tools, each in its own documented set-up: for `bench_strategies.py`.
+"""Steps of other tools for `bench_strategies.py`, each in its documented set-up, on the same model.
 
-They are the optional extra `peers` (`pip install -e '.[peers]'`). Each takes its equal part of the batch on every
-worker, uses the fused optimizer and channels_last images, which these tools leave to their user, and keeps the process
-group that is already open. The weights are channels_last, too, where the tool allows it: FSDP2 and DeepSpeed refuse.
+They are the optional extra `peers` (`pip install -e '.[peers]'`). Every worker takes an equal part
+of the batch, and all use the fused optimizer, channels_last images and the process group that is
+already open. Weights are channels_last where the tool allows it; FSDP2 and DeepSpeed refuse.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def _sgd(model: nn.Module, *, fused: bool = True, **settings: Any) -> torch.opti
 
 
 def fabric(model: nn.Module, images: Tensor, labels: Tensor, **settings: Any) -> Step:
-    """Lightning Fabric with strategy="ddp" (its documentation, "Convert PyTorch code to Fabric")."""
+    """Lightning Fabric with strategy="ddp" (its documentation, "Convert PyTorch code to
+    Fabric")."""
     from lightning_fabric import Fabric
 
     tool = Fabric(accelerator=images.device.type, devices=dist.get_world_size(), strategy="ddp")
@@ -59,7 +60,8 @@ def accelerate(model: nn.Module, images: Tensor, labels: Tensor, **settings: Any
 
 
 def fsdp2(model: nn.Module, images: Tensor, labels: Tensor, **settings: Any) -> Step:
-    """torch's fully_shard, per layer with weights and then the root (its documentation and torchtitan's use)."""
+    """torch's fully_shard, per layer with weights and then the root (its documentation and
+    torchtitan's use)."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -68,7 +70,7 @@ def fsdp2(model: nn.Module, images: Tensor, labels: Tensor, **settings: Any) -> 
         if any(True for _ in layer.parameters()):
             fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    sgd = _sgd(model, fused=False, **settings)  # sharded tensors have no fused SGD: torch takes its foreach form
+    sgd = _sgd(model, fused=False, **settings)  # sharded tensors have no fused SGD; torch uses foreach
 
     def step() -> None:
         sgd.zero_grad()
@@ -96,4 +98,4 @@ def deepspeed(model: nn.Module, images: Tensor, labels: Tensor, **settings: Any)
 PEERS: dict[str, Callable[..., Step]] = {
     "fabric": fabric, "accelerate": accelerate, "fsdp2": fsdp2, "deepspeed": deepspeed,
 }
-"""By the name under which `bench_strategies.py --only` knows them."""
+"""Tools by their name in `bench_strategies.py --only`."""

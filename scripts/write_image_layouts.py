@@ -1,11 +1,12 @@
-"""Write labelled images as real JPEG files in the folder layouts of the data sets that can't be shipped.
+"""Write labelled images as JPEG files in the folder layouts of data sets that cannot be shipped.
 
     python scripts/write_image_layouts.py --layout tiny_imagenet --out /tmp/tiny --images 200 --val-images 50
     python -m parallel.train data=tiny_imagenet data.root=/tmp/tiny
 
-The pictures are scikit-learn's handwritten digits, or with `--source DIR` those of a folder per class. They get
-varying sizes, some become grey, and on request some are broken, or PNG or CMYK under a JPEG's name, as in the real
-sets. So every line of the reading code runs on real files, and a model can learn something from them.
+The images are scikit-learn's handwritten digits or, with `--source DIR`, those of class folders.
+They get various sizes, some become grey, and on request some are broken, or PNG or CMYK with a JPEG
+name, as in the real data sets. So all reading code runs on real files, and a model can learn
+something from them.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ Picture = tuple[Image.Image, int]
 
 @dataclass(frozen=True)
 class Variety:
-    """How the files differ from each other."""
+    """Variation among the files."""
 
     sides: tuple[int, int] = (48, 160)
     """Smallest and largest width and height in pixels."""
     grey: float = 0.1
-    """Share that is written as grey JPEG."""
+    """Share of the files written as grey JPEG."""
     odd: int = 0
-    """So many training files are PNG or CMYK (in turn) under their JPEG name."""
+    """Number of training files that are PNG or CMYK (in turn) with a JPEG name."""
     broken: int = 0
-    """So many training files are broken: truncated, empty, no image (in turn)."""
+    """Number of broken training files: truncated, empty, not an image (in turn)."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -55,7 +56,8 @@ def digit_pictures() -> list[Picture]:
 
 
 def folder_pictures(folder: Path) -> list[Picture]:
-    """The images of a folder per class, label by sorted name; taken in turn, so that any first part has all classes."""
+    """Return the images of class folders, interleaved by class; labels follow the sorted folder
+    names."""
     classes = [sorted(file for file in sub.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
                for sub in sorted(folder.iterdir()) if sub.is_dir()]
     if not any(classes):
@@ -65,14 +67,15 @@ def folder_pictures(folder: Path) -> list[Picture]:
 
 
 def encode(picture: Image.Image, variety: Variety, rng: np.random.Generator) -> bytes:
-    """A JPEG of random size, grey by chance."""
+    """Return a JPEG of random size, grey with the given probability."""
     width, height = (int(side) for side in rng.integers(variety.sides[0], variety.sides[1] + 1, 2))
     mode = "L" if rng.random() < variety.grey else "RGB"
     return _bytes(picture.convert(mode).resize((width, height), Image.Resampling.BILINEAR), "JPEG")
 
 
 def encode_train(pictures: Sequence[Picture], count: int, variety: Variety) -> Iterator[tuple[bytes, int]]:
-    """`count` files and their labels, the pictures in turn; the broken ones first, then the odd ones."""
+    """Return `count` files with labels, cycling through the images; broken ones first, then unusual
+    ones."""
     rng = np.random.default_rng((variety.seed, 0))
     for row in range(count):
         picture, label = pictures[row % len(pictures)]
@@ -86,7 +89,7 @@ def encode_train(pictures: Sequence[Picture], count: int, variety: Variety) -> I
 
 
 def encode_val(pictures: Sequence[Picture], count: int, variety: Variety) -> Iterator[tuple[bytes, int]]:
-    """`count` whole files and their labels, taken from the end of the pictures."""
+    """Return `count` intact files with labels, taken from the end of the images."""
     rng = np.random.default_rng((variety.seed, 1))
     for row in range(count):
         picture, label = pictures[-1 - row % len(pictures)]
@@ -95,7 +98,8 @@ def encode_val(pictures: Sequence[Picture], count: int, variety: Variety) -> Ite
 
 def write_tiny_imagenet(out: Path, pictures: Sequence[Picture], images: int, val_images: int,
                         variety: Variety) -> None:
-    """wnids.txt, train/<wnid>/images/<wnid>_N.JPEG with a file of bounding boxes, val/images, val_annotations.txt."""
+    """Write wnids.txt, train/<wnid>/images/<wnid>_N.JPEG with bounding boxes, val/images and
+    val_annotations.txt."""
     wnids = _wnids(pictures)
     _write(out / "wnids.txt", "".join(f"{wnid}\n" for wnid in wnids).encode())
     boxes: dict[str, list[str]] = {wnid: [] for wnid in wnids}
@@ -114,7 +118,7 @@ def write_tiny_imagenet(out: Path, pictures: Sequence[Picture], images: int, val
 
 
 def write_imagenet(out: Path, pictures: Sequence[Picture], images: int, val_images: int, variety: Variety) -> None:
-    """train/<wnid>/<wnid>_N.JPEG and val/<wnid>/ILSVRC2012_val_N.JPEG"""
+    """Write train/<wnid>/<wnid>_N.JPEG and val/<wnid>/ILSVRC2012_val_N.JPEG."""
     wnids = _wnids(pictures)
     for row, (data, label) in enumerate(encode_train(pictures, images, variety)):
         _write(out / "train" / wnids[label] / f"{wnids[label]}_{row}.JPEG", data)
@@ -123,7 +127,8 @@ def write_imagenet(out: Path, pictures: Sequence[Picture], images: int, val_imag
 
 
 def write_kaggle(out: Path, pictures: Sequence[Picture], images: int, val_images: int, variety: Variety) -> None:
-    """train/cat.N.jpg and dog.N.jpg, even labels as cats; no validation part, but so many more."""
+    """Write train/cat.N.jpg and dog.N.jpg, even labels as cats; validation images are added to the
+    training images."""
     count = [0, 0]
     for data, label in encode_train(pictures, images + val_images, variety):
         animal = label % 2
@@ -132,7 +137,8 @@ def write_kaggle(out: Path, pictures: Sequence[Picture], images: int, val_images
 
 
 def write_petimages(out: Path, pictures: Sequence[Picture], images: int, val_images: int, variety: Variety) -> None:
-    """PetImages/Cat/N.jpg and Dog/N.jpg, with the Thumbs.db that lies in the real folders; labels as for Kaggle's."""
+    """Write PetImages/Cat/N.jpg and Dog/N.jpg, with the Thumbs.db of the real folders; labels as in
+    Kaggle's layout."""
     count = [0, 0]
     for data, label in encode_train(pictures, images + val_images, variety):
         animal = label % 2
