@@ -1,4 +1,4 @@
-"""Predictions: what a configuration would take, without the hardware."""
+"""Predict a training step of a configuration without the hardware: build the plan, lower it, simulate it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 
 import torch
 
-from parallel.cluster import Cluster
+from parallel.cluster import Cluster, open_cluster
 from parallel.config import Config, require
 from parallel.data import known_classes, known_images
 from parallel.graph import Graph, trace
@@ -22,66 +22,108 @@ from parallel.strategies import build_plan
 from parallel.strategies.strategy import Setting
 
 
+@dataclass(frozen=True)
+class Shares:
+    """Where a step goes, as fractions of its time with loading; means over the workers."""
+
+    compute: float
+    exposed: float
+    idle: float
+    data: float
+    """Waiting for images."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """One configuration on one cluster."""
+    """A predicted step of one configuration on one cluster."""
 
     config: Config
     timeline: Timeline
     single: Timeline
-    """Of the plan with everything on one worker of the same cluster, and its batch."""
+    """The step of one worker of the same cluster that computes everything, with its own batch."""
 
     @property
     def label(self) -> str:
-        """The strategy as rows name it."""
+        """Strategy and scheme."""
         return " ".join(filter(None, (self.config.strategy.name, self.config.strategy.scheme)))
 
     @property
     def batch_size(self) -> int:
+        """Global batch size."""
         return self.timeline.program.batch_size
 
     @property
     def speedup(self) -> float:
-        """Images per second, those of `single` being 1."""
+        """Images per second ÷ those of `single`."""
         return self.timeline.images_per_second / self.single.images_per_second
 
     @property
     def efficiency(self) -> float:
-        """Speedup by worker."""
+        """Speedup ÷ number of workers."""
         return self.speedup / self.timeline.workers
 
     @cached_property
     def steps(self) -> int:
-        """Of an epoch: the last partial batch is left out."""
+        """Steps of an epoch; an incomplete last batch is dropped."""
         return known_images(self.config.data) // self.batch_size
 
     @property
     def epoch_s(self) -> float:
-        """Seconds of an epoch, validation not counted."""
+        """Seconds of an epoch without validation."""
         return self.steps * self.timeline.loaded_step_s
 
     @property
     def fits(self) -> bool:
-        """Whether every worker has the memory it needs."""
+        """Whether the memory of every worker suffices."""
         return max(self.timeline.peak_memory) <= self.timeline.cluster.memory_bytes
+
+    @property
+    def shares(self) -> Shares:
+        """Shares of the step."""
+        split, step = self.timeline.split, self.timeline.loaded_step_s
+        return Shares(float(split.compute_s.mean()) / step, float(split.exposed_s.mean()) / step,
+                      float(split.idle_s.mean()) / step, self.timeline.data_wait_s / step)
+
+
+class Predictor:
+    """Predicts configurations, and traces each model only once."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[str, Graph] = {}
+
+    def graph(self, config: Config) -> Graph:
+        """Return the graph of the configured model."""
+        key = repr((config.model, config.data))
+        if key not in self._graphs:
+            self._graphs[key] = graph_of(config)
+        return self._graphs[key]
+
+    def predict(self, config: Config, weak: bool = False) -> Prediction:
+        """Return the prediction on the configured cluster; see `predict`."""
+        return predict(config, self.graph(config), open_cluster(config.cluster, worker_count(config)), weak)
 
 
 def graph_of(config: Config) -> Graph:
-    """The graph of the configured model."""
+    """Return the graph of the configured model, traced on the meta device."""
     side, classes = config.model.image_size, config.model.num_classes or known_classes(config.data)
     with torch.device("meta"):
         return trace(build_model(config.model, classes, 0), (3, side, side))
 
 
-def predict(config: Config, graph: Graph, cluster: Cluster, weak: bool = False) -> Prediction:
-    """The prediction for a configuration with `workers` set, on a cluster that has as many.
+def worker_count(config: Config) -> int:
+    """Return the number of workers to predict for."""
+    return 1 if config.strategy.name == "single" else config.workers or 1
 
-    `weak`: trainer.batch_size is that of every worker, and so is that of `single`. Raises `ValueError` for a plan that
-    cannot be.
+
+def predict(config: Config, graph: Graph, cluster: Cluster, weak: bool = False) -> Prediction:
+    """Return the prediction on a cluster that has enough workers.
+
+    With `weak`, `trainer.batch_size` is the batch of each worker, and of `single`. Raises `ValueError` if the strategy
+    makes no plan, or its plan does not fit the model, the batch or the cluster.
     """
     require(config.strategy.name != "ddp", "strategy", "ddp", "makes no plan to simulate: torch's own "
             "DistributedDataParallel runs")
-    workers = 1 if config.strategy.name == "single" else config.workers or 1
+    workers = worker_count(config)
     precision, own_batch = config.trainer.precision, config.trainer.batch_size
     batch = own_batch * workers if weak else own_batch
     setting = Setting(batch, precision, config.cluster)

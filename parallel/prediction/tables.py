@@ -1,68 +1,70 @@
-"""Predictions as tables: one step, worker by worker; or many configurations, a row each."""
+"""Predictions as text: one step worker by worker, or a row for each combination of a sweep.
+
+The functions return column names and rows of cells; the commands print them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from parallel.prediction.predict import Prediction
+from parallel.prediction.sweep import Combination
 from parallel.results.table import percent, size
 
 MOST_ROWS = 16
-"""Workers of which each has a row; beyond that those that are alike share one."""
+"""Up to this number of workers each has its own row; beyond it, workers with equal numbers share one."""
+WORKERS = "workers"
 
 
 def milliseconds(seconds: float) -> str:
-    """Seconds as milliseconds, four digits."""
+    """Return seconds as milliseconds with four digits."""
     return f"{seconds * 1e3:,.4g}" if seconds < 10 else f"{seconds * 1e3:,.0f}"
 
 
-def show(prediction: Prediction, console: Console) -> None:
-    """Print what the step takes, and of each worker where its time goes."""
-    line, config = prediction.timeline, prediction.config
-    cluster, plan = line.cluster, line.program.plan
+def summary_lines(prediction: Prediction) -> list[str]:
+    """Return lines that name the plan and the cluster, the step time, and the epoch time."""
+    timeline, config = prediction.timeline, prediction.config
+    cluster, plan = timeline.cluster, timeline.program.plan
     batches = f"{plan.micro_batches} micro-batches, {plan.pipeline}, " if plan.micro_batches > 1 else ""
     lines = [
         f"{prediction.label}: plan {plan.fingerprint}, {plan.workers} worker{'s' * (plan.workers > 1)}, {batches}"
-        f"global batch {prediction.batch_size}, {line.precision}",
+        f"global batch {prediction.batch_size}, {timeline.precision}",
         f"cluster {cluster.name}, {cluster.fingerprint}: {cluster.nodes} node{'s' * (cluster.nodes > 1)} of "
         f"{cluster.workers_per_node} worker{'s' * (cluster.workers_per_node > 1)}, "
         f"{size(cluster.memory_bytes)} of memory each",
         "",
-        f"step {milliseconds(line.loaded_step_s)} ms, of which {milliseconds(line.data_wait_s)} ms wait for data: "
-        f"{line.images_per_second:,.1f} images/s, {prediction.speedup:.2f}× single on one worker "
+        f"step {milliseconds(timeline.loaded_step_s)} ms, of which {milliseconds(timeline.data_wait_s)} ms wait for "
+        f"data: {timeline.images_per_second:,.1f} images/s, {prediction.speedup:.2f}× single on one worker "
         f"({milliseconds(prediction.single.loaded_step_s)} ms)",
         f"epoch of {prediction.steps:,} steps on {config.data.name}: {prediction.epoch_s:,.1f} s, predicted",
     ]
     if not prediction.fits:
         lines.append(f"does not fit: a worker has {size(cluster.memory_bytes)} of memory and needs "
-                     f"{size(max(line.peak_memory))}")
-    _print(console, *lines, "")
-    console.print(_workers(prediction))
+                     f"{size(max(timeline.peak_memory))}")
+    return lines
 
 
-def _workers(prediction: Prediction) -> Table:
-    table = _table(["worker"], ["compute ms", "exposed ms", "idle ms", "utilisation", "memory"])
-    line = prediction.timeline
-    split, memory = line.split, np.array(line.peak_memory)
-    columns = np.stack([split.compute_s, split.exposed_s, split.idle_s, line.utilisation, memory], axis=1)
+def worker_table(prediction: Prediction) -> tuple[list[str], list[list[str]]]:
+    """Return columns and rows that say where the step of each worker goes, and its memory."""
+    timeline = prediction.timeline
+    split, memory = timeline.split, np.array(timeline.peak_memory)
+    values = np.stack([split.compute_s, split.exposed_s, split.idle_s, timeline.utilisation, memory], axis=1)
     groups: dict[tuple[float, ...], list[int]] = {}
-    for worker, row in enumerate(columns):
-        key = tuple(row) if line.workers > MOST_ROWS else (worker,)
+    for worker, row in enumerate(values):
+        key = tuple(row) if timeline.workers > MOST_ROWS else (worker,)
         groups.setdefault(key, []).append(worker)
+    rows = []
     for workers in groups.values():
-        compute, exposed, idle, utilisation, nbytes = columns[workers[0]]
-        table.add_row(_names(workers), milliseconds(compute), milliseconds(exposed), milliseconds(idle),
-                      percent(utilisation), size(nbytes))
-    return table
+        compute, exposed, idle, utilisation, nbytes = values[workers[0]]
+        rows.append([ranges(workers), milliseconds(compute), milliseconds(exposed), milliseconds(idle),
+                     percent(utilisation), size(nbytes)])
+    return ["worker", "compute ms", "exposed ms", "idle ms", "utilisation", "memory"], rows
 
 
-def _names(workers: Sequence[int]) -> str:
-    """Numbers of workers, runs of them shortened."""
+def ranges(workers: Sequence[int]) -> str:
+    """Return worker numbers with consecutive ones joined: `0–3, 8`; at most four ranges, then the total."""
     runs: list[list[int]] = []
     for worker in workers:
         if runs and runs[-1][1] == worker - 1:
@@ -73,36 +75,23 @@ def _names(workers: Sequence[int]) -> str:
     return ", ".join(names[:4]) + (f" … ({len(workers)})" if len(names) > 4 else "")
 
 
-def comparison(swept: Sequence[str], rows: Sequence[tuple[Sequence[str], str, Prediction | str]]) -> Table:
-    """A row for each combination: the values of what is varied, the workers as given, and the prediction or why there
-    is none."""
-    table = _table(swept, ["workers", "batch", "step ms", "images/s", "speedup", "efficiency", "compute", "exposed",
-                           "idle", "data", "memory"])
-    table.add_column("", overflow="fold")
-    for values, workers, prediction in rows:
-        if isinstance(prediction, str):
-            table.add_row(*map(Text, values), workers, *[""] * 10, Text(prediction))
+def sweep_table(varied: Sequence[str], combinations: Sequence[Combination]) -> tuple[list[str], list[list[str]]]:
+    """Return columns and a row for each combination: the varied values, and the prediction or why there is none."""
+    others = [name for name in varied if name != WORKERS]
+    columns = [*others, WORKERS, "batch", "step ms", "images/s", "speedup", "efficiency", "compute", "exposed", "idle",
+               "data", "memory", ""]
+    rows = []
+    for combination in combinations:
+        values = [combination.values[name] for name in others]
+        found = combination.prediction
+        if found is None:
+            missing = [""] * (len(columns) - len(others) - 2)
+            rows.append([*values, combination.values.get(WORKERS, ""), *missing, combination.reason])
             continue
-        line = prediction.timeline
-        step, split = line.loaded_step_s, line.split
-        shares = [percent(float(part.mean()) / step) for part in (split.compute_s, split.exposed_s, split.idle_s)]
-        note = "" if prediction.fits else f"needs more than {size(line.cluster.memory_bytes)}"
-        table.add_row(*map(Text, values), str(line.workers), f"{prediction.batch_size:,}", milliseconds(step),
-                      f"{line.images_per_second:,.1f}", f"{prediction.speedup:.2f}×",
-                      percent(prediction.efficiency, 0), *shares, percent(line.data_wait_s / step),
-                      size(max(line.peak_memory)), note)
-    return table
-
-
-def _print(console: Console, *lines: str) -> None:
-    for text in lines:
-        console.print(Text(text), soft_wrap=True)
-
-
-def _table(words: Sequence[str], numbers: Sequence[str]) -> Table:
-    table = Table(box=None, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
-    for name in words:
-        table.add_column(name, no_wrap=True)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
+        timeline, shares = found.timeline, found.shares
+        rows.append([
+            *values, str(timeline.workers), f"{found.batch_size:,}", milliseconds(timeline.loaded_step_s),
+            f"{timeline.images_per_second:,.1f}", f"{found.speedup:.2f}×", percent(found.efficiency, 0),
+            *map(percent, (shares.compute, shares.exposed, shares.idle, shares.data)), size(max(timeline.peak_memory)),
+            "" if found.fits else f"needs more than {size(timeline.cluster.memory_bytes)}"])
+    return columns, rows

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from parallel.cli.clusters import shipped_clusters
 from parallel.prediction.recommendation.choose import best_of_each, choose
+from parallel.prediction.recommendation.listing import reasons, sentences
 from parallel.prediction.recommendation.options import STRATEGIES, Option
-from parallel.prediction.recommendation.page import reasons, sentences
-from parallel.recommend import main, read_arguments, written_clusters
+from parallel.recommend import COMMAND, main, question
 from tests.support.html import Tags
 
 TINY = """
@@ -83,9 +84,9 @@ def test_what_cannot_be_and_what_is_recommended_in_words() -> None:
         "data_parallel on a, b with 8 workers: cannot be",
         "c with 1 worker: is not calibrated"]
     assert sentences(FOUND, choose(FOUND, 30.0), 30.0) == [
-        "a: nothing reaches 30 s; 2 workers with searched, batch 128: 55 s an epoch comes closest",
-        "b: 1 worker with single, batch 128: 10 s an epoch is enough for 30 s",
-        "c: nothing can be had"]
+        "a: no option reaches 30 s; closest: 2 workers with searched, batch 128: 55 s an epoch",
+        "b: 1 worker with single, batch 128: 10 s an epoch, within 30 s",
+        "c: no option is possible"]
 
 
 def cluster_file(folder: Path, name: str = "tiny", workers: int = 4, memory: str = "16 GB",
@@ -114,7 +115,8 @@ def test_a_network_that_costs_nothing_scales(tmp_path: Path, capsys: pytest.Capt
     assert table["tiny", 4] == pytest.approx(table["tiny", 1] / 4, rel=0.05)
     assert table["slow", 2] > 10 * table["slow", 1]
     assert ("tiny", 8) not in table
-    assert "cannot be: tiny, slow with 8 workers: workers=8 is more than the 4 of cluster tiny" in " ".join(out.split())
+    assert ("not possible: tiny, slow with 8 workers: workers=8 is more than the 4 of cluster tiny"
+            in " ".join(out.split()))
     assert "tiny, fastest: 4 workers with data_parallel" in out
     assert "slow, fastest: 1 worker with single" in out and "slow, cheapest: 1 worker with single" in out
 
@@ -124,9 +126,9 @@ def test_an_epoch_that_loading_sets_needs_one_worker(tmp_path: Path, capsys: pyt
     name = cluster_file(tmp_path, data="10 ms/image")
     out = run(capsys, f"clusters={name}", "workers=1,2", "strategies=data_parallel", "epoch_s=13")
     assert [row[5] for row in rows(out)] == ["12.8", "12.8"]
-    assert "tiny: 1 worker with single, batch 128: 12.8 s an epoch is enough for 13 s" in out
+    assert "tiny: 1 worker with single, batch 128: 12.8 s an epoch, within 13 s" in out
     out = run(capsys, f"clusters={name}", "workers=1,2", "strategies=data_parallel", "epoch_s=12")
-    assert "tiny: nothing reaches 12 s; 1 worker with single" in out
+    assert "tiny: no option reaches 12 s; closest: 1 worker with single" in out
 
 
 def test_memory_and_batches_that_do_not_fit_have_their_reason(tmp_path: Path,
@@ -153,10 +155,11 @@ def test_page_is_well_formed_and_has_a_curve_for_each_strategy(tmp_path: Path,
 
 
 def test_a_first_word_means_all_of_its_kind() -> None:
-    found = read_arguments(["strategies=one_weird_trick,model_parallel tensor"])
-    assert found.strategies == ("one_weird_trick a", "one_weird_trick b", "one_weird_trick c", "model_parallel tensor")
-    assert read_arguments([]).strategies == tuple(STRATEGIES)
-    assert "two_p100" in written_clusters() and "local" not in written_clusters()
+    found = question(COMMAND.read(["strategies=one_weird_trick,model_parallel tensor", "clusters=dgx1"]))
+    assert found.strategies == ["one_weird_trick a", "one_weird_trick b", "one_weird_trick c", "model_parallel tensor"]
+    assert question(COMMAND.read([])).strategies == list(STRATEGIES)
+    assert list(question(COMMAND.read([])).configs) == shipped_clusters()
+    assert "two_p100" in shipped_clusters() and "local" not in shipped_clusters()
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -187,7 +190,7 @@ def test_bad_input_is_one_line_and_code_2(arguments: list[str], message: str,
 
 def test_nothing_that_can_be_had_is_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*WORKLOAD, f"clusters={cluster_file(tmp_path)}", "workers=64"]) == 2
-    assert "tiny: nothing can be had" in capsys.readouterr().out
+    assert "tiny: no option is possible" in capsys.readouterr().out
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

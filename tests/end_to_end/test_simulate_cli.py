@@ -12,8 +12,8 @@ import pytest
 
 from parallel.cli.compose import compose_config
 from parallel.config import Config
-from parallel.prediction.predict import Prediction
-from parallel.simulate import main, predict_one
+from parallel.prediction.predict import Prediction, Predictor
+from parallel.simulate import main
 from parallel.simulator.trace import Bar, trace_of
 
 ON_DGX1 = ("cluster=dgx1", "data=imagenet", "model.image_size=224", "trainer.batch_size=256")
@@ -27,7 +27,7 @@ def output_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[
 
 def prediction_of(*overrides: str, weak: bool = False) -> Prediction:
     config: Config = compose_config(overrides)
-    return predict_one(config, weak)
+    return Predictor().predict(config, weak)
 
 
 def test_one_configuration_is_told_worker_by_worker(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,1 +1,1 @@
-"""Which cluster, how many workers and which strategy reach an epoch time: predicted options and the choice."""
+"""Recommend a cluster, a number of workers and a strategy: predict all options, choose, and show both."""

@@ -1,52 +1,53 @@
-"""The choice among what can be had, for each cluster by itself: workers of different clusters are not alike.
+"""Choose among the predicted options, separately for each cluster: workers of different clusters are not comparable.
 
-    with a time to reach     enough     the fewest workers whose epoch is that short; of these the fastest
-    without                  fastest    the shortest epoch
-                             cheapest   the least workers · seconds of an epoch
-    if nothing reaches it    closest    the shortest epoch
+    with a target epoch time    enough     fewest workers whose epoch is within the target; of these the fastest
+                                closest    shortest epoch, if no option reaches the target
+    without a target            fastest    shortest epoch
+                                cheapest   smallest workers · seconds of an epoch
 
-Epochs that differ by less than `ALIKE` are equally short, for no prediction is that exact; then fewer workers win, then
-what was named first: plans that have a name before those that were searched for.
+Epochs that differ by less than `TIE` count as equal, since predictions are not that exact. Ties go to fewer workers,
+then to the option listed first: named plans come before searched ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from parallel.prediction.recommendation.options import Option
 
-ALIKE = 0.01
+TIE = 0.01
+"""Relative difference of epoch times. Predictions are off by 3 to 5 % on average (docs/predictions.md)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """An option that is recommended."""
+    """A recommended option."""
 
     option: Option
     mark: str
-    """enough, fastest, cheapest or closest."""
+    """enough, closest, fastest or cheapest."""
 
 
 def choose(found: Sequence[Option], target_s: float | None) -> list[Choice]:
-    """What is recommended, cluster by cluster; nothing for a cluster on which nothing can be."""
+    """Return the recommendations for each cluster; none for a cluster without a possible option."""
     choices = []
     for cluster in dict.fromkeys(option.cluster for option in found):
-        able = [option for option in found if option.cluster == cluster and option.possible]
-        if not able:
+        possible = [option for option in found if option.cluster == cluster and option.possible]
+        if not possible:
             continue
         if target_s is None:
-            choices += [Choice(_fastest(able), "fastest"), Choice(_cheapest(able), "cheapest")]
+            choices += [Choice(_fastest(possible), "fastest"), Choice(_cheapest(possible), "cheapest")]
             continue
-        reaching = [option for option in able if option.epoch_s <= target_s]
+        reaching = [option for option in possible if option.epoch_s <= target_s]
         fewest = min((option.workers for option in reaching), default=0)
         choices.append(Choice(_fastest([option for option in reaching if option.workers == fewest]), "enough")
-                       if reaching else Choice(_fastest(able), "closest"))
+                       if reaching else Choice(_fastest(possible), "closest"))
     return choices
 
 
 def best_of_each(found: Sequence[Option]) -> list[Option]:
-    """The fastest option for each cluster, number of workers and batch that is possible at all."""
+    """Return the fastest possible option for each cluster, number of workers and batch."""
     groups: dict[tuple[str, int, int], list[Option]] = {}
     for option in found:
         if option.possible:
@@ -54,12 +55,15 @@ def best_of_each(found: Sequence[Option]) -> list[Option]:
     return [_fastest(group) for group in groups.values()]
 
 
-def _fastest(able: Sequence[Option]) -> Option:
-    least = min(option.epoch_s for option in able)
-    return min((option for option in able if option.epoch_s <= least * (1 + ALIKE)), key=lambda option: option.workers)
+def _fastest(possible: Sequence[Option]) -> Option:
+    return _least(possible, lambda option: option.epoch_s)
 
 
-def _cheapest(able: Sequence[Option]) -> Option:
-    least = min(option.workers * option.epoch_s for option in able)
-    return min((option for option in able if option.workers * option.epoch_s <= least * (1 + ALIKE)),
-               key=lambda option: option.workers)
+def _cheapest(possible: Sequence[Option]) -> Option:
+    return _least(possible, lambda option: option.workers * option.epoch_s)
+
+
+def _least(possible: Sequence[Option], cost: Callable[[Option], float]) -> Option:
+    """Return the option with the fewest workers among those whose cost ties with the least."""
+    least = min(map(cost, possible))
+    return min((option for option in possible if cost(option) <= least * (1 + TIE)), key=lambda option: option.workers)

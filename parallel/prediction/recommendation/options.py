@@ -1,4 +1,4 @@
-"""What can be had: all combinations of cluster, workers, batch and strategy, each predicted, or why it cannot be."""
+"""Predict every combination of cluster, workers, batch size and strategy, or say why it is not possible."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from parallel.cluster import Cluster, open_cluster
-from parallel.config import Config, StrategyConfig
+from parallel.config import Config, StrategyConfig, one_line, require
 from parallel.graph import Graph
-from parallel.prediction.predict import Prediction, graph_of, predict
+from parallel.prediction.predict import Prediction, Predictor, predict
 from parallel.results.table import size
 from parallel.strategies.named import NAMED
 
 SINGLE, SEARCHED = "single", "searched"
 STRATEGIES: Mapping[str, StrategyConfig] = {
     SINGLE: StrategyConfig(SINGLE), **{label: config for label, _, config in NAMED}, SEARCHED: StrategyConfig(SEARCHED)}
-"""By label."""
+"""Options of each strategy by label."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,22 +26,23 @@ class Option:
     cluster: str
     workers: int
     batch_size: int
-    """Global."""
+    """Global batch size."""
     strategy: str
-    """A label; empty where no strategy can be."""
+    """Label of the strategy; empty if no strategy is possible."""
     prediction: Prediction | None
     reason: str = ""
-    """Why it cannot be."""
+    """Why the option is not possible; empty if it is."""
 
     @property
     def epoch_s(self) -> float:
-        """Predicted seconds of an epoch; `ValueError` for what cannot be."""
+        """Predicted seconds of an epoch. Raises `ValueError` if there is no prediction."""
         if self.prediction is None:
             raise ValueError(f"{self} has no prediction: {self.reason}")
         return self.prediction.epoch_s
 
     @property
     def possible(self) -> bool:
+        """Whether the option has a prediction and fits the memory."""
         return self.prediction is not None and not self.reason
 
     def __str__(self) -> str:
@@ -51,53 +52,65 @@ class Option:
 
 @dataclass(frozen=True)
 class Question:
-    """What to look at."""
+    """The options to consider."""
 
     configs: Mapping[str, Config]
-    """By cluster's name: the workload, and the cluster's configuration."""
+    """Workload and cluster configuration, by the cluster's name."""
     workers: Sequence[int]
     batch_sizes: Sequence[int]
     strategies: Sequence[str]
+    """Labels, keys of `STRATEGIES`."""
     weak: bool = False
-    """A batch size is that of each worker."""
+    """Whether the batch sizes are those of each worker."""
+
+
+def select_strategies(words: Sequence[str]) -> list[str]:
+    """Return the labels that the words select; a first word such as `model_parallel` selects all its variants."""
+    chosen: list[str] = []
+    for word in words:
+        found = [label for label in STRATEGIES if word in (label, label.split()[0])]
+        require(bool(found), "strategies", word, f"is not known; there are {', '.join(STRATEGIES)}")
+        chosen += found
+    return list(dict.fromkeys(chosen))
 
 
 def options(question: Question, progress: Callable[[str], None] = lambda text: None) -> Iterator[Option]:
-    """All combinations. With one worker every strategy is the same plan, `single`; with more there is no `single`."""
-    graphs: dict[str, Graph] = {}
+    """Yield all combinations. On one worker every strategy is the plan `single`; on more, `single` is left out."""
+    predictor = Predictor()
     for name, config in question.configs.items():
-        workload = repr((config.model, config.data))
-        graph = graphs[workload] if workload in graphs else graphs.setdefault(workload, graph_of(config))
+        graph = predictor.graph(config)
         for workers in question.workers:
             progress(f"{name}, {workers} worker{'s' * (workers > 1)}")
             try:
                 cluster = open_cluster(config.cluster, workers)
             except ValueError as error:
-                yield Option(name, workers, question.batch_sizes[0], "", None, _line(error))
+                yield Option(name, workers, question.batch_sizes[0], "", None, one_line(error))
                 continue
+            labels = [SINGLE] if workers == 1 else [label for label in question.strategies if label != SINGLE]
             for batch_size in question.batch_sizes:
-                for label in [SINGLE] if workers == 1 else [s for s in question.strategies if s != SINGLE]:
-                    yield _option(name, config, graph, cluster, workers, batch_size, label, question.weak)
+                for label in labels:
+                    own = _configured(config, workers, batch_size, label)
+                    yield _option(name, label, own, graph, cluster, question.weak)
 
 
-def _option(name: str, config: Config, graph: Graph, cluster: Cluster, workers: int, batch_size: int, label: str,
-            weak: bool) -> Option:
-    # What was typed of strategy.… is about the search: method, time limit, where plans are kept.
+def _configured(config: Config, workers: int, batch_size: int, label: str) -> Config:
+    """Return the configuration of one option."""
+    # Overrides of `strategy` are options of the search: method, time limit, folder of plans.
     strategy = dataclasses.replace(config.strategy, name=SEARCHED) if label == SEARCHED else STRATEGIES[label]
-    own = dataclasses.replace(config, workers=workers, strategy=strategy,
-                              trainer=dataclasses.replace(config.trainer, batch_size=batch_size))
+    trainer = dataclasses.replace(config.trainer, batch_size=batch_size)
+    return dataclasses.replace(config, workers=workers, strategy=strategy, trainer=trainer)
+
+
+def _option(name: str, label: str, config: Config, graph: Graph, cluster: Cluster, weak: bool) -> Option:
+    workers, batch_size = config.workers or 1, config.trainer.batch_size
     total = batch_size * workers if weak else batch_size
     try:
-        found = predict(own, graph, cluster, weak)
+        found = predict(config, graph, cluster, weak)
     except ValueError as error:
-        return Option(name, workers, total, label, None, _line(error))
+        return Option(name, workers, total, label, None, one_line(error))
     if found.steps < 1:
         return Option(name, workers, total, label, None, f"trainer.batch_size={total} is more than the images of "
                       f"an epoch on {config.data.name}")
     lacks = "" if found.fits else (f"a worker needs {size(max(found.timeline.peak_memory))} of memory and has "
                                    f"{size(cluster.memory_bytes)}")
     return Option(name, workers, total, label, found, lacks)
-
-
-def _line(error: ValueError) -> str:
-    return " ".join(str(error).split())
