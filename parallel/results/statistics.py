@@ -1,10 +1,10 @@
-"""The numbers that tables and plots show, from epoch times in seconds.
+"""Summaries and speedups of epoch times in seconds, as tables and plots show them.
 
-    summary      minimum, first quartile, median, mean, third quartile, maximum, in the order the field prints them;
-                 quartiles as R does by default: type 7 of Hyndman and Fan 1996, NumPy's `linear`      `summarise`
-    speedup      median of the baseline's epoch times ÷ median of the strategy's                       `speedup`
-    interval     95 %, percentile bootstrap of that ratio (Efron and Tibshirani 1993, ch. 13):
-                 epochs of both sides drawn anew with replacement, independently                       `speedup`
+    summary      minimum, first quartile, median, mean, third quartile, maximum; quartiles are type 7 of
+                 Hyndman and Fan 1996, the default of R and NumPy                                      `summarise`
+    speedup      median epoch time of the baseline ÷ median epoch time of the strategy                 `speedup`
+    interval     95 % percentile bootstrap of that ratio (Efron and Tibshirani 1993, ch. 13):
+                 the epochs of both sides are resampled with replacement, independently                `speedup`
     efficiency   speedup ÷ workers
 """
 
@@ -18,12 +18,12 @@ import numpy as np
 from parallel.config import require
 
 RESAMPLES = 10_000
-"""At this number the ends of a 95 % interval move by less than a hundredth of its width from seed to seed."""
+"""With this many, the ends of a 95 % interval differ between seeds by less than a hundredth of its width."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Five numbers and the mean, in the unit of the values."""
+    """Five-number summary and mean, in the unit of the values."""
 
     minimum: float
     first_quartile: float
@@ -33,13 +33,13 @@ class Summary:
     maximum: float
 
     def as_tuple(self) -> tuple[float, float, float, float, float, float]:
-        """In the field's order: minimum, first quartile, median, mean, third quartile, maximum."""
+        """Return minimum, first quartile, median, mean, third quartile, maximum, in this order."""
         return self.minimum, self.first_quartile, self.median, self.mean, self.third_quartile, self.maximum
 
 
 @dataclass(frozen=True)
 class Speedup:
-    """A ratio of medians, and its interval; None where one side has a single epoch, which tells nothing of spread."""
+    """Ratio of medians and its interval. The interval is None where one side has a single epoch, hence no spread."""
 
     ratio: float
     low: float | None = None
@@ -52,7 +52,7 @@ class Speedup:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """The summary of one or more finite values."""
+    """Summarise one or more finite values."""
     x = _checked("values", values)
     minimum, q1, median, q3, maximum = np.quantile(x, (0, 0.25, 0.5, 0.75, 1), method="linear").tolist()
     return Summary(minimum, q1, median, float(x.mean()), q3, maximum)
@@ -66,27 +66,27 @@ def speedup(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Speedup:
-    """How many times faster the strategy's median epoch is than the baseline's.
+    """Return the ratio of the baseline's median epoch time to the strategy's, with its bootstrap interval.
 
-    The interval covers the spread from epoch to epoch; what changes from run to run it sees only as far as several
-    runs were pooled.
+    The interval covers the variation between epochs. It covers variation between runs only if several runs are pooled.
     """
     require(0 < confidence < 1, "confidence", confidence, "must lie between 0 and 1")
     base, ours = _checked("baseline_s", baseline_s), _checked("strategy_s", strategy_s)
     require(bool(base.min() > 0), "baseline_s", baseline_s, "must all be positive")
     require(bool(ours.min() > 0), "strategy_s", strategy_s, "must all be positive")
-    ratio = float(np.median(base) / np.median(ours))
+    ratio = float(_ratio_of_medians(base, ours))
     if base.size < 2 or ours.size < 2:
         return Speedup(ratio)
-    rng = np.random.default_rng(seed)
-    tail = (1 - confidence) / 2
-    ratios = _resampled_medians(base, resamples, rng) / _resampled_medians(ours, resamples, rng)
-    low, high = np.quantile(ratios, (tail, 1 - tail)).tolist()
-    return Speedup(ratio, low, high)
+    # Imported here: it takes half a second, and most importers of this module compute no interval.
+    from scipy.stats import bootstrap
+
+    interval = bootstrap((base, ours), _ratio_of_medians, n_resamples=resamples, confidence_level=confidence,
+                         method="percentile", rng=np.random.default_rng(seed)).confidence_interval
+    return Speedup(ratio, float(interval.low), float(interval.high))
 
 
-def _resampled_medians(x: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    return np.asarray(np.median(x[rng.integers(0, x.size, (resamples, x.size))], axis=1))  # [resamples]
+def _ratio_of_medians(baseline_s: np.ndarray, strategy_s: np.ndarray, axis: int = -1) -> np.ndarray:
+    return np.asarray(np.median(baseline_s, axis=axis) / np.median(strategy_s, axis=axis))
 
 
 def _checked(name: str, values: Sequence[float]) -> np.ndarray:

@@ -44,6 +44,16 @@ def test_interval_takes_half_of_what_is_left_from_each_end() -> None:
     assert speedup([1.0, 3.0], [1.0, 1.0], confidence=0.4) == Speedup(2.0, 2.0, 2.0)
 
 
+def test_interval_is_that_of_plain_resampling() -> None:
+    rng = np.random.default_rng(7)
+    base, ours = 10 * rng.lognormal(0, 0.1, 40), 5 * rng.lognormal(0, 0.1, 40)
+    ratios = [np.median(rng.choice(base, 40)) / np.median(rng.choice(ours, 40)) for _ in range(10_000)]
+    low, high = np.quantile(ratios, (0.025, 0.975))
+    found = speedup(base.tolist(), ours.tolist())
+    assert (found.low, found.high) == (pytest.approx(low, abs=0.03 * (high - low)),
+                                       pytest.approx(high, abs=0.03 * (high - low)))
+
+
 def test_interval_covers_as_often_as_it_says() -> None:
     """Of intervals from 200 draws with the true ratio 2, about 95 in 100 hold it; the percentile one a little fewer."""
     rng = np.random.default_rng(0)
