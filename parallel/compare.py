@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from parallel.results.comparison import Comparison, Row, compare, describe
+from parallel.results.comparison import Comparison, Result, compare, describe
 from parallel.results.notes import notes
 from parallel.results.record_files import find_records, no_runs, unfinished_runs
 from parallel.results.report import write_report
@@ -38,13 +38,13 @@ WIDE = 10_000
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table and its notes; on a terminal too narrow for one table, times and results one below the other."""
     console.print(Text(describe(comparison.workload), style="bold"), Text(comparison.hardware, style="dim"), sep="\n")
-    whole = _table(comparison.rows, WHO + TIMES + RESULTS, console)
+    whole = _table(comparison.results, WHO + TIMES + RESULTS, console)
     if console.measure(whole, options=console.options.update(width=WIDE)).maximum <= console.width:
         console.print(whole)
     else:
-        console.print(_table(comparison.rows, WHO_SHORT + TIMES, console, narrow=True))
+        console.print(_table(comparison.results, WHO_SHORT + TIMES, console, narrow=True))
         results = tuple(column for column in RESULTS if column[0] != "top-5")
-        console.print(_table(comparison.rows, WHO_SHORT + results, console, narrow=True))
+        console.print(_table(comparison.results, WHO_SHORT + results, console, narrow=True))
     console.print(Text("Epoch times in seconds. Speedup: ratio of medians, with a bootstrap interval.", style="dim"))
     for note in notes(comparison):
         console.print(Text(f"· {note}"), soft_wrap=True)
@@ -56,7 +56,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
     return {
         "workload": dataclasses.asdict(comparison.workload),
         "hardware": comparison.hardware,
-        "rows": [_row_dict(row) for row in comparison.rows],
+        "rows": [_row_dict(row) for row in comparison.results],
         "notes": notes(comparison),
     }
 
@@ -65,7 +65,7 @@ def as_csv(comparisons: Sequence[Comparison]) -> str:
     """All rows of all comparisons, a line each; the columns are the keys of JSON, flat."""
     lines = []
     for comparison in comparisons:
-        for row in comparison.rows:
+        for row in comparison.results:
             values = _row_dict(row)
             flat = dataclasses.asdict(comparison.workload) | {"hardware": comparison.hardware}
             flat |= {k: v for k, v in values.items() if not isinstance(v, (dict, list))}
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _row_dict(row: Row) -> dict[str, Any]:
+def _row_dict(row: Result) -> dict[str, Any]:
     key, ratio = row.key, row.speedup
     return {
         "strategy": key.strategy, "scheme": row.scheme or None, "workers": key.workers, "threads": key.threads,
@@ -122,12 +122,12 @@ def _row_dict(row: Row) -> dict[str, Any]:
         "epoch_s": dataclasses.asdict(row.epoch_s), "images_per_second": row.images_per_second,
         "speedup": ratio and ratio.ratio, "speedup_low": ratio and ratio.low, "speedup_high": ratio and ratio.high,
         "efficiency": row.efficiency, "top1": row.top1, "top5": row.top5, "bytes_per_epoch": row.bytes_per_epoch,
-        "peak_memory_bytes": row.peak_memory_bytes, "time_split": row.split(),
+        "peak_memory_bytes": row.peak_memory_bytes, "time_split": row.time_split(),
         "records": [record.directory for record in row.records],
     }
 
 
-def _table(rows: Sequence[Row], columns: Sequence[Column], console: Console, narrow: bool = False) -> Table:
+def _table(rows: Sequence[Result], columns: Sequence[Column], console: Console, narrow: bool = False) -> Table:
     """A table; `narrow`: with less room between columns, and words that may take a second line."""
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, show_edge=False, pad_edge=False,
                   padding=0 if narrow else (0, 1), collapse_padding=True)

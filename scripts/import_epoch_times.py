@@ -1,8 +1,8 @@
 """Turn epoch times printed in the literature into records: `python scripts/import_epoch_times.py TIMES.json OUT`.
 
-TIMES.json: `source`, a sentence, and `experiments`, each with `data`, `strategy` and `epoch_times_s`; `workers`,
-`device` and `gpus` where they are not 2 (`single`: 1), cuda and unknown. What the source does not say is left unknown.
-Then `python -m parallel.compare OUT` treats them like any other runs.
+TIMES.json holds `source` (a sentence) and `experiments`. Each experiment has `data`, `strategy` and `epoch_times_s`,
+and optionally `workers` (default 2; `single`: 1), `device` (default cuda) and `gpus` (default unknown). Fields that the
+source does not state stay unknown. `python -m parallel.compare OUT` then treats the records like those of any run.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from parallel.config.strategy import BASELINE
 from parallel.results.record_files import write_record
 from parallel.results.records import Epoch, Record, Workload
 
 
 def records_from(published: dict[str, Any]) -> list[Record]:
-    """A record per experiment. Raises `ValueError` for a field that is missing."""
+    """Return one record per experiment. Raises `ValueError` for a field that is missing."""
     try:
         return [_record(published["source"], experiment) for experiment in published["experiments"]]
     except KeyError as error:
@@ -31,14 +32,15 @@ def _record(source: str, experiment: dict[str, Any]) -> Record:
     epochs = (Epoch(epoch=i, seconds=s) for i, s in enumerate(experiment["epoch_times_s"], start=1))
     return Record(
         name=f"{experiment['data']} {strategy}", started=None, finished=None, command=source,
-        workload=workload, strategy=strategy, workers=1 if strategy == "single" else experiment.get("workers", 2),
+        workload=workload, strategy=strategy, label=strategy, baseline=strategy == BASELINE,
+        workers=1 if strategy == BASELINE else experiment.get("workers", 2),
         threads=None, device=experiment.get("device", "cuda"), backend=None, warmup_steps=None,
         environment={"gpus": experiment.get("gpus", [])}, epochs=tuple(epochs),
     )
 
 
 def main(arguments: list[str]) -> int:
-    """Write a run directory per experiment. Returns the exit code."""
+    """Write one run directory per experiment and return the exit code."""
     if len(arguments) != 2:
         print("usage: python scripts/import_epoch_times.py TIMES.json OUT", file=sys.stderr)
         return 2

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from parallel.config.checks import require, require_one_of
 
 STRATEGIES = ("single", "data_parallel", "model_parallel", "one_weird_trick", "searched", "from_file", "ddp")
+BASELINE = "single"
+"""The strategy that speedups are measured against: the whole network on one worker."""
 SEARCHES = ("exact", "mcmc", "exhaustive")
 PIPELINES = ("fill_drain", "1f1b")
 UPDATES = ("step", "pass")
@@ -54,3 +57,14 @@ class StrategyConfig:
         require(self.time_limit_s > 0, "strategy.time_limit_s", self.time_limit_s, "must be positive")
         for name in ("candidates", "confirm_steps"):
             require(getattr(self, name) >= 1, f"strategy.{name}", getattr(self, name), "must be at least 1")
+
+
+def strategy_label(config: StrategyConfig, plan: str | None) -> str:
+    """Return the strategy with what tells it from other runs of it: scheme, options other than the defaults, and for a
+    plan that was read from a file its fingerprint `plan`."""
+    words = [config.name, *([config.scheme] if config.scheme else [])]
+    for option in dataclasses.fields(config):
+        value = getattr(config, option.name)
+        if option.name not in ("name", "scheme", "path") and value != option.default:
+            words.append(f"{option.name}={value}")
+    return " ".join([*words, *([f"plan {plan}"] if config.path is not None else [])])

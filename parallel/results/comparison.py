@@ -1,67 +1,58 @@
-"""Which records may be compared, and the row of numbers that each group of them gives.
+"""Comparisons: which records are comparable, and the statistics of each group of them.
 
-A comparison holds the records of one workload on one kind of hardware. Records that ran the same thing (strategy,
-scheme, workers, threads, plan and options) are pooled into one row. The baseline of a row is `single` on one worker
-with the row's threads per worker and the same treatment (compile, memory format). `single` with more threads than the
-workers have is what a user of one machine would run instead: it is shown, marked, and held against the same baseline.
+A comparison holds the records of one workload on one kind of hardware. Records of the same configuration (strategy with
+its options, workers, threads, plan, treatment) are pooled into one `Result`. The baseline of a result is the
+one-worker run with the same threads per worker and the same treatment (compile, memory format).
+
+A one-worker run with more threads than the workers of the other results is what a user of a single machine would run
+instead of any of them. It has the role `machine` and is compared with the same baseline as the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from parallel.config import STRATEGIES, StrategyConfig, TrainerConfig
-from parallel.results.record_files import find_records
-from parallel.results.records import Epoch, Record, Workload
+from parallel.config import STRATEGIES, TrainerConfig
+from parallel.results.records import Record, Workload, plan_fingerprint
 from parallel.results.statistics import Speedup, Summary, speedup, summarise
 
-BASELINE = "single"
 TREATMENT = ("channels_last", "compile")
-"""Fields of `trainer` that make a step faster and are not part of the workload: equal within a row and its baseline."""
-OPTIONS = tuple(f.name for f in dataclasses.fields(StrategyConfig) if f.name not in ("name", "scheme", "path"))
-SPLIT = ("compute_s", "communication_s", "data_wait_s", "idle_s")
+"""Fields of `trainer` that change the speed of a step but not the workload: equal within a result and its baseline."""
+EPOCH_PARTS = ("compute_s", "communication_s", "data_wait_s", "idle_s")
+"""Fields of `Epoch` that its seconds divide into."""
 
 Options = tuple[tuple[str, Any], ...]
+Role = Literal["", "baseline", "machine"]
 
 
 @dataclass(frozen=True)
 class Key:
-    """What one row stands for."""
+    """The configuration that the records of one result share."""
 
     strategy: str
-    scheme: str | None
+    label: str
     workers: int
     threads: int | None
     treatment: Options
-    options: Options
     plan: str | None
-    """Short hash of the plan's text."""
-
-    @staticmethod
-    def of(record: Record) -> Key:
-        """The row that `record` belongs to."""
-        treatment = _options(record.config.get("trainer", {}), TREATMENT)
-        options = _options(record.config.get("strategy", {}), OPTIONS)
-        plan = None if record.plan is None else hashlib.sha256(record.plan.encode()).hexdigest()[:7]
-        return Key(record.strategy, record.scheme, record.workers, record.threads, treatment, options, plan)
+    """Fingerprint of the plan."""
+    baseline: bool
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table: the pooled records of one key."""
+class Result:
+    """The pooled records of one configuration: one line of the table, one mark in each plot."""
 
     key: Key
     scheme: str
-    """The scheme with what else tells this row from others, as Hydra overrides; "" if there is nothing to tell."""
-    role: Literal["", "baseline", "machine"]
-    """machine: `single` with more threads than the workers of the others have."""
+    """The label without the strategy's name, with the treatment and, where results share a label, the plan."""
+    role: Role
+    """machine: a baseline run with more threads than the workers of the other results."""
     records: tuple[Record, ...]
     epoch_s: Summary
     images_per_second: float | None
@@ -74,24 +65,25 @@ class Row:
 
     @property
     def label(self) -> str:
-        """Strategy and scheme in one."""
+        """Strategy and scheme."""
         return f"{self.key.strategy} {self.scheme}".strip()
 
     @property
     def epoch_times(self) -> tuple[float, ...]:
         """Seconds of every pooled epoch."""
-        return _times(self.records)
+        return epoch_times(self.records)
 
-    def split(self) -> dict[str, float] | None:
-        """Mean seconds of an epoch by `SPLIT`, and as `other` what the four leave over; None if not measured."""
-        epochs = [e for r in self.records for e in r.epochs if all(getattr(e, part) is not None for part in SPLIT)]
+    def time_split(self) -> dict[str, float] | None:
+        """Return the mean seconds of each of `EPOCH_PARTS`, and of the rest as `other`. None: not measured."""
+        epochs = [e for r in self.records for e in r.epochs
+                  if all(getattr(e, part) is not None for part in EPOCH_PARTS)]
         if not epochs:
             return None
-        parts = {part: _mean([getattr(e, part) for e in epochs]) for part in SPLIT}
+        parts = {part: _mean([getattr(e, part) for e in epochs]) for part in EPOCH_PARTS}
         return {**parts, "other": max(0.0, _mean([e.seconds for e in epochs]) - sum(parts.values()))}
 
     def curve(self, name: str) -> list[tuple[int, float]]:
-        """A field of `Epoch` by epoch, averaged over the records that got so far."""
+        """Return (epoch, mean over the records that reached it) of a field of `Epoch`."""
         points: dict[int, list[float]] = defaultdict(list)
         for epoch in (e for r in self.records for e in r.epochs):
             value = getattr(epoch, name)
@@ -102,30 +94,30 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The rows of one workload on one kind of hardware, the baseline first."""
+    """The results of one workload on one kind of hardware, the baseline first."""
 
     workload: Workload
     hardware: str
-    rows: tuple[Row, ...]
+    results: tuple[Result, ...]
 
 
 def compare(records: Iterable[Record]) -> list[Comparison]:
-    """Group records by what may be compared; a `Comparison` for each, in the order of their first records."""
+    """Group records by workload and hardware: one `Comparison` for each, in the order of their first records."""
     groups: dict[tuple[Workload, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record.workload, hardware(record)].append(record)
-    return [_compare_group(workload, machine, group) for (workload, machine), group in groups.items()]
+    return [Comparison(workload, machine, _results(group)) for (workload, machine), group in groups.items()]
 
 
 def hardware(record: Record) -> str:
-    """The kind of device that did the work: times on different kinds are not compared."""
+    """Return the kind of device of a run. Times on different kinds are not compared."""
     kind = record.device.split(":")[0]
     names = record.environment.get("gpus") if kind == "cuda" else [record.environment.get("cpu")]
     return f"{kind}: {', '.join(sorted({str(name) for name in names if name})) or 'unknown'}" if names else kind
 
 
 def describe(workload: Workload) -> str:
-    """A workload in one line; what is unknown is left out."""
+    """Return a workload in one line, without what is unknown."""
     w = workload
     parts = (
         f"{w.model} {w.variant}" if w.variant else w.model,
@@ -138,136 +130,98 @@ def describe(workload: Workload) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def find_baseline(record: Record, records: Iterable[Record]) -> tuple[Record, ...]:
-    """The records of the baseline of `record` among `records`; empty if there is none."""
-    threads = record.threads
-    key = Key.of(record)
-    return tuple(r for r in records if _is_single(r) and r.threads == threads and r.workload == record.workload
-                 and hardware(r) == hardware(record) and Key.of(r).treatment == key.treatment)
+def baseline_of(record: Record, records: Iterable[Record], threads: int | None) -> tuple[Record, ...]:
+    """Return the runs among `records` that are the baseline of `record` at `threads` threads; maybe none."""
+    return tuple(r for r in records if r.baseline and r.threads == threads and r.workload == record.workload
+                 and hardware(r) == hardware(record) and _treatment(r) == _treatment(record))
 
 
-def speedup_in_sweep(record: Record, sweep_dir: Path) -> Speedup | None:
-    """The speedup of `record` over the baseline among the finished runs in `sweep_dir`; None if none is there yet.
-
-    Raises `ValueError` if a record in the folder cannot be read.
-    """
-    if _is_single(record):
-        return Speedup(1.0)
-    baseline = find_baseline(record, find_records([sweep_dir]))
-    return speedup(_times(baseline), _times([record])) if baseline else None
+def epoch_times(records: Iterable[Record]) -> tuple[float, ...]:
+    """Return the seconds of every epoch of the records."""
+    return tuple(e.seconds for r in records for e in r.epochs)
 
 
-def run_summary(record: Record, sweep_dir: Path | None) -> dict[str, float | str]:
-    """What a tracker shows of a finished run, by name: `epoch_seconds/median`, `speedup`, and so on.
-
-    Where there is no speedup, `speedup_note` says why: a finished run does not fail over what lies beside it.
-    """
-    times = summarise([e.seconds for e in record.epochs])
-    names = ("min", "q1", "median", "mean", "q3", "max")
-    summary: dict[str, float | str] = {f"epoch_seconds/{n}": v for n, v in zip(names, times.as_tuple(), strict=True)}
-    rate = _median_of([record], "images_per_second")
-    if rate is not None:
-        summary["images_per_second"] = rate
-    if sweep_dir is None:
-        return summary | {"speedup_note": "the run belongs to no sweep"}
-    try:
-        ratio = speedup_in_sweep(record, sweep_dir)
-    except ValueError as error:
-        return summary | {"speedup_note": str(error)}
-    if ratio is None:
-        return summary | {"speedup_note": "no baseline with the same workload, hardware and threads had finished"}
-    summary |= {"speedup": ratio.ratio, "efficiency": ratio.ratio / record.workers}
-    if ratio.low is not None and ratio.high is not None:
-        summary |= {"speedup_low": ratio.low, "speedup_high": ratio.high}
-    return summary
+def median_of(records: Iterable[Record], name: str) -> float | None:
+    """Return the median of a field over all epochs. None: not measured."""
+    values = [getattr(e, name) for r in records for e in r.epochs if getattr(e, name) is not None]
+    return summarise(values).median if values else None
 
 
-def _compare_group(workload: Workload, machine: str, records: list[Record]) -> Comparison:
+def _results(records: Sequence[Record]) -> tuple[Result, ...]:
     pools: dict[Key, list[Record]] = defaultdict(list)
     for record in records:
-        pools[Key.of(record)].append(record)
-    labels = _schemes(pools)
-    spread = [key for key in pools if key.strategy != BASELINE]
-    rows = []
+        pools[_key(record)].append(record)
+    schemes = _schemes(pools)
+    parallel = [key for key in pools if not key.baseline]
+    results = []
     for key, pool in pools.items():
-        threads, role = _reference(key, spread)
-        baseline = find_baseline(dataclasses.replace(pool[0], threads=threads), records)
-        rows.append(_row(key, labels[key], role, pool, baseline))
-    return Comparison(workload, machine, tuple(sorted(rows, key=_order)))
+        threads, role = _reference(key, parallel)
+        results.append(_result(key, schemes[key], role, pool, baseline_of(pool[0], records, threads)))
+    return tuple(sorted(results, key=_order))
 
 
-def _row(key: Key, scheme: str, role: Literal["", "baseline", "machine"], pool: Sequence[Record],
-         baseline: Sequence[Record]) -> Row:
+def _key(record: Record) -> Key:
+    plan = None if record.plan is None else plan_fingerprint(record.plan)
+    return Key(record.strategy, record.label, record.workers, record.threads, _treatment(record), plan, record.baseline)
+
+
+def _treatment(record: Record) -> Options:
+    trainer = record.config.get("trainer", {})
+    return tuple((name, trainer[name]) for name in TREATMENT if name in trainer)
+
+
+def _result(key: Key, scheme: str, role: Role, pool: Sequence[Record], baseline: Sequence[Record]) -> Result:
     ratio = None
     if role == "baseline":
         ratio = Speedup(1.0)
     elif baseline:
-        ratio = speedup(_times(baseline), _times(pool))
+        ratio = speedup(epoch_times(baseline), epoch_times(pool))
     memory = [e.peak_memory_bytes for r in pool for e in r.epochs if e.peak_memory_bytes is not None]
-    return Row(
-        key=key, scheme=scheme, role=role, records=tuple(pool), epoch_s=summarise(_times(pool)), speedup=ratio,
-        images_per_second=_median_of(pool, "images_per_second"),
+    return Result(
+        key=key, scheme=scheme, role=role, records=tuple(pool), epoch_s=summarise(epoch_times(pool)), speedup=ratio,
+        images_per_second=median_of(pool, "images_per_second"),
         efficiency=None if ratio is None or role == "machine" else ratio.ratio / key.workers,
-        top1=_last(pool, "val_top1"), top5=_last(pool, "val_top5"),
-        bytes_per_epoch=_median_of(pool, "bytes_sent"), peak_memory_bytes=max(memory, default=None),
+        top1=_after_last_epoch(pool, "val_top1"), top5=_after_last_epoch(pool, "val_top5"),
+        bytes_per_epoch=median_of(pool, "bytes_sent"), peak_memory_bytes=max(memory, default=None),
     )
 
 
-def _reference(key: Key, spread: Sequence[Key]) -> tuple[int | None, Literal["", "baseline", "machine"]]:
-    """The threads of the baseline that the row is held against, and the row's role."""
-    if key.strategy != BASELINE or key.workers != 1:
+def _reference(key: Key, parallel: Sequence[Key]) -> tuple[int | None, Role]:
+    """Return the threads of the baseline that a result is compared with, and the result's role."""
+    if not key.baseline:
         return key.threads, ""
-    each = {other.threads for other in spread}
-    fewer = [t for t in each if t is not None and key.threads is not None and t < key.threads]
-    if len(fewer) == 1 and key.threads not in each:
+    others = {other.threads for other in parallel}
+    fewer = [t for t in others if t is not None and key.threads is not None and t < key.threads]
+    if len(fewer) == 1 and key.threads not in others:
         return fewer[0], "machine"
     return key.threads, "baseline"
 
 
-def _order(row: Row) -> tuple[Any, ...]:
-    key = row.key
+def _order(result: Result) -> tuple[Any, ...]:
+    key = result.key
     place = STRATEGIES.index(key.strategy) if key.strategy in STRATEGIES else len(STRATEGIES)
-    return key.strategy != BASELINE, key.workers, key.threads or 0, place, key.strategy, row.scheme
+    return not key.baseline, key.workers, key.threads or 0, place, key.strategy, result.scheme
 
 
 def _schemes(keys: Iterable[Key]) -> dict[Key, str]:
-    """What to call each key besides its strategy: its scheme, options that are not the default, its plan if need be."""
-    defaults = dataclasses.asdict(StrategyConfig()) | dataclasses.asdict(TrainerConfig())
-    labels = {}
+    """Return what to call each configuration besides its strategy."""
+    defaults = dataclasses.asdict(TrainerConfig())
+    schemes = {}
     for key in keys:
-        words = [key.scheme] if key.scheme else []
-        words += [f"{name}={value}" for name, value in key.options + key.treatment if value != defaults[name]]
-        if key.strategy == "from_file" and key.plan:
-            words.append(f"plan {key.plan}")
-        labels[key] = " ".join(words)
-    shown = [(k.strategy, k.workers, k.threads, labels[k]) for k in labels]
-    return {k: f"{labels[k]} plan {k.plan}".strip() if k.plan and k.strategy != "from_file" and shown.count(s) > 1
-            else labels[k] for k, s in zip(labels, shown, strict=True)}
-
-
-def _is_single(record: Record) -> bool:
-    return record.strategy == BASELINE and record.workers == 1
-
-
-def _options(values: dict[str, Any], names: Sequence[str]) -> Options:
-    return tuple((name, values[name]) for name in names if name in values)
-
-
-def _times(records: Iterable[Record]) -> tuple[float, ...]:
-    return tuple(e.seconds for r in records for e in r.epochs)
+        words = [key.label.removeprefix(key.strategy).strip()]
+        words += [f"{name}={value}" for name, value in key.treatment if value != defaults[name]]
+        schemes[key] = " ".join(filter(None, words))
+    shown = [(key.label, key.workers, key.threads, scheme) for key, scheme in schemes.items()]
+    return {key: f"{scheme} plan {key.plan}".strip() if key.plan and key.plan not in scheme and shown.count(s) > 1
+            else scheme for (key, scheme), s in zip(schemes.items(), shown, strict=True)}
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _median_of(records: Iterable[Record], name: str) -> float | None:
-    values = [getattr(e, name) for r in records for e in r.epochs if getattr(e, name) is not None]
-    return summarise(values).median if values else None
-
-
-def _last(records: Sequence[Record], name: str) -> float | None:
-    """Mean over the records of the value after the last epoch."""
-    last: list[Epoch] = [r.epochs[-1] for r in records]
+def _after_last_epoch(records: Sequence[Record], name: str) -> float | None:
+    """Return the mean over the records of a field of their last epochs. None: not measured."""
+    last = [r.epochs[-1] for r in records]
     values = [getattr(e, name) for e in last if getattr(e, name) is not None]
     return _mean(values) if values else None

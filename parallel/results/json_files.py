@@ -13,8 +13,8 @@ from parallel.config import require
 from parallel.config.typed import structure
 
 
-def read_json(path: Path, version: int) -> dict[str, Any]:
-    """Return the JSON object in a file whose `format` is `version`. Raises `ValueError` that names the file."""
+def read_json(path: Path, *formats: int) -> dict[str, Any]:
+    """Return the JSON object in a file whose `format` is one of `formats`. Raises `ValueError` that names the file."""
     try:
         values = json.loads(path.read_bytes())
     except OSError as error:
@@ -23,7 +23,8 @@ def read_json(path: Path, version: int) -> dict[str, Any]:
         raise ValueError(f"{path} is truncated or not JSON: {error}") from None
     with naming(path):
         values = structure(dict[str, Any], values, "content")
-        require(values.get("format") == version, "format", values.get("format"), f"must be {version} to be read here")
+        require(values.get("format") in formats, "format", values.get("format"),
+                f"must be {' or '.join(map(str, formats))} to be read here")
     return values
 
 

@@ -1,7 +1,7 @@
-"""What a reader of a comparison has to know besides its numbers: one sentence per note.
+"""Notes that a reader of a comparison needs besides its numbers, one sentence each.
 
-A ratio that is missing, and the command that gives it; an interval that is missing; what else differs between the
-runs, so that no ratio is taken for the strategy's doing alone.
+They name missing speedups with the command that runs the baseline, missing intervals, and everything besides the
+strategy that differs between the runs.
 """
 
 from __future__ import annotations
@@ -13,27 +13,29 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from parallel.config import Config
-from parallel.results.comparison import BASELINE, TREATMENT, Comparison, Row
+from parallel.config.strategy import BASELINE
+from parallel.results.comparison import TREATMENT, Comparison, Result
 from parallel.results.records import Record, Workload
 from parallel.results.statistics import speedup
 
 HARMLESS = ("trainer.epochs", "trainer.seed", "data.root", "data.cache", "data.cache_limit_gb", "data.decoders",
             *(f"trainer.{name}" for name in TREATMENT))
-"""What may differ between compared runs without a note."""
+"""Fields that may differ between compared runs without a note."""
 VERSIONS = ("python", "torch", "numpy", "parallel", "git_commit")
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """The notes of one comparison, the most pressing first."""
-    rows = comparison.rows
-    records = [record for row in rows for record in row.records]
-    return [*_missing(rows), *_no_interval(rows), *_whole_machine(rows), *_warmup(records), *_differences(records)]
+    """Return the notes of one comparison, the most important first."""
+    results = comparison.results
+    records = [record for result in results for record in result.records]
+    return [*_missing_speedups(results), *_missing_intervals(results), *_whole_machine(results), *_warmup(records),
+            *_differences(records)]
 
 
 def baseline_command(record: Record) -> str | None:
-    """The command that runs the baseline of `record`; None if the record has no configuration (it was imported).
+    """Return the command that runs the baseline of `record`. None: the record has no configuration (it was imported).
 
-    Everything the workload consists of is written out, whatever the configuration files say by then.
+    The command states the whole workload, so that later changes of the configuration files do not matter.
     """
     if not record.config:
         return None
@@ -49,9 +51,9 @@ def baseline_command(record: Record) -> str | None:
     return "python -m parallel.train " + " ".join(shlex.quote(word) for word in words)
 
 
-def _missing(rows: Sequence[Row]) -> Iterable[str]:
+def _missing_speedups(results: Sequence[Result]) -> Iterable[str]:
     seen = set()
-    for record in (row.records[0] for row in rows if row.speedup is None):
+    for record in (result.records[0] for result in results if result.speedup is None):
         command = baseline_command(record)
         if (record.threads, command) not in seen:
             seen.add((record.threads, command))
@@ -60,18 +62,18 @@ def _missing(rows: Sequence[Row]) -> Iterable[str]:
             yield f"No speedup for {record.strategy}: there is no {BASELINE} of this workload with {threads}{how}"
 
 
-def _no_interval(rows: Sequence[Row]) -> Iterable[str]:
-    for row in rows:
-        if row.speedup is not None and row.speedup.low is None and row.role != "baseline":
-            yield f"No interval for {row.label}: it or its baseline has a single epoch"
+def _missing_intervals(results: Sequence[Result]) -> Iterable[str]:
+    for result in results:
+        if result.speedup is not None and result.speedup.low is None and result.role != "baseline":
+            yield f"No interval for {result.label}: it or its baseline has a single epoch"
 
 
-def _whole_machine(rows: Sequence[Row]) -> Iterable[str]:
-    for machine in (row for row in rows if row.role == "machine"):
+def _whole_machine(results: Sequence[Result]) -> Iterable[str]:
+    for machine in (result for result in results if result.role == "machine"):
         threads = machine.key.threads
         whole = any(threads == r.environment.get("cpu_count") for r in machine.records)
-        against = [f"{row.label} {speedup(machine.epoch_times, row.epoch_times)}" for row in rows
-                   if row.key.strategy != BASELINE]
+        against = [f"{result.label} {speedup(machine.epoch_times, result.epoch_times)}" for result in results
+                   if not result.key.baseline]
         yield (f"Against {BASELINE} with {threads} threads{' (the whole machine)' if whole else ''}, which a user of "
                f"one machine would run instead: {'; '.join(against)}")
 
@@ -83,7 +85,7 @@ def _warmup(records: Sequence[Record]) -> Iterable[str]:
 
 
 def _differences(records: Sequence[Record]) -> Iterable[str]:
-    """What else differs between the records, so that no ratio is taken for the strategy's doing alone."""
+    """Name what differs besides the strategy, so that no ratio is attributed to the strategy alone."""
     values: dict[str, set[str]] = defaultdict(set)
     for record in records:
         for group in ("model", "data", "trainer"):
@@ -92,7 +94,7 @@ def _differences(records: Sequence[Record]) -> Iterable[str]:
         for name in VERSIONS:
             values[name].add(str(record.environment.get(name)))
         variables = record.environment.get("variables") or {}
-        # Thread counts stand in the record, and torchrun sets the variable for some worlds and not for others.
+        # The record has the threads; torchrun sets the variable only for worlds of several processes.
         steady = {k: v for k, v in variables.items() if not k.endswith("_NUM_THREADS") and k != "CUDA_VISIBLE_DEVICES"}
         values["environment variables"].add(json.dumps(steady, sort_keys=True))
     for name, found in values.items():

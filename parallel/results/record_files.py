@@ -22,6 +22,7 @@ from typing import IO
 
 from parallel.config import require
 from parallel.config.typed import structure, structure_cells
+from parallel.results.format_1 import upgraded
 from parallel.results.json_files import naming, read_json, write_atomically
 from parallel.results.records import FORMAT, Epoch, Record
 
@@ -95,8 +96,10 @@ def read_record(path: Path) -> Record:
     file = path if path.name == RECORD else path / RECORD
     if not file.is_file():
         raise ValueError(f"{file} does not exist: the run is not finished, or this is not a run directory")
-    values = read_json(file, FORMAT)
+    values = read_json(file, 1, FORMAT)
     with naming(file):
+        if values["format"] == 1:
+            values = upgraded(values)
         require("directory" not in values, "directory", values.get("directory"), "is not a field of a record file")
         stated = structure(_StatedEpochs, values.get("epochs"), "epochs")
     with naming(file.with_name(EPOCHS)):

@@ -6,18 +6,19 @@ Tables, plots, the report and the tracker's summary are computed from records; `
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
 from parallel.config import require
 
-FORMAT = 1
-"""Number of the format below; a reader refuses any other."""
+FORMAT = 2
+"""Version of the fields below. Format 1 is read, too (`format_1`); a reader refuses any other."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What must be equal for two times to be compared. None: the source does not say."""
+    """Everything that must be equal for two times to be comparable. None: the source does not say."""
 
     model: str
     variant: str | None
@@ -26,13 +27,13 @@ class Workload:
     data: str
     train_images: int | None
     batch_size: int | None
-    """Global: over all workers."""
+    """Global, over all workers."""
     precision: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """One epoch, a row of `epochs.csv`. None, an empty cell: not measured."""
+    """One epoch, a row of `epochs.csv`. None (an empty cell): not measured."""
 
     epoch: int
     """From 1."""
@@ -44,15 +45,15 @@ class Epoch:
     """Fraction, 0 to 1."""
     val_top5: float | None = None
     data_wait_s: float | None = None
-    """This and the next three are means over the workers."""
+    """Mean over the workers, as are the next three."""
     compute_s: float | None = None
     communication_s: float | None = None
-    """Exposed: not hidden behind compute."""
+    """Exposed communication only: not overlapped with compute."""
     idle_s: float | None = None
     bytes_sent: int | None = None
-    """By all workers together."""
+    """Sum over the workers."""
     peak_memory_bytes: int | None = None
-    """Of the worker that used most."""
+    """Maximum over the workers."""
     lr: float | None = None
 
     def __post_init__(self) -> None:
@@ -65,18 +66,23 @@ class Epoch:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One whole run."""
+    """One finished run."""
 
     format: int = FORMAT
     name: str
     sweep: str | None = None
     started: str | None
-    """ISO 8601, UTC; so is `finished`. None: the source does not say."""
+    """ISO 8601 in UTC, as is `finished`. None: the source does not say."""
     finished: str | None
     command: str
     workload: Workload
     strategy: str
     scheme: str | None = None
+    label: str
+    """The strategy with what tells it from other runs of it, as Hydra overrides: `model_parallel layers
+    micro_batches=4`."""
+    baseline: bool
+    """Whether this is a run that speedups are measured against: the whole network on one worker."""
     workers: int
     threads: int | None
     """CPU threads of each worker. None: the source does not say."""
@@ -87,19 +93,24 @@ class Record:
     parameters: int | None = None
     parameter_bytes: int | None = None
     forward_flops: int | None = None
-    """Of one image, a multiply-add counted as two."""
+    """FLOPs of the forward pass of one image; a multiply-add counts as two."""
     plan: str | None = None
-    """The plan's text; None if it is not one of ours (ddp)."""
+    """Text of the plan. None: the engine runs no plan (ddp)."""
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     epochs: tuple[Epoch, ...]
     directory: str | None = field(default=None, compare=False)
-    """Where it was read from; not written."""
+    """Folder that the record was read from; not written."""
 
     def __post_init__(self) -> None:
         require(self.format == FORMAT, "format", self.format, f"cannot be read; this version reads {FORMAT}")
         require(self.workers >= 1, "workers", self.workers, "must be at least 1")
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "must be at least 1")
-        require(len(self.epochs) >= 1, "epochs", len(self.epochs), "must be at least 1: a record without is no result")
+        require(len(self.epochs) >= 1, "epochs", len(self.epochs), "must be at least 1: a record has results")
         numbers = [e.epoch for e in self.epochs]
         require(numbers == list(range(1, len(numbers) + 1)), "epochs", numbers, "must count from 1 without a gap")
+
+
+def plan_fingerprint(plan: str) -> str:
+    """Return eight hexadecimal digits that differ for different plans, as `Plan.fingerprint` does."""
+    return hashlib.sha256(plan.encode()).hexdigest()[:8]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from parallel.results.comparison import Row
+from parallel.results.comparison import Result
 
-Column = tuple[str, Callable[[Row], str]]
+Column = tuple[str, Callable[[Result], str]]
 
 
 def number(value: float | None, form: str = ".2f", unit: str = "") -> str:
@@ -31,9 +31,9 @@ def size(value: float | None) -> str:
     return f"{value:.3g} TB"
 
 
-def interval(row: Row) -> str:
+def interval(result: Result) -> str:
     """The 95 % interval of the speedup."""
-    s = row.speedup
+    s = result.speedup
     return "-" if s is None or s.low is None or s.high is None else f"{s.low:.2f}–{s.high:.2f}"
 
 
@@ -42,14 +42,14 @@ def percent(value: float | None, digits: int = 1) -> str:
     return number(None if value is None else 100 * value, f".{digits}f", " %")
 
 
-def cells(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
-    """The names of the columns that have something to say for any of these rows, and the cells of each row."""
-    used = [(name, cell) for name, cell in columns if any(cell(row) != "-" for row in rows)]
-    return [name for name, _ in used], [[cell(row) for _, cell in used] for row in rows]
+def cells(results: Sequence[Result], columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
+    """The names of the columns that have something to say for any of these results, and the cells of each result."""
+    used = [(name, cell) for name, cell in columns if any(cell(result) != "-" for result in results)]
+    return [name for name, _ in used], [[cell(result) for _, cell in used] for result in results]
 
 
-def _time(row: Row, place: int) -> str:
-    return seconds(row.epoch_s.as_tuple()[place])
+def _time(result: Result, place: int) -> str:
+    return seconds(result.epoch_s.as_tuple()[place])
 
 
 NUMBERS = ("min", "Q1", "median", "mean", "Q3", "max")

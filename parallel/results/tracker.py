@@ -41,7 +41,7 @@ class Tracker:
         """Send one epoch."""
 
     def finish(self, summary: Mapping[str, float | str]) -> None:
-        """Send what is known at the end (`comparison.run_summary`). Leaving the `with` block ends the run."""
+        """Send what is known at the end (`run_summary`). Leaving the `with` block ends the run."""
 
     def __enter__(self) -> Tracker:
         return self

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from parallel.config import Config, TrainerConfig
+from parallel.config.strategy import BASELINE, strategy_label
 from parallel.data import DataSet, open_data
 from parallel.data.loader import Batch, Loader, LoaderOptions
 from parallel.graph import Graph, trace
@@ -30,10 +31,10 @@ from parallel.plans import Plan
 from parallel.program.lowering import lower
 from parallel.program.precision import DTYPES
 from parallel.program.required_memory import refuse_too_large
-from parallel.results.comparison import run_summary
 from parallel.results.environment import collect_environment
 from parallel.results.record_files import RecordWriter
 from parallel.results.records import Epoch, Record, Workload
+from parallel.results.run_summary import run_summary
 from parallel.results.tracker import Tracker, open_tracker
 from parallel.runtime.communication.world import World, choose_device, open_world
 from parallel.runtime.execution.available_memory import available_memory
@@ -294,7 +295,9 @@ def make_record(job: Job, world: World, run_dir: Path, started: str, epochs: tup
             data=job.data.name, train_images=len(job.data.train), batch_size=config.trainer.batch_size,
             precision=config.trainer.precision,
         ),
-        strategy=config.strategy.name, scheme=config.strategy.scheme, workers=job.workers,
+        strategy=config.strategy.name, scheme=config.strategy.scheme,
+        label=strategy_label(config.strategy, None if job.plan is None else job.plan.fingerprint),
+        baseline=config.strategy.name == BASELINE, workers=job.workers,
         threads=config.cluster.threads, device=world.device.type, backend=world.backend,
         warmup_steps=config.trainer.warmup_steps, parameters=parameters,
         parameter_bytes=parameters * DTYPES[config.trainer.precision].itemsize,

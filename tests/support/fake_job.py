@@ -75,6 +75,7 @@ def record(config: Config) -> Record:
                         precision=trainer.precision)
     return Record(name=config.strategy.name, sweep=config.sweep, started="2024-01-01T00:00:00Z",
                   finished="2024-01-01T00:00:01Z", command="fake", workload=workload, strategy=config.strategy.name,
+                  label=config.strategy.name, baseline=config.strategy.name == "single",
                   workers=config.workers or 1, threads=1, device="cpu", backend=None, warmup_steps=0,
                   config=dataclasses.asdict(config), epochs=(Epoch(epoch=1, seconds=1.0),))
 

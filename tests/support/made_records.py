@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from parallel.config import Config
+from parallel.config.strategy import BASELINE, StrategyConfig, strategy_label
 from parallel.results.records import Epoch, Record, Workload
 
 WORKLOAD = Workload(model="alexnet", variant="owt", num_classes=10, image_size=64, data="digits", train_images=1437,
@@ -35,9 +36,11 @@ def made_record(strategy: str = "single", seconds: Sequence[float] = (10.0, 11.0
     config["strategy"].update(changes.pop("options", {}))
     config["trainer"].update(changes.pop("trainer", {}))
     values: dict[str, Any] = {
+        "label": strategy_label(StrategyConfig(**{**config["strategy"], "scheme": changes.get("scheme")}), None),
+        "baseline": strategy == BASELINE and changes.get("workers", 1) == 1,
         "name": strategy, "sweep": "demo", "started": "2026-01-02T03:04:05Z", "finished": "2026-01-02T03:05:05Z",
         "command": f"python -m parallel.train strategy={strategy}", "workload": WORKLOAD, "strategy": strategy,
-        "workers": 1 if strategy == "single" else 2, "threads": 1, "device": "cpu", "backend": "gloo",
+        "workers": 1 if strategy == BASELINE else 2, "threads": 1, "device": "cpu", "backend": "gloo",
         "warmup_steps": 2, "parameters": 57_044_810, "parameter_bytes": 228_179_240, "forward_flops": 100_000_000,
         "plan": f"plan of {strategy}", "config": config, "environment": ENVIRONMENT, "epochs": made_epochs(seconds),
     }

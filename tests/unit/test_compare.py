@@ -15,20 +15,21 @@ import pytest
 from rich.console import Console
 
 from parallel.compare import main, print_comparison
-from parallel.results.comparison import Row, compare, run_summary, speedup_in_sweep
+from parallel.results.comparison import Result, compare
 from parallel.results.notes import baseline_command, notes
 from parallel.results.record_files import write_record
 from parallel.results.records import Record
+from parallel.results.run_summary import run_summary, speedup_in_sweep
 from tests.support.made_records import ENVIRONMENT, WORKLOAD, made_record
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = Path(__file__).parents[1] / "data" / "published_epoch_times.json"
 
 
-def rows_of(*records: Record) -> dict[str, Row]:
+def rows_of(*records: Record) -> dict[str, Result]:
     """The rows of records that belong to one comparison, by label and threads."""
     (comparison,) = compare(records)
-    return {f"{row.label} {row.key.workers}x{row.key.threads}": row for row in comparison.rows}
+    return {f"{row.label} {row.key.workers}x{row.key.threads}": row for row in comparison.results}
 
 
 def test_published_epoch_times_give_the_published_summary(tmp_path: Path) -> None:
@@ -78,8 +79,8 @@ def test_runs_of_other_things_are_not_pooled(changes: dict[str, Any]) -> None:
 ])
 def test_only_like_is_compared_with_like(changes: dict[str, Any]) -> None:
     comparisons = compare([made_record("single"), made_record("ddp", **changes)])
-    assert [[row.key.strategy for row in c.rows] for c in comparisons] == [["single"], ["ddp"]]
-    assert comparisons[1].rows[0].speedup is None
+    assert [[row.key.strategy for row in c.results] for c in comparisons] == [["single"], ["ddp"]]
+    assert comparisons[1].results[0].speedup is None
 
 
 @pytest.mark.parametrize("changes", [{"threads": 2}, {"workers": 2}, {"trainer": {"compile": True}}])
@@ -115,7 +116,7 @@ def test_single_with_the_whole_machine_is_marked_and_held_against_the_same_basel
 
 def test_one_epoch_has_no_interval_and_says_so() -> None:
     (comparison,) = compare([made_record("single", (10.0,)), made_record("ddp", (5.0,))])
-    assert comparison.rows[1].speedup is not None and comparison.rows[1].speedup.low is None
+    assert comparison.results[1].speedup is not None and comparison.results[1].speedup.low is None
     assert any("No interval for ddp" in note for note in notes(comparison))
 
 
@@ -135,7 +136,7 @@ def test_other_differences_are_told(changes: dict[str, Any], said: str) -> None:
 def test_rows_average_accuracy_and_split_time() -> None:
     row = rows_of(made_record("ddp", (10.0, 20.0)))["ddp 2x1"]
     assert row.top1 == 0.75 and row.bytes_per_epoch == 10_000_000
-    assert row.split() == pytest.approx(
+    assert row.time_split() == pytest.approx(
         {"compute_s": 10.5, "communication_s": 2.25, "data_wait_s": 0.75, "idle_s": 1.5, "other": 0.0})
     assert row.curve("train_loss") == [(1, 2.3), (2, 1.15)]
 

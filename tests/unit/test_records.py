@@ -15,6 +15,7 @@ import pytest
 
 from parallel.results import environment
 from parallel.results.environment import collect_environment
+from parallel.results.format_1 import DEFAULTS
 from parallel.results.record_files import (
     EPOCHS,
     PART,
@@ -105,7 +106,7 @@ def _change_json(**changes: object) -> Callable[[Path], None]:
     (lambda run: (run / EPOCHS).unlink(), EPOCHS, "does not exist"),
     (_cut_json, RECORD, "truncated or not JSON"),
     (lambda run: (run / RECORD).write_text("[]"), RECORD, r"content=\[\] must be a mapping"),
-    (_change_json(format=99), RECORD, "format=99 must be 1"),
+    (_change_json(format=99), RECORD, "format=99 must be 1 or 2"),
     (_change_json(workers="two"), RECORD, "workers='two' must be a whole number"),
     (_change_json(workers=True), RECORD, "workers=True must be a whole number"),
     (_change_json(workers=0), RECORD, "workers=0 must be at least 1"),
@@ -120,6 +121,24 @@ def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], None], file: s
     with pytest.raises(ValueError, match=said) as caught:
         find_records([tmp_path])
     assert str(tmp_path / "run" / file) in str(caught.value)
+
+
+def test_format_1_is_read(tmp_path: Path) -> None:
+    """Records had neither `label` nor `baseline`, and the configuration had the options of all strategies."""
+    options = {**DEFAULTS, "name": "model_parallel", "scheme": "layers", "micro_batches": 4, "path": None}
+    for strategy, scheme, workers, path, label, baseline in (
+            ("model_parallel", "layers", 2, None, "model_parallel layers micro_batches=4", False),
+            ("single", None, 1, None, "single micro_batches=4", True),
+            ("from_file", None, 2, "plan.yaml", "from_file micro_batches=4 plan a27fa2ba", False)):
+        record = made_record(strategy, scheme=scheme, workers=workers, plan="a plan")
+        write_record(tmp_path / strategy, record)
+        file = tmp_path / strategy / RECORD
+        values = json.loads(file.read_text())
+        del values["label"], values["baseline"]
+        values["config"]["strategy"] = options | {"path": path}
+        file.write_text(json.dumps({**values, "format": 1}))
+        found = read_record(file)
+        assert (found.label, found.baseline, found.format) == (label, baseline, 2)
 
 
 @pytest.mark.parametrize(("cell", "said"), [("fast", "seconds='fast' must be a number"), ("", "seconds='' must be"),

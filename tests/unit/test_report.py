@@ -87,7 +87,7 @@ def test_scaling_is_drawn_from_two_numbers_of_workers() -> None:
 ])
 def test_headline(seconds: tuple[float, ...], said: str) -> None:
     (comparison,) = compare([made_record("single", (9.0, 10.0, 11.0)), made_record("ddp", seconds)])
-    assert said in headline(comparison.rows)
+    assert said in headline(comparison.results)
 
 
 def test_several_workloads_and_further_sections() -> None:

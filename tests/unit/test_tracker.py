@@ -14,9 +14,9 @@ import wandb
 from rich.console import Console
 
 from parallel.config import TrackerConfig
-from parallel.results.comparison import run_summary
 from parallel.results.record_files import write_record
 from parallel.results.records import Epoch
+from parallel.results.run_summary import run_summary
 from parallel.results.tracker import NAMES, Tracker, open_tracker
 from parallel.training.progress import Progress, clock, epoch_line
 from tests.support.made_records import made_epochs, made_record

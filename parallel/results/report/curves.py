@@ -1,4 +1,4 @@
-"""The plots with a curve per row: what falls or rises by epoch, and the speedup by workers."""
+"""The plots with a curve per result: what falls or rises by epoch, and the speedup by workers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parallel.results.comparison import Row
+from parallel.results.comparison import Result
 from parallel.results.report.charts import colour
 from parallel.results.report.svg import (
     LogScale,
@@ -43,35 +43,35 @@ class Curve:
     points: Points
 
 
-def by_epoch(rows: Sequence[Row], field: str, title: str, scale: float = 1.0, unit: str = "") -> str:
-    """A field of `Epoch` by epoch, a curve per row, named at its end."""
-    drawn = [(row, [(n, scale * v) for n, v in row.curve(field)]) for row in rows]
+def by_epoch(results: Sequence[Result], field: str, title: str, scale: float = 1.0, unit: str = "") -> str:
+    """A field of `Epoch` by epoch, a curve per result, named at its end."""
+    drawn = [(result, [(n, scale * v) for n, v in result.curve(field)]) for result in results]
     seen: dict[str, int] = defaultdict(int)
     curves = []
-    for row, points in drawn:
+    for result, points in drawn:
         if points:
-            dash = DASHES[seen[row.key.strategy] % len(DASHES)]
-            seen[row.key.strategy] += 1
-            more = f" {row.key.threads} threads" if row.role == "machine" else ""
-            curves.append(Curve(row.label + more, colour(row), dash, points))
+            dash = DASHES[seen[result.key.strategy] % len(DASHES)]
+            seen[result.key.strategy] += 1
+            more = f" {result.key.threads} threads" if result.role == "machine" else ""
+            curves.append(Curve(result.label + more, colour(result), dash, points))
     return _panel(curves, title, "epoch", unit)
 
 
-def by_workers(rows: Sequence[Row]) -> str | None:
+def by_workers(results: Sequence[Result]) -> str | None:
     """Speedup by workers with the linear one beside it; None unless something ran on two numbers of workers."""
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        if row.speedup is not None and row.role == "":
-            groups[row.key.strategy, row.scheme].append(row)
-    if not any(len({row.key.workers for row in group}) > 1 for group in groups.values()):
+    groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for result in results:
+        if result.speedup is not None and result.role == "":
+            groups[result.key.strategy, result.scheme].append(result)
+    if not any(len({result.key.workers for result in group}) > 1 for group in groups.values()):
         return None
     seen: dict[str, int] = defaultdict(int)
-    most = max(row.key.workers for group in groups.values() for row in group)
+    most = max(result.key.workers for group in groups.values() for result in group)
     curves = [Curve("linear", "var(--muted)", "2 4", [(n, float(n)) for n in range(1, most + 1)])]
     for (strategy, scheme), group in groups.items():
         dash = DASHES[seen[strategy] % len(DASHES)]
         seen[strategy] += 1
-        points = sorted((row.key.workers, row.speedup.ratio) for row in group if row.speedup is not None)
+        points = sorted((result.key.workers, result.speedup.ratio) for result in group if result.speedup is not None)
         curves.append(Curve(f"{strategy} {scheme}".strip(), colour(group[0]), dash, points))
     return _panel(curves, "Speedup", "workers", "×")
 
@@ -89,11 +89,11 @@ def scaling(curves: Sequence[Curve], title: str, unit: str = "", target: float |
                   [(tick, f"{tick:,.6g}") for tick in y.ticks(5)], ALIKE * min(values), over)
 
 
-def largest_difference(rows: Sequence[Row], field: str) -> float:
+def largest_difference(results: Sequence[Result], field: str) -> float:
     """How far apart the curves of a field are at most, after the same epoch."""
     at: dict[int, list[float]] = defaultdict(list)
-    for row in rows:
-        for n, value in row.curve(field):
+    for result in results:
+        for n, value in result.curve(field):
             at[n].append(value)
     return max((max(values) - min(values) for values in at.values()), default=0.0)
 

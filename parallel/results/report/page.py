@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from parallel.results.comparison import Comparison, Row, describe
+from parallel.results.comparison import Comparison, Result, describe
 from parallel.results.notes import notes
 from parallel.results.records import Record
 from parallel.results.report import charts, curves
@@ -32,7 +32,7 @@ def write_report(path: Path, comparisons: Sequence[Comparison], sections: Sequen
 
 def page(comparisons: Sequence[Comparison], sections: Sequence[Section] = ()) -> str:
     """The report as HTML."""
-    records = [record for c in comparisons for row in c.rows for record in row.records]
+    records = [record for c in comparisons for result in c.results for record in result.records]
     dates = sorted({record.finished[:10] for record in records if record.finished})
     hosts = sorted({str(record.environment["host"]) for record in records if record.environment.get("host")})
     about = ", ".join([*([_count(len(records), "run")] if records else []), *dates[-1:], *hosts])
@@ -55,39 +55,39 @@ def document(title: str, about: str, body: str, foot: str) -> str:
 
 
 def _comparison(comparison: Comparison, alone: bool) -> str:
-    rows = comparison.rows
+    results = comparison.results
     figures = []
-    if any(row.speedup for row in rows):
+    if any(result.speedup for result in results):
         figures.append(_figure("Speedup", "Bar: ratio of median epoch times to the baseline; whiskers: 95 % interval; "
-                               "dashed: linear in the workers.", _drawn(charts.speedup_bars(rows))))
-    scaling = curves.by_workers(rows)
+                               "dashed: linear in the workers.", _drawn(charts.speedup_bars(results))))
+    scaling = curves.by_workers(results)
     if scaling:
         figures.append(_figure("Scaling", "Speedup over the baseline by number of workers.",
                                f'<div class="figure curves"><div>{scaling}</div></div>'))
     figures.append(_figure("Epoch times", "Box: quartiles; thick line: median; diamond: mean; whiskers: minimum and "
                            "maximum; every dot an epoch. The axis need not start at zero.",
-                           _drawn(charts.box_plot(rows))))
-    if any(row.split() for row in rows):
+                           _drawn(charts.box_plot(results))))
+    if any(result.time_split() for result in results):
         figures.append(_figure("Where an epoch goes", "Mean over epochs and workers.",
-                               _legend(rows) + _drawn(charts.split_bars(rows))))
-    figures.append(_curves(rows))
+                               _legend(results) + _drawn(charts.split_bars(results))))
+    figures.append(_curves(results))
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes(comparison))
-    runs = "".join(_provenance(row, record) for row in rows for record in row.records)
+    runs = "".join(_provenance(result, record) for result in results for record in result.records)
     title = "" if alone else f"<h2>{escape(describe(comparison.workload))}</h2>"
     return (
         f'<section>{title}<p class="where">{f"<b>{escape(describe(comparison.workload))}</b><br>" if alone else ""}'
-        f'{escape(comparison.hardware)}</p><p class="lead">{headline(rows)}</p>{_table(rows)}'
+        f'{escape(comparison.hardware)}</p><p class="lead">{headline(results)}</p>{_table(results)}'
         f'<ul class="notes">{listed}</ul>{"".join(figures)}<h3>Provenance</h3>{runs}</section>'
     )
 
 
-def headline(rows: Sequence[Row]) -> str:
+def headline(results: Sequence[Result]) -> str:
     """The result in a sentence, as HTML."""
-    rivals = [row for row in rows if row.role == "" and row.speedup is not None]
+    rivals = [result for result in results if result.role == "" and result.speedup is not None]
     if not rivals:
-        best = min(rows, key=lambda row: row.epoch_s.median)
+        best = min(results, key=lambda result: result.epoch_s.median)
         return f"{_name(best)}: a median epoch of {seconds(best.epoch_s.median)} s."
-    best = max(rivals, key=lambda row: row.speedup.ratio if row.speedup else 0)
+    best = max(rivals, key=lambda result: result.speedup.ratio if result.speedup else 0)
     ratio = best.speedup
     if ratio is None:
         raise ValueError(f"{best.label} has no speedup")
@@ -101,28 +101,28 @@ def headline(rows: Sequence[Row]) -> str:
             f"{seconds(best.epoch_s.median)}&nbsp;s.{unsure}")
 
 
-def _name(row: Row) -> str:
-    return f'<b style="color:{charts.colour(row)}">{escape(row.label)}</b> on {escape(charts.where(row))}'
+def _name(result: Result) -> str:
+    return f'<b style="color:{charts.colour(result)}">{escape(result.label)}</b> on {escape(charts.where(result))}'
 
 
-def _table(rows: Sequence[Row]) -> str:
-    names, lines = cells(rows, WHO + TIMES + RESULTS)
-    fastest = max((row for row in rows if row.role == "" and row.speedup and row.speedup.ratio > 1), default=None,
-                  key=lambda row: row.speedup.ratio if row.speedup else 0)
+def _table(results: Sequence[Result]) -> str:
+    names, lines = cells(results, WHO + TIMES + RESULTS)
+    faster = [result for result in results if result.role == "" and result.speedup and result.speedup.ratio > 1]
+    fastest = max(faster, default=None, key=lambda result: result.speedup.ratio if result.speedup else 0)
     before, after = names.index(NUMBERS[0]), len(names) - names.index(NUMBERS[-1]) - 1
     groups = [(before, ""), (len(NUMBERS), "epoch time, s"), (after, "")]
     group = "".join(f'<th class="{"group" if name else "none"}" colspan="{width}">{name}</th>'
                     for width, name in groups if width)
     head = "".join(f'<th class="{_kind(name)}">{escape(name)}</th>' for name in names)
     body = []
-    for row, line in zip(rows, lines, strict=True):
-        chip = f'<span class="chip" style="background:{charts.colour(row)}"></span>'
-        role = f'<span class="role">{charts.ROLES[row.role]}</span>' if row.role else ""
+    for result, line in zip(results, lines, strict=True):
+        chip = f'<span class="chip" style="background:{charts.colour(result)}"></span>'
+        role = f'<span class="role">{charts.ROLES[result.role]}</span>' if result.role else ""
         line = ["" if cell == "-" else escape(cell) for cell in line]
         line[0] = chip + line[0]
         line[names.index("scheme") if "scheme" in names else 0] += role
         tds = "".join(f'<td class="{_kind(name)}">{cell}</td>' for name, cell in zip(names, line, strict=True))
-        body.append(f'<tr class="{"best" if row is fastest else row.role}">{tds}</tr>')
+        body.append(f'<tr class="{"best" if result is fastest else result.role}">{tds}</tr>')
     return (f'<div class="table"><table><thead><tr>{group}</tr><tr>{head}</tr></thead>'
             f'<tbody>{"".join(body)}</tbody></table></div>')
 
@@ -132,18 +132,18 @@ def _kind(column: str) -> str:
     return {"strategy": "word key", "scheme": "word", "median": "key", "speedup": "key"}.get(column, "")
 
 
-def _curves(rows: Sequence[Row]) -> str:
+def _curves(results: Sequence[Result]) -> str:
     fields = (("train_loss", "Training loss", 1.0, ""), ("val_loss", "Validation loss", 1.0, ""),
               ("val_top1", "Top-1 accuracy", 100.0, " %"), ("val_top5", "Top-5 accuracy", 100.0, " %"))
-    known = [field for field in fields if any(row.curve(field[0]) for row in rows)]
+    known = [field for field in fields if any(result.curve(field[0]) for result in results)]
     if not known:
         return ""
     told = ""
-    if sum(bool(row.curve("train_loss")) for row in rows) > 1:
-        largest = curves.largest_difference(rows, "train_loss")
-        told = (f"The training losses of all rows differ by at most {largest:.2g} after the same epoch. "
+    if sum(bool(result.curve("train_loss")) for result in results) > 1:
+        largest = curves.largest_difference(results, "train_loss")
+        told = (f"The training losses of all results differ by at most {largest:.2g} after the same epoch. "
                 "Curves on top of one another are drawn as bands.")
-    drawn = "".join(f"<div>{curves.by_epoch(rows, *field)}</div>" for field in known)
+    drawn = "".join(f"<div>{curves.by_epoch(results, *field)}</div>" for field in known)
     return _figure("Loss and accuracy", told, f'<div class="figure curves">{drawn}</div>')
 
 
@@ -155,14 +155,14 @@ def _drawn(svg: str) -> str:
     return f'<div class="figure">{svg}</div>'
 
 
-def _legend(rows: Sequence[Row]) -> str:
-    splits = [parts for row in rows if (parts := row.split())]
+def _legend(results: Sequence[Result]) -> str:
+    splits = [parts for result in results if (parts := result.time_split())]
     names = "".join(f'<span style="--c:var({css})">{name}</span>' for key, name, css in charts.PARTS
                     if any(parts[key] > 0.001 * sum(parts.values()) for parts in splits))
     return f'<div class="legend">{names}</div>'
 
 
-def _provenance(row: Row, record: Record) -> str:
+def _provenance(result: Result, record: Record) -> str:
     env = dict(record.environment)
     dirty = {True: " with uncommitted changes", False: "", None: ""}[env.pop("git_dirty", None)]
     commit = env.pop("git_commit", None)
@@ -173,7 +173,7 @@ def _provenance(row: Row, record: Record) -> str:
         "threads per worker": record.threads, "untimed warm-up steps": record.warmup_steps,
         "parameters": record.parameters and f"{record.parameters:,} ({size(record.parameter_bytes)})",
         "forward FLOPs an image": record.forward_flops and f"{record.forward_flops:,}",
-        "largest memory of a worker": row.peak_memory_bytes and size(row.peak_memory_bytes),
+        "largest memory of a worker": result.peak_memory_bytes and size(result.peak_memory_bytes),
         **{k.replace("_", " "): v for k, v in env.items() if k != "variables"},
         "environment variables": ", ".join(f"{k}={v}" for k, v in (env.get("variables") or {}).items()),
     }
@@ -185,8 +185,8 @@ def _provenance(row: Row, record: Record) -> str:
                      if isinstance(values, dict) for name, value in values.items() if value is not None)
     texts = "".join(f"<p>{title}</p><pre>{escape(text)}</pre>" for title, text in
                     (("Plan", record.plan), ("Configuration", config)) if text)
-    about = f"{charts.where(row)}, {_count(len(record.epochs), 'epoch')}"
-    return (f"<details><summary><b>{escape(row.label)}</b> <span>{escape(about)}</span></summary>"
+    about = f"{charts.where(result)}, {_count(len(record.epochs), 'epoch')}"
+    return (f"<details><summary><b>{escape(result.label)}</b> <span>{escape(about)}</span></summary>"
             f"<table>{lines}</table>{texts}</details>")
 
 
