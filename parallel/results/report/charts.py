@@ -47,8 +47,8 @@ def box_plot(results: Sequence[Result]) -> str:
     def draw(result: Result, y: float) -> str:
         s, c = result.epoch_s, colour(result)
         title = titled(f"{result.label}: minimum {seconds(s.minimum)}, first quartile {seconds(s.first_quartile)}, "
-                       f"median {seconds(s.median)}, mean {seconds(s.mean)}, third quartile {seconds(s.third_quartile)}, "
-                       f"maximum {seconds(s.maximum)} s")
+                       f"median {seconds(s.median)}, mean {seconds(s.mean)}, "
+                       f"third quartile {seconds(s.third_quartile)}, maximum {seconds(s.maximum)} s")
         # A fixed scatter in y keeps equal times apart, and the file the same from one writing to the next.
         dots = "".join(element("circle", titled(f"{result.label}, {seconds(t)} s"), cx=x(t), cy=y + 15 + i * 7 % 5,
                                r=2, fill=c, fill_opacity=.55) for i, t in enumerate(result.epoch_times))
