@@ -29,7 +29,7 @@ from parallel.program import Program
 from parallel.program.lowering import lower
 from parallel.runtime.communication.spawn import spawn_workers
 from parallel.runtime.communication.world import World, open_world
-from parallel.runtime.execution.ddp import DataDistributed, check_ddp_batch
+from parallel.runtime.execution.ddp import DDPEngine, check_ddp_batch
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.instrumentation.observe import Observer, observe_modules
@@ -78,10 +78,10 @@ class _Comparison:
     seed: int
     world: World
 
-    def engine(self, observer: Observer | None = None) -> DataDistributed | Runtime:
+    def engine(self, observer: Observer | None = None) -> DDPEngine | Runtime:
         options = EngineOptions(self.seed, "fp64", momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
         if self.plan is None:
-            return DataDistributed(copy.deepcopy(self.model), self.world, options, batch_size=self.batch_size,
+            return DDPEngine(copy.deepcopy(self.model), self.world, options, batch_size=self.batch_size,
                                    bucket_mb=25.0, observer=observer)
         return Runtime(self._program(self.plan), self.model, self.world, options, keep_gradients=True,
                        observer=observer)
@@ -108,7 +108,7 @@ class _Comparison:
         return None if self.world.rank > 0 else Reference(
             self.model, seed=self.seed, lr=LR, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, passes=passes, split=split)
 
-    def step(self, step: int, engine: DataDistributed | Runtime, reference: Reference | None) -> tuple[float, float]:
+    def step(self, step: int, engine: DDPEngine | Runtime, reference: Reference | None) -> tuple[float, float]:
         """Train both by one step; their losses."""
         self.world.watch.at(f"step {step}")
         images, labels = batch(step, self.batch_size, self.shape, self.graph.ops[-1].input_shapes[0][0])

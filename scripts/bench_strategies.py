@@ -30,7 +30,7 @@ from parallel.models import build_model
 from parallel.program.lowering import lower
 from parallel.results.statistics import speedup, summarise
 from parallel.runtime.communication.world import World, open_world
-from parallel.runtime.execution.ddp import DataDistributed, check_ddp_batch
+from parallel.runtime.execution.ddp import DDPEngine, check_ddp_batch
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.strategies import build_plan
@@ -94,9 +94,9 @@ def make_step(name: str, arguments: argparse.Namespace, world: World) -> Step:
         return PEERS[name](model.to(world.device), images[rows], labels[rows], **SGD)
     own = World(0, 1, world.device, "none") if alone else world
     options = EngineOptions(0, arguments.precision, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    engine: DataDistributed | Runtime
+    engine: DDPEngine | Runtime
     if name == "ddp":
-        engine = DataDistributed(model, own, options, batch_size=arguments.batch_size, bucket_mb=arguments.bucket_mb)
+        engine = DDPEngine(model, own, options, batch_size=arguments.batch_size, bucket_mb=arguments.bucket_mb)
     else:
         graph = trace(model, shape)
         plan = build_plan(graph, own.size, STRATEGIES[name])

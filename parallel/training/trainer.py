@@ -38,12 +38,12 @@ from parallel.results.run_summary import run_summary
 from parallel.results.tracker import Tracker, open_tracker
 from parallel.runtime.communication.world import World, choose_device, open_world
 from parallel.runtime.execution.available_memory import available_memory
-from parallel.runtime.execution.ddp import DataDistributed
+from parallel.runtime.execution.ddp import DDPEngine
 from parallel.runtime.execution.engine import Engine
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.failure.errors import NotFinite
-from parallel.runtime.failure.nonfinite import FiniteCheck
+from parallel.runtime.failure.nonfinite import NonfiniteCheck
 from parallel.runtime.instrumentation.observe import Observer
 from parallel.runtime.instrumentation.trace import StepTrace, chosen_step
 from parallel.strategies import build_plan
@@ -131,18 +131,18 @@ def make_engine(job: Job, world: World, observer: Observer | None = None) -> Eng
     model = build_model(config.model, job.data.num_classes, trainer.seed)
     options = EngineOptions.from_config(trainer)
     if program is None:
-        return DataDistributed(model, world, options, batch_size=trainer.batch_size,
+        return DDPEngine(model, world, options, batch_size=trainer.batch_size,
                                bucket_mb=config.strategy.bucket_mb, observer=observer)
     return Runtime(program, model, world, options, observer=observer)
 
 
-def make_check(job: Job, world: World) -> FiniteCheck | None:
+def make_check(job: Job, world: World) -> NonfiniteCheck | None:
     """What looks for values that are not finite, if the configuration asks for it."""
     if not job.config.trainer.check_finite:
         return None
     if job.plan is None:
-        return FiniteCheck(job.graph, world, job.config.trainer.batch_size)
-    return FiniteCheck(job.graph, world, job.config.trainer.batch_size, job.plan.micro_batches,
+        return NonfiniteCheck(job.graph, world, job.config.trainer.batch_size)
+    return NonfiniteCheck(job.graph, world, job.config.trainer.batch_size, job.plan.micro_batches,
                        job.plan.update == "pass")
 
 
@@ -163,7 +163,7 @@ def learning_rate(config: TrainerConfig, epoch: int, progress: float) -> float:
 class _Run:
     """The epochs of one run on one worker."""
 
-    def __init__(self, job: Job, world: World, engine: Engine, check: FiniteCheck | None, tracker: Tracker,
+    def __init__(self, job: Job, world: World, engine: Engine, check: NonfiniteCheck | None, tracker: Tracker,
                  writer: RecordWriter | None, run_dir: Path | None) -> None:
         self._job, self._world, self._engine, self._tracker, self._writer = job, world, engine, tracker, writer
         self._check = check

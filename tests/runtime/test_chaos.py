@@ -117,7 +117,7 @@ MISSING = {
     "gathered weights": (Parameters, "__getitem__", held_parameters),
     "a gather": (HeldBucket, "finish_gather", nothing),
     "summed gradients": (HeldBucket, "finish_sync", nothing),
-    "weights before they are collected": (Parameters, "settle", nothing),
+    "weights before they are collected": (Parameters, "wait_for_weights", nothing),
 }
 
 

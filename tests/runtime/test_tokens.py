@@ -7,10 +7,10 @@ import os
 import pytest
 
 from parallel.config import ClusterConfig
-from parallel.runtime.communication.tokens import Inbox, Tokens, name_of
+from parallel.runtime.communication.tokens import Inbox, Tokens, token_name
 from parallel.runtime.communication.world import open_world
 from parallel.runtime.failure.errors import WorkerLost
-from parallel.runtime.failure.watch import Silent
+from parallel.runtime.failure.watch import NullWatch
 from tests.support.workers import Workers
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
@@ -20,7 +20,7 @@ MORE_THAN_A_PIPE_HOLDS = 5000
 def joined() -> tuple[Tokens, Tokens]:
     """Both ends, in this process."""
     inboxes = [Inbox(frozenset({1})), Inbox(frozenset({0}))]
-    ends = [Tokens(rank, inboxes[rank], {1 - rank: inboxes[1 - rank].address}, Silent()) for rank in range(2)]
+    ends = [Tokens(rank, inboxes[rank], {1 - rank: inboxes[1 - rank].address}, NullWatch()) for rank in range(2)]
     for inbox in inboxes:
         inbox.opened()
     return ends[0], ends[1]
@@ -28,7 +28,7 @@ def joined() -> tuple[Tokens, Tokens]:
 
 def test_names_may_be_waited_for_in_any_order() -> None:
     one, other = joined()
-    a, b = name_of("a"), name_of("b")
+    a, b = token_name("a"), token_name("b")
     one.send(1, a, (1, 2, 3))
     one.send(1, b)
     one.send(1, a, (4, 5, -6))
@@ -38,16 +38,16 @@ def test_names_may_be_waited_for_in_any_order() -> None:
 
 def test_a_worker_that_ended_is_lost_at_once() -> None:
     one, other = joined()
-    one.send(1, name_of("last"))
+    one.send(1, token_name("last"))
     one.close()
-    assert other.wait(0, name_of("last"), ()) == (0, 0, 0)
+    assert other.wait(0, token_name("last"), ()) == (0, 0, 0)
     with pytest.raises(WorkerLost, match="worker 0: it closed its connection"):
-        other.wait(0, name_of("next"), ())
+        other.wait(0, token_name("next"), ())
     with pytest.raises(WorkerLost, match="worker 0: .*Broken pipe"):
-        other.send(0, name_of("answer"))
+        other.send(0, token_name("answer"))
 
 
-class Over(Silent):
+class Over(NullWatch):
     """The run cannot go on, and it is known why."""
 
     @property
@@ -59,7 +59,7 @@ def test_waiting_ends_with_the_run() -> None:
     _, other = joined()
     other._watch = Over()
     with pytest.raises(WorkerLost, match="the run is over"):
-        other.wait(0, name_of("never"), ())
+        other.wait(0, token_name("never"), ())
 
 
 def fill_both_ways() -> list[int]:
@@ -67,8 +67,8 @@ def fill_both_ways() -> list[int]:
         tokens, peer = world.tokens, 1 - world.rank
         assert tokens is not None
         for i in range(MORE_THAN_A_PIPE_HOLDS):
-            tokens.send(peer, name_of(i % 7), (i, 0, 0))
-        return [tokens.wait(peer, name_of(i % 7), ())[0] for i in range(MORE_THAN_A_PIPE_HOLDS)]
+            tokens.send(peer, token_name(i % 7), (i, 0, 0))
+        return [tokens.wait(peer, token_name(i % 7), ())[0] for i in range(MORE_THAN_A_PIPE_HOLDS)]
 
 
 def test_pipes_that_are_full_both_ways(workers: Workers) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from parallel.cli.process_tree import MARK, marked
-from parallel.runtime.failure.blame import BROKEN_S, SILENT_S, State, Trouble, judge
+from parallel.runtime.failure.blame import BROKEN_S, SILENT_S, State, Symptom, find_blame
 from tests.conftest import Run, Start
 from tests.support.waiting import wait_for
 
@@ -23,35 +23,35 @@ ALTERED = "tests.support.altered_training"
 BUSY = State(beat=7, where="step 17", doing="computing", seconds=0.1, waits=False, told=False, done=False)
 WAITS = replace(BUSY, doing="waiting for worker 1: exchange 3 of micro-batch 0, forward", seconds=3.0, waits=True)
 LOADS = replace(BUSY, doing="loading data", seconds=3.2)
-WAITED = Trouble(0.1, broken=False, waiting_for=WAITS.doing)
-BROKE = Trouble(0.1, broken=True, waiting_for=WAITS.doing)
+WAITED = Symptom(0.1, broken=False, waiting_for=WAITS.doing)
+BROKE = Symptom(0.1, broken=True, waiting_for=WAITS.doing)
 FRESH = {0: 0.0, 1: 0.1, 2: 0.1}
 
 
 def test_a_silent_worker_is_to_blame_after_the_timeout_and_sooner_if_there_is_trouble() -> None:
     states = {0: WAITS, 1: BUSY, 2: WAITS}
-    assert judge(0, states, {**FRESH, 1: 4.9}, 5.0, None) is None
+    assert find_blame(0, states, {**FRESH, 1: 4.9}, 5.0, None) is None
     assert "worker 1 does not answer: no sign of life for 5.1 s, the last one in step 17" in str(
-        judge(0, states, {**FRESH, 1: 5.1}, 5.0, None))
-    assert judge(0, states, {**FRESH, 1: SILENT_S - 0.1}, 5.0, BROKE) is None
-    assert "worker 1 is gone" in str(judge(0, states, {**FRESH, 1: SILENT_S}, 5.0, BROKE))
-    assert "worker 1 is gone" in str(judge(0, states, {**FRESH, 1: SILENT_S}, 5.0, None, told=True))
-    assert judge(0, {**states, 1: replace(BUSY, done=True)}, {**FRESH, 1: 60.0}, 5.0, None) is None
+        find_blame(0, states, {**FRESH, 1: 5.1}, 5.0, None))
+    assert find_blame(0, states, {**FRESH, 1: SILENT_S - 0.1}, 5.0, BROKE) is None
+    assert "worker 1 is gone" in str(find_blame(0, states, {**FRESH, 1: SILENT_S}, 5.0, BROKE))
+    assert "worker 1 is gone" in str(find_blame(0, states, {**FRESH, 1: SILENT_S}, 5.0, None, told=True))
+    assert find_blame(0, {**states, 1: replace(BUSY, done=True)}, {**FRESH, 1: 60.0}, 5.0, None) is None
 
 
 def test_of_the_living_the_one_that_does_not_wait_is_to_blame() -> None:
     chain = {0: WAITS, 1: replace(WAITS, doing="waiting for worker 2: gradients of bucket 0"), 2: LOADS}
     assert "worker 2 has not come to where others wait for it: in step 17 it has been loading data for 3.2 s" in str(
-        judge(0, chain, FRESH, 3.0, WAITED))
-    assert judge(0, chain, FRESH, 3.0, None) is None
+        find_blame(0, chain, FRESH, 3.0, WAITED))
+    assert find_blame(0, chain, FRESH, 3.0, None) is None
     ring = {0: WAITS, 1: replace(WAITS, doing="waiting for worker 0: barrier")}
-    assert "all workers wait for each other" in str(judge(0, ring, FRESH, 3.0, WAITED))
+    assert "all workers wait for each other" in str(find_blame(0, ring, FRESH, 3.0, WAITED))
 
 
 def test_a_living_worker_that_broke_a_connection_may_say_why_first() -> None:
     states = {0: WAITS, 1: BUSY}
-    assert judge(0, states, FRESH, 3.0, BROKE) is None
-    assert "though all workers live" in str(judge(0, states, FRESH, 3.0, replace(BROKE, seconds=BROKEN_S)))
+    assert find_blame(0, states, FRESH, 3.0, BROKE) is None
+    assert "though all workers live" in str(find_blame(0, states, FRESH, 3.0, replace(BROKE, seconds=BROKEN_S)))
 
 
 def ranks_of(mark: str) -> dict[int, int]:

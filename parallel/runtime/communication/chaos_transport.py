@@ -19,7 +19,7 @@ from parallel.runtime.communication.chaos import Chaos, Postponed, poison
 from parallel.runtime.communication.transport import Message, Receive, Transport
 from parallel.runtime.communication.world import World
 from parallel.runtime.failure.watch import describe
-from parallel.runtime.instrumentation.clock import Clock, Key
+from parallel.runtime.instrumentation.clock import Clock, MessageKey
 
 
 class ChaosTransport(Transport):
@@ -28,7 +28,7 @@ class ChaosTransport(Transport):
     def __init__(self, world: World, clock: Clock, chaos: Chaos) -> None:
         super().__init__(world, clock)
         self._postponed = Postponed(chaos, world.rank, self._number)
-        self._under_way: dict[Key, tuple[Message, Sequence[Receive]]] = {}
+        self._under_way: dict[MessageKey, tuple[Message, Sequence[Receive]]] = {}
         """By key, the messages that have not been waited for, and what they are to receive."""
         self._readable: dict[Message, list[Tensor]] = {}
         """What was received and is not released yet."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from parallel.graph.box import Box
 from parallel.program import Transfer
 from parallel.runtime.communication.transport import Message, Receive, Transport
-from parallel.runtime.instrumentation.clock import Key
+from parallel.runtime.instrumentation.clock import MessageKey
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Format:
 class Move:
     """One direction of an exchange, as one worker sees it."""
 
-    key: Key
+    key: MessageKey
     sends: tuple[tuple[int, Box], ...]
     receives: tuple[tuple[int, Box], ...]
     local: Box | None
@@ -61,8 +61,8 @@ class Move:
     """Pieces may overlap, and then add up; otherwise they tile what is wanted."""
 
 
-def move(key: Key, worker: int, transfers: Sequence[Transfer], holds: Mapping[int, Box], needs: Mapping[int, Box],
-         *, transposed: bool, adds: bool) -> Move:
+def move(key: MessageKey, worker: int, transfers: Sequence[Transfer], holds: Mapping[int, Box],
+         needs: Mapping[int, Box], *, transposed: bool, adds: bool) -> Move:
     """What `worker` does in an exchange, or, transposed, in its backward."""
     directed = [(t.target, t.source, t.box) if transposed else (t.source, t.target, t.box) for t in transfers]
     if transposed:

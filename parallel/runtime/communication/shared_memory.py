@@ -24,8 +24,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from parallel.runtime.communication.tokens import Tokens, name_of
-from parallel.runtime.instrumentation.clock import Key
+from parallel.runtime.communication.tokens import Tokens, token_name
+from parallel.runtime.instrumentation.clock import MessageKey
 
 
 def _create(nbytes: int) -> tuple[int, mmap.mmap]:
@@ -45,15 +45,15 @@ def _open(pid: int, file: int, nbytes: int) -> mmap.mmap:
 class Slot:
     """The sender's side: memory for one message to one peer."""
 
-    def __init__(self, key: Key, peer: int, nbytes: int, tokens: Tokens) -> None:
+    def __init__(self, key: MessageKey, peer: int, nbytes: int, tokens: Tokens) -> None:
         self._key, self._peer, self._nbytes, self._tokens = key, peer, nbytes, tokens
-        self._sent, self._read = name_of(key, "sent"), name_of(key, "read")
+        self._sent, self._read = token_name(key, "sent"), token_name(key, "read")
         self._file, self._memory = _create(nbytes)
         self._used = False
 
     def send(self, tensor: Tensor) -> None:
         """Copy the tensor in, when its last content was read, and tell the peer."""
-        self._settle()
+        self._wait_until_read()
         torch.frombuffer(self._memory, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
         self._tokens.send(self._peer, self._sent, (os.getpid(), self._file, self._nbytes))
         self._used = True
@@ -63,21 +63,21 @@ class Slot:
 
     def close(self) -> None:
         """Give the memory back when its last content was read."""
-        self._settle()
+        self._wait_until_read()
         os.close(self._file)
 
-    def _settle(self) -> None:
+    def _wait_until_read(self) -> None:
         if self._used:
             self._tokens.wait(self._peer, self._read, self._key)
             self._used = False
 
 
-class Mapped:
+class PeerSlot:
     """The receiver's side: a peer's slot."""
 
-    def __init__(self, key: Key, peer: int, tokens: Tokens) -> None:
+    def __init__(self, key: MessageKey, peer: int, tokens: Tokens) -> None:
         self._key, self._peer, self._tokens = key, peer, tokens
-        self._sent, self._read = name_of(key, "sent"), name_of(key, "read")
+        self._sent, self._read = token_name(key, "sent"), token_name(key, "read")
         self._opened: tuple[int, int, int] | None = None
         self._memory: mmap.mmap | None = None
 
@@ -97,9 +97,9 @@ class Mapped:
 class Signal:
     """A token each way between two workers: each learns that the other has come so far."""
 
-    def __init__(self, key: Key, peer: int, tokens: Tokens) -> None:
+    def __init__(self, key: MessageKey, peer: int, tokens: Tokens) -> None:
         self._key, self._peer, self._tokens = key, peer, tokens
-        self._name = name_of(key, "signal")
+        self._name = token_name(key, "signal")
 
     def send(self) -> None:
         self._tokens.send(self._peer, self._name)
@@ -115,9 +115,9 @@ class SharedMemory:
         """`number` tells this worker's slots from those of its other transports: the same on every worker."""
         self.peers = frozenset[int]() if tokens is None else tokens.peers
         self._own_tokens, self._number = tokens, number
-        self._slots: dict[tuple[Key, int], Slot] = {}
-        self._mapped: dict[tuple[Key, int], Mapped] = {}
-        self._signals: dict[tuple[Key, int], Signal] = {}
+        self._slots: dict[tuple[MessageKey, int], Slot] = {}
+        self._mapped: dict[tuple[MessageKey, int], PeerSlot] = {}
+        self._signals: dict[tuple[MessageKey, int], Signal] = {}
 
     @property
     def _tokens(self) -> Tokens:
@@ -125,7 +125,7 @@ class SharedMemory:
             raise RuntimeError("a worker without neighbours has nobody to share memory with")
         return self._own_tokens
 
-    def send(self, key: Key, peer: int, tensor: Tensor) -> None:
+    def send(self, key: MessageKey, peer: int, tensor: Tensor) -> None:
         """Hand a tensor, however it is strided, to a neighbour."""
         key = (self._number, *key)
         slot = self._slots.get((key, peer))
@@ -135,27 +135,28 @@ class SharedMemory:
             slot = self._slots[key, peer] = Slot(key, peer, tensor.nbytes, self._tokens)
         slot.send(tensor)
 
-    def mapped(self, key: Key, peer: int) -> Mapped:
+    def mapped(self, key: MessageKey, peer: int) -> PeerSlot:
         """A neighbour's slot for the message `key`."""
         key = (self._number, *key)
         if (key, peer) not in self._mapped:
-            self._mapped[key, peer] = Mapped(key, peer, self._tokens)
+            self._mapped[key, peer] = PeerSlot(key, peer, self._tokens)
         return self._mapped[key, peer]
 
-    def signal(self, key: Key, peer: int) -> Signal:
+    def signal(self, key: MessageKey, peer: int) -> Signal:
         """By which a neighbour and this worker tell each other that what they share is new."""
         key = (self._number, *key)
         if (key, peer) not in self._signals:
             self._signals[key, peer] = Signal(key, peer, self._tokens)
         return self._signals[key, peer]
 
-    def common(self, key: Key, rank: int, workers: Sequence[int], size: int, dtype: torch.dtype) -> Tensor | None:
+    def common(self, key: MessageKey, rank: int, workers: Sequence[int], size: int,
+               dtype: torch.dtype) -> Tensor | None:
         """Memory that all of `workers` share, `rank` being this one; None if they are not all neighbours."""
         others = [worker for worker in workers if worker != rank]
         if not others or not self.peers.issuperset(others):
             return None
         nbytes, tokens = size * dtype.itemsize, self._tokens
-        made, mapped = name_of(self._number, key, "made"), name_of(self._number, key, "mapped")
+        made, mapped = token_name(self._number, key, "made"), token_name(self._number, key, "mapped")
         if rank == workers[0]:
             file, memory = _create(nbytes)
             for other in others:

@@ -19,8 +19,8 @@ from collections import defaultdict, deque
 from collections.abc import Mapping
 from datetime import timedelta
 
-from parallel.runtime.failure.watch import Silent
-from parallel.runtime.instrumentation.clock import Key
+from parallel.runtime.failure.watch import NullWatch
+from parallel.runtime.instrumentation.clock import MessageKey
 
 Numbers = tuple[int, int, int]
 _FORMAT = struct.Struct("=Q3q")
@@ -29,7 +29,7 @@ SLEEP_S = 0.25
 """How long it sleeps at a time, to see in between whether the run is over."""
 
 
-def name_of(*key: object) -> int:
+def token_name(*key: object) -> int:
     """The 64-bit name of a token, the same in every process."""
     text = repr(key).encode()
     return zlib.crc32(text) << 32 | zlib.adler32(text)
@@ -58,8 +58,8 @@ class Inbox:
 class Tokens:
     """Sends and receives the tokens of one worker."""
 
-    def __init__(self, rank: int, inbox: Inbox, addresses: Mapping[int, tuple[int, Mapping[int, int]]], watch: Silent,
-                 ) -> None:
+    def __init__(self, rank: int, inbox: Inbox, addresses: Mapping[int, tuple[int, Mapping[int, int]]],
+                 watch: NullWatch) -> None:
         """`addresses` are the neighbours' inboxes'."""
         self._reads = inbox.reads
         self._writes = {peer: os.open(f"/proc/{pid}/fd/{ends[rank]}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -97,7 +97,7 @@ class Tokens:
             return False
         return True
 
-    def wait(self, peer: int, name: int, key: Key) -> Numbers:
+    def wait(self, peer: int, name: int, key: MessageKey) -> Numbers:
         """The next token of this name from a neighbour; `key` is what it is for. Raises `WorkerLost`."""
         came = self._came[peer][name]
         if not came:

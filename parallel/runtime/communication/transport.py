@@ -17,9 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from parallel.runtime.communication.shared_memory import Mapped, SharedMemory, Signal
+from parallel.runtime.communication.shared_memory import PeerSlot, SharedMemory, Signal
 from parallel.runtime.communication.world import World
-from parallel.runtime.instrumentation.clock import Clock, Key
+from parallel.runtime.instrumentation.clock import Clock, MessageKey
 
 SENT_AHEAD = 2
 """Messages of one exchange that may be on their way to a worker that is behind: it then is what all wait for."""
@@ -39,7 +39,7 @@ class Receive:
 class Message:
     """Sends and receives under way."""
 
-    def __init__(self, key: Key, sources: Sequence[int]) -> None:
+    def __init__(self, key: MessageKey, sources: Sequence[int]) -> None:
         self.key = key
         self.sources = sources
         self.works: list[tuple[dist.Work, int]] = []
@@ -48,9 +48,9 @@ class Message:
         """What is being sent: it must outlive the transfer."""
         self.received: list[Tensor | None] = []
         """None: a token will announce it, see `expected`."""
-        self.expected: list[tuple[Receive, Mapped]] = []
+        self.expected: list[tuple[Receive, PeerSlot]] = []
         self.signals: list[Signal] = []
-        self.borrowed: list[Mapped] = []
+        self.borrowed: list[PeerSlot] = []
 
 
 class Transport:
@@ -63,11 +63,11 @@ class Transport:
         self._device = world.device
         self._number = next(world.transports)
         self._shared = SharedMemory(world.tokens, self._number)
-        self._only_sent: defaultdict[Key, deque[Message]] = defaultdict(deque)
+        self._only_sent: defaultdict[MessageKey, deque[Message]] = defaultdict(deque)
         """Messages of which nothing is received, by what their keys have in common."""
         self.bytes_sent = 0
 
-    def start(self, key: Key, sends: Sequence[tuple[int, Tensor]], receives: Sequence[Receive]) -> Message:
+    def start(self, key: MessageKey, sends: Sequence[tuple[int, Tensor]], receives: Sequence[Receive]) -> Message:
         """Begin to send tensors to workers and to receive from others.
 
         Each pair of workers must start its messages in the same order. `key` names the exchange on every worker.
@@ -108,11 +108,11 @@ class Transport:
             works = [(work, -1) for work in dist.batch_isend_irecv([dist.P2POp(*each) for each in operations])]
         message.works += [(work, peer) for work, peer in works if work is not None]
 
-    def share(self, key: Key, rank: int, workers: Sequence[int], size: int, dtype: torch.dtype) -> Tensor | None:
+    def share(self, key: MessageKey, rank: int, workers: Sequence[int], size: int, dtype: torch.dtype) -> Tensor | None:
         """Memory of `size` elements that all of `workers` share, this one being `rank`; None if they cannot."""
         return self._shared.common(key, rank, workers, size, dtype)
 
-    def announce(self, key: Key, peers: Sequence[int], shard: Tensor) -> Message:
+    def announce(self, key: MessageKey, peers: Sequence[int], shard: Tensor) -> Message:
         """Tell neighbours that `shard`, a part of what they share, is new, and expect the same of them."""
         self._clock.started(key)
         self.bytes_sent += shard.nbytes * len(peers)
@@ -147,7 +147,7 @@ class Transport:
 
     def _wait(self, message: Message) -> list[Tensor]:
         for work, peer in message.works:
-            self._settle(work, message.key, peer)
+            self._wait_for(work, message.key, peer)
         for signal in message.signals:
             signal.wait()
         announced = []
@@ -177,7 +177,7 @@ class Transport:
         self._only_sent.clear()
         self._shared.close()
 
-    def _settle(self, work: dist.Work, key: Key, peer: int) -> None:
+    def _wait_for(self, work: dist.Work, key: MessageKey, peer: int) -> None:
         """Block until one send or receive is done. Raises `WorkerLost`."""
         self._watch.waits(key, peer)
         try:

@@ -22,7 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 from parallel.config import ClusterConfig, require
 from parallel.runtime.communication.chaos import Chaos
 from parallel.runtime.communication.tokens import Inbox, Tokens
-from parallel.runtime.failure.watch import Silent, Watch, is_about_peers
+from parallel.runtime.failure.watch import NullWatch, Watch, is_about_peers
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class World:
     device: torch.device
     backend: str
     """gloo or nccl; none for a single worker."""
-    watch: Silent = field(default_factory=Silent, repr=False, compare=False)
+    watch: NullWatch = field(default_factory=NullWatch, repr=False, compare=False)
     """Knows when another worker is lost: every wait for others tells it, and raises what it says."""
     tokens: Tokens | None = field(default=None, repr=False, compare=False)
     """To the neighbours: other workers to whom messages go through shared memory."""

@@ -22,7 +22,7 @@ from parallel.graph.box import Box, cut
 from parallel.graph.ops.dropout import dropout_mask, step_key
 from parallel.program.precision import DTYPES
 from parallel.runtime.communication.world import World
-from parallel.runtime.execution.metrics import hits
+from parallel.runtime.execution.metrics import sum_metrics
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.parameters import ParameterName
 from parallel.runtime.execution.runtime import named_weights
@@ -56,7 +56,7 @@ def check_ddp_batch(batch_size: int, workers: int) -> None:
             f"must be a multiple of workers={workers} for strategy=ddp, which averages equal parts")
 
 
-class DataDistributed:
+class DDPEngine:
     """An `Engine` around DDP: each worker has the whole model and an equal part of the batch."""
 
     splits_time = False  # DDP waits inside backward, out of the clock's sight
@@ -123,7 +123,7 @@ class DataDistributed:
         with self._autocasting():
             logits = self._plain(images)
         logits = logits if logits.dtype.itemsize >= 4 else logits.float()
-        return hits(logits, labels, F.cross_entropy(logits, labels, reduction="none", ignore_index=-1))
+        return sum_metrics(logits, labels, F.cross_entropy(logits, labels, reduction="none", ignore_index=-1))
 
     def gathered(self, kind: str = "weights") -> dict[ParameterName, Tensor]:
         """Weights, or the last step's gradients: on worker 0, which has them all; elsewhere empty."""

@@ -1,4 +1,4 @@
-"""What validation counts."""
+"""Validation metrics: summed loss and top-1/top-5 hits."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 
-def hits(logits: Tensor, labels: Tensor, losses: Tensor) -> Tensor:
-    """[loss, top-1 hits, top-5 hits, samples] of the rows whose label is not −1, float64."""
-    top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-    rows = torch.stack([losses.double(), top[:, 0].double(), top.any(dim=1).double(), torch.ones_like(losses).double()])
+def sum_metrics(logits: Tensor, labels: Tensor, losses: Tensor) -> Tensor:
+    """Return [loss, top-1 hits, top-5 hits, samples] over the rows whose label is not −1, in float64."""
+    top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    top1 = top5[:, 0]
+    rows = torch.stack([losses.double(), top1.double(), top5.any(dim=1).double(), torch.ones_like(losses).double()])
     return (rows * (labels >= 0)).sum(dim=1)

@@ -196,7 +196,7 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
         for held in self.buckets.values():
             held.momentum.zero_()
 
-    def settle(self) -> None:
+    def wait_for_weights(self) -> None:
         """Wait until every parameter that this worker holds is up to date."""
         for held in self.buckets.values():
             held.finish_gather(self._transport)

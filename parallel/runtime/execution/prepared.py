@@ -23,7 +23,7 @@ Compute = Callable[
 
 
 @dataclass(frozen=True)
-class Work:
+class SegmentWork:
     """A segment for a micro-batch on this worker, with everything that does not change from step to step."""
 
     segment: Segment
@@ -49,7 +49,7 @@ class Prepared:
         """Likewise of the labels."""
         self._image_rows: dict[tuple[int, ...], slice] = {}
         """Rows of the loaded batch by their positions: ops that read the same images share them."""
-        self.work: dict[tuple[int, int | None], Work] = {}
+        self.work: dict[tuple[int, int | None], SegmentWork] = {}
         for segment in program.segments:
             if rank in segment.workers:
                 for m in [None] if segment.merged else range(program.plan.micro_batches):
@@ -72,7 +72,7 @@ class Prepared:
             self.leaving.append([name for name in segment.ops if name in read])
             self.compute.append(self._segment_function(segment, compile, observer))
 
-    def _prepare(self, segment: Segment, m: int | None) -> Work:
+    def _prepare(self, segment: Segment, m: int | None) -> SegmentWork:
         rank, program = self._rank, self.program
         batches = range(program.plan.micro_batches) if m is None else [m]
         parts: dict[str, Part] = {}
@@ -92,7 +92,7 @@ class Prepared:
             labels = slice(len(self.label_positions), len(self.label_positions) + len(samples))
             self.label_positions += samples
         positions = torch.tensor(samples, dtype=torch.int64, device=self._device)
-        return Work(segment, m, parts, positions, images, labels)
+        return SegmentWork(segment, m, parts, positions, images, labels)
 
     def _load(self, positions: tuple[int, ...]) -> slice:
         """Rows of the loaded batch that have the images at these positions."""

@@ -7,13 +7,11 @@ transpose.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from parallel.graph.ops.dropout import step_key
-from parallel.program import Backward, Forward, Program, Start, Step, Update, Wait
+from parallel.program import Backward, Forward, Program, Start, Update, Wait
 from parallel.program.precision import DTYPES
 from parallel.runtime.communication.chaos_transport import open_transport
 from parallel.runtime.communication.exchange import Format
@@ -22,12 +20,10 @@ from parallel.runtime.execution.buffers import Buffers
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.parameters import ParameterName, Parameters, assemble
 from parallel.runtime.execution.prepared import Prepared
-from parallel.runtime.execution.step import StepContext, StepRun
+from parallel.runtime.execution.step import StepRun, WorkerState
 from parallel.runtime.instrumentation.clock import Clock
 from parallel.runtime.instrumentation.observe import Observer, observe_parameters
-
-Instruction = tuple[Step, Any, Any]
-"""A step of the program, and when the worker began and ended it."""
+from parallel.runtime.instrumentation.trace import TimedInstruction
 
 
 def named_weights(model: nn.Module) -> dict[ParameterName, Tensor]:
@@ -64,12 +60,12 @@ class Runtime:
         self.parameters = Parameters(program, named_weights(model), world, self.transport, self._weights, options,
                                      keep_gradients=keep_gradients)
         self.buffers = Buffers(program, model, world.rank, self._weights)
-        self.trace: list[Instruction] | None = None
+        self.trace: list[TimedInstruction] | None = None
         """Given a list, steps put into it what this worker does, and marks of the clock from when to when."""
         self._seed = options.seed
         self._steps = program.steps[world.rank]
         self._prepared = Prepared(program, world.rank, world.device, options.compile, observer)
-        self._shared = StepContext(self._prepared, self.parameters, self.buffers.held, self.transport, activations,
+        self._shared = WorkerState(self._prepared, self.parameters, self.buffers.held, self.transport, activations,
                                    autocast)
         if observer is not None:
             observe_parameters(self.parameters, observer)
@@ -118,14 +114,14 @@ class Runtime:
                 case Wait(exchange, m, backward=False):
                     run.wait(exchange, m, False)
         run.close()
-        return run.hits
+        return run.metrics
 
     def _begin(self, images: Tensor, labels: Tensor, training: bool, key: Tensor) -> StepRun:
         return StepRun(self._shared, images, labels, training=training, key=key)
 
     def close(self) -> None:
         """End between two steps, on all workers, what a process that goes on with another runtime must not keep."""
-        self.parameters.settle()
+        self.parameters.wait_for_weights()
         self.transport.close()
 
     def forget_momentum(self) -> None:
@@ -138,7 +134,7 @@ class Runtime:
         empty. `kind` is weights, buffers or gradients."""
         if kind == "buffers":
             return self.buffers.gathered(self.world)
-        self.parameters.settle()
+        self.parameters.wait_for_weights()
         own = self.parameters.shards() if kind == "weights" else self.parameters.gradients()
         shards = self.world.gather_to_first({index: tensor.cpu() for index, tensor in own.items()})
         return assemble(self.program, shards, self._weights) if shards else {}

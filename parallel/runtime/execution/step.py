@@ -13,18 +13,18 @@ from parallel.graph.ops import Context
 from parallel.program import Exchange
 from parallel.runtime.communication.exchange import Format, Moving, finish, start
 from parallel.runtime.communication.transport import Transport
-from parallel.runtime.execution.metrics import hits
+from parallel.runtime.execution.metrics import sum_metrics
 from parallel.runtime.execution.parameters import Parameters
-from parallel.runtime.execution.prepared import Prepared, Work
+from parallel.runtime.execution.prepared import Prepared, SegmentWork
 
-Value = tuple[str, int | None]
+ValueKey = tuple[str, int | None]
 """An op's output for a micro-batch; None: for all of them, by a merged segment."""
-Edge = tuple[str, str, int | None]
+LeafKey = tuple[str, str, int | None]
 """Producer, consumer, micro-batch."""
 
 
 @dataclass(frozen=True)
-class StepContext:
+class WorkerState:
     """A worker's state that outlives its steps."""
 
     prepared: Prepared
@@ -40,20 +40,20 @@ class StepContext:
 class StepRun:
     """State of one step: each instruction of the program is a method."""
 
-    def __init__(self, context: StepContext, images: Tensor, labels: Tensor, *, training: bool, key: Tensor) -> None:
+    def __init__(self, context: WorkerState, images: Tensor, labels: Tensor, *, training: bool, key: Tensor) -> None:
         """`images` and `labels` are this worker's rows of the batch; `key` chooses the dropout masks."""
         self._p, self._parameters, self._buffers = context.prepared, context.parameters, context.buffers
         self._transport, self._form, self._autocast = context.transport, context.form, context.autocast
         self._images, self._labels = images, labels
         self._training, self._key = training, key
-        self._values: dict[Value, Tensor] = {}
-        self._gradients: dict[Value, Tensor] = {}
-        self._leaves: dict[Edge, Tensor] = {}
+        self._values: dict[ValueKey, Tensor] = {}
+        self._gradients: dict[ValueKey, Tensor] = {}
+        self._leaves: dict[LeafKey, Tensor] = {}
         self._moving: dict[tuple[int, int, bool], Moving] = {}
         self.loss = torch.zeros((), dtype=torch.float64, device=self._form.device)
-        self.hits = torch.zeros(4, dtype=torch.float64, device=self._form.device)
+        self.metrics = torch.zeros(4, dtype=torch.float64, device=self._form.device)
 
-    def forward(self, work: Work) -> None:
+    def forward(self, work: SegmentWork) -> None:
         p, segment, m = self._p, work.segment, work.micro_batch
         leaves: dict[tuple[str, str], Tensor] = {}
         for op, (rows, box) in work.images.items():
@@ -76,9 +76,9 @@ class StepRun:
             if not self._training:
                 (logits,) = p.program.graph[LOSS].inputs
                 scores = leaves[logits, LOSS] if (logits, LOSS) in leaves else outputs[logits]
-                self.hits += hits(scores, self._labels[work.labels], outputs[LOSS])
+                self.metrics += sum_metrics(scores, self._labels[work.labels], outputs[LOSS])
 
-    def backward(self, work: Work) -> None:
+    def backward(self, work: SegmentWork) -> None:
         p, segment, m = self._p, work.segment, work.micro_batch
         tensors, gradients = [], []
         for name in p.leaving[segment.index]:

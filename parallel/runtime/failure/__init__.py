@@ -1,1 +1,1 @@
-"""Noticing that a worker died, hangs or computes nonsense, and naming it."""
+"""Detecting that a worker died, hangs or computes non-finite values, and naming it."""

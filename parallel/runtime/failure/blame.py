@@ -1,14 +1,14 @@
-"""Which worker is to blame when the workers of a run cannot go on.
+"""Which worker is to blame when a run cannot continue.
 
-Each worker keeps telling the others its state. What a worker knows of another is that state and for how long it has
-not changed; a living one changes with every beat. In this order a worker is to blame that
+Each worker publishes its state at every heartbeat. A worker knows the last state of every other worker and for how long
+it has not changed. The blame falls on the first of these that exists:
 
-    1. has been silent for the whole timeout: it died, or is stopped, or its machine is gone;
-    2. has been silent for some beats, when a connection broke or a wait took too long;
-    3. lives, but is not itself waiting, when a wait took too long: the one that has been at its work for longest;
+    1. a worker that has been silent for the whole timeout: it died, is stopped, or its machine is gone;
+    2. a worker that has been silent for some heartbeats, when a connection broke or a wait timed out;
+    3. a live worker that is not waiting itself, when a wait timed out: the one that has been busy for longest.
 
-and if all wait, they wait for each other. A connection that broke to a worker that lives says nothing yet: that worker
-is about to tell why it ended it.
+If all workers wait, they wait for each other. A broken connection to a live worker is no evidence yet: that worker is
+about to publish why it closed the connection.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 BEAT_S = 0.5
-"""How often a worker tells its state."""
+"""Interval at which a worker publishes its state."""
 SILENT_S = 4 * BEAT_S
-"""A worker that has not been heard of for so long is taken for dead where there is another sign of it. A thread on an
-overloaded machine may miss a beat or two."""
+"""Silence after which a worker counts as dead if there is other evidence. A thread on an overloaded machine may miss a
+heartbeat or two."""
 BROKEN_S = 10 * BEAT_S
-"""How long a living worker may take to say why it closed a connection."""
+"""Time that a live worker has to publish why it closed a connection."""
 
 
 @dataclass(frozen=True)
 class State:
-    """What a worker tells of itself."""
+    """State of a worker, as it publishes it."""
 
     beat: int
     where: str
-    """step 17"""
+    """Such as: step 17."""
     doing: str
-    """computing; loading data; waiting for worker 1: …"""
+    """Such as: computing; loading data; waiting for worker 1: …"""
     seconds: float
-    """How long it has been doing that."""
+    """Duration of what it is doing."""
     waits: bool
-    """For another worker, or to end after it did in vain."""
+    """Whether it waits for another worker, or to end after a wait that failed."""
     told: bool
-    """By a signal, to end."""
+    """Whether a signal told it to end."""
     done: bool
-    """It has left the run in order."""
+    """Whether it has left the run in order."""
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
@@ -53,38 +53,39 @@ class State:
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """What this worker ran into."""
+class Symptom:
+    """Failure that this worker observed."""
 
     seconds: float
-    """Since when."""
+    """Time since it was observed."""
     broken: bool
-    """A connection broke; otherwise a wait took too long, or this worker was told to end and asks whether why."""
+    """A connection broke; otherwise a wait timed out."""
     waiting_for: str
-    """What it was waiting for, as `State.doing` has it."""
+    """What this worker was waiting for, in the words of `State.doing`."""
 
 
-def judge(me: int, states: Mapping[int, State], silent: Mapping[int, float], timeout_s: float,
-          trouble: Trouble | None, told: bool = False) -> str | None:
-    """The sentence that says who is to blame; None as long as nobody is.
+def find_blame(me: int, states: Mapping[int, State], silent: Mapping[int, float], timeout_s: float,
+          symptom: Symptom | None, told: bool = False) -> str | None:
+    """Return the sentence that names the worker to blame, or None as long as there is none.
 
-    `states` are by rank, this worker's among them; `silent` is the seconds since each of the others changed.
+    `states` holds every worker's state by rank, `silent` the seconds since the state of each other worker changed.
+    `told`: a signal told this worker to end.
     """
     others = {rank: state for rank, state in states.items() if rank != me and not state.done and not state.told}
-    suspect = trouble is not None or told
+    suspect = symptom is not None or told
     limit = SILENT_S if suspect else max(timeout_s, SILENT_S)
     quiet = {rank: silent[rank] for rank in others if silent[rank] >= limit}
     if quiet:
         rank = max(quiet, key=lambda r: quiet[r])
-        gone = "is gone" if trouble is not None and trouble.broken or told else "does not answer"
+        gone = "is gone" if symptom is not None and symptom.broken or told else "does not answer"
         return (f"worker {rank} {gone}: no sign of life for {quiet[rank]:.1f} s, the last one in "
                 f"{others[rank].where} ({others[rank].doing})")
-    if trouble is None:
+    if symptom is None:
         return None
-    if trouble.broken:
-        if trouble.seconds < BROKEN_S:
+    if symptom.broken:
+        if symptom.seconds < BROKEN_S:
             return None
-        return f"a connection broke in {states[me].where}, though all workers live ({trouble.waiting_for})"
+        return f"a connection broke in {states[me].where}, though all workers live ({symptom.waiting_for})"
     if not all(silent[rank] < SILENT_S for rank in others):
         return None
     busy = {rank: state for rank, state in others.items() if not state.waits}

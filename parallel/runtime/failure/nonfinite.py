@@ -1,33 +1,46 @@
-"""Which op first gave a value that is infinite or not a number: `trainer.check_finite`.
+"""Which op first computed an infinite or NaN value: `trainer.check_finite`.
 
-Every worker notes the first such value of its own. After the step they compare: forward comes before backward, and
-within each an op before those that its values reach. Checking waits for every op's result, so it is off
-unless asked for.
+Every worker records the first such value of its own, and after the step the workers compare: forward precedes backward,
+and within each direction an op precedes those that its values reach. Checking synchronises with the device after
+every op, so it is off by default.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from parallel.graph import Graph
 from parallel.graph.box import Box, cut
-from parallel.runtime.communication.world import World
 from parallel.runtime.failure.errors import NotFinite
 from parallel.runtime.instrumentation.observe import Observer, all_finite
 
+T = TypeVar("T")
+
+
+class Group(Protocol):
+    """All workers of a run, as one of them sees them."""
+
+    @property
+    def rank(self) -> int: ...
+
+    def gather(self, value: T) -> list[T]: ...
+
+    def sum(self, tensor: Tensor) -> Tensor: ...
+
 
 @dataclass(frozen=True, order=True)
-class Note:
-    """The first value that is not finite on one worker; the smallest of all is the first."""
+class NonfiniteValue:
+    """The first value on one worker that is not finite. The smallest over all workers is the first of the step."""
 
     batch: int
     """The pass, where every pass updates weights that the next one uses; otherwise 0."""
     backward: bool
     place: int
-    """Of the op, in the order of the direction."""
+    """Position of the op in the order of the direction."""
     micro_batch: int
     worker: int
     op: str
@@ -37,30 +50,30 @@ class Note:
         return f"op {self.op} (worker {self.worker}, {self.what})"
 
 
-class FiniteCheck(Observer):
-    """One worker's side. Pass it to the engine, and call `after` when a step is done."""
+class NonfiniteCheck(Observer):
+    """One worker's check. Pass it to the engine as its observer, and call `after` when a step is done."""
 
-    def __init__(self, graph: Graph, world: World, batch_size: int, micro_batches: int = 1,
+    def __init__(self, graph: Graph, group: Group, batch_size: int, micro_batches: int = 1,
                  updates_every_pass: bool = False) -> None:
-        self._world, self._batch_size, self._micro_batches = world, batch_size, micro_batches
+        self._group, self._batch_size, self._micro_batches = group, batch_size, micro_batches
         self._updates_every_pass = updates_every_pass
         self._place = {op.name: i for i, op in enumerate(graph)}
-        self._note: Note | None = None
+        self._first: NonfiniteValue | None = None
         self._batch = 0
 
     def output(self, op: str, box: Box, rows: Tensor, tensor: Tensor) -> None:
-        self._see(tensor, op, "forward", rows)
+        self._check(tensor, op, "forward", rows)
 
     def input_gradient(self, op: str, producer: str, rows: Tensor, gradient: Tensor) -> None:
-        self._see(gradient, op, f"backward, gradient of its input {producer}", rows)
+        self._check(gradient, op, f"backward, gradient of its input {producer}", rows)
 
     def output_gradient(self, op: str, box: Box, rows: Tensor, gradient: Tensor) -> None:
-        self._see(gradient, op, "backward, gradient of its output", rows)
+        self._check(gradient, op, "backward, gradient of its output", rows)
 
     def parameter_gradient(self, op: str, name: str, gradient: Tensor) -> None:
-        self._see(gradient, op, f"backward, gradient of its {name}", None)
+        self._check(gradient, op, f"backward, gradient of its {name}", None)
 
-    def _see(self, tensor: Tensor, op: str, what: str, rows: Tensor | None) -> None:
+    def _check(self, tensor: Tensor, op: str, what: str, rows: Tensor | None) -> None:
         backward = what != "forward"
         if rows is not None and self._updates_every_pass:
             self._batch = self._pass(rows, backward)
@@ -69,20 +82,24 @@ class FiniteCheck(Observer):
         micro_batch = None if rows is None else self._micro_batch(rows)
         if micro_batch is not None and self._micro_batches > 1:
             what = f"micro-batch {micro_batch}, {what}"
-        place = self._place[op]
-        note = Note(self._batch, backward, -place if backward else place, micro_batch or 0, self._world.rank, op, what)
-        # Within a segment a tensor is shown first as what its producer got back, then as what its reader gave.
-        self._note = note if self._note is None else min(note, self._note)
+        place = -self._place[op] if backward else self._place[op]
+        found = NonfiniteValue(self._batch, backward, place, micro_batch or 0, self._group.rank, op, what)
+        # Within a segment a tensor is observed first as its producer's output gradient, then as its reader's
+        # input gradient: the smallest names the reader.
+        self._first = found if self._first is None else min(found, self._first)
 
     def _pass(self, rows: Tensor, backward: bool) -> int:
-        """Ops that are computed once a step go forward before the first pass, and backward after the last."""
+        """Return the pass that the rows belong to.
+
+        Ops that are computed once a step run forward before the first pass and backward after the last.
+        """
         micro_batch = self._micro_batch(rows)
         if micro_batch is None:
             return self._micro_batches if backward else 0
         return micro_batch
 
     def _micro_batch(self, rows: Tensor) -> int | None:
-        """The one that all rows belong to, if they do."""
+        """Return the micro-batch that all rows belong to, or None if there is more than one."""
         first, last = int(rows[0]), int(rows[-1])
         for m in range(self._micro_batches):
             start, stop = cut(self._batch_size, self._micro_batches, m)
@@ -91,11 +108,13 @@ class FiniteCheck(Observer):
         return None
 
     def after(self, step: int, loss: Tensor) -> None:
-        """Raise `NotFinite` on every worker if any saw something, or if the loss, of which this is a part, is not
-        finite."""
-        notes = [note for note in self._world.gather(self._note) if note is not None]
-        total = self._world.sum(loss.clone()).item()
-        if notes:
-            raise NotFinite(f"step {step}: {min(notes)} gave the first non-finite value (loss {total:g})")
+        """Raise `NotFinite` on every worker if any of them found a value, or if the loss is not finite.
+
+        `loss` is this worker's part of the loss.
+        """
+        found = [value for value in self._group.gather(self._first) if value is not None]
+        total = self._group.sum(loss.clone()).item()
+        if found:
+            raise NotFinite(f"step {step}: {min(found)} gave the first non-finite value (loss {total:g})")
         if not torch.isfinite(torch.tensor(total)):
             raise NotFinite(f"step {step}: the loss is {total:g}, though every op gave finite values")

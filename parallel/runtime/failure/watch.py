@@ -1,11 +1,11 @@
-"""A worker's watch over the others: it tells them this worker's state and knows when one of them is lost.
+"""A worker's watch over the others: it publishes this worker's state and detects when another worker is lost.
 
-The states travel through the key-value store that the launcher keeps, beside the process group. The first worker that
-knows who is to blame (`verdict.py`) writes it there, and all of them end with that sentence: the ones that are blocked
-in a message, too, and one that hangs somewhere else but whose threads run. A process group's own timeout would end
-only those that wait, each naming the worker that it happens to wait for.
+States travel through the launcher's key-value store, independently of the process group. The first worker that knows
+who is to blame (`blame.py`) writes it there, and all workers end with that sentence, including workers that are blocked
+in a message and a worker that hangs elsewhere while its threads run. A process group's own timeout would end only the
+workers that wait, each naming the worker that it happens to wait for.
 
-When the launcher ends the workers because one of them died, the signal is held back until they have said which.
+When the launcher ends the workers because one of them died, the signal is deferred until they have named that worker.
 """
 
 from __future__ import annotations
@@ -22,56 +22,56 @@ from types import FrameType
 
 from torch.distributed import DistError
 
-from parallel.runtime.failure.blame import BEAT_S, BROKEN_S, SILENT_S, State, Trouble, judge
+from parallel.runtime.failure.blame import BEAT_S, BROKEN_S, SILENT_S, State, Symptom, find_blame
 from parallel.runtime.failure.errors import RunEnded, WorkerLost
-from parallel.runtime.failure.siblings import kill_stopped
-from parallel.runtime.failure.store import Board
+from parallel.runtime.failure.stopped_workers import kill_stopped_workers
+from parallel.runtime.failure.store import StateStore
 
 BLOCKED_S = 5 * BEAT_S
-"""How long a worker may stay blocked when the run is over, before its process is ended from the thread. The ends of the
-others unblock it, if it waits for them."""
+"""Time that a worker may stay blocked after the run is over, before the guard ends its process. A worker that waits for
+others is unblocked when they end."""
 CLEAN_UP_S = 15.0
-"""How long it may take to close its files once it knows."""
+"""Time that a worker has to close its files once it knows the blame."""
 TOLD_S = SILENT_S + 2 * BEAT_S
-"""How long a worker that was told to end may look for the reason: the launcher tells it when another has died."""
+"""Time that a worker has to find the reason after it was told to end: the launcher does so when another worker died."""
 
 
-class Silent:
-    """What a single worker has: nobody to watch."""
+class NullWatch:
+    """The watch of a single worker, which has no peers."""
 
     timeout: timedelta | None = None
-    """How long a message may be waited for; None: for ever."""
+    """Time limit of waiting for a message; None: no limit."""
 
     @property
     def over(self) -> bool:
-        """It is known who is to blame that the run cannot go on."""
+        """Whether the run has failed and the blame is known."""
         return False
 
     def at(self, where: str) -> None:
-        """This worker is now in `where`: step 17."""
+        """Note that this worker is now in `where`, such as step 17."""
 
     def does(self, what: str) -> None:
-        """This worker is now busy with `what`: loading data."""
+        """Note that this worker is now busy with `what`, such as loading data."""
 
     def waits(self, key: tuple[object, ...], peer: int) -> None:
-        """This worker waits for the message `key` with the worker `peer`; −1: with any."""
+        """Note that this worker waits for the message `key` with worker `peer`; −1: with any worker."""
 
     def goes_on(self) -> None:
-        """It waits, or loads, no more."""
+        """Note that this worker is computing again."""
 
     def lost(self, error: RuntimeError) -> WorkerLost:
-        """What to raise for an error of the process group. Blocks until it is known whose fault it is."""
+        """Return what to raise for an error of the process group. Blocks until the blame is known."""
         return WorkerLost(str(error))
 
 
-class Watch(Silent):
-    """One worker's side."""
+class Watch(NullWatch):
+    """The watch of one of several workers."""
 
     def __init__(self, rank: int, size: int, timeout_s: float, start_timeout_s: float) -> None:
-        """Joins the store, and tells the others that this worker is there.
+        """Join the store and publish this worker's state.
 
-        A message may be waited for `start_timeout_s` until `started`, and for `timeout_s` after. Raises `RuntimeError`
-        if the store cannot be reached.
+        Waiting for a message is limited to `start_timeout_s` until `started` is called, and to `timeout_s` afterwards.
+        Raises `RuntimeError` if the store cannot be reached.
         """
         self._rank, self._timeout_s = rank, timeout_s
         self.timeout = timedelta(seconds=start_timeout_s)
@@ -81,38 +81,38 @@ class Watch(Silent):
         self._own_failure = ""
         self._told, self._told_at = 0, 0.0
         self._done = False
-        self._verdict, self._verdict_at = "", 0.0
+        self._blame, self._blamed_at = "", 0.0
         self._reachable = True
         self._known, self._news, self._closing = (threading.Event() for _ in range(3))
         self._beat = 0
         self._seen: dict[int, tuple[State, float]] = {}
-        """Per worker, its last state and when it came."""
+        """Last state of each worker, and when it was read."""
         self._answered = time.monotonic()
         self._wakes, self._wake_up = socket.socketpair()
         self._wakes.settimeout(BEAT_S)
         self._wake_up.setblocking(False)
         self._restore_signal: Callable[[], object] = lambda: None
         self._restore_wakeup: Callable[[], object] = lambda: None
-        self._board = Board(rank, size, max(timeout_s, SILENT_S))
-        self._board.tell(self._state())
+        self._store = StateStore(rank, size, max(timeout_s, SILENT_S))
+        self._store.tell(self._state())
         self._threads = [threading.Thread(target=run, name=f"watch {run.__name__}", daemon=True)
-                         for run in (self._exchange, self._guard)]
+                         for run in (self._heartbeat, self._guard)]
 
     @property
     def over(self) -> bool:
         return self._known.is_set()
 
-    # What the worker's own thread calls.
+    # Called from the worker's main thread.
 
     def start(self) -> None:
-        """Begin to watch; call it when every worker has joined."""
+        """Start watching. Call it when every worker has joined."""
         self._take_signals()
         self._answered = time.monotonic()
         for thread in self._threads:
             thread.start()
 
     def started(self) -> timedelta:
-        """What takes long at the start is over: from now on `timeout_s` counts."""
+        """Apply `timeout_s` from now on, the slow start being over; return it."""
         self.timeout = timedelta(seconds=self._timeout_s)
         return self.timeout
 
@@ -134,10 +134,10 @@ class Watch(Silent):
         self._news.set()
         if not self._known.wait(max(self._timeout_s, SILENT_S) + BROKEN_S):
             return WorkerLost(self._own(f"the process group failed, and nobody knows why: {error}"), reachable=False)
-        return WorkerLost(self._own(self._verdict), self._reachable)
+        return WorkerLost(self._own(self._blame), self._reachable)
 
     def failed(self, error: BaseException) -> None:
-        """Tell the others that this worker ends because of `error`; the first to tell is to blame."""
+        """Publish that this worker ends because of `error`. The first worker to do so is to blame."""
         if not isinstance(error, WorkerLost):
             said = str(error) if isinstance(error, RunEnded) else f"{type(error).__name__}: {error}".rstrip(": ")
             self._own_failure = f"worker {self._rank} failed in {self._where}: {said}"
@@ -146,24 +146,24 @@ class Watch(Silent):
         self._stop()
 
     def close(self) -> None:
-        """The run has ended in order, on every worker."""
+        """Stop watching: the run has ended in order on every worker."""
         self._done = True
         self._stop()
-        self._restore_signal()  # after a failure it stays held back: what is to be said comes first
+        self._restore_signal()  # after a failure the signal stays deferred: the message comes first
 
     def _stop(self) -> None:
         self._closing.set()
         self._news.set()
-        with contextlib.suppress(BlockingIOError):  # it is full of reasons to wake up
+        with contextlib.suppress(BlockingIOError):  # full: the guard wakes up anyway
             self._wake_up.send(b"\0")
         for thread in self._threads:
             thread.join(4 * BEAT_S)
         self._restore_wakeup()
 
-    def _own(self, verdict: str) -> str:
-        return f"worker {self._rank} ends in {self._where}: {verdict}"
+    def _own(self, blame: str) -> str:
+        return f"worker {self._rank} ends in {self._where}: {blame}"
 
-    # Signals. Python runs their handlers in the main thread, which may be blocked; the thread hears of them at once.
+    # Signals. Python runs handlers in the main thread, which may be blocked; the guard learns of a signal at once.
 
     def _take_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -174,13 +174,13 @@ class Watch(Silent):
         before = signal.set_wakeup_fd(self._wake_up.fileno(), warn_on_full_buffer=False)
         self._restore_wakeup = lambda: signal.set_wakeup_fd(before)
 
-    # The guard: a thread that never blocks.
+    # The guard: a thread that never blocks for long.
 
     def _guard(self) -> None:
         before = time.monotonic()
         while not self._closing.is_set():
             now = time.monotonic()
-            if now - before > SILENT_S:  # this process was stopped for a while, not the store
+            if now - before > SILENT_S:  # this process was stopped, not the store
                 self._answered = now
             before = now
             self._enforce(now)
@@ -191,13 +191,13 @@ class Watch(Silent):
                         self._news.set()
 
     def _enforce(self, now: float) -> None:
-        """End the process where its own thread does not."""
-        if not self._verdict and now - self._answered > max(self._timeout_s, SILENT_S):
+        """End the process where its main thread does not."""
+        if not self._blame and now - self._answered > max(self._timeout_s, SILENT_S):
             self._store_is_gone(f"for {now - self._answered:.1f} s")
-        if self._verdict:
+        if self._blame:
             knows = self._error is not None or bool(self._own_failure)
-            if now - self._verdict_at > (CLEAN_UP_S if knows else BLOCKED_S):
-                self._exit(self._verdict, 1)
+            if now - self._blamed_at > (CLEAN_UP_S if knows else BLOCKED_S):
+                self._exit(self._blame, 1)
         elif self._told:
             others = [state for rank, (state, _) in self._seen.items() if rank != self._rank]
             all_told = self._told == signal.SIGTERM and all(state.told or state.done for state in others)
@@ -209,45 +209,45 @@ class Watch(Silent):
             os.write(2, f"error: {self._own(why)}\n".encode())
         os._exit(code)
 
-    # The messenger: a thread that blocks when the store does not answer.
+    # The heartbeat: a thread that blocks when the store does not answer.
 
-    def _exchange(self) -> None:
+    def _heartbeat(self) -> None:
         try:
             while not self._closing.is_set():
                 self._news.clear()
                 self._beat_once()
                 self._news.wait(BEAT_S)
             self._beat_once()
-        except RuntimeError as error:  # the store's, c10d's network errors among them
-            if not self._done:  # the last to leave may find that the launcher has closed it
+        except RuntimeError as error:  # from the store, including c10d's network errors
+            if not self._done:  # otherwise the launcher may have closed the store already
                 self._store_is_gone(str(error).splitlines()[0][:120])
 
     def _beat_once(self) -> None:
         now = time.monotonic()
-        if now - self._answered > SILENT_S:  # this process was stopped for a while, not the others
+        if now - self._answered > SILENT_S:  # this process was stopped, not the others
             self._seen = {rank: (state, now) for rank, (state, _) in self._seen.items()}
         self._beat += 1
-        self._board.tell(self._state())
-        states, verdict = self._board.read()
+        self._store.tell(self._state())
+        states, blame = self._store.read()
         now = time.monotonic()
         for rank, state in enumerate(states):
             if rank not in self._seen or self._seen[rank][0] != state:
                 self._seen[rank] = state, now
-        if not verdict and not self._done:
-            found = self._own_failure or judge(
+        if not blame and not self._done:
+            found = self._own_failure or find_blame(
                 self._rank, dict(enumerate(states)), {rank: now - at for rank, (_, at) in self._seen.items()},
-                self._timeout_s, self._trouble(now), self._told == signal.SIGTERM)
-            verdict = self._board.claim(found) if found else ""
-        if verdict:
-            self._know(verdict)
+                self._timeout_s, self._symptom(now), self._told == signal.SIGTERM)
+            blame = self._store.claim(found) if found else ""
+        if blame:
+            self._know(blame)
         self._answered = time.monotonic()
 
-    def _trouble(self, now: float) -> Trouble | None:
+    def _symptom(self, now: float) -> Symptom | None:
         if self._error is None:
             return None
         error, at = self._error
         text = str(error).lower()
-        return Trouble(now - at, "timed out" not in text and "timeout" not in text, self._what()[0])
+        return Symptom(now - at, "timed out" not in text and "timeout" not in text, self._what()[0])
 
     def _state(self) -> State:
         doing, waits = self._what()
@@ -255,31 +255,31 @@ class Watch(Silent):
                      bool(self._told), self._done)
 
     def _what(self) -> tuple[str, bool]:
-        """What this worker is doing, and whether that is waiting."""
+        """Return what this worker is doing, and whether that is waiting."""
         if (waits := self._waits) is None:
             return self._doing, False
         key, peer = waits
         return f"waiting for {'the others' if peer < 0 else f'worker {peer}'}: {describe(key)}", True
 
-    def _know(self, verdict: str) -> None:
-        if not self._verdict:
-            self._verdict, self._verdict_at = verdict, time.monotonic()
+    def _know(self, blame: str) -> None:
+        if not self._blame:
+            self._blame, self._blamed_at = blame, time.monotonic()
             self._known.set()
-            kill_stopped()
+            kill_stopped_workers()
 
     def _store_is_gone(self, how: str) -> None:
         self._reachable = False
         doing, waits = self._what()
-        self._know(f"the store at {self._board.address} does not answer ({how}), so that the machine or launcher of "
+        self._know(f"the store at {self._store.address} does not answer ({how}), so that the machine or launcher of "
                    "worker 0 is gone" + (f"; it was {doing}" if waits else ""))
 
 
 def _heard(number: int, frame: FrameType | None) -> None:
-    """The thread deals with it."""
+    """Do nothing: the guard handles the signal."""
 
 
 def describe(key: Sequence[object]) -> str:
-    """What a message is for, from its key."""
+    """Return what the message with this key carries, in words."""
     match key:
         case (int(), int(), ">" | "<" as way):
             return f"exchange {key[0]} of micro-batch {key[1]}, {'forward' if way == '>' else 'backward'}"
@@ -291,5 +291,8 @@ def describe(key: Sequence[object]) -> str:
 
 
 def is_about_peers(error: RuntimeError) -> bool:
-    """Whether the error comes from the process group: gloo's have no class of their own, but its sources' paths."""
+    """Return whether the error comes from the process group.
+
+    gloo's errors have no class of their own but quote paths of its sources.
+    """
     return isinstance(error, DistError) or "gloo" in str(error) or "pair closure" in str(error)

@@ -1,1 +1,1 @@
-"""Timing and watching steps: the clock, observers of op results, traces."""
+"""Timing and observing steps: the clock, observers of op results, traces."""

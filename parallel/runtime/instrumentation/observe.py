@@ -1,6 +1,6 @@
-"""Looking at every op's results while a step runs: for `trainer.check_finite` and for `parallel.verify`.
+"""Observing every op's results while a step runs, for `trainer.check_finite` and `parallel.verify`.
 
-Without an observer nothing of this is in the way: the runtime calls an op's own forward, and no hook is set.
+Without an observer there is no overhead: the runtime calls the op's own forward and registers no hook.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from torch import Tensor, nn
 from parallel.graph.box import Box
 from parallel.graph.ops import Context, Op, Part
 
-Forward = Callable[[Part, Sequence[Tensor], Mapping[str, Tensor], Context], Tensor]
+OpForward = Callable[[Part, Sequence[Tensor], Mapping[str, Tensor], Context], Tensor]
 
 
 class Observer:
-    """Is shown the tensors of one worker's training steps; this one looks at none.
+    """Receives the tensors of one worker's training steps. The base class ignores them.
 
-    `rows` are the positions in the global batch of a tensor's samples, `box` is the part of the op's output (its span
-    of samples may be another micro-batch's). Tensors must be copied if they are kept: later ops may change them.
+    `rows` are the positions of a tensor's samples in the global batch; `box` is the part of the op's output, whose span
+    of samples may be that of another micro-batch. Copy a tensor to keep it: later ops may change it in place.
     """
 
     def output(self, op: str, box: Box, rows: Tensor, tensor: Tensor) -> None:
-        """What an op's forward gave."""
+        """Receive the output of an op's forward."""
 
     def output_gradient(self, op: str, box: Box, rows: Tensor, gradient: Tensor) -> None:
-        """What the backward of all that read the output gave, added up."""
+        """Receive the gradient of an op's output, summed over its consumers."""
 
     def input_gradient(self, op: str, producer: str, rows: Tensor, gradient: Tensor) -> None:
-        """What the backward of `op` (and of others in its segment) gave for the part of an input that it read."""
+        """Receive the gradient of the part of an input that `op` read, from `op` and others of its segment."""
 
     def parameter_gradient(self, op: str, name: str, gradient: Tensor) -> None:
-        """What the backward of `op` gave for a parameter, in one micro-batch."""
+        """Receive the gradient of a parameter of `op` from one micro-batch."""
 
 
-def observed(op: Op, observer: Observer) -> Forward:
-    """The op's forward, in training shown to the observer together with its backward."""
+def observed(op: Op, observer: Observer) -> OpForward:
+    """Return the op's forward, observed in training together with its backward."""
 
     def forward(part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
         if not context.training:
             return op.forward(part, xs, parameters, context)
-        for producer, x in zip(op.inputs, xs, strict=False):  # the loss reads labels, too
+        for producer, x in zip(op.inputs, xs, strict=False):  # the loss also reads labels
             if x.requires_grad:
                 x.register_hook(partial(observer.input_gradient, op.name, producer, context.samples))
         out = op.forward(part, xs, parameters, context)
@@ -57,16 +57,16 @@ def observed(op: Op, observer: Observer) -> Forward:
 
 
 def observe_parameters(parameters: Mapping[str, Mapping[str, Tensor]], observer: Observer) -> None:
-    """Show the gradients of all parameters, given by op and name."""
+    """Observe the gradients of all parameters, given by op and name."""
     for op, named in parameters.items():
         for name, parameter in named.items():
             parameter.register_hook(partial(observer.parameter_gradient, op, name))
 
 
 def observe_modules(model: nn.Module, observer: Observer, rows: Callable[[int], Tensor]) -> None:
-    """Show what the layers of a plain model compute, each under its own name, the names of ops that are layers.
+    """Observe the layers of a plain model, each under its own name, as ops that are layers are named.
 
-    `rows` gives the positions of a batch of so many samples.
+    `rows` returns the positions in the global batch for a given number of samples.
     """
 
     def hook(name: str, layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
@@ -84,5 +84,5 @@ def observe_modules(model: nn.Module, observer: Observer, rows: Callable[[int], 
 
 
 def all_finite(tensor: Tensor) -> bool:
-    """Waits for the device."""
+    """Return whether all elements are finite. Synchronises with the device."""
     return bool(torch.isfinite(tensor).all())

@@ -1,30 +1,51 @@
-"""A measured step as a trace, in the format of a simulated one: `trainer.trace`.
+"""Trace of a measured step, in the format of simulated traces: `trainer.trace`.
 
-Computing: each of the program's steps is a bar, a forward or backward of a whole segment; what it waits for lies
-within it. Network: a message is a bar from when the worker has made its side ready to when it has stopped waiting for
-it, so it may have arrived earlier; where messages overlap they have lanes of their own. The sums of gradients start
-within a backward, and an updated shard is waited for in the next step's forward.
+Compute lane: each instruction of the program is a bar, with its waits inside. Network lane: a
+message is a bar from when this worker's side is ready until this worker stops waiting for it, so it
+may have arrived earlier; overlapping messages get lanes of their own. Gradient sums start within a
+backward; updated shards are waited for in the forward of the next step.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from parallel.config import require
 from parallel.plans.text import span_of
 from parallel.program import Backward, Forward, Program, Start, Step, Update, Wait
-from parallel.runtime.communication.world import World
-from parallel.runtime.execution.runtime import Instruction, Runtime
-from parallel.runtime.instrumentation.clock import Key
+from parallel.runtime.instrumentation.clock import Clock, MessageKey
 from parallel.simulator.timeline import COMPUTE, NETWORK
 from parallel.simulator.trace import Bar, write_trace
 
 STEADY = 10
-"""Steps after which caches, allocators and clock rates have settled: the one that is traced when none is named."""
+"""The step that is traced by default: by then caches, allocators and clock rates are steady."""
+
+T = TypeVar("T")
+TimedInstruction = tuple[Step, Any, Any]
+"""An instruction of the program, and the clock's marks of when the worker began and ended it."""
+
+
+class Traceable(Protocol):
+    """An engine that can time its instructions."""
+
+    program: Program
+    clock: Clock
+    trace: list[TimedInstruction] | None
+    """If it is a list, each step appends its instructions to it."""
+
+
+class Group(Protocol):
+    """All workers of a run, as one of them sees them."""
+
+    @property
+    def rank(self) -> int: ...
+
+    def gather_to_first(self, value: T) -> list[T]: ...
 
 
 def chosen_step(trace: bool | int, steps: int, epochs: int) -> int | None:
-    """The optimizer step that trainer.trace means, when an epoch has so many; None if there is to be no trace."""
+    """Return the optimizer step that trainer.trace selects, or None for no trace. `steps` are those of an epoch."""
     if trace is False:
         return None
     if trace is True:
@@ -35,33 +56,33 @@ def chosen_step(trace: bool | int, steps: int, epochs: int) -> int | None:
 
 
 class StepTrace:
-    """Traces one step of a runtime."""
+    """Traces one step of an engine."""
 
-    def __init__(self, runtime: Runtime, step: int) -> None:
+    def __init__(self, engine: Traceable, step: int) -> None:
         self.step = step
-        self._runtime = runtime
-        self._marks: list[Instruction] = []
+        self._engine = engine
+        self._marks: list[TimedInstruction] = []
 
     def before(self, step: int) -> None:
         """Call before every step."""
         if step == self.step:
-            self._runtime.trace = self._marks
+            self._engine.trace = self._marks
 
     def after(self, step: int) -> None:
         """Call after every step."""
         if step == self.step:
-            self._runtime.trace = None
+            self._engine.trace = None
 
-    def write(self, world: World, path: Path | None) -> None:
-        """Once the epoch that has the step is over, on all workers: worker 0 writes the trace to `path`."""
-        bars = world.gather_to_first(self._bars(world.rank))
+    def write(self, group: Group, path: Path | None) -> None:
+        """Collect the trace and write it to `path`, None on all workers but 0. Call it after the step's epoch."""
+        bars = group.gather_to_first(self._bars(group.rank))
         if path is not None:
             first = min((bar.start_s for own in bars for bar in own), default=0.0)
             write_trace(path, [shifted(bar, first) for own in bars for bar in own],
                         title=f"step {self.step}, measured")
 
     def _bars(self, worker: int) -> list[Bar]:
-        program, clock = self._runtime.program, self._runtime.clock
+        program, clock = self._engine.program, self._engine.clock
         if not self._marks:
             return []
         bars = [Bar(worker, COMPUTE, *named(program, step), clock.seconds(begin), clock.seconds(end))
@@ -78,12 +99,12 @@ class StepTrace:
 
 
 def shifted(bar: Bar, first: float) -> Bar:
-    """The bar, with times from the start of the step."""
+    """Return the bar with times relative to `first`."""
     return Bar(bar.worker, bar.stream, bar.kind, bar.name, bar.start_s - first, bar.end_s - first, bar.details)
 
 
 def named(program: Program, step: Step) -> tuple[str, str]:
-    """What a step does, and to what."""
+    """Return the kind of an instruction, and the name of what it works on."""
     def batch(m: int | None) -> str:
         return "" if m is None or program.plan.micro_batches == 1 else f":{m}"
 
@@ -100,8 +121,8 @@ def named(program: Program, step: Step) -> tuple[str, str]:
             return "update", bucket_name(program, bucket)
 
 
-def message_name(program: Program, key: Key) -> tuple[str, str]:
-    """Kind and name of the message with this key."""
+def message_name(program: Program, key: MessageKey) -> tuple[str, str]:
+    """Return the kind and name of the message with this key."""
     match key:
         case (("sum" | "gather") as kind, int(bucket)):
             return str(kind), bucket_name(program, bucket)
@@ -114,5 +135,5 @@ def message_name(program: Program, key: Key) -> tuple[str, str]:
 
 
 def bucket_name(program: Program, bucket: int) -> str:
-    """The parameters of a bucket."""
+    """Return the name of a bucket: its first and last parameter."""
     return span_of(".".join(name) for name in program.buckets[bucket].parameters)

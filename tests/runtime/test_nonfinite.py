@@ -20,7 +20,7 @@ from parallel.runtime.communication.world import open_world
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.failure.errors import NotFinite
-from parallel.runtime.failure.nonfinite import FiniteCheck
+from parallel.runtime.failure.nonfinite import NonfiniteCheck
 from parallel.verify import batch
 from tests.support.forked import run_module
 from tests.support.small_models import CLASSES, build
@@ -59,7 +59,7 @@ def ended(text: str, parameter: str, backward: str, steps: int) -> str | None:
 
     with open_world(ClusterConfig(device="cpu")) as world, patch.object(
             type(graph[backward]) if backward else Op, "forward", forward):
-        check = FiniteCheck(graph, world, BATCH, plan.micro_batches, plan.update == "pass")
+        check = NonfiniteCheck(graph, world, BATCH, plan.micro_batches, plan.update == "pass")
         engine = Runtime(program, network, world, EngineOptions(0, "fp64", momentum=0.9), observer=check)
         for step in range(steps):
             if step == steps - 1 and parameter:
