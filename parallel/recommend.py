@@ -1,12 +1,14 @@
-"""Recommend a cluster, a number of workers and a strategy: python -m parallel.recommend [key=value …] [override …]
+"""Recommend a cluster, a number of workers and a strategy: python -m parallel.recommend [key=value
+…] [override …]
 
     python -m parallel.recommend experiment=imagenet clusters=two_p100,dgx1,h100 workers=1,2,4,8 epoch_s=600
     python -m parallel.recommend data=tiny_imagenet clusters=dgx1,mine.yaml workers=1,2,4,8 --html scaling.html
 
-Predicts an epoch for every combination and prints the best strategy for each cluster and number of workers, the
-combinations that are not possible with the reason, and a recommendation for each cluster: with `epoch_s` the fewest
-workers that reach it; without, the fastest option and the cheapest in workers · seconds. Overrides describe the
-workload (model, data, trainer …) as for parallel.train. Keys:
+Predicts an epoch for every combination and prints the best strategy for each cluster and number of
+workers, the combinations that are not possible with the reason, and a recommendation for each
+cluster: with `epoch_s` the fewest workers that reach it; without, the fastest option and the
+cheapest in workers · seconds. Overrides describe the workload (model, data, trainer …) as for
+parallel.train. Keys:
 
     clusters=a,b,c        names of files in conf/cluster/, or cluster files (.yaml). Default: all of conf/cluster/
     workers=1,2,4         default 1,2,4,8; a cluster that specifies a link between nodes grows by nodes
@@ -19,7 +21,8 @@ workload (model, data, trainer …) as for parallel.train. Keys:
     --weak       batch sizes are those of each worker
     --html FILE  write scaling curves and all combinations as a page
 
-Starts no process and opens no data set. Exit code 2 if nothing is possible, or for invalid arguments.
+Starts no process and opens no data set. Exit code 2 if nothing is possible, or for invalid
+arguments.
 """
 
 from __future__ import annotations

@@ -1,23 +1,25 @@
-"""Runs through the model with the time of every op: forward, loss, backward, update, as a step does.
+"""Time every op in runs through the model: forward, loss, backward, update, as in a training step.
 
-An op that is measured in a tight loop finds its weights in the cache; in a step the whole model has passed through it
-since. So the works are measured in runs through all ops in order, each with the part that is to be measured: inputs
-are what the op before has just written, or if the shapes do not fit a fresh copy, which is what an exchange leaves;
-parameters are views of one flat buffer, gradients are new, and every worker does the same at the same time.
+In a tight loop an op would find its weights in the cache; in a step, the whole model has passed
+through the cache since. So all ops run in order, each on the part to be measured. Inputs are the
+output of the op before, or, where the shapes differ, a fresh copy, as an exchange would leave it.
+Parameters are views of one flat buffer. Gradients are new tensors. All workers run the same at the
+same time.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
-from parallel.calibration.shapes import Need
+from parallel.calibration.shapes import OpShape
+from parallel.calibration.stopwatch import Stopwatch
 from parallel.cluster.op_key import OpKey
 from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS
 from parallel.graph import INPUT, LOSS, Graph
@@ -29,56 +31,48 @@ from parallel.runtime.communication.exchange import Format
 
 UPDATE, ADD, COPY = "update", "add", "copy"
 NOISE = 1 << 22
-"""Random numbers that inputs are filled with, again and again: making new ones would take longer than most ops."""
+"""Random numbers with which inputs are filled, repeatedly: drawing new ones would take longer than
+most ops."""
 FEWEST_ELEMENTS = 1024
-"""Smaller parameters share a bucket with others; their own times are all overhead."""
+"""Smaller tensors share a bucket with others in a step; measured alone, their times would be pure
+overhead."""
 
 
-class Stopwatch:
-    """Time stamps on the host's clock, or on a CUDA device's stream."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._cuda = device, device.type == "cuda"
-
-    def mark(self) -> Any:
-        if not self._cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def seconds(self, begin: Any, end: Any) -> float:
-        """Between two marks; on CUDA waits for the device first."""
-        if not self._cuda:
-            return end - begin
-        end.synchronize()
-        return begin.elapsed_time(end) / 1000
-
-
-class Times:
-    """What one worker measured: seconds by op key and pass, and by count."""
+class Recorder:
+    """The times that one worker measures, by (op key, pass) and by (kind, number of elements)."""
 
     def __init__(self, watch: Stopwatch) -> None:
         self._watch = watch
         self._ops: list[tuple[OpKey, str, Any, Any]] = []
         self._counts: list[tuple[str, int, Any, Any]] = []
 
-    def op(self, op_key: OpKey, name: str, begin: Any) -> None:
-        self._ops.append((op_key, name, begin, self._watch.mark()))
+    def op(self, key: OpKey, name: str, begin: Any) -> None:
+        """Record a pass of an op that began at `begin` and ends now."""
+        self._ops.append((key, name, begin, self._watch.mark()))
 
     def count(self, kind: str, count: int, begin: Any) -> None:
+        """Record an update, addition or copy of `count` elements that ends now."""
         self._counts.append((kind, count, begin, self._watch.mark()))
 
     def collect(self) -> tuple[list[tuple[tuple[OpKey, str], float]], list[tuple[tuple[str, int], float]]]:
-        """All times since the last call."""
-        ops = [((op_key, name), self._watch.seconds(begin, end)) for op_key, name, begin, end in self._ops]
+        """Return all times since the last call in seconds."""
+        ops = [((key, name), self._watch.seconds(begin, end)) for key, name, begin, end in self._ops]
         counts = [((kind, count), self._watch.seconds(begin, end)) for kind, count, begin, end in self._counts]
         self._ops, self._counts = [], []
         return ops, counts
 
 
-class Chain:
-    """The model's ops on one worker, whole or in parts."""
+@dataclass
+class _Run:
+    """Tensors of one run by op."""
+
+    values: dict[str, Tensor] = field(default_factory=dict)
+    inputs: dict[str, list[Tensor]] = field(default_factory=dict)
+    parameters: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+
+class OpTimer:
+    """The model's ops on one worker, run on parts of any shape."""
 
     def __init__(self, graph: Graph, device: torch.device, precision: str, channels_last: bool, workers: int) -> None:
         self._graph, self._device, self._workers = graph, device, workers
@@ -86,7 +80,7 @@ class Chain:
         self._weights = Format(dtype, channels_last, device)
         self._activations = Format(torch.bfloat16 if self._autocast else dtype, channels_last, device)
         self._watch = Stopwatch(device)
-        self.times = Times(self._watch)
+        self.times = Recorder(self._watch)
         self._flat: dict[tuple[str, str], Tensor] = {}
         self._momentum: dict[tuple[str, str], Tensor] = {}
         for op in graph:
@@ -94,61 +88,68 @@ class Chain:
                 scale = math.sqrt(2 / max(1, math.prod(shape[1:])))
                 flat = torch.randn(math.prod(shape), dtype=dtype, device=device).mul_(scale)
                 self._flat[op.name, name], self._momentum[op.name, name] = flat, torch.zeros_like(flat)
-        self._trained = graph.trained_ops
         self._noise = torch.randn(NOISE, dtype=dtype, device=device)
-        self._turn = 0
+        self._runs = 0
 
-    def run(self, needs: Mapping[str, Need], after: Callable[[], None] = lambda: None) -> None:
-        """One run with a part of each op that has a need; `times` has what it took. `after` each pass of an op, not
-        timed, something else may be done."""
-        self._turn += 1
-        key = step_key(0, self._turn, self._device)
-        values: dict[str, Tensor] = {}
-        leaves: dict[str, list[Tensor]] = {}
-        held: dict[str, dict[str, Tensor]] = {}
-        ops = [self._graph[name] for name in self._graph.names if name in needs]
+    def run(self, shapes: Mapping[str, OpShape], after: Callable[[], None] = lambda: None) -> None:
+        """Run one part of each op in `shapes`, and record the times in `times`.
+
+        `after` is called after each pass of an op; its time is not recorded.
+        """
+        self._runs += 1
+        ops = [self._graph[name] for name in self._graph.names if name in shapes]
+        run = _Run()
+        self._forward(ops, shapes, run, after)
+        self._backward(ops, shapes, run, after)
+        self._update(run.parameters)
+        self._copy(run.values)
+
+    def _forward(self, ops: Sequence[Op], shapes: Mapping[str, OpShape], run: _Run, after: Callable[[], None]) -> None:
+        key = step_key(0, self._runs, self._device)
         for op in ops:
-            part, op_key = needs[op.name].part, needs[op.name].key
-            xs = [self._input(producer, box, values) for producer, box in zip(op.inputs, op.needs(part), strict=True)]
-            leaves[op.name] = xs
-            held[op.name] = self._parameters(op, op.parameter_boxes(part))
+            part = shapes[op.name].part
+            inputs = [self._input(producer, box, run.values)
+                      for producer, box in zip(op.inputs, op.needs(part), strict=True)]
+            run.inputs[op.name] = inputs
+            run.parameters[op.name] = self._parameters(op, op.parameter_boxes(part))
             rows = torch.arange(*part.box.spans[0], device=self._device)
             labels = [torch.zeros(part.box.shape[0], dtype=torch.int64, device=self._device)] * (op.name == LOSS)
             context = Context(True, key, rows, {op.name: self._buffers(op, op.buffer_boxes(part))})
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
                 begin = self._watch.mark()
-                values[op.name] = op.forward(part, [*xs, *labels], held[op.name], context)
-                self.times.op(op_key, FORWARD, begin)
+                run.values[op.name] = op.forward(part, [*inputs, *labels], run.parameters[op.name], context)
+                self.times.op(shapes[op.name].key, FORWARD, begin)
             after()
+
+    def _backward(self, ops: Sequence[Op], shapes: Mapping[str, OpShape], run: _Run, after: Callable[[], None]) -> None:
         gradients: dict[str, Tensor] = {}
         for op in reversed(ops):
-            y = values[op.name]
-            if not y.requires_grad:
+            output = run.values[op.name]
+            if not output.requires_grad:
                 continue
             gradient = gradients.get(op.name)
-            if gradient is None or gradient.shape != y.shape:
-                gradient = torch.full_like(y, 1e-3)
-            gradient = gradient.to(y.dtype)
-            trained = any(x.requires_grad for x in leaves[op.name])
+            if gradient is None or gradient.shape != output.shape:
+                gradient = torch.full_like(output, 1e-3)
+            gradient = gradient.to(output.dtype)
+            wants_input = any(x.requires_grad for x in run.inputs[op.name])
             begin = self._watch.mark()
-            torch.autograd.backward([y], [gradient])
-            self.times.op(needs[op.name].key, BACKWARD if trained else PARAMETERS, begin)
+            torch.autograd.backward([output], [gradient])
+            self.times.op(shapes[op.name].key, BACKWARD if wants_input else PARAMETERS, begin)
             after()
-            for producer, x in zip(op.inputs, leaves[op.name], strict=True):
+            for producer, x in zip(op.inputs, run.inputs[op.name], strict=True):
                 if x.grad is not None:
                     gradients[producer] = x.grad
-        self._update(held)
-        self._copy(values)
 
     def _input(self, producer: str, box: Box, values: Mapping[str, Tensor]) -> Tensor:
-        """What an op reads: the producer's output if it is of that shape, else what an exchange would bring."""
+        """Return an input of an op: the producer's output if it has the shape, else a new tensor as
+        from an exchange."""
         if producer == INPUT:
             return self._new(self._weights, box.shape)
-        wide, trained = self._graph[producer].wide, producer in self._trained
+        wide, trained = self._graph[producer].wide, producer in self._graph.trained_ops
         value = values.get(producer)
         if value is not None and tuple(value.shape) == box.shape:
             return value.detach().to(value.dtype if wide else self._activations.dtype).requires_grad_(trained)
-        if wide:  # sums: of one value, 1, so that the variance is none
+        if wide:  # sums of a batch norm: ones, whose variance is zero
             return torch.ones(box.shape, dtype=torch.float64, device=self._device, requires_grad=trained)
         return self._new(self._activations, box.shape).requires_grad_(trained)
 
@@ -170,13 +171,14 @@ class Chain:
         return {name: torch.ones(box.shape, dtype=self._weights.dtype, device=self._device)
                 for name, box in boxes.items()}
 
-    def _update(self, held: dict[str, dict[str, Tensor]]) -> None:
-        """Adding received shards and SGD, each on the shard that 1 to W workers would leave this one."""
-        for op in reversed(held):
-            for name, parameter in held[op].items():
+    def _update(self, parameters: dict[str, dict[str, Tensor]]) -> None:
+        """Add received shards and apply SGD, on the shard that this worker would have among 1 to W
+        workers."""
+        for op in reversed(parameters):
+            for name, parameter in parameters[op].items():
                 if parameter.grad is None:
                     continue
-                holders = 1 + self._turn % self._workers
+                holders = 1 + self._runs % self._workers
                 flat = self._weights.in_memory_order(parameter.grad).reshape(-1)
                 count = flat.numel() // holders
                 if count < FEWEST_ELEMENTS:
@@ -194,7 +196,8 @@ class Chain:
                     self.times.count(UPDATE, count, begin)
 
     def _copy(self, values: Mapping[str, Tensor]) -> None:
-        """Packing: half of the channels of what was computed, made contiguous to be sent."""
+        """Pack half of the channels of each output into a contiguous tensor, as before it is
+        sent."""
         for value in values.values():
             if value.dim() < 2 or value.shape[1] < 2 or value.dtype != self._activations.dtype:
                 continue

@@ -1,9 +1,12 @@
-"""Which works the search can ask for: what is to be measured, the most useful first.
+"""The shapes to measure: parts of ops that the search may ask for, the most useful first.
 
-For every op: all compositions of degrees over its dims, for 1 to W workers, and all sizes of a micro-batch. Of the
-parts of a layout, which differ by one position at most, it is the largest that a step waits for. Parts of one shape
-are one key, wherever they lie. And of each of these sizes five eighths on one worker, which no plan needs: other
-batches have sizes in between, and matrix products of fewer than 16 rows, say, take longer than those of 16.
+For each op these are all compositions of degrees over its dims, for 1 to W workers, and all sizes
+of a micro-batch. Parts of a layout differ by at most one position in a dim; a step waits for the
+largest, so only that one is measured. Parts with equal `OpKey` are measured once.
+
+For each of these batch sizes, five eighths of it on one worker is measured, too. No plan needs it;
+it gives the regression sizes between the powers of two, where matrix products of fewer than 16
+rows, for example, are slower.
 """
 
 from __future__ import annotations
@@ -18,12 +21,13 @@ from parallel.graph.ops import Op, Part
 from parallel.plans import Layout
 
 MICRO_BATCHES = (1, 2, 4, 8)
-"""Those that the search tries; and as many as there are workers, for the schemes b and c."""
+"""Numbers of micro-batches that the search tries; the number of workers is added for schemes b and
+c."""
 
 
 @dataclass(frozen=True)
-class Need:
-    """A part to be measured, one for all parts of its key."""
+class OpShape:
+    """A part to measure; it stands for all parts with the same key."""
 
     op: str
     part: Part
@@ -31,7 +35,7 @@ class Need:
 
 
 def compositions(dims: str, parts: int) -> Iterator[dict[str, int]]:
-    """All degrees over `dims` whose product is `parts`."""
+    """Yield all degrees over `dims` whose product is `parts`."""
     if not dims:
         if parts == 1:
             yield {}
@@ -42,38 +46,42 @@ def compositions(dims: str, parts: int) -> Iterator[dict[str, int]]:
                 yield {dims[0]: degree, **rest}
 
 
-def needed(graph: Graph, batch_size: int, workers: int,
-           micro_batches: Sequence[int] = MICRO_BATCHES) -> Mapping[str, Sequence[Need]]:
-    """Per op, its works: the whole batch before micro-batches, then one and all workers before some, then by size."""
+def op_shapes(graph: Graph, batch_size: int, workers: int,
+              micro_batches: Sequence[int] = MICRO_BATCHES) -> Mapping[str, Sequence[OpShape]]:
+    """Return the shapes of each op: whole batch before micro-batches, one or all workers before
+    some, then by size."""
     counts = sorted({m for m in (*micro_batches, workers) if batch_size % m == 0})
-    found = {}
+    result = {}
     for op in graph:
-        ranked: dict[OpKey, tuple[tuple[float, ...], Need]] = {}
+        ranked: dict[OpKey, tuple[tuple[float, ...], OpShape]] = {}
         for m in counts:
             for size in range(1, workers + 1):
-                for part in parts(op, batch_size // m, size):
+                for part in largest_parts(op, batch_size // m, size):
                     key = OpKey.of(op, part)
                     rank = (m, size not in (1, workers), -key.multiply_adds, -key.elements_out)
                     if key not in ranked or rank < ranked[key][0]:
-                        ranked[key] = rank, Need(op.name, part, key)
+                        ranked[key] = rank, OpShape(op.name, part, key)
             if (between := 5 * batch_size // (8 * m)) >= 1:
-                for part in parts(op, between, 1):
+                for part in largest_parts(op, between, 1):
                     key = OpKey.of(op, part)
-                    ranked.setdefault(key, ((m, True, 0, 0), Need(op.name, part, key)))
-        found[op.name] = [need for _, need in sorted(ranked.values(), key=lambda entry: entry[0])]
-    return found
+                    ranked.setdefault(key, ((m, True, 0, 0), OpShape(op.name, part, key)))
+        result[op.name] = [shape for _, shape in sorted(ranked.values(), key=lambda entry: entry[0])]
+    return result
 
 
-def parts(op: Op, samples: int, size: int) -> Iterator[Part]:
-    """The largest part of every composition over `size` workers that the op and the samples can be cut into."""
+def largest_parts(op: Op, samples: int, size: int) -> Iterator[Part]:
+    """Yield the largest part of each composition over `size` workers that op and samples can be cut
+    into."""
     for degrees in compositions(op.dims, size):
         if degrees["n"] <= samples and all(d <= op.extent(dim) for dim, d in degrees.items() if dim != "n"):
-            # cut() leaves the larger pieces at the end, so the last worker's is the largest in every dim.
+            # cut() leaves the larger pieces at the end, so the last worker's is the largest in
+            # every dim.
             layout = Layout(on=tuple(range(math.prod(degrees.values()))), **degrees)
             yield layout.part(op, size - 1, (0, samples))
 
 
-def passes(needs: Mapping[str, Sequence[Need]]) -> list[dict[str, Need]]:
-    """The works dealt out to runs through the model, each of which has at most one of every op."""
-    longest = max((len(of) for of in needs.values()), default=0)
-    return [{op: of[i] for op, of in needs.items() if i < len(of)} for i in range(longest)]
+def model_runs(shapes: Mapping[str, Sequence[OpShape]]) -> list[dict[str, OpShape]]:
+    """Distribute the shapes over runs through the model; each run has at most one shape of each
+    op."""
+    longest = max((len(of_op) for of_op in shapes.values()), default=0)
+    return [{op: of_op[i] for op, of_op in shapes.items() if i < len(of_op)} for i in range(longest)]

@@ -18,8 +18,8 @@ WORKERS = "workers"
 def combinations(overrides: Sequence[str]) -> tuple[list[str], list[Combination]]:
     """Return the keys that `a,b,c` values vary, and all combinations, the last key varying fastest.
 
-    Raises `ValueError` for an error in the overrides that all combinations share; an error of one combination becomes
-    its reason.
+    Raises `ValueError` for an error in the overrides that all combinations share; an error of one
+    combination becomes its reason.
     """
     parsed = parse_overrides(overrides)
     varied = [override for override in parsed if override.is_sweep_override()]
@@ -29,7 +29,8 @@ def combinations(overrides: Sequence[str]) -> tuple[list[str], list[Combination]
 
 
 def _composed(fixed: Sequence[str], varied: Sequence[Override]) -> Iterator[Combination]:
-    # Composing takes longer than predicting, so `workers`, which most sweeps vary, is set in a composed configuration.
+    # Composing takes longer than predicting, so `workers`, which most sweeps vary, is set in a
+    # composed configuration.
     composed: dict[tuple[str, ...], Config] = {}
     names = [str(override.key_or_group) for override in varied]
     for chosen in itertools.product(*([str(value) for value in o.sweep_string_iterator()] for o in varied)):

@@ -1,4 +1,5 @@
-"""Predict a training step of a configuration without the hardware: build the plan, lower it, simulate it."""
+"""Predict a training step of a configuration without the hardware: build the plan, lower it,
+simulate it."""
 
 from __future__ import annotations
 
@@ -118,8 +119,9 @@ def worker_count(config: Config) -> int:
 def predict(config: Config, graph: Graph, cluster: Cluster, weak: bool = False) -> Prediction:
     """Return the prediction on a cluster that has enough workers.
 
-    With `weak`, `trainer.batch_size` is the batch of each worker, and of `single`. Raises `ValueError` if the strategy
-    makes no plan, or its plan does not fit the model, the batch or the cluster.
+    With `weak`, `trainer.batch_size` is the batch of each worker, and of `single`. Raises
+    `ValueError` if the strategy makes no plan, or its plan does not fit the model, the batch or the
+    cluster.
     """
     require(config.strategy.name != "ddp", "strategy", "ddp", "makes no plan to simulate: torch's own "
             "DistributedDataParallel runs")

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from parallel.calibration.messages import Pattern, Point, across, fit_link, patterns
-from parallel.calibration.op_times import ADD, COPY, UPDATE, Chain
-from parallel.calibration.settings import Settings
-from parallel.calibration.shapes import Need, compositions, needed, passes
+from parallel.calibration.link_fit import Pattern, Point, across, fit_link, patterns
+from parallel.calibration.op_times import ADD, COPY, UPDATE, OpTimer
+from parallel.calibration.options import CalibrationOptions
+from parallel.calibration.shapes import OpShape, compositions, model_runs, op_shapes
 from parallel.cluster import Measured, open_cluster, read_cluster
 from parallel.cluster.op_key import OpKey
 from parallel.cluster.regression import cross_validate
@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-class TestNeeded:
+class TestShapes:
     def test_compositions(self) -> None:
         assert list(compositions("nc", 4)) == [{"n": 1, "c": 4}, {"n": 2, "c": 2}, {"n": 4, "c": 1}]
         assert len(list(compositions("nckhw", 8))) == math.comb(3 + 4, 4), "three factors of 2 into five dims"
@@ -48,7 +48,7 @@ class TestNeeded:
         (StrategyConfig(name="model_parallel", scheme="layers", micro_batches=4), 3)])
     def test_named_plans_ask_for_nothing_else(self, strategy: StrategyConfig, workers: int) -> None:
         graph, batch = graph_of("tower"), 24
-        there = {op: {need.key for need in of} for op, of in needed(graph, batch, workers).items()}
+        there = {op: {shape.key for shape in of} for op, of in op_shapes(graph, batch, workers).items()}
         program = lower(graph, build_plan(graph, workers, strategy), batch)
         for op in graph:
             # Of the parts of an op, the largest is the one that a step waits for.
@@ -57,58 +57,58 @@ class TestNeeded:
             largest = max(keys, key=lambda key: (key.multiply_adds, key.elements_out))
             assert largest in there[op.name], f"{op.name} {program.plan[op.name]}"
 
-    def test_no_work_twice_and_the_whole_batch_first(self) -> None:
-        for of in needed(graph_of("towers"), 8, 4).values():
-            assert len({need.key for need in of}) == len(of)
+    def test_no_shape_twice_and_the_whole_batch_first(self) -> None:
+        for of in op_shapes(graph_of("towers"), 8, 4).values():
+            assert len({shape.key for shape in of}) == len(of)
             assert of[0].part.box.shape[0] in (8, 2), "whole, or the part of one of four workers"
 
     def test_sizes_between(self) -> None:
-        samples = {need.part.box.shape[0] for need in needed(graph_of("tower"), 128, 1)["conv1"]}
+        samples = {shape.part.box.shape[0] for shape in op_shapes(graph_of("tower"), 128, 1)["conv1"]}
         assert samples == {128, 64, 32, 16, 80, 40, 20, 10}
 
-    def test_passes_deal_out_every_work_once(self) -> None:
-        needs = needed(graph_of("tower"), 8, 2)
-        dealt = [need.key for run in passes(needs) for need in run.values()]
-        assert sorted(map(str, dealt)) == sorted(str(need.key) for of in needs.values() for need in of)
+    def test_runs_have_every_shape_once(self) -> None:
+        shapes = op_shapes(graph_of("tower"), 8, 2)
+        dealt = [shape.key for run in model_runs(shapes) for shape in run.values()]
+        assert sorted(map(str, dealt)) == sorted(str(shape.key) for of in shapes.values() for shape in of)
 
 
-class TestChain:
+class TestOpTimer:
     @pytest.mark.parametrize("model", MODELS)
     @pytest.mark.parametrize("precision, channels_last", [("fp32", True), ("bf16", True), ("fp64", False)])
-    def test_every_work_gets_its_times(self, model: str, precision: str, channels_last: bool) -> None:
+    def test_every_shape_gets_its_times(self, model: str, precision: str, channels_last: bool) -> None:
         graph = graph_of(model)
-        chain = Chain(graph, CPU, precision, channels_last, 3)
+        timer = OpTimer(graph, CPU, precision, channels_last, 3)
         trained: set[str] = set()
         for op in graph:
             if op.parameters or trained.intersection(op.inputs):
                 trained.add(op.name)
-        for run in passes(needed(graph, 4, 3, (1,))):
-            chain.run(run)
-            ops, counts = chain.times.collect()
+        for run in model_runs(op_shapes(graph, 4, 3, (1,))):
+            timer.run(run)
+            ops, counts = timer.times.collect()
             found = {key for key, _ in ops}
-            for name, need in run.items():
+            for name, shape in run.items():
                 op = graph[name]
-                assert (need.key, FORWARD) in found
+                assert (shape.key, FORWARD) in found
                 wants = trained.intersection(op.inputs)
-                backward = (need.key, BACKWARD if wants else PARAMETERS) in found
+                backward = (shape.key, BACKWARD if wants else PARAMETERS) in found
                 assert backward == (name in trained), name
             assert all(seconds >= 0 for _, seconds in ops) and {kind for (kind, _), _ in counts} <= {UPDATE, ADD, COPY}
 
     def test_counts(self) -> None:
         graph = graph_of("tower")
-        chain = Chain(graph, CPU, "fp32", True, 2)
-        needs = whole(graph, 8)
+        timer = OpTimer(graph, CPU, "fp32", True, 2)
+        shapes = whole(graph, 8)
         counts: set[tuple[str, int]] = set()
         for _ in range(2):
-            chain.run(needs)
-            counts |= {key for key, _ in chain.times.collect()[1]}
+            timer.run(shapes)
+            counts |= {key for key, _ in timer.times.collect()[1]}
         # fc3.weight is 11×90; only larger tensors count: fc3 is below, no tensor of this model is above.
         assert {kind for kind, _ in counts} == {COPY}
         assert (COPY, 8 * 3 * 81) in counts, "three of conv1's seven channels"
 
 
-def whole(graph: Graph, samples: int) -> Mapping[str, Need]:
-    return {op.name: Need(op.name, whole_part(op, samples), OpKey.of(op, whole_part(op, samples))) for op in graph}
+def whole(graph: Graph, samples: int) -> Mapping[str, OpShape]:
+    return {op.name: OpShape(op.name, whole_part(op, samples), OpKey.of(op, whole_part(op, samples))) for op in graph}
 
 
 class TestLinks:
@@ -173,9 +173,9 @@ def test_cross_validation_holds_out_shapes() -> None:
     (["calibrate.budget_s=long"], "calibrate.budget_s=long must be a number"),
     (["calibrate.fresh=yes"], "calibrate.fresh=yes must be true or false"),
     (["calibrate.speed=1"], "calibrate=speed is not known")])
-def test_settings_that_cannot_be(arguments: list[str], words: str) -> None:
+def test_invalid_options(arguments: list[str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Settings.split(arguments)
+        CalibrationOptions.split(arguments)
 
 
 def test_the_command(torchrun: Run, run: Run, tmp_path: Path) -> None:

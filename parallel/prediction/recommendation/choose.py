@@ -1,12 +1,13 @@
-"""Choose among the predicted options, separately for each cluster: workers of different clusters are not comparable.
+"""Choose among the predicted options, separately for each cluster: workers of different clusters
+are not comparable.
 
     with a target epoch time    enough     fewest workers whose epoch is within the target; of these the fastest
                                 closest    shortest epoch, if no option reaches the target
     without a target            fastest    shortest epoch
                                 cheapest   smallest workers · seconds of an epoch
 
-Epochs that differ by less than `TIE` count as equal, since predictions are not that exact. Ties go to fewer workers,
-then to the option listed first: named plans come before searched ones.
+Epochs that differ by less than `TIE` count as equal, since predictions are not that exact. Ties go
+to fewer workers, then to the option listed first: named plans come before searched ones.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 from parallel.prediction.recommendation.options import Option
 
 TIE = 0.01
-"""Relative difference of epoch times. Predictions are off by 3 to 5 % on average (docs/predictions.md)."""
+"""Relative difference of epoch times. Predictions are off by 3 to 5 % on average
+(docs/predictions.md)."""
 
 
 @dataclass(frozen=True, eq=False)

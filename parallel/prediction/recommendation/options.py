@@ -1,4 +1,5 @@
-"""Predict every combination of cluster, workers, batch size and strategy, or say why it is not possible."""
+"""Predict every combination of cluster, workers, batch size and strategy, or say why it is not
+possible."""
 
 from __future__ import annotations
 
@@ -65,7 +66,8 @@ class Question:
 
 
 def select_strategies(words: Sequence[str]) -> list[str]:
-    """Return the labels that the words select; a first word such as `model_parallel` selects all its variants."""
+    """Return the labels that the words select; a first word such as `model_parallel` selects all
+    its variants."""
     chosen: list[str] = []
     for word in words:
         found = [label for label in STRATEGIES if word in (label, label.split()[0])]
@@ -75,7 +77,8 @@ def select_strategies(words: Sequence[str]) -> list[str]:
 
 
 def options(question: Question, progress: Callable[[str], None] = lambda text: None) -> Iterator[Option]:
-    """Yield all combinations. On one worker every strategy is the plan `single`; on more, `single` is left out."""
+    """Yield all combinations. On one worker every strategy is the plan `single`; on more, `single`
+    is left out."""
     predictor = Predictor()
     for name, config in question.configs.items():
         graph = predictor.graph(config)

@@ -1,4 +1,4 @@
-"""What the command line says about the calibration itself, besides the configuration that it shares with training."""
+"""Options of a calibration, besides the configuration that it shares with training."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ PREFIX = "calibrate."
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How long to measure, and whether to keep what is there."""
+class CalibrationOptions:
+    """Time to measure, and whether to start over."""
 
     budget_s: float = 180.0
-    """Seconds to measure, about: what does not fit in is predicted."""
+    """Approximate seconds to measure. Shapes that do not fit into it are predicted by the
+    regression."""
     fresh: bool = False
-    """Forget what was measured before."""
+    """Whether to discard an earlier calibration instead of extending it."""
 
     def __post_init__(self) -> None:
         require(self.budget_s > 0, "calibrate.budget_s", self.budget_s, "must be positive seconds")
 
     @staticmethod
-    def split(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
-        """The settings among the arguments, and the other arguments."""
+    def split(arguments: Sequence[str]) -> tuple[CalibrationOptions, list[str]]:
+        """Return the options among the arguments, and the other arguments."""
         own = dict(a.removeprefix(PREFIX).split("=", 1) for a in arguments if a.startswith(PREFIX) and "=" in a)
         rest = [a for a in arguments if not (a.startswith(PREFIX) and "=" in a)]
         for key in own:
@@ -35,4 +36,4 @@ class Settings:
             raise ValueError(f"calibrate.budget_s={own['budget_s']} must be a number of seconds") from error
         fresh = own.get("fresh", "false")
         require(fresh in ("true", "false"), "calibrate.fresh", fresh, "must be true or false")
-        return Settings(budget, fresh == "true"), rest
+        return CalibrationOptions(budget, fresh == "true"), rest

@@ -1,0 +1,43 @@
+"""The file in which the calibration of a machine is kept: find and check it, write it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from parallel.calibration.compute_table import memory_format
+from parallel.calibration.options import CalibrationOptions
+from parallel.cluster import Cluster, read_cluster, write_cluster
+from parallel.cluster.machine import calibration_path, differences, machine_of
+from parallel.config import Config, require
+from parallel.runtime.communication.world import World
+
+
+def known_calibration(config: Config, options: CalibrationOptions, world: World, nodes: int,
+                      ) -> tuple[Path, Cluster | None]:
+    """Return the path of the calibration, and the one that it holds already.
+
+    Worker 0 reads the file, which others may not see. Raises `ValueError` for the calibration of
+    another machine.
+    """
+    machine = machine_of(config.cluster, world.size, nodes, memory_format(config.trainer.channels_last))
+    named = config.cluster.file
+    path = calibration_path(config.cluster, machine) if named is None else Path(named)
+    text = path.read_text(encoding="utf-8") if world.rank == 0 and path.is_file() and not options.fresh else None
+    text = world.gather(text)[0]
+    if text is None:
+        return path, None
+    known = read_cluster(text)
+    differ = differences(known.machine, machine)
+    differ += ["workers"] if known.machine.get("workers") != machine["workers"] else []
+    require(not differ, "cluster.file", path, f"is another machine's ({', '.join(differ)}): choose another file, or "
+            "calibrate.fresh=true to replace it")
+    return path, known
+
+
+def write_calibration(cluster: Cluster, path: Path) -> None:
+    """Write the whole file, or, if that fails, nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(write_cluster(cluster), encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,125 @@
+"""Measure the times of ops, updates, additions and copies: the table of a calibrated cluster.
+
+Runs through the model repeat in rounds, each followed by a whole step, so that the samples of each
+shape are spread over the whole time and a disturbance affects all shapes alike. The workers decide
+together when to stop: they must run the same at the same time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from sklearn.isotonic import IsotonicRegression
+
+from parallel.calibration.op_times import ADD, COPY, UPDATE, OpTimer
+from parallel.calibration.samples import rounded, timing, trimmed_mean
+from parallel.calibration.setup import Setup
+from parallel.calibration.shapes import OpShape, model_runs, op_shapes
+from parallel.calibration.step_overhead import IsolatedStep
+from parallel.cluster import Measured
+from parallel.cluster.op_key import OpKey
+from parallel.cluster.table import FORWARD, Curve, Ops, Table
+
+MESSAGES_SHARE, LOADING_SHARE = 0.2, 0.03
+"""Shares of the time budget for messages and loading; ops get the rest."""
+MINIMUM_ROUNDS = 3
+"""A shape measured fewer times is left to the regression."""
+
+
+@dataclass
+class Samples:
+    """Seconds by (op key, pass) and by (kind, number of elements), and of whole steps."""
+
+    ops: defaultdict[tuple[OpKey, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    counts: defaultdict[tuple[str, int], list[float]] = field(default_factory=lambda: defaultdict(list))
+    steps: list[float] = field(default_factory=list)
+
+    def collect(self, timer: OpTimer) -> None:
+        """Add the times that the timer has recorded."""
+        ops, counts = timer.times.collect()
+        for key, seconds in ops:
+            self.ops[key].append(seconds)
+        for count, seconds in counts:
+            self.counts[count].append(seconds)
+
+
+def measure_compute(setup: Setup, timer: OpTimer, step: IsolatedStep) -> tuple[Table, float]:
+    """Return the table, extended by the shapes that it lacks, and the mean seconds of a whole
+    step."""
+    known = setup.known.compute.table if setup.known and isinstance(setup.known.compute, Measured) else None
+    present: Ops = known.ops.get(setup.precision, {}) if known is not None else {}
+    missing = {op: [shape for shape in shapes if (shape.key, FORWARD) not in present]
+               for op, shapes in op_shapes(setup.graph, setup.batch_size, setup.world.size).items()}
+    total = sum(map(len, missing.values()))
+    setup.progress.phase(f"ops: {total} shapes to measure")
+    samples = _measure_rounds(setup, timer, step, model_runs(missing))
+    ops = {key: timing(seconds) for key, seconds in setup.pooled(samples.ops).items()}
+    counts = {key: trimmed_mean(seconds) for key, seconds in setup.pooled(samples.counts).items()}
+    if total:
+        measured = sum(1 for _, name in ops if name == FORWARD)
+        setup.progress.note(f"measured {measured} of {total} shapes; the others are predicted")
+    curves = {kind: _merged(getattr(known, kind, {}), setup.precision,
+                            {count: seconds for (own, count), seconds in counts.items() if own == kind})
+              for kind in (UPDATE, ADD, COPY)}
+    before = {} if known is None else dict(known.ops)
+    source = (f"measured: means and quartiles of runs through the model, {setup.computing_per_node} workers of a node "
+              "at once, parameters and inputs as a step leaves them in the caches")
+    table = Table(before | {setup.precision: {**present, **ops}}, curves[UPDATE], curves[ADD], curves[COPY],
+                  memory_format(setup.config.trainer.channels_last), source)
+    return table, trimmed_mean([seconds for own in setup.world.gather(samples.steps) for seconds in own])
+
+
+def memory_format(channels_last: bool) -> str:
+    """Return the memory format's name in tables."""
+    return "channels_last" if channels_last else "contiguous"
+
+
+def _measure_rounds(setup: Setup, timer: OpTimer, step: IsolatedStep, runs: Sequence[Mapping[str, OpShape]],
+                    ) -> Samples:
+    """Repeat the runs through the model until the budget is spent.
+
+    The first round stops once it has used its share of the budget; the runs that it did not reach
+    are left out.
+    """
+    share = 1 - LOADING_SHARE - (0 if setup.known else MESSAGES_SHARE)
+    budget = share * setup.options.budget_s
+    samples = Samples()
+    for shapes in runs[:1]:
+        timer.run(shapes)
+        timer.times.collect()  # the first run is slower: it allocates
+    step.run()
+    begin, rounds, reached = time.perf_counter(), 0, len(runs)
+
+    def elapsed() -> float:
+        return setup.slowest(time.perf_counter() - begin)
+
+    while rounds < MINIMUM_ROUNDS or elapsed() < (budget if runs else LOADING_SHARE * setup.options.budget_s):
+        for i, shapes in enumerate(runs[:reached]):
+            if rounds == 0 and i and elapsed() > budget / MINIMUM_ROUNDS:
+                reached = i
+                break
+            if rounds >= MINIMUM_ROUNDS and elapsed() > budget:
+                break
+            setup.world.barrier()
+            if setup.computes:
+                timer.run(shapes)
+                samples.collect(timer)
+                setup.progress.done((time.perf_counter() - begin) / budget)
+        rounds += 1
+        setup.world.barrier()
+        if setup.computes:
+            samples.steps.append(step.run())
+    return samples
+
+
+def _merged(known: Mapping[str, Curve], precision: str, found: Mapping[int, float]) -> dict[str, Curve]:
+    """Return the known curves with the points found for a precision, made non-decreasing by
+    isotonic regression."""
+    points = sorted({**dict(known[precision].points if precision in known else ()), **found}.items())
+    counts, seconds = np.array([n for n, _ in points]), np.array([s for _, s in points])
+    smooth = np.exp(IsotonicRegression().fit_transform(np.log(counts), np.log(seconds)))
+    return {**known, precision: Curve(tuple((int(n), rounded(s)) for n, s in zip(counts, smooth, strict=True)))}

@@ -1,0 +1,35 @@
+"""Measure core contention: how much longer computing takes while other workers of the node
+compute."""
+
+from __future__ import annotations
+
+from sklearn.isotonic import IsotonicRegression
+
+from parallel.calibration.samples import rounded, trimmed_mean
+from parallel.calibration.setup import Setup
+from parallel.calibration.step_overhead import IsolatedStep
+
+ROUNDS = 6
+"""Steps of each number of workers."""
+
+
+def measure_core_contention(setup: Setup, step: IsolatedStep) -> tuple[float, ...]:
+    """Return `Cluster.core_contention`: times of steps on the first 1, 2, … workers of every node,
+    the others waiting.
+
+    Ops are measured with `setup.computing_per_node` workers at once, so the factor for that number
+    is 1.
+    """
+    world = setup.world
+    if world.size == 1:
+        return ()
+    setup.progress.phase("core contention")
+    samples: list[list[float]] = [[] for _ in range(setup.workers_per_node)]
+    for _ in range(ROUNDS):
+        for count, seconds in enumerate(samples, start=1):
+            computes = world.rank % setup.workers_per_node < count
+            world.barrier()
+            own = step.run() if computes else None
+            seconds += [taken for taken in world.gather(own) if taken is not None]
+    rising = IsotonicRegression().fit_transform(range(len(samples)), [trimmed_mean(seconds) for seconds in samples])
+    return tuple(rounded(seconds / rising[setup.computing_per_node - 1]) for seconds in rising)
