@@ -35,7 +35,7 @@ from parallel.program.listing import step_rows
 from parallel.program.lowering import lower
 from parallel.program.precision import ACTIVATION_BYTES
 from parallel.program.required_memory import Memory, memory_of
-from parallel.results.table import size
+from parallel.results.formatting import size
 from parallel.strategies import build_plan
 from parallel.strategies.strategy import Setting
 

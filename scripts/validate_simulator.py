@@ -34,6 +34,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from validation_plans import Chooser, Predicted
 
+from parallel.cli.result_tables import print_validation
 from parallel.cluster import open_cluster
 from parallel.cluster.machine import machine_of
 from parallel.config import ClusterConfig, ModelConfig, require
@@ -44,9 +45,8 @@ from parallel.program.lowering import lower
 from parallel.program.precision import DTYPES
 from parallel.results.environment import collect_environment
 from parallel.results.statistics import summarise
-from parallel.results.validation import Row, Split, Validation, write_validation
+from parallel.results.validation import StepSplit, ValidatedPlan, Validation, write_validation
 from parallel.results.validation import statistics as statistics_of
-from parallel.results.validation_table import print_validation
 from parallel.runtime.communication.world import World, open_world
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
@@ -62,7 +62,7 @@ class Turn:
     """One measurement of a plan."""
 
     step_s: float
-    split: Split
+    split: StepSplit
     """Mean over the workers."""
 
 
@@ -98,7 +98,7 @@ class Measurement:
         own = engine.clock.split(seconds, own_end, world.gather(engine.clock.starts))
         engine.close()
         every = world.gather((own.compute_s + own.data_wait_s, own.communication_s, own.idle_s))
-        mean = Split(*(statistics.fmean(of) for of in zip(*every, strict=True)))
+        mean = StepSplit(*(statistics.fmean(of) for of in zip(*every, strict=True)))
         return Turn(seconds / arguments.steps, mean.scaled(seconds / arguments.steps))
 
     def _here(self, rows: Tensor, positions: Sequence[int]) -> Tensor:
@@ -177,12 +177,12 @@ def measure(arguments: argparse.Namespace, world: World) -> None:
             print(f"written: {path_of(arguments, world.size)}", flush=True)
 
 
-def row_of(plan: Predicted, turns: Sequence[Turn], workers: int) -> Row:
+def row_of(plan: Predicted, turns: Sequence[Turn], workers: int) -> ValidatedPlan:
     """What the turns of a plan come to: medians, and the mean shares of the split."""
     times = summarise([turn.step_s for turn in turns])
-    shares = Split(*(statistics.fmean(getattr(turn.split, part) / turn.step_s for turn in turns)
+    shares = StepSplit(*(statistics.fmean(getattr(turn.split, part) / turn.step_s for turn in turns)
                      for part in ("compute_s", "exposed_s", "idle_s")))
-    return Row(
+    return ValidatedPlan(
         name=plan.name, kind=plan.kind, plan=str(plan.plan), workers=workers, batch_size=plan.batch_size,
         held_out=plan.held_out, predicted_s=plan.step_s, measured_s=times.median,
         first_quartile_s=times.first_quartile, third_quartile_s=times.third_quartile, predicted=plan.split,

@@ -23,7 +23,7 @@ from parallel.graph.ops import Op, Part
 from parallel.plans import Layout, Plan, make_plan
 from parallel.plans.text import compact
 from parallel.program.lowering import lower
-from parallel.results.validation import Split
+from parallel.results.validation import StepSplit
 from parallel.search.space import Space, space_of
 from parallel.simulator.cost_model import CostModel
 from parallel.simulator.simulate import simulate
@@ -44,7 +44,7 @@ class Predicted:
     batch_size: int
     held_out: bool
     step_s: float
-    split: Split
+    split: StepSplit
     memory_bytes: int
     """Of the worker that needs most."""
 
@@ -150,7 +150,7 @@ class Chooser:
         cluster = dataclasses.replace(self.cluster, compute=asked)
         line = simulate(lower(self.graph, plan, self.batch_size), cluster, self.precision)
         parts = line.split
-        split = Split(*(float(part.mean()) for part in (parts.compute_s, parts.exposed_s, parts.idle_s)))
+        split = StepSplit(*(float(part.mean()) for part in (parts.compute_s, parts.exposed_s, parts.idle_s)))
         return Predicted(name, kind, plan, self.batch_size, asked.learned, line.step_s, split.scaled(line.step_s),
                          max(line.peak_memory))
 

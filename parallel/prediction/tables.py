@@ -11,7 +11,7 @@ import numpy as np
 
 from parallel.prediction.predict import Prediction
 from parallel.prediction.sweep import Combination
-from parallel.results.table import percent, size
+from parallel.results.formatting import percent, size
 
 MOST_ROWS = 16
 """Up to this number of workers each has its own row; beyond it, workers with equal numbers share

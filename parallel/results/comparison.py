@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from parallel.config import STRATEGIES, TrainerConfig
+from parallel.results.formatting import count
 from parallel.results.records import Record, Workload, plan_fingerprint
 from parallel.results.statistics import Speedup, Summary, speedup, summarise
 
@@ -128,6 +129,13 @@ def describe(workload: Workload) -> str:
         w.precision,
     )
     return " · ".join(part for part in parts if part)
+
+
+def workers_and_threads(result: Result) -> str:
+    """Return "2 workers × 1 thread"."""
+    key = result.key
+    workers = count(key.workers, "worker")
+    return workers if key.threads is None else f"{workers} × {count(key.threads, 'thread')}"
 
 
 def baseline_of(record: Record, records: Iterable[Record], threads: int | None) -> tuple[Record, ...]:

@@ -1,13 +1,14 @@
-"""Predicted step times held against measured ones.
+"""Validation of the simulator: predicted step times compared with measured ones.
 
-    error e       predicted ÷ measured − 1, of a plan; mean and largest are those of |e|                 `Row.error`
-    τ             Kendall's rank correlation (1938; τ-b) of predicted and measured times                  `_tau`
-    regret        measured time of the plan that is predicted to be fastest ÷ the smallest measured time  `_regret`
-    by term       mean of (predicted − measured) ÷ measured step, of computing, of communication that is not hidden
-                  and of idling: they add up to the mean of e                                             `Terms`
+    error e     predicted ÷ measured − 1 of a plan; mean and largest error are of |e|        `ValidatedPlan.error`
+    τ           Kendall's rank correlation (1938; τ-b) of predicted and measured times       `_tau`
+    regret      measured time of the plan with the smallest predicted time ÷ the smallest
+                measured time                                                                `_regret`
+    terms       means of (predicted − measured) ÷ measured step for compute, exposed
+                communication and idling; they add up to the mean of e                       `_terms`
 
-τ and regret compare plans for the same workers and batch, which are a group; of several groups, τ is the mean and
-regret the largest. `scripts/validate_simulator.py` measures, into a JSON file that the functions here read.
+τ and regret compare plans for the same workers and batch, which form a group. Over several groups, τ is the mean and
+regret the maximum. `python -m parallel.validate` measures and writes the JSON file that is read here.
 """
 
 from __future__ import annotations
@@ -26,52 +27,52 @@ from parallel.results.json_files import naming, read_json, write_atomically
 
 FORMAT = 1
 PATTERN = "validation*.json"
-"""Files that reports look for."""
+"""Names of the files."""
 KINDS = ("named", "optimum", "runner-up", "random")
-"""Of plans: those of a named strategy; the search's; the best of those that differ from it in one op; and others."""
-MEAN, LARGEST, TAU, REGRET = 0.05, 0.15, 0.9, 1.03
-"""What is aimed at: a mean and a largest error of at most so much, τ at least, regret at most so much."""
+"""Kinds of plans: of a named strategy; found by the search; the best that differ from it in one op; drawn at random."""
+MAX_MEAN_ERROR, MAX_ERROR, MIN_TAU, MAX_REGRET = 0.05, 0.15, 0.9, 1.03
+"""Targets."""
 
 
 @dataclass(frozen=True)
-class Split:
-    """Where a step's seconds go: mean over the workers."""
+class StepSplit:
+    """Parts of a step's time, as means over the workers."""
 
     compute_s: float
     exposed_s: float
-    """Communication that is not hidden."""
+    """Communication that does not overlap with compute."""
     idle_s: float
 
     @property
     def total_s(self) -> float:
         return self.compute_s + self.exposed_s + self.idle_s
 
-    def scaled(self, total_s: float) -> Split:
-        """The same shares of another total."""
+    def scaled(self, total_s: float) -> StepSplit:
+        """Return the same shares of another total."""
         factor = total_s / self.total_s
-        return Split(self.compute_s * factor, self.exposed_s * factor, self.idle_s * factor)
+        return StepSplit(self.compute_s * factor, self.exposed_s * factor, self.idle_s * factor)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One plan at one batch size."""
+class ValidatedPlan:
+    """One plan at one batch size: its prediction and its measurement."""
 
     name: str
     kind: str
     plan: str
-    """As a plan file."""
+    """Text of the plan file."""
     workers: int
     batch_size: int
     """Global."""
     held_out: bool
-    """Some part of it has a shape that calibration did not measure: its batch size, or how the plan cuts an op."""
+    """Whether calibration did not measure its batch size or the shape of some part of an op."""
     predicted_s: float
     measured_s: float
     """Median."""
     first_quartile_s: float
     third_quartile_s: float
-    predicted: Split
-    measured: Split
+    predicted: StepSplit
+    measured: StepSplit
 
     def __post_init__(self) -> None:
         require_one_of("kind", self.kind, KINDS)
@@ -87,13 +88,13 @@ class Row:
 
     @property
     def error(self) -> float:
-        """Signed: above 0, the prediction is too long."""
+        """Signed relative error; positive where the prediction is too long."""
         return self.predicted_s / self.measured_s - 1
 
 
 @dataclass(frozen=True)
 class Terms:
-    """Parts of a mean signed error."""
+    """Parts of the mean signed error."""
 
     compute: float
     exposed: float
@@ -102,24 +103,28 @@ class Terms:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What some rows come to."""
+    """Statistics of several plans."""
 
     rows: int
     mean: float
     largest: float
     tau: float | None
-    """None: no group has two plans whose times differ."""
+    """None: no group has two plans with different times."""
     regret: float
     terms: Terms
 
     def missed(self) -> list[str]:
-        """The targets that these rows miss, in words."""
-        found = [("mean error", 100 * self.mean, "%", self.mean <= MEAN, f"at most {100 * MEAN:g} %"),
-                 ("largest error", 100 * self.largest, "%", self.largest <= LARGEST, f"at most {100 * LARGEST:g} %"),
-                 ("τ", self.tau, "", self.tau is None or self.tau >= TAU, f"at least {TAU:g}"),
-                 ("regret", self.regret, "", self.regret <= REGRET, f"at most {REGRET:g}")]
-        return [f"{name} {value:.3g}{' ' * bool(unit)}{unit} (aim: {rule})" for name, value, unit, ok, rule in found
-                if not ok and value is not None]
+        """Return the targets that the plans miss, in words."""
+        missed = []
+        if self.mean > MAX_MEAN_ERROR:
+            missed.append(f"mean error {100 * self.mean:.3g} % (target: at most {100 * MAX_MEAN_ERROR:g} %)")
+        if self.largest > MAX_ERROR:
+            missed.append(f"largest error {100 * self.largest:.3g} % (target: at most {100 * MAX_ERROR:g} %)")
+        if self.tau is not None and self.tau < MIN_TAU:
+            missed.append(f"τ {self.tau:.3g} (target: at least {MIN_TAU:g})")
+        if self.regret > MAX_REGRET:
+            missed.append(f"regret {self.regret:.3g} (target: at most {MAX_REGRET:g})")
+        return missed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,19 +137,19 @@ class Validation:
     num_classes: int
     precision: str
     cluster: str
-    """Name and fingerprint of what the predictions were made with."""
+    """Name and fingerprint of the cluster that the predictions are for."""
     device: str
     threads: int
-    """Of each worker."""
+    """CPU threads of each worker."""
     started: str
     command: str
     blocks: int
-    """How often each plan was measured."""
+    """Number of measurements of each plan."""
     steps: int
-    """Timed steps of each measurement."""
+    """Timed steps in each measurement."""
     seed: int
     environment: dict[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[ValidatedPlan, ...]
 
     def __post_init__(self) -> None:
         require(self.format == FORMAT, "format", self.format, f"cannot be read; this version reads {FORMAT}")
@@ -152,7 +157,7 @@ class Validation:
 
     @property
     def plans(self) -> int:
-        """Different ones, whatever the batch size."""
+        """Number of different plans; a plan at two batch sizes counts once."""
         return len({row.plan for row in self.rows})
 
 
@@ -160,61 +165,62 @@ Group = tuple[int, int]
 """Workers and batch size."""
 
 
-def groups(rows: Iterable[Row]) -> dict[Group, list[Row]]:
-    """The rows that compete with each other, by workers and batch."""
-    found: dict[Group, list[Row]] = {}
+def groups(rows: Iterable[ValidatedPlan]) -> dict[Group, list[ValidatedPlan]]:
+    """Return the plans by workers and batch size: plans of one group compete with each other."""
+    found: dict[Group, list[ValidatedPlan]] = {}
     for row in sorted(rows, key=lambda row: (row.workers, row.batch_size)):
         found.setdefault((row.workers, row.batch_size), []).append(row)
     return found
 
 
-def statistics(rows: Sequence[Row]) -> Statistics:
-    """Of one or more rows."""
+def statistics(rows: Sequence[ValidatedPlan]) -> Statistics:
+    """Return the statistics of one or more plans."""
     require(len(rows) >= 1, "rows", len(rows), "must be at least 1")
     errors = [abs(row.error) for row in rows]
-    of = list(groups(rows).values())
-    taus = [tau for group in of if (tau := _tau(group)) is not None]
-    return Statistics(len(rows), sum(errors) / len(rows), max(errors), sum(taus) / len(taus) if taus else None,
-                      max(_regret(group) for group in of), _terms(rows))
+    competing = list(groups(rows).values())
+    taus = [tau for group in competing if (tau := _tau(group)) is not None]
+    return Statistics(rows=len(rows), mean=sum(errors) / len(rows), largest=max(errors),
+                      tau=sum(taus) / len(taus) if taus else None, regret=max(map(_regret, competing)),
+                      terms=_terms(rows))
 
 
-def _tau(group: Sequence[Row]) -> float | None:
+def _tau(group: Sequence[ValidatedPlan]) -> float | None:
     if len(group) < 2:
         return None
-    from scipy.stats import kendalltau  # takes half a second, and `parallel.compare` mostly has no validation
+    from scipy.stats import kendalltau  # here: it takes half a second, and most comparisons have no validation
 
     found = float(kendalltau([row.predicted_s for row in group], [row.measured_s for row in group]).statistic)
     return None if math.isnan(found) else found
 
 
-def _regret(group: Sequence[Row]) -> float:
+def _regret(group: Sequence[ValidatedPlan]) -> float:
     chosen = min(group, key=lambda row: row.predicted_s)
     return chosen.measured_s / min(row.measured_s for row in group)
 
 
-def _terms(rows: Sequence[Row]) -> Terms:
+def _terms(rows: Sequence[ValidatedPlan]) -> Terms:
     def mean(part: str) -> float:
-        return sum((getattr(row.predicted, part) - getattr(row.measured, part)) / row.measured_s for row in rows
-                   ) / len(rows)
+        shares = [(getattr(row.predicted, part) - getattr(row.measured, part)) / row.measured_s for row in rows]
+        return sum(shares) / len(shares)
 
     return Terms(mean("compute_s"), mean("exposed_s"), mean("idle_s"))
 
 
 def write_validation(path: Path, validation: Validation) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(dataclasses.asdict(validation), indent=2, allow_nan=False, ensure_ascii=False)
                        + "\n").encode())
 
 
 def read_validation(path: Path) -> Validation:
-    """Read what `write_validation` wrote. Raises `ValueError` that names the file and what is wrong with it."""
+    """Read a file that `write_validation` wrote. Raises `ValueError` that names the file and the error."""
     values = read_json(path, FORMAT)
     with naming(path):
         return structure(Validation, values)
 
 
 def find_validations(paths: Iterable[Path]) -> list[Validation]:
-    """Every validation at or below the folders, oldest first."""
+    """Return every validation at or below the folders, oldest first."""
     files = {file.resolve() for path in paths if path.is_dir() for file in path.rglob(PATTERN)}
     return sorted((read_validation(file) for file in files), key=lambda found: found.started)

@@ -21,7 +21,7 @@ from parallel.config import ClusterConfig  # noqa: E402
 from parallel.graph import trace  # noqa: E402
 from parallel.plans import Layout, Plan, make_plan  # noqa: E402
 from parallel.program.lowering import lower  # noqa: E402
-from parallel.results.validation import Split  # noqa: E402
+from parallel.results.validation import StepSplit  # noqa: E402
 from parallel.runtime.communication.world import open_world  # noqa: E402
 from tests.support.made_clusters import made_cluster  # noqa: E402
 from tests.support.small_models import CLASSES, build, graph_of  # noqa: E402
@@ -95,10 +95,11 @@ def test_held_out_is_what_was_not_measured() -> None:
 
 
 def test_a_row_has_the_median_and_the_mean_shares() -> None:
-    turns = [Turn(1.0, Split(0.5, 0.5, 0.0)), Turn(2.0, Split(2.0, 0.0, 0.0)), Turn(4.0, Split(2.0, 0.0, 2.0))]
-    row = row_of(Predicted("a", "named", ALONE, 12, False, 3.0, Split(3.0, 0.0, 0.0), 1), turns, 2)
+    turns = [Turn(1.0, StepSplit(0.5, 0.5, 0.0)), Turn(2.0, StepSplit(2.0, 0.0, 0.0)),
+             Turn(4.0, StepSplit(2.0, 0.0, 2.0))]
+    row = row_of(Predicted("a", "named", ALONE, 12, False, 3.0, StepSplit(3.0, 0.0, 0.0), 1), turns, 2)
     assert (row.measured_s, row.first_quartile_s, row.third_quartile_s) == (2.0, 1.5, 3.0)
-    assert row.measured == Split(pytest.approx(4 / 3), pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert row.measured == StepSplit(pytest.approx(4 / 3), pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert row.error == 0.5 and row.plan == str(ALONE)
 
 

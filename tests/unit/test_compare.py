@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from parallel.compare import main, print_comparison
+from parallel.cli.result_tables import print_comparison
+from parallel.compare import main
 from parallel.results.comparison import Result, compare
 from parallel.results.notes import baseline_command, notes
 from parallel.results.record_files import write_record

@@ -14,9 +14,9 @@ from parallel.results.record_files import write_record
 from parallel.results.report import write_report
 from parallel.results.report.validation import section
 from parallel.results.validation import (
-    Row,
-    Split,
+    StepSplit,
     Terms,
+    ValidatedPlan,
     Validation,
     find_validations,
     groups,
@@ -29,17 +29,17 @@ from tests.support.html import Tags
 from tests.support.made_records import made_record
 
 
-def row(predicted_s: float, measured_s: float, name: str = "plan", **changes: Any) -> Row:
+def row(predicted_s: float, measured_s: float, name: str = "plan", **changes: Any) -> ValidatedPlan:
     """Both computing 3/4 of the time, exposed 1/4."""
     values: dict[str, Any] = {
         "name": name, "kind": "named", "plan": f"plan of {name}", "workers": 2, "batch_size": 128, "held_out": False,
         "predicted_s": predicted_s, "measured_s": measured_s, "first_quartile_s": 0.9 * measured_s,
-        "third_quartile_s": 1.1 * measured_s, "predicted": Split(0.75 * predicted_s, 0.25 * predicted_s, 0.0),
-        "measured": Split(0.75 * measured_s, 0.25 * measured_s, 0.0), **changes}
-    return Row(**values)
+        "third_quartile_s": 1.1 * measured_s, "predicted": StepSplit(0.75 * predicted_s, 0.25 * predicted_s, 0.0),
+        "measured": StepSplit(0.75 * measured_s, 0.25 * measured_s, 0.0), **changes}
+    return ValidatedPlan(**values)
 
 
-def validation(*rows: Row, **changes: Any) -> Validation:
+def validation(*rows: ValidatedPlan, **changes: Any) -> Validation:
     values: dict[str, Any] = {
         "model": "alexnet owt", "image_size": 64, "num_classes": 10, "precision": "fp32", "cluster": "local 12345678",
         "device": "cpu: some", "threads": 1, "started": "2026-01-02T03:04:05+00:00", "command": "torchrun …",
@@ -64,7 +64,7 @@ def test_errors_rank_and_regret_by_hand() -> None:
 
 def test_terms_add_up_to_the_mean_signed_error() -> None:
     """Measured 4 s: computing 3, exposed 1. Predicted 5 s: computing 2, exposed 2, idle 1."""
-    found = statistics([row(5.0, 4.0, predicted=Split(2.0, 2.0, 1.0)), row(1.0, 1.0)])
+    found = statistics([row(5.0, 4.0, predicted=StepSplit(2.0, 2.0, 1.0)), row(1.0, 1.0)])
     assert found.terms == Terms(pytest.approx(-0.125), pytest.approx(0.125), pytest.approx(0.125))
     assert found.terms.compute + found.terms.exposed + found.terms.idle == pytest.approx((0.25 + 0.0) / 2)
 
@@ -89,8 +89,9 @@ def test_one_plan_has_no_rank() -> None:
 
 def test_missed_targets_are_named_of_the_held_out_rows() -> None:
     assert verdict([row(1.0, 1.0), row(2.0, 2.0)]) == "All targets are met (all plans; none is held out)."
-    assert verdict(FOUR) == ("Targets missed (held-out plans): mean error 15 % (aim: at most 5 %); largest error 30 % "
-                             "(aim: at most 15 %); τ -1 (aim: at least 0.9); regret 1.33 (aim: at most 1.03).")
+    assert verdict(FOUR) == ("Targets missed (held-out plans): mean error 15 % (target: at most 5 %); "
+                             "largest error 30 % (target: at most 15 %); τ -1 (target: at least 0.9); "
+                             "regret 1.33 (target: at most 1.03).")
 
 
 def test_summary_has_the_subsets() -> None:

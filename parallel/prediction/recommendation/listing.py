@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from parallel.prediction.recommendation.choose import Choice, best_of_each
 from parallel.prediction.recommendation.options import Option
 from parallel.prediction.tables import milliseconds
-from parallel.results.table import percent, size
+from parallel.results.formatting import percent, size
 
 COLUMNS = ("cluster", "workers", "batch", "strategy", "step ms", "epoch s", "images/s", "speedup", "worker·s",
            "compute", "exposed", "idle", "data", "memory", "")

@@ -11,7 +11,7 @@ from parallel.cluster import Cluster, open_cluster
 from parallel.config import Config, StrategyConfig, one_line, require
 from parallel.graph import Graph
 from parallel.prediction.predict import Prediction, Predictor, predict
-from parallel.results.table import size
+from parallel.results.formatting import size
 from parallel.strategies.named import NAMED
 
 SINGLE, SEARCHED = "single", "searched"

@@ -3,41 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+
+from markupsafe import Markup
 
 from parallel.prediction.recommendation.choose import Choice, best_of_each
 from parallel.prediction.recommendation.listing import COLUMNS, WORDS, cells, marked_rows, sentences
 from parallel.prediction.recommendation.options import SEARCHED, Option
+from parallel.results.report.colours import PALETTE, strategy_colour
 from parallel.results.report.curves import DASHES, Curve, scaling
-from parallel.results.report.page import document
-
-PALETTE = ("var(--data_parallel)", "var(--model_parallel)", "var(--one_weird_trick)", "var(--searched)", "var(--other)",
-           "var(--from_file)", "var(--single)", "var(--ddp)")
-"""Colours of the clusters, in order."""
+from parallel.results.report.html import HtmlLine, HtmlTable, render
 
 
 def page(found: Sequence[Option], choices: Sequence[Choice], target_s: float | None, workload: str) -> str:
     """Return the page: recommendations, epoch time over workers, and all options."""
-    told = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences(found, choices, target_s))
-    drawn = "".join(f"<div>{panel}</div>" for panel in _panels(found, target_s))
-    target = "" if target_s is None else f"Dashed: {target_s:g} s."
-    body = (f'<ul class="notes">{told}</ul><h3>Scaling</h3><p class="caption">Predicted; both axes are logarithmic. '
-            f'{target}</p><div class="figure curves">{drawn}</div>'
-            f'<h3>All combinations</h3><div class="table">{_table(found, choices)}</div>')
-    return document("Which configuration, how many workers, which strategy", workload, body,
-                    "Predicted by simulation; nothing here was measured. Speedup is over one worker of the same "
-                    "cluster; worker·s is the number of workers times the seconds of an epoch.")
-
-
-def _table(found: Sequence[Option], choices: Sequence[Choice]) -> str:
-    kinds = ["word" if name in WORDS else "" for name in COLUMNS]
-    head = "".join(f'<th class="{kind}">{escape(name)}</th>' for kind, name in zip(kinds, COLUMNS, strict=True))
-    rows = []
-    for option, mark in marked_rows(found, choices, everything=True):
-        row = "".join(f'<td class="{kind}">{escape(cell)}</td>'
-                      for kind, cell in zip(kinds, cells(option, mark), strict=True))
-        rows.append(f'<tr class="{"best" if mark else ""}">{row}</tr>')
-    return f'<table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    lines = [HtmlLine(cells(option, mark), css="best" if mark else "")
+             for option, mark in marked_rows(found, choices, everything=True)]
+    return render("recommendation.html.j2", title="Which configuration, how many workers, which strategy",
+                  about=workload, sentences=sentences(found, choices, target_s), target_s=target_s,
+                  panels=[Markup(panel) for panel in _panels(found, target_s)],
+                  combinations=HtmlTable(COLUMNS, lines, words=WORDS),
+                  foot="Predicted by simulation; nothing here was measured. Speedup is over one worker of the same "
+                       "cluster; worker·s is the number of workers times the seconds of an epoch.")
 
 
 def _panels(found: Sequence[Option], target_s: float | None) -> list[str]:
@@ -97,5 +83,5 @@ def _by_strategy(found: Sequence[Option], cluster: str, batch: int | None) -> li
         seen[name] = seen.get(name, -1) + 1
         points = _points([*alone, *(option for option in own if option.strategy == label)], batch)
         if points:
-            curves.append(Curve(label, f"var(--{name})", DASHES[seen[name] % len(DASHES)], points))
+            curves.append(Curve(label, strategy_colour(name), DASHES[seen[name] % len(DASHES)], points))
     return sorted(curves, key=lambda curve: curve.name == SEARCHED)

@@ -1,4 +1,4 @@
-"""The report: one HTML file that needs nothing else, with the table, the plots and where every number comes from."""
+"""The report: one self-contained HTML file with the table, the plots and the provenance of every number."""
 
 from parallel.results.report.page import Section, write_report
 

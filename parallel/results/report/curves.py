@@ -1,4 +1,4 @@
-"""The plots with a curve per result: what falls or rises by epoch, and the speedup by workers."""
+"""Plots with one curve per result: loss and accuracy by epoch, speedup and epoch time by workers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallel.results.comparison import Result
-from parallel.results.report.charts import colour
+from parallel.results.report.colours import strategy_colour
 from parallel.results.report.svg import (
     LogScale,
     Scale,
@@ -25,9 +25,9 @@ from parallel.results.report.svg import (
 WIDTH, HEIGHT = 580, 310
 LEFT, RIGHT, TOP, BOTTOM = 48, 190, 30, 40
 DASHES = ("none", "7 4", "2 4", "9 3 2 3")
-"""Rows of one strategy share its colour; these tell them apart."""
+"""Line styles that tell apart the results of one strategy, which share its colour."""
 ALIKE = 0.01
-"""Curves that differ by less than this part of the plot's range lie on top of one another."""
+"""Curves that differ by less than this fraction of the plot's range coincide."""
 
 Points = list[tuple[int, float]]
 Axis = Scale | LogScale
@@ -35,7 +35,7 @@ Axis = Scale | LogScale
 
 @dataclass(frozen=True)
 class Curve:
-    """One curve with its name and looks."""
+    """One curve with its name, colour and line style."""
 
     name: str
     colour: str
@@ -44,7 +44,7 @@ class Curve:
 
 
 def by_epoch(results: Sequence[Result], field: str, title: str, scale: float = 1.0, unit: str = "") -> str:
-    """A field of `Epoch` by epoch, a curve per result, named at its end."""
+    """Return a plot of a field of `Epoch` by epoch, one curve per result, named at its end."""
     drawn = [(result, [(n, scale * v) for n, v in result.curve(field)]) for result in results]
     seen: dict[str, int] = defaultdict(int)
     curves = []
@@ -53,12 +53,12 @@ def by_epoch(results: Sequence[Result], field: str, title: str, scale: float = 1
             dash = DASHES[seen[result.key.strategy] % len(DASHES)]
             seen[result.key.strategy] += 1
             more = f" {result.key.threads} threads" if result.role == "machine" else ""
-            curves.append(Curve(result.label + more, colour(result), dash, points))
+            curves.append(Curve(result.label + more, strategy_colour(result.key.strategy), dash, points))
     return _panel(curves, title, "epoch", unit)
 
 
 def by_workers(results: Sequence[Result]) -> str | None:
-    """Speedup by workers with the linear one beside it; None unless something ran on two numbers of workers."""
+    """Return a plot of speedup by workers beside linear speedup. None: nothing ran on two numbers of workers."""
     groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
         if result.speedup is not None and result.role == "":
@@ -72,12 +72,12 @@ def by_workers(results: Sequence[Result]) -> str | None:
         dash = DASHES[seen[strategy] % len(DASHES)]
         seen[strategy] += 1
         points = sorted((result.key.workers, result.speedup.ratio) for result in group if result.speedup is not None)
-        curves.append(Curve(f"{strategy} {scheme}".strip(), colour(group[0]), dash, points))
+        curves.append(Curve(f"{strategy} {scheme}".strip(), strategy_colour(group[0].key.strategy), dash, points))
     return _panel(curves, "Speedup", "workers", "×")
 
 
 def scaling(curves: Sequence[Curve], title: str, unit: str = "", target: float | None = None) -> str:
-    """What falls or rises by workers, both axes logarithmic; a line across at `target`."""
+    """Return a plot by workers with two logarithmic axes, and a horizontal line at `target`."""
     values = [v for curve in curves for _, v in curve.points] + ([] if target is None else [target])
     numbers = sorted({n for curve in curves for n, _ in curve.points})
     x = LogScale(numbers[0], max(numbers[-1], 2 * numbers[0]), LEFT + 14, WIDTH - RIGHT)
@@ -90,7 +90,7 @@ def scaling(curves: Sequence[Curve], title: str, unit: str = "", target: float |
 
 
 def largest_difference(results: Sequence[Result], field: str) -> float:
-    """How far apart the curves of a field are at most, after the same epoch."""
+    """Return the largest difference between the curves of a field after the same epoch."""
     at: dict[int, list[float]] = defaultdict(list)
     for result in results:
         for n, value in result.curve(field):
@@ -114,7 +114,7 @@ def _panel(curves: Sequence[Curve], title: str, along: str, unit: str) -> str:
 def _frame(curves: Sequence[Curve], title: str, along: str, unit: str, x: Axis, y: Axis,
            x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]], tolerance: float,
            over: str = "") -> str:
-    """The plot, on axes with these ticks. Curves that differ by less than `tolerance` are drawn as bands."""
+    """Return the plot on the given axes. Curves that differ by less than `tolerance` are drawn as bands."""
     out = [text(0, 12, title, class_="name")]
     for tick, label in y_ticks:
         out += [line(LEFT, y(tick), WIDTH - RIGHT, y(tick), class_="grid"),
@@ -124,14 +124,14 @@ def _frame(curves: Sequence[Curve], title: str, along: str, unit: str, x: Axis, 
     out.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, along, "middle", class_="small"))
     ends = spread_out([y(curve.points[-1][1]) for curve in curves], 16, TOP + 4, HEIGHT - BOTTOM)
     for place, (curve, end) in enumerate(zip(curves, ends, strict=True)):
-        # A curve with others on top of it is drawn wider, so that all of them stay visible.
+        # A curve that later curves cover is drawn wider, so that all of them stay visible.
         covers = sum(_alike(curve.points, other.points, tolerance) for other in curves[place + 1:])
         out.append(_curve(curve, 2.0 + min(2.0, 10.0 / len(curves)) * covers, x, y, end, along, unit))
     return drawing(WIDTH, HEIGHT, *out, label=f"{title} by {along}")
 
 
 def _curve(curve: Curve, weight: float, x: Axis, y: Axis, end: float, along: str, unit: str) -> str:
-    """The curve, its points, and its name at height `end` with a line that leads there."""
+    """Return a curve with its points, and its name at height `end` with a leader line."""
     path = "M" + "L".join(f"{x(n):.2f},{y(v):.2f}" for n, v in curve.points)
     last_n, last_v = curve.points[-1]
     lead = f"M{x(last_n) + 3 + weight / 2:.2f},{y(last_v):.2f}L{WIDTH - RIGHT + 18},{end:.2f}h5"

@@ -1,6 +1,7 @@
-"""Just enough SVG for plots of rows and of curves: elements, a linear scale, round tick values.
+"""Elements, scales and round tick values of SVG plots.
 
-Colours are CSS custom properties, so one drawing serves light and dark; `<title>` gives every mark its numbers.
+Colours are CSS custom properties, so that one drawing serves light and dark themes. A `<title>` in each mark shows its
+numbers under the pointer.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from html import escape
 
 
 def element(name: str, *children: str, **attributes: object) -> str:
-    """An element. Attribute names: `stroke_width` for stroke-width, `class_` for class; floats get two decimals.
+    """Return an element. `stroke_width` becomes stroke-width, `class_` class; floats have two decimals.
 
-    Children are markup already; text goes through `text` or `titled`.
+    Children are markup; text needs `text` or `titled`, which escape it.
     """
     words = []
     for key, value in attributes.items():
@@ -24,35 +25,35 @@ def element(name: str, *children: str, **attributes: object) -> str:
 
 
 def text(x: float, y: float, content: str, anchor: str = "start", **attributes: object) -> str:
-    """Text whose baseline's start, middle or end is at (x, y)."""
+    """Return text whose baseline has its start, middle or end at (x, y)."""
     return element("text", escape(content), x=float(x), y=float(y), text_anchor=anchor, **attributes)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, **attributes: object) -> str:
-    """A straight line."""
+    """Return a straight line."""
     return element("line", x1=float(x1), y1=float(y1), x2=float(x2), y2=float(y2), **attributes)
 
 
 def rect(x: float, y: float, width: float, height: float, *children: str, **attributes: object) -> str:
-    """A rectangle; a negative width is drawn as none."""
+    """Return a rectangle; a negative width counts as zero."""
     return element("rect", *children, x=float(x), y=float(y), width=float(max(0.0, width)), height=float(height),
                    **attributes)
 
 
 def titled(title: str) -> str:
-    """The text shown while the pointer rests on the parent element."""
+    """Return the tooltip of the parent element."""
     return element("title", escape(title))
 
 
 def drawing(width: float, height: float, *children: str, label: str) -> str:
-    """A whole drawing, `label` its description for who can't see it."""
+    """Return a complete drawing with `label` as its description for screen readers."""
     return element("svg", *children, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label,
                    xmlns="http://www.w3.org/2000/svg")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A linear map from values to pixels."""
+    """Linear map from values to pixels."""
 
     low: float
     high: float
@@ -64,7 +65,7 @@ class Scale:
         return self.start + (self.end - self.start) * ((value - self.low) / span if span else 0.5)
 
     def ticks(self, count: int = 6) -> list[float]:
-        """Round values within the scale, about `count` of them."""
+        """Return about `count` round values within the scale."""
         step = _round_step((self.high - self.low) / count)
         first = math.ceil(self.low / step - 1e-9)
         return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
@@ -72,7 +73,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class LogScale:
-    """A map from positive values to pixels in which equal ratios are equally far apart."""
+    """Logarithmic map from positive values to pixels."""
 
     low: float
     high: float
@@ -84,7 +85,7 @@ class LogScale:
         return self.start + (self.end - self.start) * (math.log(value / self.low) / span if span else 0.5)
 
     def ticks(self, count: int = 6) -> list[float]:
-        """Round values within the scale, of the coarsest kind that gives half as many as `count` or more."""
+        """Return round values within the scale, of the coarsest series with at least `count / 2` of them."""
         found: list[float] = []
         for digits in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(range(10, 100, 2))):
             powers = range(math.floor(math.log10(self.low)) - 1, math.ceil(math.log10(self.high)) + 1)
@@ -96,14 +97,14 @@ class LogScale:
 
 
 def tick_label(value: float, ticks: list[float]) -> str:
-    """A tick's value with as many decimals as the spacing needs."""
+    """Return a tick's value with as many decimals as the spacing needs."""
     step = ticks[1] - ticks[0] if len(ticks) > 1 else abs(value) or 1.0
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return f"{value:,.{decimals}f}"
 
 
 def shortened(content: str, length: int) -> str:
-    """The text, or its beginning and an ellipsis."""
+    """Return the text, or its beginning and an ellipsis."""
     return content if len(content) <= length else content[: length - 1].rstrip() + "…"
 
 
@@ -122,7 +123,7 @@ def spread_out(places: list[float], gap: float, low: float, high: float) -> list
 
 
 def _round_step(raw: float) -> float:
-    """1, 2 or 5 times a power of ten, at least `raw`."""
+    """Return the least of 1, 2 and 5 times powers of ten that is at least `raw`."""
     if raw <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(raw))
