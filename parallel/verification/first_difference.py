@@ -1,10 +1,10 @@
 """Where a plan's training first departs from plain PyTorch: the step, the op, the worker and the box.
 
-Both sides run again with an observer, and are compared step by step: the ops' outputs in forward order, then, from the
-last op to the first, what each op's backward gives, the gradients of its parameters and of its inputs; then the updated
-weights. What comes first in that order cannot be the consequence of another op's fault. An op is compared where plain
-PyTorch computes it in a layer of the same name; the calls of functions in a residual network are seen by what reads
-them.
+Both sides run again with an observer and are compared step by step: first the outputs of all ops in forward order;
+then, from the last op to the first, what each op's backward gives, the gradients of its parameters and of its inputs;
+then the updated weights. The first difference in this order cannot be the consequence of another op's fault. An op is
+compared if plain PyTorch computes it in a layer of the same name. Functions called in a residual network have no layer:
+they are covered by the ops that read them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from parallel.graph.box import Box, Span
 from parallel.runtime.instrumentation.observe import Observer
 
 NEGLIGIBLE = 1e-4
-"""Of the largest number among all gradients, or weights: what is smaller is held against that."""
+"""Share of the largest magnitude among all gradients, or all weights, below which a tensor counts as rounding."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Piece:
     """A worker's part of an op's output, or of its gradient."""
 
     box: Box
-    """[n, …]; only the dims after n say where it lies."""
+    """[n, …]; its span of samples may be another micro-batch's, `rows` has the positions."""
     rows: Tensor
     """int64 [n], positions in the global batch."""
     tensor: Tensor
@@ -61,11 +61,11 @@ class Place:
     """Where a difference is, and how large."""
 
     what: str
-    """forward of pool2"""
+    """The computation: `forward of pool2`."""
     where: str
-    """worker 1, box [0:16, 0:192, 3:7, 0:7]"""
+    """The part: `worker 1, box [0:16, 0:192, 3:7, 0:7]`."""
     difference: float
-    """Relative to the largest magnitude of the right values."""
+    """Relative to the largest magnitude of the reference's values."""
 
     def __str__(self) -> str:
         return ", ".join(filter(None, (self.what, self.where))) + f": {self.difference:.1e}"
@@ -73,10 +73,10 @@ class Place:
 
 def compare_step(graph: Graph, passes: Sequence[Span], ours: Sequence[Recorded], theirs: Recorded,
                  gradients: Mapping[str, tuple[Tensor, Tensor]], tolerance: float) -> Place | None:
-    """The first difference above `tolerance` in what a step's forward and backward gave.
+    """Return the first difference above `tolerance` in a step's forward and backward, or None.
 
-    `passes` are spans of samples, each of which is trained on with the weights that the one before it left; `ours` is
-    by worker; `gradients` has those of a parameter (`conv1.weight`) in the last pass, ours and theirs.
+    `passes` are spans of samples, each trained on with the weights that the pass before it left. `ours` is by worker.
+    `gradients` has those of each parameter (`conv1.weight`) in the last pass, ours and theirs.
     """
     for number, samples in enumerate(passes):
         known = gradients if number == len(passes) - 1 else {}
@@ -87,8 +87,31 @@ def compare_step(graph: Graph, passes: Sequence[Span], ours: Sequence[Recorded],
     return None
 
 
+def compare_named(what: str, pairs: Mapping[str, tuple[Tensor, Tensor]], tolerance: float) -> Place | None:
+    """Return the first tensor whose two versions, ours and theirs, differ by more than `tolerance`, or None."""
+    scale = magnitude(theirs for _, theirs in pairs.values())
+    for name, pair in pairs.items():
+        if not (difference := relative(*pair, scale)) <= tolerance:
+            return Place(f"{what} {name}", "", difference)
+    return None
+
+
+def relative(ours: Tensor, theirs: Tensor, scale: float) -> float:
+    """Return the largest difference of two tensors, relative to the second's largest magnitude.
+
+    The divisor is at least `NEGLIGIBLE` times `scale`, the largest magnitude of all tensors of the kind: a gradient that
+    is nothing but rounding, such as that of a bias before batch normalisation, has no magnitude of its own.
+    """
+    return ((ours - theirs).abs().max() / theirs.abs().max().clamp_min(max(NEGLIGIBLE * scale, 1e-300))).item()
+
+
+def magnitude(tensors: Iterable[Tensor]) -> float:
+    """Return the largest absolute value in all tensors."""
+    return max((tensor.abs().max().item() for tensor in tensors), default=0.0)
+
+
 def _only(samples: Span, pieces: Mapping[str, Sequence[Piece]]) -> dict[str, list[Piece]]:
-    """The rows of all pieces that are among the samples."""
+    """Return the rows of all pieces that are among the samples."""
     result: dict[str, list[Piece]] = {}
     for op, of_op in pieces.items():
         for piece in of_op:
@@ -124,31 +147,12 @@ def _compare_pass(graph: Graph, ours: Sequence[Recorded], theirs: Recorded,
     return None
 
 
-def compare_weights(weights: Mapping[str, tuple[Tensor, Tensor]], tolerance: float) -> Place | None:
-    """The first parameter whose update differs, though its gradient does not; weights are given ours and theirs."""
-    scale = magnitude(theirs for _, theirs in weights.values())
-    for name, pair in weights.items():
-        if not (difference := relative(*pair, scale)) <= tolerance:
-            return Place(f"update of {name}", "", difference)
-    return None
-
-
-def relative(ours: Tensor, theirs: Tensor, scale: float) -> float:
-    """Largest difference of two tensors relative to the second's largest magnitude, or to `NEGLIGIBLE` of the `scale`
-    of all tensors that they are among, if that is more: a gradient that is nothing but rounding, as that of a bias
-    before batch normalisation, has no magnitude of its own."""
-    return ((ours - theirs).abs().max() / theirs.abs().max().clamp_min(max(NEGLIGIBLE * scale, 1e-300))).item()
-
-
-def magnitude(tensors: Iterable[Tensor]) -> float:
-    """The largest of all numbers, but for signs."""
-    return max((tensor.abs().max().item() for tensor in tensors), default=0.0)
-
-
 def _compare(op: str, ours: Sequence[Mapping[str, Sequence[Piece]]], theirs: Mapping[str, Sequence[Piece]],
              tolerance: float, adds: bool) -> tuple[str, float] | None:
-    """Where the workers' pieces differ most from the whole, and by how much; None if they do not, or if there is no
-    whole. `adds`: pieces of the same box are partial sums."""
+    """Return where the workers' pieces differ most from the whole tensor, and by how much.
+
+    None if they do not differ, or if the reference has no such tensor. `adds`: pieces of the same box are partial sums.
+    """
     if op not in theirs:
         return None
     rows = torch.cat([piece.rows for piece in theirs[op]])
@@ -158,39 +162,39 @@ def _compare(op: str, ours: Sequence[Mapping[str, Sequence[Piece]]], theirs: Map
     for piece in theirs[op]:
         whole[piece.rows] = piece.tensor.double()
     scale = whole.abs().max().clamp_min(1e-300)
-    summed = _summed(op, ours, whole.shape) if adds else {}
+    total = _summed(op, ours, whole.shape) if adds else None
     worst: tuple[str, float] | None = None
     for worker, pieces in enumerate(ours):
         for piece in pieces.get(op, ()):
             index = _index(piece)
-            value = summed["all"][index] if summed else piece.tensor.double()
+            value = piece.tensor.double() if total is None else total[index]
             apart = (value - whole[index]).abs() / scale
             apart = torch.nan_to_num(apart, nan=float("inf"), posinf=float("inf"))
             largest = apart.max().item() if apart.numel() else 0.0
             if largest > tolerance and (worst is None or largest > worst[1]):
-                who = f"worker {worker}" + (" and others, a sum of parts" if summed else "")
+                who = f"worker {worker}" + ("" if total is None else " and others, a sum of parts")
                 worst = f"{who}, box {_box(apart > tolerance, piece)}", largest
     return worst
 
 
-def _summed(op: str, ours: Sequence[Mapping[str, Sequence[Piece]]], shape: Sequence[int]) -> dict[str, Tensor]:
-    """All pieces added up, if any overlap."""
+def _summed(op: str, ours: Sequence[Mapping[str, Sequence[Piece]]], shape: Sequence[int]) -> Tensor | None:
+    """Return the sum of all pieces, or None if none overlap."""
     total, times = torch.zeros(*shape, dtype=torch.float64), torch.zeros(*shape, dtype=torch.int64)
     for pieces in ours:
         for piece in pieces.get(op, ()):
             total[_index(piece)] += piece.tensor.double()
             times[_index(piece)] += 1
-    return {"all": total} if int(times.max()) > 1 else {}
+    return total if int(times.max()) > 1 else None
 
 
 def _index(piece: Piece) -> tuple[Tensor, ...]:
-    """Where the piece lies in the whole tensor."""
+    """Return the index of the piece in the whole tensor."""
     spans = [piece.rows, *(torch.arange(*span) for span in piece.box.spans[1:])]
     return tuple(span.view(*(-1 if i == j else 1 for j in range(len(spans)))) for i, span in enumerate(spans))
 
 
 def _box(wrong: Tensor, piece: Piece) -> Box:
-    """The smallest box of the whole tensor that holds all that is wrong in the piece."""
+    """Return the smallest box of the whole tensor that holds everything wrong in the piece."""
     places = wrong.nonzero()
     low, high = places.min(dim=0).values.tolist(), places.max(dim=0).values.tolist()
     rows = sorted((int(piece.rows[low[0]]), int(piece.rows[high[0]])))

@@ -1,6 +1,7 @@
-"""Plain single-process training, the truth that a plan's run is held against. It shares no code with the runtime.
+"""Plain single-process training and evaluation: the reference that a plan is compared with.
 
-Dropout masks follow the definition in `parallel/graph/ops/dropout.py`, written a second time here, in NumPy.
+It shares no code with the runtime. Dropout masks follow the definition in `parallel/graph/ops/dropout.py`, implemented
+a second time here, in NumPy; top-1 and top-5 come from the rank of the label's logit instead of from `topk`.
 """
 
 from __future__ import annotations
@@ -16,86 +17,73 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
-    x = x ^ (x >> np.uint32(16))
-    x = x * np.uint32(0x7FEB352D)
-    x = x ^ (x >> np.uint32(15))
-    x = x * np.uint32(0x846CA68B)
-    return x ^ (x >> np.uint32(16))
+@dataclass(frozen=True)
+class Optimizer:
+    """Options of SGD."""
+
+    lr: float
+    momentum: float
+    weight_decay: float
 
 
-def mask(seed: int, step: int, op: str, first: int, shape: Sequence[int], p: float) -> np.ndarray:
-    """Whether each element of a tensor of `shape` (samples first) is kept; `first` is its first sample's position."""
-    word = lambda value: np.array([value], dtype=np.uint32)  # noqa: E731
-    with np.errstate(over="ignore"):
-        key = _mix(_mix(_mix(word(seed)) + word(step)) + word(zlib.crc32(op.encode())))
-        rows = _mix(key + np.arange(first, first + shape[0], dtype=np.uint32))
-        columns = _mix(np.arange(int(np.prod(shape[1:])), dtype=np.uint32))
-        u = rows[:, None] + columns[None, :]
-        u = u * np.uint32(0x7FEB352D)
-        u = u ^ (u >> np.uint32(15))
-        u = u * np.uint32(0x846CA68B)
-    return (u.view(np.int32).astype(np.int64) >= round(p * 2**32) - 2**31).reshape(shape)
+@dataclass(frozen=True)
+class Passes:
+    """Krizhevsky's variable batch size (2014, section 4.2): the layers from `first` on are updated in every pass."""
 
-
-class _Dropout(nn.Module):
-    def __init__(self, name: str, p: float, at: Position) -> None:
-        super().__init__()
-        self.name, self.p, self.at = name, p, at
-
-    def forward(self, x: Tensor) -> Tensor:
-        kept = mask(self.at.seed, self.at.step, self.name, self.at.first, x.shape, self.p)
-        return x * torch.from_numpy(kept).to(x.dtype) / (1 - self.p)
-
-
-@dataclass
-class Position:
-    """Where in the training the model is: what the dropout masks depend on."""
-
-    seed: int
-    step: int = 0
-    first: int = 0
+    count: int
+    first: str
+    """Name of the first fully connected layer."""
 
 
 class Reference:
-    """A copy of `model` trained by the textbook: forward, backward, SGD, one process, the whole batch."""
+    """A copy of `model`, trained in one process on the whole batch: forward, backward, SGD."""
 
-    def __init__(self, model: nn.Module, *, seed: int, lr: float, momentum: float, weight_decay: float,
-                 passes: int = 1, split: str | None = None) -> None:
-        """With `split`, the name of the first fully connected layer, its and later weights are updated in each of
-        `passes` passes over a part of the batch (Krizhevsky 2014, section 4.2, the variable batch size)."""
+    def __init__(self, model: nn.Module, optimizer: Optimizer, *, seed: int, passes: Passes | None = None) -> None:
+        """Raises `ValueError` if `passes` are asked of a model that cannot be run one part at a time."""
         self.model = copy.deepcopy(model).double()
-        self._at = Position(seed)
+        self._at = _Position(seed)
         for name, layer in list(self.model.named_modules()):
             if isinstance(layer, nn.Dropout):
                 parent, _, child = name.rpartition(".")
                 setattr(self.model.get_submodule(parent), child, _Dropout(name, layer.p, self._at))
-        self._passes = passes if split is not None else 1
+        self._passes = 1 if passes is None else passes.count
         layers: list[nn.Module] = [self.model]
         cut = 1
-        if self._passes > 1:
+        if passes is not None and passes.count > 1:
             if not isinstance(self.model, nn.Sequential):
                 raise ValueError(f"update=pass has no reference for {type(model).__name__}: it is no nn.Sequential, "
                                  "which could be run a part at a time")
             layers = list(self.model.children())
-            cut = [name for name, _ in self.model.named_children()].index(str(split))
+            cut = [name for name, _ in self.model.named_children()].index(passes.first)
         self._front, self._back = nn.Sequential(*layers[:cut]), nn.Sequential(*layers[cut:])
 
         def sgd(part: nn.Module) -> torch.optim.SGD | None:
             weights = list(part.parameters())
-            return torch.optim.SGD(weights, lr=lr, momentum=momentum, weight_decay=weight_decay) if weights else None
+            return torch.optim.SGD(weights, lr=optimizer.lr, momentum=optimizer.momentum,
+                                   weight_decay=optimizer.weight_decay) if weights else None
 
         self._front_sgd, self._back_sgd = sgd(self._front), sgd(self._back)
         self.gradients: dict[str, Tensor] = {}
-        """Of the last step, by parameter; of a layer that every pass updates, of the last pass."""
+        """The last step's gradients by parameter; the last pass's for a layer that every pass updates."""
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters by name."""
+        return {name: p.detach() for name, p in self.model.named_parameters()}
+
+    @property
+    def statistics(self) -> dict[str, Tensor]:
+        """The running means and variances of the batch normalisations by name."""
+        return {name: b for name, b in self.model.named_buffers() if not name.endswith("num_batches_tracked")}
 
     def rows(self, count: int) -> Tensor:
-        """Positions in the batch of the `count` samples that are being computed."""
+        """Return the positions in the batch of the `count` samples that are being computed."""
         return torch.arange(self._at.first, self._at.first + count)
 
     def train_step(self, images: Tensor, labels: Tensor, step: int) -> float:
-        """One step on the whole batch; the mean loss."""
-        self._at.step, self._at.first = step, 0
+        """Train one step on the whole batch and return the mean loss."""
+        self._at.step = step
+        self._at.first = 0
         self.model.train()
         self.model.zero_grad()
         features = self._front(images)
@@ -127,3 +115,62 @@ class Reference:
         if leaf.grad is not None and features.requires_grad:  # not if the front has no weights
             features.backward(leaf.grad / self._passes)
         return total
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Evaluate the model: dropout off, running statistics."""
+        self.model.eval()
+        logits: Tensor = self.model(images)
+        return logits
+
+
+def evaluate(logits: Tensor, labels: Tensor) -> list[float]:
+    """Return [summed loss, top-1 hits, top-5 hits, samples] over the rows whose label is not −1."""
+    logits, labels = logits[labels >= 0], labels[labels >= 0]
+    own = logits.gather(1, labels[:, None])
+    rank = (logits > own).sum(dim=1)
+    loss = (torch.logsumexp(logits, dim=1) - own[:, 0]).sum()
+    return [loss.item(), float((rank == 0).sum()), float((rank < 5).sum()), float(len(labels))]
+
+
+@dataclass
+class _Position:
+    """The place in the training that the dropout masks depend on."""
+
+    seed: int
+    step: int = 0
+    first: int = 0
+
+
+class _Dropout(nn.Module):
+    def __init__(self, name: str, p: float, at: _Position) -> None:
+        super().__init__()
+        self.name, self.p, self.at = name, p, at
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        kept = mask(self.at.seed, self.at.step, self.name, self.at.first, x.shape, self.p)
+        return x * torch.from_numpy(kept).to(x.dtype) / (1 - self.p)
+
+
+def mask(seed: int, step: int, op: str, first: int, shape: Sequence[int], p: float) -> np.ndarray:
+    """Return which elements of a tensor of `shape` (samples first) are kept; `first` is its first sample's position."""
+    word = lambda value: np.array([value], dtype=np.uint32)  # noqa: E731
+    with np.errstate(over="ignore"):
+        key = _mix(_mix(_mix(word(seed)) + word(step)) + word(zlib.crc32(op.encode())))
+        rows = _mix(key + np.arange(first, first + shape[0], dtype=np.uint32))
+        columns = _mix(np.arange(int(np.prod(shape[1:])), dtype=np.uint32))
+        u = rows[:, None] + columns[None, :]
+        u = u * np.uint32(0x7FEB352D)
+        u = u ^ (u >> np.uint32(15))
+        u = u * np.uint32(0x846CA68B)
+    return (u.view(np.int32).astype(np.int64) >= round(p * 2**32) - 2**31).reshape(shape)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = x ^ (x >> np.uint32(16))
+    x = x * np.uint32(0x7FEB352D)
+    x = x ^ (x >> np.uint32(15))
+    x = x * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))

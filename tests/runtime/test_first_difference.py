@@ -15,7 +15,7 @@ from parallel.graph import trace
 from parallel.graph.ops import Context, Op, Part
 from parallel.plans import read_plan
 from parallel.runtime.execution import parameters
-from parallel.verify import Difference, compare_worker
+from parallel.verification.parity import Case, Difference, compare_worker
 from tests.support.small_models import build
 from tests.support.workers import Workers
 
@@ -63,9 +63,9 @@ def faulty(model: str, text: str, op: str, fault: str, rank: int) -> Difference:
             right(*args, lr=lr * (1.001 if os.environ["RANK"] == str(rank) else 1), **options)
 
         with patch.object(parameters, "sgd", sgd):
-            return compare_worker(network, plan, shape, 8, 2)
+            return compare_worker(Case(network, plan, shape, 8, 2))
     with broken(type(graph[op]) if op in graph else Op, op, fault, rank):
-        return compare_worker(network, plan, shape, 8, 2)
+        return compare_worker(Case(network, plan, shape, 8, 2))
 
 
 TOWER = """

@@ -21,7 +21,7 @@ from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.failure.errors import NotFinite
 from parallel.runtime.failure.nonfinite import NonfiniteCheck
-from parallel.verify import batch
+from parallel.verification.parity import random_batch
 from tests.support.forked import run_module
 from tests.support.small_models import CLASSES, build
 from tests.support.workers import Workers
@@ -67,7 +67,7 @@ def ended(text: str, parameter: str, backward: str, steps: int) -> str | None:
                 with torch.no_grad():
                     for tensor in [engine.parameters[op][name]] if name in engine.parameters[op] else []:
                         tensor[(0,) * tensor.dim()] = float("inf")
-            images, labels = batch(step, BATCH, shape, CLASSES)
+            images, labels = random_batch(step, BATCH, shape, CLASSES)
             loss = engine.train_step(images[engine.image_positions], labels[engine.label_positions], step=step, lr=0.01)
             try:
                 check.after(step, loss)

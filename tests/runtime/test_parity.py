@@ -25,7 +25,7 @@ from parallel.runtime.communication.world import open_world
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.strategies import build_plan
-from parallel.verify import Difference, batch, compare_worker
+from parallel.verification.parity import Case, Difference, compare_worker, random_batch
 from tests.support.small_models import CLASSES, MODELS, build, graph_of, plans
 from tests.support.workers import WorkerError, Workers
 
@@ -37,7 +37,7 @@ def compare(model: str, plan: str, batch_size: int, bucket_bytes: int) -> Differ
     """One worker's side of a comparison; the plan travels as text."""
     network, shape = build(model)
     with patch("parallel.program.lowering.BUCKET_BYTES", bucket_bytes):
-        return compare_worker(network, read_plan(plan, trace(network, shape)), shape, batch_size, STEPS, seed=11)
+        return compare_worker(Case(network, read_plan(plan, trace(network, shape)), shape, batch_size, STEPS, seed=11))
 
 
 def check(workers: Workers, model: str, plan: Plan, batch_size: int, bucket_bytes: int = BUCKET_BYTES) -> None:
@@ -166,7 +166,7 @@ def observe(model: str, text: str, batch_size: int, shared_memory: bool) -> dict
     program = lower(graph, read_plan(text, graph), batch_size)
     with open_world(ClusterConfig(device="cpu", shared_memory=shared_memory)) as world:
         runtime = Runtime(program, network, world, EngineOptions(seed=0, precision="fp64", momentum=0.9))
-        images, labels = batch(0, batch_size, shape, CLASSES)
+        images, labels = random_batch(0, batch_size, shape, CLASSES)
         mine, own = images[runtime.image_positions], labels[runtime.label_positions]
         runtime.train_step(mine, own, step=0, lr=0.1)
         sent, statistics = runtime.bytes_sent, runtime.gathered("buffers")

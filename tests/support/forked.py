@@ -19,7 +19,7 @@ from torch.distributed import TCPStore
 from tests.conftest import LAUNCHER_VARIABLES, ROOT
 
 PRELOAD = ["torch.distributed", "torch._dynamo", "sklearn.datasets", "hydra", "parallel.training.trainer",
-           "parallel.verify"]
+           "parallel.verification.parity"]
 
 
 @dataclass(frozen=True)

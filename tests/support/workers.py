@@ -55,7 +55,7 @@ class Workers:
         return [results[rank] for rank in range(workers)]
 
     def _start(self) -> None:
-        multiprocessing.set_forkserver_preload(["torch.distributed", "parallel.verify"])
+        multiprocessing.set_forkserver_preload(["torch.distributed", "parallel.verification.parity"])
         context = multiprocessing.get_context("forkserver")
         for _ in range(MOST):
             ours, theirs = context.Pipe()

@@ -1,0 +1,284 @@
+"""Parity: train and evaluate a plan beside plain single-process PyTorch, in float64 with dropout on, and compare.
+
+After every step are compared the loss, all summed gradients, and the evaluation of a batch: loss, top-1 and top-5
+hits, samples. After the last step all weights and the running statistics of batch normalisations. Every difference is
+relative, and may be at most `TOLERANCE`. Where one is larger, both sides run again to find where it begins.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from parallel.config import ClusterConfig
+from parallel.graph import LOSS, Graph, trace
+from parallel.graph.box import Span, cut
+from parallel.plans import Plan
+from parallel.program import Program
+from parallel.program.dry_run import dry_run
+from parallel.program.lowering import lower
+from parallel.runtime.communication.chaos import Chaos
+from parallel.runtime.communication.world import World, open_world
+from parallel.runtime.execution.ddp import DataDistributed
+from parallel.runtime.execution.options import EngineOptions
+from parallel.runtime.execution.runtime import Runtime
+from parallel.runtime.instrumentation.observe import Observer, observe_modules
+from parallel.verification.first_difference import Place, Recorder, compare_named, compare_step, magnitude, relative
+from parallel.verification.reference import Optimizer, Passes, Reference, evaluate
+
+TOLERANCE = 1e-10
+OPTIMIZER = Optimizer(lr=0.01, momentum=0.9, weight_decay=0.0005)
+LABEL_RANKS = (0, 4, 5, 1)
+"""Ranks of an evaluated sample's label among its logits: on both sides of the edges of top-1 and top-5."""
+EVALUATED = ("loss", "top-1 hits", "top-5 hits", "samples")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A plan to compare, with everything that the comparison depends on."""
+
+    model: nn.Module
+    plan: Plan | None
+    """None: torch's DDP."""
+    shape: tuple[int, ...]
+    """Of an image."""
+    batch_size: int
+    steps: int = 3
+    seed: int = 0
+
+    @cached_property
+    def graph(self) -> Graph:
+        return trace(self.model, self.shape)
+
+    @cached_property
+    def program(self) -> Program | None:
+        """The lowered plan, after its dry run. Raises `ValueError` if the batch does not fit the plan."""
+        if self.plan is None:
+            return None
+        program = lower(self.graph, self.plan, self.batch_size)
+        dry_run(program)
+        return program
+
+    @property
+    def passes(self) -> int:
+        """How many times a step updates the layers of passes."""
+        return self.plan.micro_batches if self.plan is not None and self.plan.update == "pass" else 1
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest relative differences of a case, over all steps."""
+
+    losses: float = 0.0
+    gradients: float = 0.0
+    weights: float = 0.0
+    statistics: float = 0.0
+    """Running means and variances of batch normalisations."""
+    evaluation: float = 0.0
+    """Loss, top-1 and top-5 hits, and number of samples of evaluated batches."""
+    worst: str = ""
+    """The tensor or number with the largest difference."""
+    first: str = ""
+    """Where the difference begins, if there is one."""
+
+    @property
+    def by_quantity(self) -> dict[str, float]:
+        """The five differences by name."""
+        return {name: getattr(self, name) for name in ("losses", "gradients", "weights", "statistics", "evaluation")}
+
+    @property
+    def largest(self) -> float:
+        """The largest of the five; NaN if one is."""
+        return max(self.by_quantity.values(), key=_nan_last)
+
+    @property
+    def ok(self) -> bool:
+        """Whether all are within the tolerance; NaN is not."""
+        return self.largest <= TOLERANCE
+
+
+def compare_worker(case: Case, chaos: Chaos | None = None) -> Difference:
+    """Compare one case on this worker and its peers; only worker 0's result counts."""
+    return compare_cases([case], ClusterConfig(device="cpu"), chaos)[0]
+
+
+def compare_cases(cases: Sequence[Case], cluster: ClusterConfig, chaos: Chaos | None = None) -> list[Difference]:
+    """Compare cases, all of as many workers, one after the other, up to the first with a difference."""
+    found: list[Difference] = []
+    with open_world(cluster, chaos) as world:
+        for case in cases:
+            comparison = _Comparison(case, world)
+            difference = comparison.differences()
+            ok = world.gather(difference.ok)[0]
+            found.append(difference if ok else replace(difference, first=comparison.first()))
+            if not ok:
+                break
+    return found
+
+
+def random_batch(step: int, size: int, shape: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor]:
+    """Return the images and labels of a global batch, which depend on nothing but the arguments."""
+    generator = torch.Generator().manual_seed(step)
+    images = torch.randn(size, *shape, dtype=torch.float64, generator=generator)
+    return images, torch.randint(classes, (size,), generator=generator)
+
+
+def largest_difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> tuple[float, str]:
+    """Return the largest relative difference of two sets of tensors, and the name of that tensor.
+
+    Raises `RuntimeError` if the sets have different names.
+    """
+    if ours.keys() != theirs.keys():
+        raise RuntimeError(f"different tensors: {sorted(ours.keys() ^ theirs.keys())}")
+    scale = magnitude(theirs.values())
+    return max(((relative(ours[name], tensor, scale), name) for name, tensor in theirs.items()), key=_entry_nan_last,
+               default=(0.0, ""))
+
+
+def _nan_last(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def _entry_nan_last(entry: tuple[float, str]) -> float:
+    return _nan_last(entry[0])
+
+
+Engine = DataDistributed | Runtime
+
+
+class _Comparison:
+    """One worker's side of a case; worker 0 also runs the reference."""
+
+    def __init__(self, case: Case, world: World) -> None:
+        self._case, self._world = case, world
+
+    def _engine(self, observer: Observer | None = None) -> Engine:
+        case = self._case
+        options = EngineOptions(case.seed, "fp64", momentum=OPTIMIZER.momentum, weight_decay=OPTIMIZER.weight_decay)
+        if case.program is None:
+            return DataDistributed(copy.deepcopy(case.model), self._world, options, batch_size=case.batch_size,
+                                   bucket_mb=25.0, observer=observer)
+        return Runtime(case.program, case.model, self._world, options, keep_gradients=True, observer=observer)
+
+    def _reference(self) -> Reference | None:
+        """The reference on worker 0, None on the others."""
+        if self._world.rank > 0:
+            return None
+        passes, program = None, self._case.program
+        if program is not None and self._case.passes > 1:
+            first = next((op.name for op in program.graph if op.parameters and op.name not in program.merged), None)
+            passes = None if first is None else Passes(self._case.passes, first)
+        return Reference(self._case.model, OPTIMIZER, seed=self._case.seed, passes=passes)
+
+    def _tensors(self, engine: Engine, kind: str) -> dict[str, Tensor]:
+        """Gather the engine's gradients, weights or buffers by the reference's names; DDP has no buffers to gather."""
+        if kind == "buffers" and isinstance(engine, DataDistributed):
+            return {}
+        return {f"{op}.{name}": tensor for (op, name), tensor in engine.gathered(kind).items()}
+
+    def _train(self, step: int, engine: Engine, reference: Reference | None) -> tuple[float, float]:
+        """Train both by one step and return their losses."""
+        case = self._case
+        self._world.watch.at(f"step {step}")
+        images, labels = random_batch(step, case.batch_size, case.shape, self._classes)
+        loss = self._world.sum(engine.train_step(images[engine.image_positions], labels[engine.label_positions],
+                                                 step=step, lr=OPTIMIZER.lr))
+        return loss.item(), math.nan if reference is None else reference.train_step(images, labels, step)
+
+    def _evaluate(self, step: int, engine: Engine, reference: Reference | None) -> dict[str, tuple[Tensor, Tensor]]:
+        """Evaluate a batch on both and return pairs of sums by name, ours first; empty on other workers than 0.
+
+        The reference chooses the labels by rank, see `LABEL_RANKS`; the last row only fills the batch.
+        """
+        images, _ = random_batch(1000 + step, self._case.batch_size, self._case.shape, self._classes)
+        labels = logits = None
+        if reference is not None:
+            logits = reference.logits(images)
+            ranks = torch.tensor([min(LABEL_RANKS[(i + step) % len(LABEL_RANKS)], self._classes - 1)
+                                  for i in range(len(images))])
+            labels = logits.argsort(dim=1, descending=True).gather(1, ranks[:, None])[:, 0]
+            labels[-1] = -1
+        labels = self._world.gather(labels)[0]
+        if labels is None:
+            raise RuntimeError("worker 0 has chosen no labels")
+        ours = self._world.sum(engine.evaluate_step(images[engine.image_positions], labels[engine.label_positions]))
+        if logits is None:
+            return {}
+        theirs = evaluate(logits, labels)
+        return {name: (ours[i], torch.tensor(theirs[i], dtype=torch.float64)) for i, name in enumerate(EVALUATED)}
+
+    @property
+    def _classes(self) -> int:
+        return self._case.graph[LOSS].input_shapes[0][0]
+
+    def differences(self) -> Difference:
+        """Return the largest differences; they are meaningful on worker 0."""
+        engine, reference = self._engine(), self._reference()
+        found: dict[str, list[tuple[float, str]]] = {name: [(0.0, "")] for name in Difference().by_quantity}
+        for step in range(self._case.steps):
+            loss, expected = self._train(step, engine, reference)
+            # Evaluate first: to gather the weights for a comparison waits for what an evaluation must wait for itself.
+            evaluated = self._evaluate(step, engine, reference)
+            gradients = self._tensors(engine, "gradients")
+            if reference is not None:
+                found["losses"].append((abs(loss - expected) / abs(expected), f"loss of step {step}"))
+                found["gradients"].append(largest_difference(gradients, reference.gradients))
+                found["evaluation"] += [(_apart(*pair), f"evaluation's {name}") for name, pair in evaluated.items()]
+        weights, statistics = self._tensors(engine, "weights"), self._tensors(engine, "buffers")
+        if reference is not None:
+            found["weights"].append(largest_difference(weights, reference.weights))
+            if isinstance(engine, Runtime):
+                found["statistics"].append(largest_difference(statistics, reference.statistics))
+        if isinstance(engine, Runtime):
+            engine.close()
+        worst = {name: max(entries, key=_entry_nan_last) for name, entries in found.items()}
+        return Difference(**{name: entry[0] for name, entry in worst.items()},
+                          worst=max(worst.values(), key=_entry_nan_last)[1])
+
+    def first(self) -> str:
+        """Run the same steps again and return where the first difference is; on every worker."""
+        own, plain = Recorder(), Recorder()
+        engine, reference = self._engine(own), self._reference()
+        if reference is not None:
+            observe_modules(reference.model, plain, reference.rows)
+        for step in range(self._case.steps):
+            own.clear()
+            plain.clear()
+            self._train(step, engine, reference)
+            evaluated = self._evaluate(step, engine, reference)
+            # DDP's workers each have the mean over their own samples: their gradients are not comparable.
+            ours = self._world.gather_to_first((own.outputs, own.gradients if isinstance(engine, Runtime) else {}))
+            gathered = {kind: self._tensors(engine, kind) for kind in ("gradients", "weights", "buffers")}
+            place: Place | None = None
+            if reference is not None:
+                place = (
+                    compare_step(self._case.graph, self._spans, ours, (plain.outputs, plain.gradients),
+                                 _pairs(gathered["gradients"], reference.gradients), TOLERANCE)
+                    or compare_named("update of", _pairs(gathered["weights"], reference.weights), TOLERANCE)
+                    or compare_named("running statistics", _pairs(gathered["buffers"], reference.statistics), TOLERANCE)
+                    or next((Place(f"evaluation's {name}", "", _apart(*pair)) for name, pair in evaluated.items()
+                             if not _apart(*pair) <= TOLERANCE), None))
+            place = self._world.gather(place)[0]
+            if place is not None:
+                return f"step {step}, {place}"
+        return "none, when the same steps are run again"
+
+    @property
+    def _spans(self) -> list[Span]:
+        """Spans of samples that are trained on one after the other, each with updated weights."""
+        return [cut(self._case.batch_size, self._case.passes, i) for i in range(self._case.passes)]
+
+
+def _apart(ours: Tensor, theirs: Tensor) -> float:
+    """Return the relative difference of two numbers; of hits, which may be none, relative to one at least."""
+    return relative(ours, theirs, 0.0) if theirs.item() else abs(ours.item())
+
+
+def _pairs(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    return {name: (ours[name], tensor) for name, tensor in theirs.items() if name in ours}
