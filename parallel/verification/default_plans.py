@@ -50,8 +50,8 @@ def thin_alexnet(variant: str) -> nn.Sequential:
     for name, layer in full.named_children():
         if isinstance(layer, nn.Conv2d):
             channels = layer.out_channels // THINNER[nn.Conv2d]
-            layers[name] = nn.Conv2d(width, channels, (layer.kernel_size[0], layer.kernel_size[1]),
-                                     (layer.stride[0], layer.stride[1]), layer.padding, groups=layer.groups)
+            layers[name] = nn.Conv2d(width, channels, layer.kernel_size[0], layer.stride[0],
+                                     int(layer.padding[0]), groups=layer.groups)
             width = channels
         elif isinstance(layer, nn.Linear):
             features = CLASSES if name == "fc8" else layer.out_features // THINNER[nn.Linear]

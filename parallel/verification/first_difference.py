@@ -99,8 +99,9 @@ def compare_named(what: str, pairs: Mapping[str, tuple[Tensor, Tensor]], toleran
 def relative(ours: Tensor, theirs: Tensor, scale: float) -> float:
     """Return the largest difference of two tensors, relative to the second's largest magnitude.
 
-    The divisor is at least `NEGLIGIBLE` times `scale`, the largest magnitude of all tensors of the kind: a gradient that
-    is nothing but rounding, such as that of a bias before batch normalisation, has no magnitude of its own.
+    The divisor is at least `NEGLIGIBLE` times `scale`, the largest magnitude of all tensors of the
+    kind: a gradient that is nothing but rounding, such as that of a bias before batch
+    normalisation, has no magnitude of its own.
     """
     return ((ours - theirs).abs().max() / theirs.abs().max().clamp_min(max(NEGLIGIBLE * scale, 1e-300))).item()
 

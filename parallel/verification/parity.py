@@ -25,7 +25,7 @@ from parallel.program.dry_run import dry_run
 from parallel.program.lowering import lower
 from parallel.runtime.communication.chaos import Chaos
 from parallel.runtime.communication.world import World, open_world
-from parallel.runtime.execution.ddp import DataDistributed
+from parallel.runtime.execution.ddp import DDPEngine
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.instrumentation.observe import Observer, observe_modules
@@ -149,7 +149,7 @@ def _entry_nan_last(entry: tuple[float, str]) -> float:
     return _nan_last(entry[0])
 
 
-Engine = DataDistributed | Runtime
+Engine = DDPEngine | Runtime
 
 
 class _Comparison:
@@ -162,7 +162,7 @@ class _Comparison:
         case = self._case
         options = EngineOptions(case.seed, "fp64", momentum=OPTIMIZER.momentum, weight_decay=OPTIMIZER.weight_decay)
         if case.program is None:
-            return DataDistributed(copy.deepcopy(case.model), self._world, options, batch_size=case.batch_size,
+            return DDPEngine(copy.deepcopy(case.model), self._world, options, batch_size=case.batch_size,
                                    bucket_mb=25.0, observer=observer)
         return Runtime(case.program, case.model, self._world, options, keep_gradients=True, observer=observer)
 
@@ -178,7 +178,7 @@ class _Comparison:
 
     def _tensors(self, engine: Engine, kind: str) -> dict[str, Tensor]:
         """Gather the engine's gradients, weights or buffers by the reference's names; DDP has no buffers to gather."""
-        if kind == "buffers" and isinstance(engine, DataDistributed):
+        if kind == "buffers" and isinstance(engine, DDPEngine):
             return {}
         return {f"{op}.{name}": tensor for (op, name), tensor in engine.gathered(kind).items()}
 
@@ -238,8 +238,9 @@ class _Comparison:
         if isinstance(engine, Runtime):
             engine.close()
         worst = {name: max(entries, key=_entry_nan_last) for name, entries in found.items()}
-        return Difference(**{name: entry[0] for name, entry in worst.items()},
-                          worst=max(worst.values(), key=_entry_nan_last)[1])
+        largest = {name: entry[0] for name, entry in worst.items()}
+        return Difference(largest["losses"], largest["gradients"], largest["weights"], largest["statistics"],
+                          largest["evaluation"], worst=max(worst.values(), key=_entry_nan_last)[1])
 
     def first(self) -> str:
         """Run the same steps again and return where the first difference is; on every worker."""
