@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch._C._distributed_c10d import Store
+    from torch.distributed import Store
 
 STORE_TIMEOUT = timedelta(seconds=60)  # torchrun starts the ranks of all nodes together; importing torch takes seconds
 FOLLOWER_S = 0.5  # torchrun ends all ranks when one is gone: the first to fail must have spoken by then
@@ -123,7 +123,7 @@ class Ranks:
 
     def _join(self) -> Store:
         if self._store is None:
-            from torch._C._distributed_c10d import PrefixStore
+            from torch.distributed import PrefixStore
             from torch.distributed.rendezvous import rendezvous
 
             address, port = self.environment.get("MASTER_ADDR"), self.environment.get("MASTER_PORT")

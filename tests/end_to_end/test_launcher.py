@@ -257,7 +257,7 @@ def test_a_senseless_environment_is_refused(environment: dict[str, str], words: 
 
 
 def test_the_first_rank_to_fail_is_the_root_cause_and_speaks(tmp_path: Path) -> None:
-    from torch._C._distributed_c10d import HashStore
+    from torch.distributed import HashStore
 
     store, messages = HashStore(), ["boom", "boom", "lost a peer"]
     spoke, times = [], []

@@ -69,7 +69,9 @@ class World:
         """All workers have done what takes long at the start: from now on they wait `cluster.timeout_s` at most."""
         self.barrier()
         if isinstance(self.watch, Watch):
-            dist.distributed_c10d._set_pg_timeout(self.watch.started())  # messages take theirs from the watch
+            timeout = self.watch.started()
+            if dist.group.WORLD is not None:
+                dist.group.WORLD.set_timeout(timeout)  # of collectives: messages take theirs from the watch
 
     def barrier(self) -> None:
         """Return when every worker has called this, its device idle."""

@@ -1,17 +1,22 @@
 """The runtime: one worker's interpreter of a program.
 
-It runs any plan with the five kinds of step of `parallel.program`. Each forward of a segment is an autograd region of
-its own: what comes from outside enters as a leaf, and its backward leaves the leaf's gradient for the exchange's
-transpose.
+It runs any plan with the five kinds of instruction of `parallel.program`. Each forward of a segment is
+an autograd region of its own: tensors from other segments enter as leaves, and the backward leaves the
+leaves' gradients for the transposed exchange.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from parallel.graph.ops.dropout import step_key
-from parallel.program import Backward, Forward, Program, Start, Update, Wait
+from parallel.program import Backward, Forward, Program, Start, Step, Update, Wait
+from parallel.program.listing import marked_schedule
 from parallel.program.precision import DTYPES
 from parallel.runtime.communication.chaos_transport import open_transport
 from parallel.runtime.communication.exchange import Format
@@ -21,19 +26,24 @@ from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.parameters import ParameterName, Parameters, assemble
 from parallel.runtime.execution.prepared import Prepared
 from parallel.runtime.execution.step import StepRun, WorkerState
+from parallel.runtime.failure.errors import InstructionFailed, RunEnded
 from parallel.runtime.instrumentation.clock import Clock
 from parallel.runtime.instrumentation.observe import Observer, observe_parameters
-from parallel.runtime.instrumentation.trace import TimedInstruction
+from parallel.runtime.instrumentation.trace import TimedInstruction, named
+from parallel.runtime.torch_private import profiler_is_active
+
+SCHEDULE_AROUND = 9
+"""Instructions that an error shows before and after the one that failed."""
 
 
 def named_weights(model: nn.Module) -> dict[ParameterName, Tensor]:
-    """A model's parameters by op and name."""
+    """Return a model's parameters by op and name."""
     names = (name.rpartition(".") for name, _ in model.named_parameters())
     return {(op, name): p.detach() for (op, _, name), p in zip(names, model.parameters(), strict=True)}
 
 
 class Runtime:
-    """One worker of a program, an `Engine`: trains and evaluates on the images and labels that it asks for."""
+    """Engine that runs one worker's instructions of a program, on the images and labels it asks for."""
 
     splits_time = True
 
@@ -41,10 +51,10 @@ class Runtime:
         self, program: Program, model: nn.Module, world: World, options: EngineOptions, *,
         keep_gradients: bool = False, observer: Observer | None = None,
     ) -> None:
-        """`model` gives the initial weights, the same on every worker.
+        """`model` has the initial weights, the same on every worker.
 
-        `keep_gradients` keeps a step's summed gradients until the next, for `gathered`. An `observer` sees every op's
-        results in training; it cannot look into what is compiled.
+        `keep_gradients` keeps a step's summed gradients until the next step, for `gathered`. The
+        `observer` receives every op's results in training; it cannot see into compiled segments.
         """
         if observer is not None and options.compile:
             raise ValueError("compile=True leaves an observer nothing to see: choose one of them")
@@ -61,7 +71,7 @@ class Runtime:
                                      keep_gradients=keep_gradients)
         self.buffers = Buffers(program, model, world.rank, self._weights)
         self.trace: list[TimedInstruction] | None = None
-        """Given a list, steps put into it what this worker does, and marks of the clock from when to when."""
+        """If it is a list, steps append their instructions to it, with the times of begin and end."""
         self._seed = options.seed
         self._steps = program.steps[world.rank]
         self._prepared = Prepared(program, world.rank, world.device, options.compile, observer)
@@ -73,65 +83,90 @@ class Runtime:
 
     @property
     def bytes_sent(self) -> int:
-        """Counted where messages start."""
+        """Bytes that this worker has sent so far, counted where messages start."""
         return self.transport.bytes_sent
 
     def train_step(self, images: Tensor, labels: Tensor, *, step: int, lr: float) -> Tensor:
-        """One optimizer step on this worker's rows of a global batch; returns its part of the mean loss (float64).
+        """Run one optimizer step on this worker's rows of a global batch.
 
-        `step` counts optimizer steps and chooses the dropout masks.
+        `step` counts optimizer steps and chooses the dropout masks. Returns this worker's part of the mean loss, in
+        float64. Raises `InstructionFailed` when an instruction raises.
         """
-        run = self._begin(images, labels, True, step_key(self._seed, step, self.world.device))
-        for instruction in self._steps:
-            begin = None if self.trace is None else self.clock.now()
-            match instruction:
-                case Forward(segment, m):
-                    run.forward(self._prepared.work[segment, m])
-                case Backward(segment, m, sync):
-                    self.parameters.expect(sync)
-                    run.backward(self._prepared.work[segment, m])
-                case Start(exchange, m, backward):
-                    run.start(exchange, m, backward)
-                case Wait(exchange, m, backward):
-                    run.wait(exchange, m, backward)
-                case Update(bucket):
-                    self.parameters.update(bucket, lr)
-            if self.trace is not None:
-                self.trace.append((instruction, begin, self.clock.now()))
+        run = StepRun(self._shared, images, labels, training=True, key=step_key(self._seed, step, self.world.device))
+        self._interpret(partial(self._train, run, lr))
         run.close()
         return run.loss
 
     @torch.no_grad()
     def evaluate_step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """This worker's sums over a validation batch: [loss, top-1 hits, top-5 hits, samples], float64."""
-        run = self._begin(images, labels, False, step_key(0, 0, self.world.device))
-        for instruction in self._steps:
-            match instruction:
-                case Forward(segment, m):
-                    run.forward(self._prepared.work[segment, m])
-                case Start(exchange, m, backward=False):
-                    run.start(exchange, m, False)
-                case Wait(exchange, m, backward=False):
-                    run.wait(exchange, m, False)
+        """Return this worker's sums over a validation batch: [loss, top-1 hits, top-5 hits, samples], in float64."""
+        run = StepRun(self._shared, images, labels, training=False, key=step_key(0, 0, self.world.device))
+        self._interpret(partial(self._evaluate, run))
         run.close()
         return run.metrics
 
-    def _begin(self, images: Tensor, labels: Tensor, training: bool, key: Tensor) -> StepRun:
-        return StepRun(self._shared, images, labels, training=training, key=key)
+    def _interpret(self, execute: Callable[[Step], None]) -> None:
+        """Execute this worker's instructions in order."""
+        position = 0
+        if self.trace is not None or profiler_is_active():
+            execute = partial(self._observed, execute)
+        try:
+            for position, instruction in enumerate(self._steps):  # noqa: B007 (read when one raises)
+                execute(instruction)
+        except RunEnded:  # another worker's failure: it names that worker
+            raise
+        except Exception as error:
+            kind, name = named(self.program, self._steps[position])
+            sentence = f"{self._steps[position]} ({kind} {name}): {type(error).__name__}: {error}"
+            schedule = marked_schedule(self.program, self.world.rank, position, SCHEDULE_AROUND)
+            raise InstructionFailed(sentence, schedule) from error
+
+    def _train(self, run: StepRun, lr: float, instruction: Step) -> None:
+        match instruction:
+            case Forward(segment, m):
+                run.forward(self._prepared.work[segment, m])
+            case Backward(segment, m, sync):
+                self.parameters.expect(sync)
+                run.backward(self._prepared.work[segment, m])
+            case Start(exchange, m, backward):
+                run.start(exchange, m, backward)
+            case Wait(exchange, m, backward):
+                run.wait(exchange, m, backward)
+            case Update(bucket):
+                self.parameters.update(bucket, lr)
+
+    def _evaluate(self, run: StepRun, instruction: Step) -> None:
+        match instruction:
+            case Forward(segment, m):
+                run.forward(self._prepared.work[segment, m])
+            case Start(exchange, m, backward=False):
+                run.start(exchange, m, False)
+            case Wait(exchange, m, backward=False):
+                run.wait(exchange, m, False)
+
+    def _observed(self, execute: Callable[[Step], None], instruction: Step) -> None:
+        """Execute an instruction, time it for `trace`, and name it to torch's profiler."""
+        begin = self.clock.now()
+        with record_function(f"{instruction} {' '.join(named(self.program, instruction))}"):
+            execute(instruction)
+        if self.trace is not None:
+            self.trace.append((instruction, begin, self.clock.now()))
 
     def close(self) -> None:
-        """End between two steps, on all workers, what a process that goes on with another runtime must not keep."""
+        """Release memory shared with other workers. Call it between two steps on all workers."""
         self.parameters.wait_for_weights()
         self.transport.close()
 
     def forget_momentum(self) -> None:
-        """Make the optimizer and the running statistics as new, after warm-up."""
+        """Reset the optimizer and the running statistics, after warm-up."""
         self.parameters.forget_momentum()
         self.buffers.reset()
 
     def gathered(self, kind: str = "weights") -> dict[ParameterName, Tensor]:
-        """Whole weights, buffers or, with `keep_gradients`, the last step's gradients: on worker 0, on the CPU; else
-        empty. `kind` is weights, buffers or gradients."""
+        """Return whole tensors from all workers: on worker 0, on the CPU; empty on the others.
+
+        `kind` is weights, buffers, or, with `keep_gradients`, gradients: those of the last step.
+        """
         if kind == "buffers":
             return self.buffers.gathered(self.world)
         self.parameters.wait_for_weights()

@@ -16,5 +16,14 @@ class WorkerLost(RunEnded):
         self.reachable = reachable
 
 
+class InstructionFailed(Exception):
+    """An instruction of a worker's program raised; shown with the worker's schedule around it."""
+
+    def __init__(self, sentence: str, schedule: str) -> None:
+        super().__init__(f"{sentence}\n{schedule}")
+        self.sentence = sentence
+        """Names the instruction and the error."""
+
+
 class NotFinite(RunEnded):
     """The loss, or a tensor that it is computed from, is infinite or NaN."""

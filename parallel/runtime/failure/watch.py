@@ -23,7 +23,7 @@ from types import FrameType
 from torch.distributed import DistError
 
 from parallel.runtime.failure.blame import BEAT_S, BROKEN_S, SILENT_S, State, Symptom, find_blame
-from parallel.runtime.failure.errors import RunEnded, WorkerLost
+from parallel.runtime.failure.errors import InstructionFailed, RunEnded, WorkerLost
 from parallel.runtime.failure.stopped_workers import kill_stopped_workers
 from parallel.runtime.failure.store import StateStore
 
@@ -139,8 +139,7 @@ class Watch(NullWatch):
     def failed(self, error: BaseException) -> None:
         """Publish that this worker ends because of `error`. The first worker to do so is to blame."""
         if not isinstance(error, WorkerLost):
-            said = str(error) if isinstance(error, RunEnded) else f"{type(error).__name__}: {error}".rstrip(": ")
-            self._own_failure = f"worker {self._rank} failed in {self._where}: {said}"
+            self._own_failure = f"worker {self._rank} failed in {self._where}: {_said(error)}"
             self._news.set()
             self._known.wait(4 * BEAT_S)
         self._stop()
@@ -276,6 +275,16 @@ class Watch(NullWatch):
 
 def _heard(number: int, frame: FrameType | None) -> None:
     """Do nothing: the guard handles the signal."""
+
+
+def _said(error: BaseException) -> str:
+    """Return what the error says, in one line."""
+    match error:
+        case RunEnded():
+            return str(error)
+        case InstructionFailed():
+            return error.sentence
+    return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def describe(key: Sequence[object]) -> str:
