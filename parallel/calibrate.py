@@ -9,8 +9,8 @@ overhead of a step, and loading. Writes them to a cluster file. Overrides are th
 parallel.train (model, image size, precision, batch, threads); `cluster.file=PATH` chooses another
 file than one in cluster.cache. Further keys:
 
-    calibrate.budget_s=180   approximate seconds to measure; shapes that do not fit in are predicted by a regression,
-                             whose cross-validated error is printed
+    calibrate.budget_s=180   approximate seconds to measure; shapes that do not fit in are predicted
+                             by a regression, whose cross-validated error is printed
     calibrate.fresh=true     discard an earlier calibration; otherwise only what it lacks is measured
 
 Exit code 2 for an invalid configuration.

@@ -10,10 +10,11 @@ cluster: with `epoch_s` the fewest workers that reach it; without, the fastest o
 cheapest in workers · seconds. Overrides describe the workload (model, data, trainer …) as for
 parallel.train. Keys:
 
-    clusters=a,b,c        names of files in conf/cluster/, or cluster files (.yaml). Default: all of conf/cluster/
+    clusters=a,b,c        names of files in conf/cluster/, or cluster files (.yaml).
+                          Default: all of conf/cluster/
     workers=1,2,4         default 1,2,4,8; a cluster that specifies a link between nodes grows by nodes
-    strategies=a,b        single, data_parallel, "one_weird_trick a", … searched; a first word selects all variants.
-                          Default: all
+    strategies=a,b        single, data_parallel, "one_weird_trick a", … searched; a first word
+                          selects all variants. Default: all
     batch_sizes=128,256   instead of trainer.batch_size; note that the batch size affects training
     epoch_s=600           target seconds of an epoch without validation
 

@@ -10,9 +10,10 @@ needs. Overrides are those of parallel.train. docs/simulator.md describes the mo
 
     --svg FILE    draw the timeline
     --trace FILE  write the timeline for https://ui.perfetto.dev or chrome://tracing
-    -m            print a row for each combination of values given as a,b,c; speedups are over one worker with the
-                  same batch
-    --weak        trainer.batch_size is the batch of each worker, so the global batch grows with the workers
+    -m            print a row for each combination of values given as a,b,c; speedups are over one
+                  worker with the same batch
+    --weak        trainer.batch_size is the batch of each worker, so the global batch grows with
+                  the workers
 
 Starts no process and opens no data set. Exit code 2 for an invalid configuration.
 """

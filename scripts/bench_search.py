@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 
 import torch
+from random_moves import random_moves
 
 from parallel.cluster import Cluster
 from parallel.cluster.files import read_cluster
@@ -37,7 +38,6 @@ from parallel.plans import Layout, Plan, make_plan
 from parallel.search import SearchConfig, search
 from parallel.simulator import CostModel
 from parallel.simulator.delta import DeltaSimulation, full_step_s
-from parallel.simulator.random_moves import random_moves
 
 ROOT = Path(__file__).resolve().parent.parent
 FLEXFLOW_SIMULATION = {4: (0.11, 0.04), 8: (0.40, 0.13), 16: (1.4, 0.48), 32: (5.3, 1.8), 64: (18.0, 5.9)}

@@ -1,15 +1,18 @@
-"""The two clocks of every worker, and what computing and messages do to them.
+"""Two clocks for each worker: when it finishes computing, and when it finishes communicating.
 
-C[w] is when worker w will have computed all that it was given, N[w] when all its messages will have been sent and
-received. What takes d seconds on the workers Q, and may begin at r, gives
+C[w] is the time at which worker w has finished all computing so far, N[w] the time at which all its
+messages have been sent and received. A task of d seconds on the workers Q that is ready at time r
+advances them by
 
-    computing   start = max(r, C[q] for q in Q)    end = start + d    C[q] = end
-    a message   start = max(r, N[q] for q in Q)    end = start + d    N[q] = end    C[q] = C[q] + σ·d
+    computing    start = max(r, C[q] for q in Q)    end = start + d    C[q] = end
+    a message    start = max(r, N[q] for q in Q)    end = start + d    N[q] = end   C[q] = C[q] + σ·d
 
-So the workers of an op keep in step (the slowest part decides), and so do those of an exchange or sync. The last term
-is what messages under way take from computing: σ, the cluster's overlap_slowdown, of their time is lost to their
-workers, at once. It delays no one who waits for the message anyway: C ≤ r then, and C + σ·d ≤ start + d.
-Everything is a maximum or a sum: when any duration grows, no time becomes earlier.
+So the workers of an op stay in step (the slowest part decides), and so do those of an exchange or
+gradient sum. σ is the cluster's `overlap_slowdown`: a message takes σ of its time from the
+computing of its workers, at once. Workers that wait for the message are not delayed by this, since
+then C ≤ r and C + σ·d ≤ start + d.
+
+Times are only maximised and added, so a longer duration never makes any task end earlier.
 """
 
 from __future__ import annotations
@@ -19,34 +22,35 @@ from operator import itemgetter
 
 
 class WorkerGroup:
-    """Some workers, as indices into a list of clocks."""
+    """A set of workers, as indices into a list of clocks."""
 
     def __init__(self, workers: Sequence[int]) -> None:
         self.workers = tuple(sorted(workers))
         first, last = self.workers[0], self.workers[-1]
-        self._run = slice(first, last + 1) if last - first + 1 == len(self.workers) else None
+        contiguous = last - first + 1 == len(self.workers)
+        self._slice = slice(first, last + 1) if contiguous else None
         self._pick = itemgetter(*self.workers)
 
     def latest(self, clock: list[float]) -> float:
-        """The latest time of their clocks."""
-        return max(clock[self._run]) if self._run is not None else max(self._pick(clock))
+        """Return the latest time of the group's clocks."""
+        return max(clock[self._slice]) if self._slice is not None else max(self._pick(clock))
 
     def set(self, clock: list[float], time: float) -> None:
-        """Put all their clocks to `time`."""
-        if self._run is not None:
-            clock[self._run] = [time] * len(self.workers)
+        """Set the group's clocks to `time`."""
+        if self._slice is not None:
+            clock[self._slice] = [time] * len(self.workers)
         else:
             for worker in self.workers:
                 clock[worker] = time
 
-    def add(self, clock: list[float], seconds: float) -> None:
-        """Put all their clocks forward."""
+    def advance(self, clock: list[float], seconds: float) -> None:
+        """Advance the group's clocks by `seconds`."""
         for worker in self.workers:
             clock[worker] += seconds
 
 
 class Clocks:
-    """The clocks of all workers."""
+    """The clocks of all workers, in seconds from the start of the step."""
 
     def __init__(self, workers: int, slowdown: float) -> None:
         self.compute = [0.0] * workers
@@ -54,22 +58,34 @@ class Clocks:
         self.slowdown = slowdown
 
     def work(self, group: WorkerGroup, ready: float, seconds: float) -> float:
-        """Compute; returns when it ends."""
+        """Compute for `seconds`, not before `ready`; return the end."""
         latest = group.latest(self.compute)
         end = (ready if ready > latest else latest) + seconds
         group.set(self.compute, end)
         return end
 
     def message(self, group: WorkerGroup, ready: float, seconds: float) -> float:
-        """Send and receive; returns when it ends."""
+        """Communicate for `seconds`, not before `ready`; return the end."""
         latest = group.latest(self.network)
         end = (ready if ready > latest else latest) + seconds
         group.set(self.network, end)
         if self.slowdown:
-            group.add(self.compute, self.slowdown * seconds)
+            group.advance(self.compute, self.slowdown * seconds)
         return end
 
     @property
     def end(self) -> float:
-        """When all have done everything."""
+        """Time at which all workers have finished."""
         return max(max(self.compute), max(self.network))
+
+
+class Groups:
+    """Worker groups, made once for each set of workers."""
+
+    def __init__(self) -> None:
+        self._groups: dict[tuple[int, ...], WorkerGroup] = {}
+
+    def __getitem__(self, workers: tuple[int, ...]) -> WorkerGroup:
+        if workers not in self._groups:
+            self._groups[workers] = WorkerGroup(workers)
+        return self._groups[workers]

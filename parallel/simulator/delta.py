@@ -1,9 +1,11 @@
-"""Delta simulation: the step time after moving one op, from what the move changes alone.
+"""Delta simulation: the step time after changing the layout of one op, computed from what the
+change affects.
 
-FlexFlow (Jia et al. 2019, section 5.3) keeps a task graph and a queue of what changed; here the timeline is a fold
-(`fold`), so a move re-prices the op, the ops that follow it and the edges at them, and folds again from the first
-stage that one of those prices belongs to. `full_step_s` does all of it from nothing: lowers the plan, prices every
-part, walks the whole program. Both give the same bits.
+FlexFlow (Jia et al. 2019, section 5.3) updates a task graph from a queue of changed tasks. Here the
+timeline is a recurrence over stages (`recurrence`): a change computes the costs of the op, of the
+ops that follow it, and of the edges at them anew, and evaluates the recurrence from the first stage
+that one of these costs belongs to. `full_step_s` computes the same from scratch: it lowers the
+plan, computes the cost of every part and visits the whole program. Both give identical floats.
 """
 
 from __future__ import annotations
@@ -16,14 +18,17 @@ from parallel.graph import INPUT, Graph
 from parallel.plans import Layout, Plan, follow, make_plan
 from parallel.plans.layout import check_layout
 from parallel.program.lowering import lower
-from parallel.simulator.clocks import WorkerGroup
+from parallel.simulator.clocks import Groups
 from parallel.simulator.cost_model import CostModel
 from parallel.simulator.recurrence import Evaluation, ExchangeCost, OpCost, Recurrence
 from parallel.simulator.simulate import require_room, simulate
 
 
 def full_step_s(plan: Plan, cost_model: CostModel, memoised: bool) -> float:
-    """Seconds of a step by lowering and simulating the whole plan; with the prices there, or `memoised` False: new."""
+    """Return the seconds of a step by lowering and simulating the whole plan.
+
+    With `memoised`, costs that the cost model has computed before are reused.
+    """
     if not memoised:
         cost_model = CostModel(cost_model.graph, cost_model.batch_size, cost_model.cluster, cost_model.precision)
     program = lower(cost_model.graph, plan, cost_model.batch_size)
@@ -31,9 +36,11 @@ def full_step_s(plan: Plan, cost_model: CostModel, memoised: bool) -> float:
 
 
 class DeltaSimulation:
-    """A plan with one micro-batch, given by the layouts of some ops, that is changed one op at a time.
+    """A plan with one micro-batch, given by the layouts of some ops, whose layouts change one op at
+    a time.
 
-    `propose` says what the step would take, `accept` makes it so; without `accept` nothing has changed.
+    `propose` returns the step time after a change; `accept` applies the change, `reject` discards
+    it.
     """
 
     def __init__(self, cost_model: CostModel, workers: int, decided: Mapping[str, Layout]) -> None:
@@ -43,7 +50,7 @@ class DeltaSimulation:
         cluster: Cluster = cost_model.cluster
         self._overhead_s = cluster.step_overhead_s
         self._recurrence = Recurrence(self.graph, workers, cluster.overlap_slowdown)
-        self._groups: dict[tuple[int, ...], WorkerGroup] = {}
+        self._groups = Groups()
         self.decided = dict(decided)
         self.layouts: dict[str, Layout] = dict(make_plan(self.graph, workers, decided).layouts)
         self._ops = {op.name: self._op_cost(op.name, self.layouts[op.name]) for op in self.graph}
@@ -53,22 +60,23 @@ class DeltaSimulation:
 
     @property
     def step_s(self) -> float:
-        """Seconds of a step of the plan as it is."""
+        """Seconds of a step of the current plan."""
         return self._evaluation.end_s + self._overhead_s
 
     @property
     def proposed(self) -> dict[str, Layout]:
-        """The layouts of the last proposal, or of the plan if there is none."""
+        """Layouts of the pending proposal, or of the current plan if there is none."""
         return self.layouts if self._proposed is None else self._proposed[1]
 
     def plan(self) -> Plan:
-        """The plan as it is."""
+        """Return the current plan."""
         return Plan(workers=self.workers, layouts=dict(self.layouts))
 
     def propose(self, name: str, layout: Layout) -> float:
-        """Seconds of a step if op `name` had this layout, and those that follow it followed.
+        """Return the seconds of a step in which op `name` has this layout, and the ops that follow
+        it a matching one.
 
-        Raises `ValueError` if the op cannot be cut like that.
+        Raises `ValueError` if the layout is invalid for the op.
         """
         changed = self._changed(name, layout)
         layouts = {**self.layouts, **changed}
@@ -84,19 +92,20 @@ class DeltaSimulation:
         return evaluation.end_s + self._overhead_s
 
     def accept(self) -> None:
-        """Make the last proposal the plan."""
+        """Apply the pending proposal."""
         if self._proposed is None:
-            raise RuntimeError("nothing was proposed")
+            raise RuntimeError("accept() needs a proposal: call propose() first")
         name, self.layouts, self._ops, self._edges, self._evaluation = self._proposed
         self.decided[name] = self.layouts[name]
         self._proposed = None
 
     def reject(self) -> None:
-        """Forget the last proposal."""
+        """Discard the pending proposal."""
         self._proposed = None
 
     def _changed(self, name: str, layout: Layout) -> dict[str, Layout]:
-        """The layouts that differ: the op's own, and those of ops that follow."""
+        """Return the layouts that a change affects: the op's own, and those of the ops that follow
+        it."""
         changed: dict[str, Layout] = {}
         first = self.graph.ops[0].name
         for op in self.graph.ops[self._recurrence.index[name]:]:
@@ -120,16 +129,11 @@ class DeltaSimulation:
         op = self.graph[name]
         forward_s, backward_s = self.cost_model.compute(op, layout, self.cost_model.batch_size)
         sync = self.cost_model.sync(op, layout) if op.parameters else None
-        return OpCost(self._group(layout.on), forward_s, backward_s, sync, layout.parameter_holders > 1)
+        return OpCost(self._groups[layout.on], forward_s, backward_s, sync, layout.parameter_holders > 1)
 
     def _exchange_cost(self, e: int, layouts: Mapping[str, Layout]) -> ExchangeCost:
         edge = self._recurrence.edges[e]
         traffic = self.cost_model.traffic(self.graph[edge.producer], layouts[edge.producer], self.graph[edge.consumer],
                                       layouts[edge.consumer], edge.which, self.cost_model.batch_size)
-        group = self._group(traffic.workers) if traffic.workers else None
+        group = self._groups[traffic.workers] if traffic.workers else None
         return ExchangeCost(group, traffic.forward_s, traffic.backward_s)
-
-    def _group(self, workers: tuple[int, ...]) -> WorkerGroup:
-        if workers not in self._groups:
-            self._groups[workers] = WorkerGroup(workers)
-        return self._groups[workers]

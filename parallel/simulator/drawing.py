@@ -1,4 +1,4 @@
-"""A timeline as a drawing: two rows for each worker, what it computes and what its messages do."""
+"""Draw a timeline as SVG: two rows for each worker, one for computing and one for messages."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ text { fill: var(--ink); } .muted { fill: var(--muted); } .grid { stroke: var(--
 """
 KINDS = ("forward", "backward", "update", "exchange", "exchange back", "sum", "gather")
 MOST_WORKERS = 16
-"""More would not be told apart; the trace has them all."""
+"""Rows of more workers would be too thin to tell apart; the trace has all of them."""
 WIDTH, LEFT, RIGHT, TOP = 1200.0, 92.0, 20.0, 66.0
 LANE, GAP, CHARACTER = 18.0, 12.0, 6.0
 
 
 def draw(timeline: Timeline, title: str) -> str:
-    """The drawing as SVG. Of many workers, the first ones."""
+    """Return the drawing of the first `MOST_WORKERS` workers."""
     shown = min(timeline.workers, MOST_WORKERS)
     bottom = TOP + shown * (2 * LANE + GAP)
     scale = Scale(0.0, timeline.step_s * 1e3, LEFT, WIDTH - RIGHT)
@@ -43,7 +43,7 @@ def draw(timeline: Timeline, title: str) -> str:
         parts += [rect(LEFT, _row(worker, stream), WIDTH - RIGHT - LEFT, LANE - 1, fill="var(--rest)")
                   for stream in (COMPUTE, NETWORK)]
     parts += [mark for bar in bars_of(timeline) if bar.worker < shown for mark in _bar(bar, scale)]
-    label = f"{title}: what {shown} workers do during a step of {timeline.step_s * 1e3:.4g} milliseconds"
+    label = f"{title}: {shown} workers during a step of {timeline.step_s * 1e3:.4g} milliseconds"
     return drawing(WIDTH, bottom + 40, *parts, label=label) + "\n"
 
 

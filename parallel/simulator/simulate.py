@@ -1,30 +1,34 @@
-"""Simulate a program: visit its tasks in their global order and advance the workers' clocks (`clocks`).
+"""Simulate a program: visit its tasks in their global order and advance the workers' clocks
+(`clocks`).
 
-Tasks of op o, micro-batch m and edge e = (producer p, consumer o), with their durations from the cost model:
+Tasks of op o, micro-batch m and edge e = (producer p, consumer o), with their durations from the
+cost model:
 
-    F(o, m)   forward, duration f, on o's workers. Starts when the exchanges of o's inputs have arrived and, if every
-              pass updates, when o's parameters have been gathered.
-    X(e, m)   exchange, duration x, among the workers that hold or need a part. Starts after F(p, m); takes no time if
-              nothing moves.
-    B(o, m)   backward, duration b. Starts when the exchanges X'(e, m) of o's outgoing edges have arrived.
+    F(o, m)   forward, duration f, on o's workers. Starts when the exchanges of o's inputs have
+              arrived and, if every pass updates, when o's parameters have been gathered.
+    X(e, m)   exchange, duration x, among the workers that hold or need a part. Starts after
+              F(p, m); takes no time if nothing moves.
+    B(o, m)   backward, duration b. Starts when the exchanges X'(e, m) of o's outgoing edges have
+              arrived.
     X'(e, m)  transposed exchange. Starts after B(o, m).
-    S(o)      gradient sum, duration s, among o's workers if several hold the same parameters. Starts after the last
-              B(o, m) and goes before X'.
-    U(o)      update, duration u. Starts after S(o). All updates follow all backward tasks, in the order of these; if
-              every pass updates, they follow the backward tasks of their pass.
+    S(o)      gradient sum, duration s, among o's workers if several hold the same parameters.
+              Starts after the last B(o, m) and goes before X'.
+    U(o)      update, duration u. Starts after S(o). All updates follow all backward tasks, in the
+              same order; if every pass updates, they follow the backward tasks of their pass.
     G(o)      gather of the updated parameters, duration g. Starts after U(o).
 
     step time = latest clock + step overhead
 
-Core contention (`Cluster.core_contention`): f and b assume that only the op's own workers share the cores of a node.
-In a pipeline the workers of other stages compute, too; there the factor is that of the average number of computing
-workers, taken from the previous simulation of the same program (`CONTENTION_ROUNDS`).
+Core contention (`Cluster.core_contention`): f and b assume that only the op's own workers share the
+cores of a node. In a pipeline the workers of other stages compute, too; there the factor is that of
+the average number of computing workers, taken from the previous simulation of the same program
+(`CONTENTION_ROUNDS`).
 
-The ops of a segment are visited one after the other, forward in graph order and backward in reverse. Ops of merged
-segments (schemes b and c) compute all micro-batches at once; there X(e, m + 1) starts when its consumer starts pass m.
-The runtime joins small tensors in buckets and starts exchanges at the end of a segment; the simulator treats each op by
-itself. The time of a plan with one micro-batch is therefore a recurrence over its ops (`recurrence`), on which the
-searches rely.
+The ops of a segment are visited one after the other, forward in graph order and backward in
+reverse. Ops of merged segments (schemes b and c) compute all micro-batches at once; there X(e, m +
+1) starts when its consumer starts pass m. The runtime joins small tensors in buckets and starts
+exchanges at the end of a segment; the simulator treats each op by itself. The time of a plan with
+one micro-batch is therefore a recurrence over its ops (`recurrence`), on which the searches rely.
 """
 
 from __future__ import annotations
@@ -40,24 +44,29 @@ from parallel.graph.ops import Op
 from parallel.plans import Layout
 from parallel.program import Program
 from parallel.program.schedule import Task
-from parallel.simulator.clocks import Clocks, WorkerGroup
+from parallel.simulator.clocks import Clocks, Groups
 from parallel.simulator.cost_model import CostModel
 from parallel.simulator.timeline import Event, Timeline
 
 CONTENTION_ROUNDS = 3
-"""How often a pipeline on shared cores is simulated again with the contention found by the round before."""
+"""How often a pipeline on shared cores is simulated again with the contention found by the round
+before."""
 
 
 def simulate(program: Program, cluster: Cluster, precision: str, cost_model: CostModel | None = None) -> Timeline:
-    """The timeline of one step. `prices` may be shared by simulations of the same graph, batch and cluster."""
+    """Return the timeline of a step.
+
+    Simulations of the same graph, batch size, cluster and precision may share a `cost_model`, which
+    memoises.
+    """
     require_room(program.plan.workers, cluster)
     if cost_model is None:
         cost_model = CostModel(program.graph, program.batch_size, cluster, precision)
-    line = _Simulation(program, cost_model, None).run()
+    timeline = _Simulation(program, cost_model, None).run()
     if program.plan.micro_batches > 1 and cluster.core_contention:
         for _ in range(CONTENTION_ROUNDS):  # durations change who computes at the same time, which changes durations
-            line = _Simulation(program, cost_model, line.computing_beside).run()
-    return line
+            timeline = _Simulation(program, cost_model, timeline.mean_computing).run()
+    return timeline
 
 
 def require_room(workers: int, cluster: Cluster) -> None:
@@ -67,32 +76,37 @@ def require_room(workers: int, cluster: Cluster) -> None:
 
 
 class _Simulation:
-    """The state of a simulation."""
+    """One simulation: the clocks, the events so far, and when exchanges, sums and gathers have
+    ended."""
 
-    def __init__(self, program: Program, cost_model: CostModel, beside: np.ndarray | None) -> None:
-        """`beside`: workers of each worker's node that compute while it computes, itself among them, on average [w];
-        None: those of the same op."""
-        self.program, self.cost_model, self.plan, self.graph = program, cost_model, program.plan, program.graph
-        self.beside = beside
+    def __init__(self, program: Program, cost_model: CostModel, mean_computing: np.ndarray | None) -> None:
+        """`mean_computing`: see `Timeline.mean_computing` [w]; None: only the workers of the same
+        op compute."""
+        self.program, self.cost_model = program, cost_model
+        self.plan, self.graph = program.plan, program.graph
+        self.mean_computing = mean_computing
         self.samples = program.batch_size // program.plan.micro_batches
         self.clocks = Clocks(program.plan.workers, cost_model.cluster.overlap_slowdown)
         self.events: list[Event] = []
-        self.groups: dict[tuple[int, ...], WorkerGroup] = {}
+        self.groups = Groups()
         self.into: dict[str, list[Edge]] = defaultdict(list)
         self.out_of: dict[str, list[Edge]] = defaultdict(list)
         for edge in self.graph.edges:
             self.into[edge.consumer].append(edge)
             self.out_of[edge.producer].append(edge)
         self.arrived: dict[tuple[Edge, int, bool], float] = {}
-        """When an exchange has ended, by edge, micro-batch and whether it is the backward one."""
+        """End of an exchange by edge, micro-batch, and whether it is the backward one."""
         self.summed: dict[str, float] = {}
+        """End of the gradient sum by op."""
         self.gathered: dict[str, float] = {}
-        self.begun = set[str]()
-        """Ops that have gradients which are not yet used up."""
-        self.last = {task.segment: task for task in program.order if task.backward}
+        """End of the gather of updated parameters by op."""
+        self.accumulating = set[str]()
+        """Ops with gradients that no update has used yet."""
+        self.last_backward = {task.segment: task for task in program.order if task.backward}
         self.every_pass = self.plan.update == "pass"
 
     def run(self) -> Timeline:
+        """Visit all tasks and return the timeline."""
         for task in self.program.order:
             names = self.program.segments[task.segment].ops
             batches = range(self.plan.micro_batches) if task.micro_batch is None else (task.micro_batch,)
@@ -112,7 +126,7 @@ class _Simulation:
         return Timeline(self.program, model.cluster, model.precision, tuple(self.events), self.clocks.end)
 
     def _is_last(self, task: Task) -> bool:
-        return self.last[task.segment] == task
+        return self.last_backward[task.segment] == task
 
     def _forward(self, op: Op, batches: range | tuple[int]) -> None:
         name, merged = op.name, self.program.merged
@@ -142,32 +156,33 @@ class _Simulation:
         if not op.parameters:
             return
         layout = self.plan[op.name]
-        self.begun.discard(op.name)
+        self.accumulating.discard(op.name)
         sync = self.cost_model.sync(op, layout)
-        start = max(self.summed[op.name], self._group(layout.on).latest(self.clocks.compute))
-        end = self.clocks.work(self._group(layout.on), self.summed[op.name], sync.update_s)
-        self._note(Event("update", op.name, None, layout.on, start, end, None))
+        start = max(self.summed[op.name], self.groups[layout.on].latest(self.clocks.compute))
+        end = self.clocks.work(self.groups[layout.on], self.summed[op.name], sync.update_s)
+        self._record(Event("update", op.name, None, layout.on, start, end, None))
         if layout.parameter_holders > 1:
             end = self._message("gather", op.name, None, layout.on, end, sync.gather_s)
         self.gathered[op.name] = end
 
     def _in_passes(self, edge: Edge) -> bool:
-        """Whether the edge leads from ops computed at once to ops computed pass by pass."""
+        """Return whether the edge leads from ops that compute all micro-batches at once to ops that
+        run pass by pass."""
         return edge.producer in self.program.merged and edge.consumer not in self.program.merged
 
     def _work(self, kind: str, op: Op, batches: range | tuple[int], ready: float) -> tuple[float, float]:
-        """Compute the op; returns start and end."""
-        layout, backward = self.plan[op.name], kind == "backward"
-        name = op.name
+        """Compute a pass of the op; return its start and end."""
+        name, backward = op.name, kind == "backward"
+        layout = self.plan[name]
         rows = self._rows(name, layout)
         own = self.cost_model.part_seconds(op, layout, rows)[:, int(backward)]
-        group = self._group(layout.on)
+        group = self.groups[layout.on]
         start = max(ready, group.latest(self.clocks.compute))
         if backward and op.parameters:
-            if name in self.begun:
+            if name in self.accumulating:
                 own = own + self.cost_model.accumulate(op, layout)
-            self.begun.add(name)
-        computing = 0.0 if self.beside is None else float(self.beside[list(layout.on)].max())
+            self.accumulating.add(name)
+        computing = 0.0 if self.mean_computing is None else float(self.mean_computing[list(layout.on)].max())
         own = self.cost_model.processor_sharing(own, layout, computing)
         end = self.clocks.work(group, ready, float(own.max()))
         m = batches[0] if self.plan.micro_batches > 1 and name not in self.program.merged else None
@@ -176,7 +191,7 @@ class _Simulation:
         return start, end
 
     def _rows(self, name: str, layout: Layout) -> tuple[int, ...]:
-        """Samples of the parts with each index in n, of one computation."""
+        """Return the samples of a part by its index along n, of one pass."""
         if name not in self.program.merged:
             return layout.samples_by_index(self.samples)
         if self.plan.scheme == "b":  # worker i computes the samples of pass i
@@ -199,18 +214,13 @@ class _Simulation:
 
     def _message(self, kind: str, name: str, m: int | None, workers: tuple[int, ...], ready: float, seconds: float,
                  ) -> float:
-        """Send a message; returns when it ends."""
-        group = self._group(workers)
+        """Send a message; return its end."""
+        group = self.groups[workers]
         start = max(ready, group.latest(self.clocks.network))
         end = self.clocks.message(group, ready, seconds)
-        self._note(Event(kind, name, m, workers, start, end, None))
+        self._record(Event(kind, name, m, workers, start, end, None))
         return end
 
-    def _note(self, event: Event) -> None:
+    def _record(self, event: Event) -> None:
         if event.end_s > event.start_s:
             self.events.append(event)
-
-    def _group(self, workers: tuple[int, ...]) -> WorkerGroup:
-        if workers not in self.groups:
-            self.groups[workers] = WorkerGroup(workers)
-        return self.groups[workers]

@@ -1,14 +1,16 @@
-"""Timelines: what every worker does when, and what that comes to.
+"""The timeline of a simulated step: its events, and how each worker spends the step.
 
-A worker's step of T seconds (the last clock, and the step's overhead after it) is divided like a measured one
-(`parallel.runtime.instrumentation.clock`):
+The step of T seconds (the last clock plus the step overhead) is divided for each worker as in a
+measured step (`parallel.runtime.instrumentation.clock`):
 
-    computing      its own parts' time and its updates, the overhead, and σ of the communication that is not hidden:
-                   what a message takes from computing is its workers' own work, copying
-    exposed        the rest of that communication: it computes nothing and one of its messages is under way
-    idle           the rest: it waits for others, or for a slower part of the same op
+    computing    passes of its own parts, updates, step overhead, and the share σ
+                 (`overlap_slowdown`) of communication that is not hidden, since the worker itself
+                 spends that share copying
+    exposed      the rest of the communication that is not hidden: the worker computes nothing while
+                 one of its messages is under way
+    idle         the rest: it waits for other workers, or for a slower part of the same op
 
-so that computing + exposed + idle = T. Utilisation is computing / T.
+computing + exposed + idle = T. Utilisation is computing / T.
 """
 
 from __future__ import annotations
@@ -30,25 +32,25 @@ STREAMS = {"forward": COMPUTE, "backward": COMPUTE, "update": COMPUTE,
            "exchange": NETWORK, "exchange back": NETWORK, "sum": NETWORK, "gather": NETWORK}
 
 ROUNDING = 1e-9
-"""Of a step: less is left over from adding up, not idle."""
+"""Share of the step below which idle time is a rounding error."""
 
 
 @dataclass(frozen=True, eq=False)
 class Event:
-    """Something that some workers do together."""
+    """A pass of an op, an update, or a message, on all workers that take part."""
 
     kind: str
     """A key of `STREAMS`."""
     name: str
-    """The op, or the edge as producer>consumer."""
+    """Name of the op, or of the edge as producer>consumer."""
     micro_batch: int | None
     workers: tuple[int, ...]
     start_s: float
     end_s: float
     own_s: np.ndarray | None
-    """How long each of the workers computes; None: all of the time."""
+    """Seconds that each of the workers computes; None: all of the event."""
     kept: np.ndarray | None = None
-    """Bytes of activations that each of the workers has more of when the event has ended, or less."""
+    """Change of each worker's stored activations at the end of the event, in bytes."""
 
     @property
     def stream(self) -> str:
@@ -60,7 +62,7 @@ class Event:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Seconds by worker [w] that add up to the step."""
+    """Seconds of the step by worker [w]; the three add up to the step."""
 
     compute_s: np.ndarray
     exposed_s: np.ndarray
@@ -69,7 +71,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """One simulated step."""
+    """A simulated step."""
 
     program: Program
     cluster: Cluster
@@ -77,7 +79,7 @@ class Timeline:
     events: tuple[Event, ...]
     """In the order of the program."""
     end_s: float
-    """When the last event has ended."""
+    """End of the last event, in seconds from the start."""
 
     @property
     def workers(self) -> int:
@@ -85,29 +87,30 @@ class Timeline:
 
     @property
     def step_s(self) -> float:
-        """Seconds of a step, the loading of its images not counted."""
+        """Seconds of the step without loading."""
         return self.end_s + self.cluster.step_overhead_s
 
     @cached_property
     def images(self) -> tuple[int, ...]:
-        """How many images each worker loads."""
+        """Number of images that each worker loads."""
         program, loaded = self.program, [set[Span]() for _ in range(self.workers)]
         for op in program.graph:
             if INPUT in op.inputs:
                 for m, worker in itertools.product(range(program.plan.micro_batches), program.plan[op.name].on):
                     part = program.part(op.name, worker, m)
                     if part is not None:
-                        loaded[worker].add(part.box.spans[0])  # once for all the ops that read them
+                        loaded[worker].add(part.box.spans[0])  # loaded once, for all ops that read them
         return tuple(sum(stop - start for start, stop in spans) for spans in loaded)
 
     @property
     def loaded_step_s(self) -> float:
-        """Seconds of a step with the loading of its images, beside it or before it as the cluster has it."""
+        """Seconds of the step with loading, which overlaps or precedes it depending on the
+        cluster."""
         return self.cluster.step_s(self.end_s, self.images)
 
     @property
     def data_wait_s(self) -> float:
-        """Seconds that every step waits for its images."""
+        """Seconds of the step spent waiting for images."""
         return self.loaded_step_s - self.step_s
 
     @property
@@ -116,7 +119,7 @@ class Timeline:
 
     @cached_property
     def split(self) -> Split:
-        """Where each worker's time goes."""
+        """Computing, exposed communication and idle time of each worker."""
         compute = np.full(self.workers, self.cluster.step_overhead_s)
         for event in self.events:
             if event.stream == COMPUTE:
@@ -130,7 +133,7 @@ class Timeline:
         return Split(compute + copying, exposed - copying, idle)
 
     def _alike(self) -> list[tuple[list[int], list[Event]]]:
-        """Workers that take part in the same events, and these."""
+        """Return the workers that take part in the same events, with these events."""
         sets = list(dict.fromkeys(event.workers for event in self.events))
         member = np.zeros((len(sets), self.workers), dtype=bool)
         for i, workers in enumerate(sets):
@@ -143,8 +146,9 @@ class Timeline:
                 for workers in groups.values()]
 
     @property
-    def computing_beside(self) -> np.ndarray:
-        """How many workers of its node compute while a worker computes, itself among them: the mean [w]."""
+    def mean_computing(self) -> np.ndarray:
+        """Mean number of workers of the node that compute while worker w computes, including w
+        [w]."""
         busy = [[(e.start_s, e.end_s) for e in self.events if e.stream == COMPUTE and worker in e.workers]
                 for worker in range(self.workers)]
         result, per_node = np.ones(self.workers), self.cluster.workers_per_node
@@ -165,11 +169,12 @@ class Timeline:
 
     @property
     def utilisation(self) -> np.ndarray:
-        """Share of the step that each worker computes [w]."""
+        """Computing ÷ step by worker [w]."""
         return self.split.compute_s / self.step_s
 
     def activations(self, worker: int) -> list[tuple[float, int]]:
-        """When the bytes that forwards have left for backwards change on a worker, and what they come to."""
+        """Return (time, bytes) at each change of the activations that a worker stores for its
+        backward passes."""
         changes, total = [], 0
         for event in self.events:
             if event.kept is not None and worker in event.workers:
@@ -179,12 +184,14 @@ class Timeline:
 
     @cached_property
     def peak_memory(self) -> tuple[int, ...]:
-        """Bytes that each worker needs, an upper estimate: `parallel.program.required_memory`."""
+        """Bytes that each worker needs; an upper estimate from
+        `parallel.program.required_memory`."""
         return tuple(memory_of(self.program, worker, self.precision).total for worker in range(self.workers))
 
 
 def _exposed(events: list[Event], end_s: float) -> float:
-    """Seconds in which nothing is computed and a message is under way, of one worker's events."""
+    """Return the seconds in which a worker with these events computes nothing and has a message
+    under way."""
     computing = [(e.start_s, e.end_s) for e in events if e.stream == COMPUTE]
     gaps = zip([0.0, *(end for _, end in computing)], [*(start for start, _ in computing), end_s], strict=True)
     messages = [(e.start_s, e.end_s) for e in events if e.stream == NETWORK]

@@ -1,7 +1,8 @@
-"""Traces in the format that Perfetto and chrome://tracing open: what was simulated and what was measured, alike.
+"""Traces of simulated and measured steps for Perfetto and chrome://tracing.
 
-A worker is a process, a stream (compute, network) a thread of it, an event a bar. Times are microseconds from the
-start of the step. Format: "Trace Event Format" of Google's Catapult project; bars have phase X, counters C, names M.
+A worker is a process of the trace, each of its streams (compute, network) a thread, an event a bar.
+Times are microseconds from the start of the step. The format is the "Trace Event Format" of
+Google's Catapult project: bars have phase X, counters C, names M.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ STREAMS = (COMPUTE, NETWORK)
 
 @dataclass(frozen=True)
 class Bar:
-    """Something that one worker does."""
+    """A time span of one worker's stream: a pass of an op, an update, a message or a wait."""
 
     worker: int
     stream: str
@@ -32,7 +33,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Count:
-    """A number of one worker that changes: bytes of memory."""
+    """A counter's value on one worker from one time on, in bytes."""
 
     worker: int
     name: str
@@ -41,12 +42,15 @@ class Count:
 
 
 def write_trace(path: Path, bars: Iterable[Bar], counts: Iterable[Count] = (), title: str = "") -> None:
-    """Write a trace file."""
+    """Write a trace file with a title."""
     path.write_text(json.dumps(trace_of(list(bars), list(counts), title)), encoding="utf-8")
 
 
 def trace_of(bars: Sequence[Bar], counts: Sequence[Count], title: str) -> dict[str, object]:
-    """The trace as JSON has it. Messages that overlap get lanes of their own; computing may lie within computing."""
+    """Return the trace as the JSON object of the format.
+
+    Overlapping messages go to separate lanes of the network stream. Computing bars may be nested.
+    """
     lanes = _lanes(bars)
     threads = {(bar.worker, lane): f"{bar.stream} {lane[1] + 1}" if lane[1] else bar.stream
                for bar, lane in zip(bars, lanes, strict=True)}
@@ -70,7 +74,8 @@ def trace_of(bars: Sequence[Bar], counts: Sequence[Count], title: str) -> dict[s
 
 
 def _lanes(bars: Sequence[Bar]) -> list[tuple[int, int]]:
-    """Per bar, its stream's number and its lane within the stream: the first where nothing overlaps it."""
+    """Return the stream number of each bar, and its lane: the first lane of the stream where no bar
+    overlaps it."""
     lanes: list[tuple[int, int]] = [(0, 0)] * len(bars)
     open_bars: dict[tuple[int, str], list[list[float]]] = {}
     for i in sorted(range(len(bars)), key=lambda i: (bars[i].start_s, -bars[i].end_s)):
@@ -90,7 +95,8 @@ def _lanes(bars: Sequence[Bar]) -> list[tuple[int, int]]:
 
 
 def bars_of(timeline: Timeline) -> list[Bar]:
-    """A simulated step: of each worker what it does itself; the time until the slowest part has ended is left out."""
+    """Return the bars of a simulated step. A computing bar ends with the worker's own part, not the
+    slowest one."""
     bars = []
     for event in timeline.events:
         for i, worker in enumerate(event.workers):
@@ -103,6 +109,6 @@ def bars_of(timeline: Timeline) -> list[Bar]:
 
 
 def counts_of(timeline: Timeline) -> list[Count]:
-    """Each worker's activations over the step."""
+    """Return the stored activations of each worker over the step."""
     return [Count(worker, "activations", at_s, nbytes) for worker in range(timeline.workers)
             for at_s, nbytes in [(0.0, 0), *timeline.activations(worker)]]

@@ -1,10 +1,10 @@
 """Choose among the predicted options, separately for each cluster: workers of different clusters
 are not comparable.
 
-    with a target epoch time    enough     fewest workers whose epoch is within the target; of these the fastest
-                                closest    shortest epoch, if no option reaches the target
-    without a target            fastest    shortest epoch
-                                cheapest   smallest workers · seconds of an epoch
+    with a target epoch time   enough     fewest workers within the target; of these the fastest
+                               closest    shortest epoch, if no option reaches the target
+    without a target           fastest    shortest epoch
+                               cheapest   smallest workers · seconds of an epoch
 
 Epochs that differ by less than `TIE` count as equal, since predictions are not that exact. Ties go
 to fewer workers, then to the option listed first: named plans come before searched ones.

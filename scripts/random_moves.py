@@ -1,4 +1,4 @@
-"""Random moves, as a search by Markov chains makes them: an op gets any other layout."""
+"""Random moves for benchmarks and tests of the delta simulation: one op gets a random layout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from parallel.plans import Layout
 
 
 def random_moves(graph: Graph, workers: int, batch_size: int, seed: int) -> Iterator[tuple[str, Layout]]:
-    """Endless moves of the ops that have parameters, and of the first one (FlexFlow, section 6.1)."""
+    """Yield moves of the ops with parameters and of the first op, without end (FlexFlow, section
+    6.1)."""
     random = Random(seed)
     movable = [op for i, op in enumerate(graph) if op.parameters or i == 0]
     while True:
@@ -20,8 +21,11 @@ def random_moves(graph: Graph, workers: int, batch_size: int, seed: int) -> Iter
 
 
 def random_layout(op: Op, workers: int, batch_size: int, random: Random) -> Layout:
-    """Any legal layout on an aligned block of workers: a power of two of them, or all; any degrees, in steps of their
-    prime factors."""
+    """Return a random valid layout on an aligned block of workers.
+
+    The block has a power of two of the workers, or all. Each prime factor of its size goes to a
+    random dim.
+    """
     sizes = [1 << i for i in range(workers.bit_length()) if 1 << i < workers] + [workers]
     size = random.choice(sizes)
     first = random.randrange(workers // size) * size
