@@ -87,7 +87,7 @@ class Transport:
         operations: list[tuple[Any, Tensor, int]] = []
         for receive in receives:
             if receive.peer in self._shared.peers:
-                message.expected.append((receive, self._shared.mapped(message.key, receive.peer)))
+                message.expected.append((receive, self._shared.peer_slot(message.key, receive.peer)))
                 message.received.append(None)
                 continue
             buffer = receive.into

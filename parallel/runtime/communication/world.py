@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import count
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -21,7 +19,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from parallel.config import ClusterConfig, require
 from parallel.runtime.communication.chaos import Chaos
-from parallel.runtime.communication.tokens import Inbox, Tokens
+from parallel.runtime.communication.neighbours import connect, place
+from parallel.runtime.communication.tokens import Tokens
 from parallel.runtime.failure.watch import NullWatch, Watch, is_about_peers
 
 T = TypeVar("T")
@@ -127,29 +126,15 @@ def choose_device(cluster: ClusterConfig) -> torch.device:
     return torch.device("cuda", local)
 
 
-def _place() -> tuple[str, ...] | None:
-    """What two workers must have in common to see each other's memory; None where there is no such thing."""
-    if not sys.platform.startswith("linux") or not hasattr(os, "memfd_create"):
-        return None
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return socket.gethostname(), boot, os.readlink("/proc/self/ns/pid"), str(os.getuid())
-
-
-def _tokens(world: World) -> Tokens | None:
-    """Pipes to the other workers that can see this worker's memory; None if there are none."""
-    places = world.gather(_place() if world.device.type == "cpu" else None)
+def _open_tokens(world: World) -> Tokens | None:
+    """Return tokens between this worker and its neighbours, or None if there are none."""
+    places = world.gather(place() if world.device.type == "cpu" else None)
     own = places[world.rank]
-    here = [rank for rank, place in enumerate(places) if place is not None and place == own]
-    inbox = Inbox(frozenset(here) - {world.rank})
-    addresses = world.gather(inbox.address)
-    try:
-        tokens = Tokens(world.rank, inbox, {peer: addresses[peer] for peer in inbox.reads}, world.watch)
-    except OSError as error:
-        raise ValueError("cluster.shared_memory=True needs workers that may open each other's files in /proc, and "
-                         f"{error.filename} can't be: {error.strerror}; use cluster.shared_memory=false") from error
+    here = frozenset(rank for rank, other in enumerate(places) if other is not None and other == own)
+    tokens = Tokens(connect(world.rank, here - {world.rank}, world.gather, world.barrier), world.watch)
     world.barrier()
-    inbox.opened()
-    return tokens if inbox.reads else None
+    tokens.open()
+    return tokens if tokens.peers else None
 
 
 @contextmanager
@@ -188,7 +173,7 @@ def open_world(cluster: ClusterConfig, chaos: Chaos | None = None) -> Iterator[W
     world = World(rank, size, device, backend, watch, chaos=chaos)
     try:
         if cluster.shared_memory:
-            world = replace(world, tokens=_tokens(world))
+            world = replace(world, tokens=_open_tokens(world))
         yield world
         world.barrier()
         if world.tokens is not None:
