@@ -1,4 +1,4 @@
-"""The numbers of the hardware: what messages and computing cost, written by hand or measured."""
+"""Clusters: the times of messages and computing on hardware, from data sheets or measured."""
 
 from __future__ import annotations
 

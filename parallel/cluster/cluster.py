@@ -1,11 +1,12 @@
-"""What a cluster is to the simulator and the search: how long computing takes, and how long messages take.
+"""A cluster as the simulator and the search see it: how long computing, messages and loading take.
 
-    Link.seconds(B) = latency + B / bandwidth(B)          bandwidth: a power law between the given points (log-log)
-    Cluster.data_s  = images · data_s_per_image           of the worker with most images, or of all of a node
-    Cluster.step_s  = timeline + overhead + data_s, or, where loading overlaps, the larger of the two
+    Link.seconds(B) = latency + B / bandwidth(B)    bandwidth: a power law between given points
+    Cluster.data_s  = images · data_s_per_image     images of the busiest worker, or of a node
+    Cluster.step_s  = timeline + overhead + data_s  or, if loading overlaps the step, the larger of
+                                                    timeline + overhead and data_s
 
-Workers are numbered node by node. Units are seconds, bytes and bytes per second throughout; the files that clusters
-are read from (`parallel.cluster.files`) name a unit with every number.
+Workers are numbered node by node. All values are in seconds, bytes and bytes per second; cluster
+files (`parallel.cluster.files`) give a unit with every number.
 """
 
 from __future__ import annotations
@@ -25,48 +26,58 @@ from parallel.graph.ops import Op, Part
 
 
 class Compute(Protocol):
-    """Seconds that one worker computes, while as many others of its node do as have cores of their own. `precision` is
-    the configuration's."""
+    """Computing times of one worker in seconds, while other workers of its node compute on cores of
+    their own.
+
+    `precision` is that of the configuration: fp32, bf16 or fp64.
+    """
 
     def forward_s(self, op: Op, part: Part, precision: str) -> float:
-        """Of the forward pass of a part."""
+        """Return the time of the forward pass of a part."""
         ...
 
     def backward_s(self, op: Op, part: Part, precision: str, input_gradient: bool) -> float:
-        """Of its backward pass; without `input_gradient` only that of the parameters (no weights come before)."""
+        """Return the time of the backward pass of a part.
+
+        Without `input_gradient`, only the gradient of the parameters is computed.
+        """
         ...
 
     def update_s(self, parameters: int, precision: str) -> float:
-        """Of one step of SGD on so many parameters: those of the worker's shard."""
+        """Return the time of an SGD step on a shard of this number of parameters."""
         ...
 
     def add_s(self, elements: int, precision: str) -> float:
-        """Of adding so many received numbers to what is there: gradients' shards, overlaps of an exchange."""
+        """Return the time to add this number of received elements: shards of gradients, overlaps of
+        an exchange."""
         ...
 
     def copy_s(self, elements: int, precision: str) -> float:
-        """Of copying so many activations: packing what an exchange sends, putting in place what it brings."""
+        """Return the time to copy this number of activations: packing and unpacking of an
+        exchange."""
         ...
 
     def precisions(self) -> tuple[str, ...]:
-        """Those that it has times for."""
+        """Return the precisions that have times."""
         ...
 
 
 @dataclass(frozen=True)
 class Link:
-    """One level of the network.
+    """One level of the network: inside a node, or between nodes.
 
-    What its bandwidth is shared by says what the load of an exchange is: `shared`, the bytes that all workers of the
-    node send over it (between nodes: that the node sends or receives, whichever is more); otherwise the most that one
-    worker sends or receives.
+    The load of an exchange on the link, in bytes, depends on `shared`. Not shared: the maximum over
+    the workers of what one sends or receives. Shared: the maximum over the nodes of what all
+    workers of a node send (between nodes: of what the node sends or receives, whichever is larger).
     """
 
     latency_s: float
-    """Of an exchange or sync."""
+    """Latency of an exchange or gradient sum."""
     bandwidth: tuple[tuple[float, float], ...]
-    """Points (bytes of the load, bytes/s), rising in bytes; beyond the ends the bandwidth stays as it is there."""
+    """Points (load in bytes, bytes/s) with increasing loads. Beyond the ends the bandwidth is
+    constant."""
     shared: bool = False
+    """Whether the workers of a node share the bandwidth."""
 
     def __post_init__(self) -> None:
         _require_time("latency_s", self.latency_s)
@@ -84,7 +95,7 @@ class Link:
         return [nbytes for nbytes, _ in self.bandwidth]
 
     def speed(self, nbytes: float) -> float:
-        """Bytes per second at this load."""
+        """Return the bandwidth in bytes per second at a load."""
         points = self.bandwidth
         i = bisect.bisect_right(self._sizes, nbytes)
         if i == 0:
@@ -95,45 +106,49 @@ class Link:
         return speed_a * (speed_b / speed_a) ** (math.log(nbytes / a) / math.log(b / a))
 
     def seconds(self, nbytes: float) -> float:
-        """Of an exchange with this load; 0 where nothing moves. Never falls as the bytes rise."""
+        """Return the time of an exchange with this load; 0 for no load. It does not decrease as the
+        load increases."""
         return 0.0 if nbytes <= 0 else self.latency_s + nbytes / self.speed(nbytes)
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """The numbers of the hardware. Made by hand, or by `parallel.calibrate`."""
+    """A cluster, written by hand or made by `parallel.calibrate`."""
 
     name: str
     nodes: int
     workers_per_node: int
     inside: Link
-    """Between workers of a node."""
+    """Link between workers of a node."""
     between: Link | None
-    """Between nodes; None: there is one node, and no more can be had."""
+    """Link between nodes; None: the cluster is one node and cannot grow."""
     memory_bytes: int
-    """Of a worker."""
+    """Memory of a worker."""
     compute: Compute = field(hash=False)
     step_overhead_s: float = 0.0
-    """Of a step, besides its parts."""
+    """Time of a step that its parts do not explain."""
     overlap_slowdown: float = 0.0
-    """From 0 to 1: how much of the time of messages under way is taken from the computing of their workers."""
+    """Share of a message's time, from 0 to 1, by which it delays the computing of its workers."""
     core_contention: tuple[float, ...] = ()
-    """Factors by which compute times grow while 1, 2, … workers of a node compute, where workers share cores. Empty:
-    every worker has cores of its own, and the factor is always 1."""
+    """Factors by which compute times grow while 1, 2, … workers of a node compute, where workers
+    share cores. Empty: every worker has cores of its own, and the factor is always 1."""
     shared_memory: bool = False
-    """Workers of a node hand tensors over in memory that both see, so that no piece is packed, and keep weights that
-    they all hold in memory of all of them, so that an updated shard is announced, not sent (`runtime.shared_memory`).
+    """Whether workers of a node pass tensors in shared memory. Pieces are then not packed, and
+    updated shards of weights that all of them hold are not sent, since the weights are in shared
+    memory, too.
     """
     data_s_per_image: float = 0.0
-    """Of reading and preparing an image."""
+    """Time to read and prepare an image."""
     data_shared: bool = False
-    """All workers of a node load one after the other: a few processors feed all GPUs. Otherwise each loads its own."""
+    """Whether the workers of a node load one after the other, as where a few processors feed all
+    GPUs."""
     data_overlaps: bool = False
-    """Loading goes on beside the step: processors load while GPUs compute. Otherwise its time adds up."""
+    """Whether loading overlaps the step, as where processors load while GPUs compute."""
     machine: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """What was calibrated (processor, cores, threads, versions …); empty for a cluster that was written by hand."""
+    """The calibrated machine (processor, cores, threads, versions …); empty for a cluster written
+    by hand."""
     sources: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Where each number comes from, by its name in the file."""
+    """Source of each number, by its name in the cluster file."""
 
     def __post_init__(self) -> None:
         for name in ("nodes", "workers_per_node", "memory_bytes"):
@@ -150,28 +165,32 @@ class Cluster:
 
     @property
     def workers(self) -> int:
+        """Number of workers."""
         return self.nodes * self.workers_per_node
 
     def node_of(self, worker: int) -> int:
-        """The node that a worker is on."""
+        """Return the node of a worker."""
         return worker // self.workers_per_node
 
     def contention_factor(self, computing: float) -> float:
-        """Return the factor while `computing` workers of a node compute, interpolated linearly between integers."""
+        """Return the factor while `computing` workers of a node compute, interpolated linearly
+        between integers."""
         if not self.core_contention:
             return 1.0
-        i, most = int(computing), len(self.core_contention)
+        i = int(computing)
+        most = len(self.core_contention)
         low, high = (self.core_contention[min(max(j, 1), most) - 1] for j in (i, i + 1))
         return low + (high - low) * (computing - i)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Eight hexadecimal digits: of the machine that was calibrated, else of everything that was written."""
+        """Eight hexadecimal digits that identify the calibrated machine, or the contents if written
+        by hand."""
         known = sorted(self.machine.items()) if self.machine else self
         return hashlib.sha256(repr(known).encode()).hexdigest()[:8]
 
     def data_s(self, images: Sequence[int]) -> float:
-        """Seconds of loading for a step in which worker i loads `images[i]` images."""
+        """Return the loading time of a step in which worker i loads `images[i]` images."""
         if not self.data_shared:
             return max(images, default=0) * self.data_s_per_image
         by_node: dict[int, int] = {}
@@ -180,12 +199,15 @@ class Cluster:
         return max(by_node.values(), default=0) * self.data_s_per_image
 
     def step_s(self, timeline_s: float, images: Sequence[int]) -> float:
-        """A step whose computing and messages take `timeline_s`, with its overhead and the loading of its images."""
-        step, data = timeline_s + self.step_overhead_s, self.data_s(images)
+        """Return the time of a step whose timeline ends at `timeline_s`, with overhead and
+        loading."""
+        step = timeline_s + self.step_overhead_s
+        data = self.data_s(images)
         return max(step, data) if self.data_overlaps else step + data
 
     def resized(self, workers: int) -> Cluster:
-        """The cluster with as many nodes as `workers` need; `ValueError` if it cannot grow."""
+        """Return the cluster with the number of nodes that `workers` need. Raises `ValueError` if
+        it cannot grow."""
         require(workers >= 1, "workers", workers, "must be at least 1")
         nodes = max(1, math.ceil(workers / self.workers_per_node))
         if nodes == self.nodes or (nodes < self.nodes and self.machine):

@@ -1,6 +1,12 @@
-"""Reading mappings whose numbers have units and sources, and saying exactly what is wrong with one.
+"""Read mappings whose numbers have units and sources; errors name the field, the value and the
+rule.
 
-A number is `12 GB/s`, or with its source `{value: 12 GB/s, source: data sheet}`. Counts are whole numbers.
+A number is `12 GB/s`, or with its source `{value: 12 GB/s, source: data sheet}`. Counts are whole
+numbers.
+
+`parallel.config.typed` reads plain values into dataclasses. It does not fit here: nearly every
+field is text with a unit of its own kind and an optional source, so each would still be converted
+one by one, after a second set of dataclasses had checked that it is text.
 """
 
 from __future__ import annotations
@@ -15,23 +21,23 @@ from parallel.config import require
 
 @dataclass(frozen=True)
 class Fields:
-    """One mapping of a file; `sources` collects where its numbers come from, by name."""
+    """A mapping of a cluster file. `sources` collects the sources of its numbers by name."""
 
     data: Mapping[str, Any]
     where: str
     sources: dict[str, str] = field(default_factory=dict)
 
     def name(self, key: str) -> str:
-        """The key with the path to it."""
+        """Return the path of a key."""
         return f"{self.where}.{key}" if self.where else key
 
     def known(self, *keys: str) -> None:
-        """Raise `ValueError` for a key that is none of these."""
+        """Raise `ValueError` for a key that is not one of these."""
         for key in self.data:
             require(key in keys, self.where or "cluster", key, f"is not a key here; the keys are {', '.join(keys)}")
 
     def number(self, key: str, kind: str) -> float:
-        """The number at `key`, in base units."""
+        """Return the number at `key` in base units, and note its source."""
         name, entry = self.name(key), self.data.get(key)
         if isinstance(entry, Mapping):
             for inner in entry:
@@ -41,12 +47,12 @@ class Fields:
         return quantity(entry, kind, name)
 
     def source(self, key: str, entry: Mapping[str, Any]) -> None:
-        """Note the source in a number's mapping, if it has one."""
+        """Note the source in the mapping of a number, if it has one."""
         if entry.get("source") is not None:
             self.sources[self.name(key)] = " ".join(str(entry["source"]).split())
 
     def count(self, key: str) -> int:
-        """The whole number at `key`, at least 1."""
+        """Return the whole number at `key`, at least 1."""
         value = self.data.get(key)
         require(value is not None, self.name(key), value, "is missing; it must be a whole number")
         if type(value) is not int or value < 1:
@@ -54,14 +60,14 @@ class Fields:
         return value
 
     def flag(self, key: str) -> bool:
-        """The truth value at `key`."""
+        """Return the truth value at `key`."""
         value = self.data.get(key)
         if type(value) is not bool:
             raise ValueError(f"{self.name(key)}={value} must be true or false")
         return value
 
     def inner(self, key: str) -> Fields:
-        """The mapping at `key`."""
+        """Return the mapping at `key`."""
         value = self.data.get(key)
         require(value is not None, self.name(key), value, "is missing; it must be a mapping")
         if not isinstance(value, Mapping):
@@ -70,6 +76,6 @@ class Fields:
 
 
 def written(value: float, kind: str, name: str, sources: Mapping[str, str]) -> Any:
-    """A number as `Fields.number` reads it."""
+    """Return a number in the form that `Fields.number` reads."""
     form = text(value, kind)
     return {"value": form, "source": sources[name]} if name in sources else form

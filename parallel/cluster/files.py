@@ -1,28 +1,29 @@
-"""Cluster files: YAML in which every number has its unit, and should have its source.
+"""Cluster files: YAML in which every number has a unit, and should have a source.
 
     name: pair
     nodes: 1
     workers_per_node: 2
     memory: {value: 16 GB, source: data sheet}
-    inside:                                        # between: the same, for the link between nodes; null: one node
+    inside:                       # `between` has the same form; null: one node
       shared: true
       latency: {value: 20 us, source: measured}
       bandwidth: {value: 12 GB/s, source: measured}
-      # or, by the bytes of the load: {points: {4 kB: 1 GB/s, 1 MB: 12 GB/s}, source: measured}
+      # or by load: {points: {4 kB: 1 GB/s, 1 MB: 12 GB/s}, source: measured}
     compute:
-      roofline:                                    # or measured: what parallel.calibrate writes
+      roofline:                   # or measured, as parallel.calibrate writes it
         peak: {fp32: {value: 9.3 TFLOP/s, source: data sheet}}
         efficiency: {Conv2d: {value: 45 %, source: estimate}}
         memory_bandwidth: {value: 732 GB/s, source: data sheet}
         op_overhead: {value: 5 us, source: estimate}
     step_overhead: {value: 1 ms, source: estimate}
     overlap_slowdown: {value: 5 %, source: estimate}
-    core_contention: {workers: {1: 100 %, 2: 190 %}, source: measured}   # omitted: no two workers share a core
-    shared_memory: true                           # left out: false
+    core_contention: {workers: {1: 100 %, 2: 190 %}, source: measured}     # optional
+    shared_memory: true           # optional, default false
     data: {per_image: {value: 3 ms/image, source: estimate}, shared: true, overlaps: true}
 
-The words are those of `cluster.Cluster` and `roofline.Roofline`. A number without unit, a missing or a negative one is
-refused with its name, its value and the rule. `read_cluster(write_cluster(c)) == c`.
+The keys are the fields of `cluster.Cluster` and `roofline.Roofline`. A number that is missing,
+negative or has no unit is rejected with its name, its value and the rule.
+`read_cluster(write_cluster(c)) == c`.
 """
 
 from __future__ import annotations
@@ -42,11 +43,12 @@ from parallel.config import require
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-"""libyaml's, where PyYAML has it: a calibrated file has thousands of lines."""
+"""PyYAML's loader and dumper in C where available: a calibrated file has thousands of lines."""
 
 
 def read_cluster(text_form: str) -> Cluster:
-    """The cluster in a file's text: its mapping, or a file of conf/cluster/ that has it under `hardware`."""
+    """Return the cluster in the text of a cluster file, or of a file in conf/cluster/ (under
+    `hardware`)."""
     try:
         data = yaml.load(text_form, _Loader)
     except yaml.YAMLError as error:
@@ -58,7 +60,8 @@ def read_cluster(text_form: str) -> Cluster:
 
 
 def cluster_of(source: Mapping[str, Any]) -> Cluster:
-    """The cluster in a mapping. `ValueError` names the cluster, the field, the value and the rule it breaks."""
+    """Return the cluster in a mapping. Raises `ValueError` with the cluster, field, value and
+    rule."""
     top = Fields(source, "")
     require("crowding" not in source, "crowding", source.get("crowding"), "is now called core_contention: in a "
             "calibrated file, run parallel.calibrate again with calibrate.fresh=true; elsewhere, rename the key")
@@ -92,7 +95,7 @@ def cluster_of(source: Mapping[str, Any]) -> Cluster:
 
 
 def write_cluster(cluster: Cluster) -> str:
-    """The cluster as YAML."""
+    """Return the cluster as YAML."""
     s = cluster.sources
     data = {
         "name": cluster.name,

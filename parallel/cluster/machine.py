@@ -1,4 +1,4 @@
-"""Which machine it is: what a calibration depends on, and where it is kept."""
+"""The machine that a calibration belongs to, and the path where the calibration is kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WORKERS = "workers"
 
 def machine_of(config: ClusterConfig, workers: int, nodes: int = 1, memory_format: str = "channels_last",
                ) -> dict[str, str]:
-    """What the times of this machine's workers depend on."""
+    """Return the properties of this machine and configuration that times depend on."""
     cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     name = torch.cuda.get_device_name(0) if cuda and torch.cuda.is_available() else str(cpu_model())
     return {
@@ -32,16 +32,16 @@ def machine_of(config: ClusterConfig, workers: int, nodes: int = 1, memory_forma
 
 
 def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
-    """What differs between two machines besides the number of workers, as `cores 4 instead of 2`."""
+    """Return the differences besides the number of workers, as `cores 4 instead of 2`."""
     return [f"{key} {there.get(key)} instead of {here.get(key)}" for key in dict.fromkeys([*there, *here])
             if key not in (WORKERS, "nodes") and there.get(key) != here.get(key)]
 
 
 def calibration_path(config: ClusterConfig, machine: Mapping[str, str]) -> Path:
-    """Where the calibration of a machine is kept."""
+    """Return the path of a machine's calibration."""
     return Path(config.cache) / f"{fingerprint_of(machine)}.yaml"
 
 
 def fingerprint_of(machine: Mapping[str, str]) -> str:
-    """Eight hexadecimal digits that differ for different machines."""
+    """Return eight hexadecimal digits that identify a machine."""
     return hashlib.sha256(repr(sorted(machine.items())).encode()).hexdigest()[:8]

@@ -1,4 +1,5 @@
-"""Compute times from a table of measurements; a key that is not in it is predicted by the learned model."""
+"""Compute times from a table of measurements; shapes that are not in it are predicted by a
+regression."""
 
 from __future__ import annotations
 
@@ -6,23 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from parallel.cluster.op_key import OpKey
-from parallel.cluster.regression import Learned, Sample, fit
+from parallel.cluster.regression import FittedModels, Sample, fit
 from parallel.cluster.roofline import is_view
 from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS, Table
 from parallel.config import require
 from parallel.graph.ops import Op, Part
 
 Question = tuple[Op, Part, str, bool]
-"""Op, part, pass and whether backward wants the input's gradient (not read for a forward pass)."""
+"""Op, part, pass, and whether the backward pass computes the input's gradient."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Times of one worker, as `Compute` has them, looked up or learned; every answer is remembered."""
+    """Compute times of one worker, looked up or predicted, and memoised."""
 
     table: Table = field(hash=False)
     _answers: dict[tuple[str, Sample], float] = field(default_factory=dict, init=False, compare=False, repr=False)
-    _models: dict[str, Learned] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _models: dict[str, FittedModels] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def precisions(self) -> tuple[str, ...]:
         return tuple(self.table.ops)
@@ -46,11 +47,12 @@ class Measured:
         return self.table.copy[precision].seconds(elements)
 
     def is_measured(self, op: Op, part: Part, precision: str) -> bool:
-        """Whether the part's forward time was measured rather than predicted."""
+        """Return whether the forward time of the part was measured, not predicted."""
         return (OpKey.of(op, part), FORWARD) in self.table.ops.get(precision, {})
 
     def predict_many(self, questions: Sequence[Question], precision: str) -> list[float]:
-        """Seconds for each question; what has to be predicted is predicted in one go."""
+        """Return the seconds for each question; all predictions are made in one call of the
+        regression."""
         self._check(precision)
         samples = [_sample(*question) for question in questions]
         known, missing = self.table.ops[precision], []
@@ -74,7 +76,7 @@ class Measured:
 
 
 def _sample(op: Op, part: Part, name: str, input_gradient: bool) -> Sample | None:
-    """What to look up; None where nothing is done."""
+    """Return the entry to look up; None if the pass computes nothing."""
     if is_view(op) or part.box.empty:
         return None
     if name == BACKWARD and not input_gradient:

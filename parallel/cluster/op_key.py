@@ -1,7 +1,8 @@
-"""What the time of an op's part depends on: its kind and settings and the shapes of its boxes, not where they lie.
+"""The key of a part in the table of times: kind and settings of the op and shapes of the boxes, not
+their positions.
 
-A part at an edge of the map reads a little less than one in the middle, for it is padded to the same size; both are
-the same work. So are parts that differ in carrying the bias.
+A part at the edge of the feature map reads less than one in the middle, but is padded to the same
+size, so both have the same key. So do parts that differ only in having the bias.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ _TEXT = re.compile(r"(\S+) > (\S+), (\d+) parameters, (\d+) multiply-adds")
 
 @dataclass(frozen=True)
 class OpKey:
-    """One entry of a table of times."""
+    """The key of one entry of the table."""
 
     kind: str
-    """The op's class: Conv2d."""
+    """Class of the op: Conv2d."""
     settings: str
-    """What else distinguishes it: kernel=11x11 stride=4x4 …, and `cut` if it is split in h or w."""
+    """Settings of the op, `kernel=11x11 stride=4x4 …`, and `cut` if the part is split in h or w."""
     inputs: tuple[Shape, ...]
-    """Shapes of the boxes that it reads."""
+    """Shapes of the boxes that the part reads."""
     output: Shape
     parameters: int
-    """Numbers, biases left out."""
+    """Elements of the weights, without biases."""
     multiply_adds: int
-    """Of the forward pass."""
+    """Multiply-adds of the forward pass."""
 
     @staticmethod
     def of(op: Op, part: Part) -> OpKey:
-        """The work of a part."""
+        """Return the key of a part."""
         settings = [f"{field.name}={_plain(getattr(op, field.name))}" for field in dataclasses.fields(op)
                     if field.name not in _COMMON]
         output = part.box.shape
@@ -53,14 +54,14 @@ class OpKey:
 
     @property
     def shapes(self) -> str:
-        """The rest as text."""
+        """Shapes, parameters and multiply-adds as text."""
         inputs = "+".join("x".join(map(str, shape)) for shape in self.inputs)
         output = "x".join(map(str, self.output))
         return f"{inputs} > {output}, {self.parameters} parameters, {self.multiply_adds} multiply-adds"
 
     @staticmethod
     def parse(head: str, shapes: str) -> OpKey:
-        """The work that `head` and `shapes` stand for."""
+        """Return the key with this `head` and `shapes`."""
         match = _TEXT.fullmatch(shapes)
         if match is None:
             raise ValueError(f"measured.ops={shapes} must be shapes such as "
@@ -71,21 +72,23 @@ class OpKey:
                     int(parameters), int(multiply_adds))
 
     def setting(self, name: str, default: float) -> float:
-        """The product of the numbers of a setting (kernel=11x11: 121), or `default`."""
+        """Return the product of the numbers of a setting (kernel=11x11: 121), or `default`."""
         match = re.search(rf"\b{name}=([\dx.]+)", self.settings)
         return default if match is None else math.prod(float(part) for part in match[1].split("x"))
 
     @property
     def elements_in(self) -> int:
+        """Elements of all inputs."""
         return sum(math.prod(shape) for shape in self.inputs)
 
     @property
     def elements_out(self) -> int:
+        """Elements of the output."""
         return math.prod(self.output)
 
 
 def _padded(op: Any, output: Shape, box: Shape) -> Shape:
-    """The shape that is read, with the edge that padding adds, for an op with windows; else that of the box."""
+    """Return the shape of an input box, with the padding if the op has windows."""
     if not hasattr(op, "kernel") or not hasattr(op, "stride"):
         return box
     sides = ((output[i + 2] - 1) * op.stride[i] + op.kernel[i] for i in range(2))

@@ -1,4 +1,5 @@
-"""The cluster that a configuration means: written by hand, in a file, or what calibration found out about this one."""
+"""Open the configured cluster: a cluster file, a cluster of conf/cluster/, or the calibration of
+this machine."""
 
 from __future__ import annotations
 
@@ -14,11 +15,13 @@ from parallel.config import ClusterConfig
 
 
 def open_cluster(config: ClusterConfig, workers: int) -> Cluster:
-    """The cluster to price plans for `workers` workers on: `cluster.file`, else `cluster.hardware`, else this machine.
+    """Return the cluster with at least `workers` workers: `cluster.file`, else `cluster.hardware`,
+    else this machine.
 
-    A cluster that was written by hand grows by nodes, if it says what lies between them; a calibrated one has the
-    workers that it was calibrated with. Warns if a calibration is another machine's. Raises `ValueError` for numbers
-    that make no sense, for more workers than can be had, and if this machine was not calibrated.
+    A cluster written by hand grows by nodes if it has a link between nodes; a calibrated one has
+    the workers that it was calibrated with. Warns if the calibration belongs to another machine.
+    Raises `ValueError` for invalid numbers, for too many workers, and if this machine is not
+    calibrated.
     """
     if config.file is not None:
         cluster = _read(Path(config.file))
@@ -47,7 +50,7 @@ def _read(path: Path) -> Cluster:
 
 
 def _calibrated(config: ClusterConfig, workers: int) -> Cluster:
-    """This machine's calibration with the fewest workers that are enough."""
+    """Return the calibration of this machine with the fewest workers that suffice."""
     here, enough = machine_of(config, workers), []
     for path in sorted(Path(config.cache).glob("*.yaml")):
         machine = _machine_in(path)
@@ -62,7 +65,8 @@ def _calibrated(config: ClusterConfig, workers: int) -> Cluster:
 
 
 def _machine_in(path: Path) -> dict[str, str]:
-    """The machine in a calibrated file, read without the thousands of lines that follow it."""
+    """Return the machine in a calibrated file without reading the thousands of lines that follow
+    it."""
     lines: list[str] = []
     with open(path, encoding="utf-8") as file:
         for line in file:

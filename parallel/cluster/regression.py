@@ -1,13 +1,15 @@
-"""The learned cost model: predicts the times of works that were not measured from those that were.
+"""A regression that predicts the times of ops in shapes that were not measured.
 
-    features x   log of multiply-adds, numbers read, written, of parameters, rows, channels in and out, map, kernel,
-                 stride; whether it is cut; which pass
-    target   y   log(seconds / estimate);  estimate = overhead + multiply-adds / speed + numbers / bandwidth, fitted
-    model        support vector regression with a Gaussian kernel, one for each kind of op with enough shapes and one
-                 for the rest, as in the HPE Deep Learning Cookbook, with features of their own scale
+    features x   log of multiply-adds, elements read, elements written, parameters, rows, channels
+                 in and out, feature map, kernel and stride; whether the part is cut; the pass
+    target   y   log(seconds / estimate)
+    estimate     overhead + multiply-adds / speed + elements / bandwidth, fitted by least squares
+    model        support vector regression with a Gaussian kernel: one for each kind of op with
+                 enough shapes, and one for the rest (as in the HPE Deep Learning Cookbook)
 
-The logarithm makes the error relative; the estimate lets it extrapolate. Fitting is deterministic. The error is
-cross-validated by shape: no pass of a held-out shape is among what the model was fitted to.
+The logarithm makes errors relative; the estimate makes extrapolation possible. Fitting is
+deterministic. Accuracy is cross-validated by shape: the model is never fitted to another pass of a
+held-out shape.
 """
 
 from __future__ import annotations
@@ -31,22 +33,23 @@ Sample = tuple[OpKey, str]
 """Key of an op's part, and the pass."""
 
 C, EPSILON, GAMMA = 10.0, 0.02, 0.03
-"""Of the regression: what an error costs, the relative error that costs nothing, and the kernel's inverse width. Chosen
-by the cross-validated error on AlexNet at 64 pixels: as good as gradient boosting there, and fitted 50 times faster."""
+"""Hyperparameters: penalty of an error, relative error without penalty, inverse width of the
+kernel. Chosen by the cross-validated error on AlexNet at 64 pixels, where they are as good as
+gradient boosting and fit 50 times faster."""
 FEWEST = 12
-"""Samples of a kind from which on it has a model of its own."""
+"""Number of samples from which a kind of op has its own model."""
 FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Learned:
-    """Fitted models by kind of op; the kind "" is for all the rest."""
+class FittedModels:
+    """Fitted models by kind of op; the kind "" is for all other kinds."""
 
     models: Mapping[str, tuple[np.ndarray, Any]]
-    """Coefficients of the estimate, and the regression of what it leaves."""
+    """Coefficients of the estimate, and the regression of the remaining factor."""
 
     def predict(self, samples: Sequence[Sample]) -> np.ndarray:
-        """Seconds of each sample."""
+        """Return the seconds of each sample."""
         seconds = np.empty(len(samples))
         by_kind: dict[str, list[int]] = {}
         for i, (key, _) in enumerate(samples):
@@ -58,8 +61,8 @@ class Learned:
         return seconds
 
 
-def fit(ops: Ops) -> Learned:
-    """The model fitted to measured times."""
+def fit(ops: Ops) -> FittedModels:
+    """Return the models fitted to measured times."""
     samples = sorted(ops, key=lambda sample: (sample[0].head, sample[0].shapes, sample[1]))
     seconds = np.array([ops[sample].mean_s for sample in samples])
     kinds = [key.kind for key, _ in samples]
@@ -68,12 +71,12 @@ def fit(ops: Ops) -> Learned:
         own = [i for i, of in enumerate(kinds) if of == kind]
         if len(own) >= FEWEST:
             models[kind] = _fit_one([samples[i] for i in own], seconds[own])
-    return Learned(models)
+    return FittedModels(models)
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Cross-validated errors of the model: predicted ÷ measured − 1, by absolute value."""
+    """Cross-validated errors |predicted ÷ measured − 1| for one kind of op."""
 
     kind: str
     samples: int
@@ -81,11 +84,12 @@ class Accuracy:
     mean: float
     largest: float
     of_time: float
-    """|sum of predicted − measured| of all of the kind's works ÷ their time, weighting by what they take."""
+    """Sum of |predicted − measured| ÷ sum of measured: the error weighted by time."""
 
 
 def cross_validate(ops: Ops) -> list[Accuracy]:
-    """The model's error on shapes that it has not seen, by kind of op, with all of them last; empty below two folds."""
+    """Return the errors on held-out shapes by kind of op, then for all; empty for fewer than two
+    shapes."""
     samples = sorted(ops, key=lambda sample: (sample[0].head, sample[0].shapes, sample[1]))
     groups = [f"{key.head} {key.shapes}" for key, _ in samples]
     folds = min(FOLDS, len(set(groups)))
@@ -109,7 +113,7 @@ def cross_validate(ops: Ops) -> list[Accuracy]:
 
 def _fit_one(samples: Sequence[Sample], seconds: np.ndarray) -> tuple[np.ndarray, Any]:
     terms = _terms(samples)
-    # Rows are divided by their times: least squares of relative errors.
+    # Dividing rows by their times makes this a least-squares fit of relative errors.
     line = LinearRegression(positive=True, fit_intercept=False)
     estimate = line.fit(terms / seconds[:, None], np.ones(len(seconds))).coef_
     model = make_pipeline(StandardScaler(), SVR(kernel="rbf", C=C, epsilon=EPSILON, gamma=GAMMA))
@@ -118,7 +122,7 @@ def _fit_one(samples: Sequence[Sample], seconds: np.ndarray) -> tuple[np.ndarray
 
 
 def _terms(samples: Sequence[Sample]) -> np.ndarray:
-    """What an estimate adds up: [samples, 4]."""
+    """Return the terms of the estimate [samples, 4]."""
     rows = []
     for key, name in samples:
         passes = {FORWARD: 1, PARAMETERS: 1, BACKWARD: 2 if key.parameters else 1}[name]
@@ -128,7 +132,7 @@ def _terms(samples: Sequence[Sample]) -> np.ndarray:
 
 
 def _features(samples: Sequence[Sample]) -> np.ndarray:
-    """[samples, features]."""
+    """Return the features [samples, features]."""
     rows = []
     for key, name in samples:
         into, out = key.inputs[0], key.output

@@ -1,10 +1,13 @@
-"""Compute times from a data sheet: the roofline model (Williams et al. 2009), op by op.
+"""Compute times from a data sheet: the roofline model (Williams et al. 2009) applied to each op.
 
-    pass     = max(2 · multiply-adds / (peak · efficiency), bytes / memory bandwidth) + overhead of an op
-    forward  = one pass: reads inputs and parameters, writes the output and what backward will need
-    backward = a pass for the input's gradient (reads the output's gradient, parameters or what forward kept; writes
-               the input's) + one for the parameters' (reads the output's gradient and the inputs; writes theirs)
-    update   = five accesses of a number (weight, gradient, momentum read; weight, momentum written) / bandwidth
+    pass     = max(2 · multiply-adds / (peak · efficiency), bytes / memory bandwidth) + op overhead
+    forward  = one pass: reads inputs and parameters, writes the output and the saved tensors
+    backward = one pass for the input's gradient: reads the output's gradient, and parameters or
+               saved tensors; writes the input's gradient
+             + one pass for the parameters' gradient: reads the output's gradient and the inputs;
+               writes the parameters' gradient
+    update   = 5 accesses per element / memory bandwidth: reads weight, gradient and momentum; writes
+               weight and momentum
 """
 
 from __future__ import annotations
@@ -18,20 +21,22 @@ from parallel.graph.ops.pool import AdaptiveAvgPool2d
 from parallel.program.precision import ACTIVATION_BYTES, WEIGHT_BYTES
 
 UPDATE_ACCESSES, ADD_ACCESSES, COPY_ACCESSES = 5, 3, 2
+"""Memory accesses per element: an addition reads two and writes one, a copy reads one and writes
+one."""
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """Times of one worker, from four numbers of its hardware."""
+    """Compute times of one worker from four properties of its hardware."""
 
     peak: Mapping[str, float] = field(hash=False)
-    """FLOP/s by precision; a multiply-add is two."""
+    """Peak FLOP/s by precision; a multiply-add counts as two."""
     efficiency: Mapping[str, float] = field(hash=False)
-    """Share of the peak that an op reaches, by kind (the class's name: Conv2d, Linear); 1 where not given."""
+    """Share of the peak that an op reaches, by its class (Conv2d, Linear); default 1."""
     memory_bandwidth: float
-    """Bytes per second."""
+    """Memory bandwidth in bytes per second."""
     op_overhead_s: float
-    """Of launching a pass of an op."""
+    """Time to launch a pass of an op."""
 
     def __post_init__(self) -> None:
         require(len(self.peak) > 0, "peak", dict(self.peak), "must have a precision")
@@ -85,17 +90,18 @@ class Roofline:
 
 
 def is_view(op: Op) -> bool:
-    """Whether the op does nothing at all."""
+    """Return whether the op only views its input and computes nothing."""
     return isinstance(op, AdaptiveAvgPool2d) and op.identity
 
 
 def _inputs(op: Op, part: Part) -> int:
-    """Numbers that a part reads from other ops."""
+    """Return the elements that a part reads from other ops."""
     return sum(box.volume for box in op.needs(part))
 
 
 def _parameter_bytes(op: Op, part: Part, precision: str) -> int:
-    """Read from memory; where the activations are smaller, weights are also written and read as such a copy."""
+    """Return the bytes read for parameters, with a copy in the activations' precision if that is
+    smaller."""
     weight, activation = WEIGHT_BYTES[precision], ACTIVATION_BYTES[precision]
     itemsize = weight + (2 * activation if activation < weight else 0)
     return sum(box.volume for box in op.parameter_boxes(part).values()) * itemsize

@@ -1,4 +1,5 @@
-"""Measured times as a cluster file keeps them: ops by key and pass, and what depends on a count alone.
+"""Measured times in a cluster file: ops by key and pass; updates, additions and copies by number of
+elements.
 
     measured:
       memory_format: channels_last
@@ -7,12 +8,12 @@
         fp32:
           Linear bias=True:
             128x9216 > 128x2048, 18874368 parameters, 2415919104 multiply-adds:
-              forward: 41 ms [40.5 ms, 42 ms] of 12          mean [first and third quartile] of how many
-              backward: 83 ms [82 ms, 85 ms] of 12           of inputs and parameters
-              parameters: 41 ms [40 ms, 43 ms] of 12         of parameters alone: for ops that read the images
-      update: {fp32: {1000 elements: 20 us, …}}               one step of SGD
-      add: …                                                 received numbers added to others
-      copy: …                                                packing what is sent
+              forward: 41 ms [40.5 ms, 42 ms] of 12     mean [quartiles] of number of samples
+              backward: 83 ms [82 ms, 85 ms] of 12      gradients of inputs and parameters
+              parameters: 41 ms [40 ms, 43 ms] of 12    gradients of parameters alone: first ops
+      update: {fp32: {1000 elements: 20 us, …}}         an SGD step
+      add: …                                            received elements added to others
+      copy: …                                           packing before a message
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ _OLD_COUNT = re.compile(r"\d+ numbers")
 
 @dataclass(frozen=True)
 class Timing:
-    """A mean with its spread."""
+    """A mean time with quartiles."""
 
     mean_s: float
-    """Of the middle four fifths: such means add up to the time of a step, as medians do not where two workers take
-    turns on a core."""
+    """Mean of the middle four fifths. Such means add up to the time of a step; medians do not where
+    two workers take turns on a core."""
     low_s: float
     """First quartile."""
     high_s: float
@@ -60,7 +61,7 @@ class Timing:
 
     @staticmethod
     def parse(value: object, name: str) -> Timing:
-        """The timing in `value`; `name` is the field's."""
+        """Return the timing in `value`; `name` is the field, for errors."""
         match = _TIMING.fullmatch(str(value))
         if match is None:
             raise ValueError(f"{name}={value} must be a time with its quartiles such as `41 ms [40 ms, 42 ms] of 12`")
@@ -70,7 +71,8 @@ class Timing:
 
 @dataclass(frozen=True)
 class Curve:
-    """Seconds by a count of numbers: linear between the points, constant before them, proportional beyond."""
+    """Seconds by number of elements: linear between points, constant before them, proportional
+    beyond."""
 
     points: tuple[tuple[int, float], ...]
 
@@ -82,7 +84,7 @@ class Curve:
             require(a < b and s <= t, "points", f"{a}: {s:g} s, {b}: {t:g} s", "must rise in both")
 
     def seconds(self, count: int) -> float:
-        """Of so many numbers; 0 of none."""
+        """Return the seconds for this number of elements; 0 for none."""
         if count <= 0:
             return 0.0
         i = bisect.bisect_left(self.points, count, key=lambda point: point[0])
@@ -97,15 +99,15 @@ class Curve:
 
 
 Ops = Mapping[tuple[OpKey, str], Timing]
-"""By key and pass."""
+"""Timings by op key and pass."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """All that `parallel.calibrate` measured of computing."""
+    """All compute times that a calibration has measured."""
 
     ops: Mapping[str, Ops] = field(hash=False)
-    """By precision."""
+    """Timings by precision."""
     update: Mapping[str, Curve] = field(hash=False)
     add: Mapping[str, Curve] = field(hash=False)
     copy: Mapping[str, Curve] = field(hash=False)
@@ -124,7 +126,7 @@ class Table:
 
 
 def read_table(fields: Fields) -> Table:
-    """The table in a mapping of a cluster file."""
+    """Return the table in a mapping of a cluster file."""
     fields.known("memory_format", "source", "ops", "update", "add", "copy")
     ops: dict[str, dict[tuple[OpKey, str], Timing]] = {}
     for precision, heads in fields.inner("ops").data.items():
@@ -141,7 +143,7 @@ def read_table(fields: Fields) -> Table:
 
 
 def write_table(table: Table) -> dict[str, Any]:
-    """As `read_table` reads it."""
+    """Return the mapping that `read_table` reads."""
     ops: dict[str, Any] = {}
     for precision, entries in table.ops.items():
         for (key, name), timing in entries.items():

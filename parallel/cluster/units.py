@@ -1,6 +1,6 @@
-"""Numbers with units, as cluster files have them: `18.7 TFLOP/s`, `12.1 GB/s`, `5 us`, `16 GB`, `45 %`.
+"""Numbers with units in cluster files: `18.7 TFLOP/s`, `12.1 GB/s`, `5 us`, `16 GB`, `45 %`.
 
-Decimal arithmetic keeps a written number exact: `quantity(text(x, kind), kind, …) == x` for every float x.
+Decimal arithmetic keeps numbers exact: `quantity(text(x, kind), kind, …) == x` for every float x.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ UNITS: dict[str, dict[str, Decimal]] = {
               (("", 0), ("M", 6), ("G", 9), ("T", 12), ("P", 15))},
     "share": {"%": Decimal("0.01")},
 }
-"""Units by kind of quantity, and what each is in seconds, bytes, FLOP, or one."""
+"""Units by kind of quantity, with their size in seconds, bytes, FLOP/s or one."""
 EXAMPLES = {"time": "5 us", "time per image": "2.8 ms/image", "size": "16 GB", "bandwidth": "12.1 GB/s",
             "speed": "18.7 TFLOP/s", "share": "45 %"}
 _WRITTEN = {"time": ("s", "ms", "us"), "time per image": ("s/image", "ms/image", "us/image"),
             "size": ("GB", "MB", "kB", "B"), "bandwidth": ("GB/s", "MB/s", "kB/s", "B/s"),
             "speed": ("TFLOP/s", "GFLOP/s", "MFLOP/s", "FLOP/s"), "share": ("%",)}
-"""Units that numbers are written in: the first that leaves at least 1, or the last."""
+"""Units used for writing: the first in which the number is at least 1, or the last."""
 _NUMBER = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)")
 
 
 def quantity(value: object, kind: str, name: str) -> float:
-    """The number in `value`, in base units. `ValueError`, with the field `name`, for one that is none of its kind."""
+    """Return the number in `value` in base units. Raises `ValueError` with the field `name` if it
+    is not of its kind."""
     rule = f"must be a {kind} such as {EXAMPLES[kind]}"
     require(value is not None, name, value, f"is missing; it {rule}")
     match = _NUMBER.fullmatch(str(value).strip())
     if match is None or isinstance(value, bool):
-        raise ValueError(f"{name}={value} is no number with a unit; it {rule}")
+        raise ValueError(f"{name}={value} is not a number with a unit; it {rule}")
     number, unit = match.groups()
     unit = unit.replace("µ", "u").replace("μ", "u")
     require(bool(unit), name, value, f"has no unit; it {rule}")
@@ -52,12 +53,12 @@ def quantity(value: object, kind: str, name: str) -> float:
 
 
 def text(value: float, kind: str) -> str:
-    """`value`, in base units, with a unit that makes it readable; nothing is rounded."""
+    """Return `value`, given in base units, with a readable unit, without rounding."""
     exact = Decimal(repr(float(value)))
     unit = next((u for u in _WRITTEN[kind] if exact >= UNITS[kind][u]), _WRITTEN[kind][0 if exact == 0 else -1])
     return f"{_plain(exact / UNITS[kind][unit])} {unit}"
 
 
 def _plain(number: Decimal) -> str:
-    """Without an exponent where that is shorter to read."""
+    """Return the number without an exponent unless it is very large or small."""
     return f"{number.normalize():f}" if number == 0 or -6 <= number.adjusted() <= 15 else str(number.normalize())

@@ -98,7 +98,8 @@ class TestUnits:
 
     @pytest.mark.parametrize("value, words", [
         (5, "has no unit"), ("5", "has no unit"), (None, "is missing"), ("-5 us", "must not be negative"),
-        ("5 GB", "has the unit GB; its units are s, ms"), ("soon", "is no number with a unit"), (True, "is no number")])
+        ("5 GB", "has the unit GB; its units are s, ms"), ("soon", "is not a number with a unit"),
+        (True, "is not a number")])
     def test_refuses(self, value: object, words: str) -> None:
         with pytest.raises(ValueError, match=f"inside.latency={value}.*{words}"):
             quantity(value, "time", "inside.latency")
