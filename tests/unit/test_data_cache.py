@@ -157,14 +157,14 @@ def test_no_room_on_the_disk(source: ImageFiles, data: DataConfig, monkeypatch: 
 
 def test_a_decoder_that_dies_is_an_error(source: ImageFiles, data: DataConfig,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = build.Decoder.ask
+    decode = build.Decoder.decode
 
-    def ask_and_kill(decoder: build.Decoder, start: int, files: list[str]) -> None:
-        ask(decoder, start, files)
+    def kill_and_decode(decoder: build.Decoder, start: int, files: list[str]) -> build.Broken:
         if start >= 128:
             decoder._process.kill()
+        return decode(decoder, start, files)
 
-    monkeypatch.setattr(build.Decoder, "ask", ask_and_kill)
+    monkeypatch.setattr(build.Decoder, "decode", kill_and_decode)
     with pytest.raises(RuntimeError, match="a decoder process ended with exit code -9"):
         opened(source, data)
     assert caches(data) == set()
