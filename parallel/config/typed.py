@@ -1,4 +1,4 @@
-"""Plain values, as JSON, YAML and CSV hold them, as dataclasses: `structure` and `structure_cells`.
+"""Dataclasses from plain values: `structure` (JSON, YAML) and `structure_text` (CSV cells, `key=value` arguments).
 
 cattrs walks the types. msgspec was the other candidate: it ignores unknown keys of a dataclass, so that a misspelled
 optional key passes unnoticed, and its messages do not contain the refused value. cattrs does more for the caller than
@@ -60,9 +60,13 @@ def structure(cls: type[T], values: object, name: str = "") -> T:
     return _structured(_converter(), cls, values, name)
 
 
-def structure_cells(cls: type[T], cells: Mapping[str, str]) -> T:
-    """Return a row of a CSV file as the dataclass `cls`, whose fields are numbers. An empty cell is None."""
-    return _structured(_cell_converter(), cls, cells, "")
+def structure_text(cls: type[T], texts: Mapping[str, str], name: str = "") -> T:
+    """Return texts by field, such as cells of a CSV file or arguments of a command, as the dataclass `cls`.
+
+    Fields may be numbers (empty text is None where None is allowed), true or false, text, or tuples of these with
+    commas between the elements. Raises `ValueError` as `structure` does.
+    """
+    return _structured(_text_converter(), cls, texts, name)
 
 
 def _structured(converter: Converter, cls: type[T], values: object, name: str) -> T:
@@ -82,12 +86,15 @@ def _converter() -> Converter:
 
 
 @cache
-def _cell_converter() -> Converter:
+def _text_converter() -> Converter:
     converter = Converter(forbid_extra_keys=True)
     for number in (int, float):
-        converter.register_structure_hook(number, _cell_hook(number))
-        converter.register_structure_hook(number | None, _cell_hook(number, empty_is_none=True))
+        converter.register_structure_hook(number, _number_from_text(number))
+        converter.register_structure_hook(number | None, _number_from_text(number, empty_is_none=True))
+    converter.register_structure_hook(str, _scalar_hook(str, (str,)))
+    converter.register_structure_hook(bool, _bool_from_text)
     _register_containers(converter)
+    converter.register_structure_hook_factory(_is_homogeneous_tuple, _tuple_from_text)
     return converter
 
 
@@ -100,16 +107,31 @@ def _scalar_hook(scalar: type, accepted: tuple[type, ...]) -> Hook:
     return hook
 
 
-def _cell_hook(number: type[int] | type[float], empty_is_none: bool = False) -> Hook:
-    def hook(cell: str, _: Any) -> int | float | None:
-        if not cell and empty_is_none:
+def _number_from_text(number: type[int] | type[float], empty_is_none: bool = False) -> Hook:
+    def hook(text: str, _: Any) -> int | float | None:
+        if not text and empty_is_none:
             return None
         try:
-            return number(cell)
+            return number(text)
         except ValueError:
-            raise _Mismatch(cell) from None
+            raise _Mismatch(text) from None
 
     return hook
+
+
+def _bool_from_text(text: str, _: Any) -> bool:
+    if text not in ("true", "false"):
+        raise _Mismatch(text)
+    return text == "true"
+
+
+def _tuple_from_text(cls: Any, converter: Converter) -> Hook:
+    hook = homogenous_tuple_structure_factory(cls, converter)
+
+    def split_hook(text: str, declared: Any) -> tuple[Any, ...]:
+        return tuple(hook(text.split(","), declared))
+
+    return split_hook
 
 
 def _register_containers(converter: Converter) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO
 
 from parallel.config import require
-from parallel.config.typed import structure, structure_cells
+from parallel.config.typed import structure, structure_text
 from parallel.results.format_1 import upgraded
 from parallel.results.json_files import naming, read_json, write_atomically
 from parallel.results.records import FORMAT, Epoch, Record
@@ -156,7 +156,7 @@ def _read_epochs(path: Path, stated: _StatedEpochs) -> tuple[Epoch, ...]:
     if hashlib.sha256(content).hexdigest() != stated.sha256:
         raise ValueError(f"altered or truncated: its checksum is not the one in {RECORD}")
     require(tuple(header) == COLUMNS, "columns", header, f"must be {list(COLUMNS)}")
-    return tuple(structure_cells(Epoch, dict(zip(COLUMNS, row, strict=True))) for row in rows)
+    return tuple(structure_text(Epoch, dict(zip(COLUMNS, row, strict=True))) for row in rows)
 
 
 def _to_json(record: Record, epochs: bytes) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from parallel.config.typed import structure, structure_cells
+from parallel.config.typed import structure, structure_text
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,13 @@ class Outer:
 
 
 @dataclass(frozen=True)
-class Cells:
+class Texts:
     count: int
     seconds: float
     loss: float | None = None
+    sizes: tuple[int, ...] = (1, 2)
+    fresh: bool = False
+    out: str = "here"
 
 
 PLAIN = {"rate": 1, "inner": {"name": "a"}}
@@ -84,11 +87,22 @@ def test_path_begins_with_the_given_name() -> None:
         structure(Inner, 3, "plan")
 
 
-def test_cells() -> None:
-    row = {"count": "3", "seconds": "2.5", "loss": ""}
-    assert structure_cells(Cells, row) == Cells(3, 2.5, None)
-    for change, said in (({"seconds": ""}, "seconds='' must be a number"),
-                         ({"count": "2.5"}, "count='2.5' must be a whole number"),
-                         ({"loss": "low"}, "loss='low' must be a number or null")):
-        with pytest.raises(ValueError, match=f"^{said}$"):
-            structure_cells(Cells, {**row, **change})
+def test_texts_become_dataclasses() -> None:
+    texts = {"count": "3", "seconds": "2.5", "loss": ""}
+    assert structure_text(Texts, texts) == Texts(3, 2.5, None)
+    assert structure_text(Texts, {**texts, "loss": "0.5", "sizes": "128,96", "fresh": "true", "out": "there"}
+                          ) == Texts(3, 2.5, 0.5, (128, 96), True, "there")
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"seconds": ""}, "seconds='' must be a number"),
+    ({"count": "2.5"}, "count='2.5' must be a whole number"),
+    ({"loss": "low"}, "loss='low' must be a number or null"),
+    ({"sizes": "1,b"}, "sizes[1]='b' must be a whole number"),
+    ({"fresh": "1"}, "fresh='1' must be true or false"),
+    ({"odd": "1"}, "calibrate has unknown odd; its keys are count, seconds, loss, sizes, fresh, out"),
+])
+def test_texts_are_refused_with_the_given_name(change: dict[str, str], said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        structure_text(Texts, {"count": "3", "seconds": "2.5", **change}, "calibrate")
+    assert str(caught.value).removeprefix("calibrate.") == said

@@ -1,39 +1,37 @@
-"""scripts/validate_simulator.py: which plans it times, what is held out, one turn in real processes, bad input."""
+"""Validation of the simulator: which plans it measures, what is held out, one turn in real processes, bad input."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-SCRIPTS = str(Path(__file__).resolve().parents[2] / "scripts")
-sys.path.append(SCRIPTS)  # as when it is run: scripts import each other by name
-
-from validate_simulator import Measurement, Turn, main, parse, row_of  # noqa: E402
-from validation_plans import Asked, Chooser, Predicted, short  # noqa: E402
-
-from parallel.cluster import Measured  # noqa: E402
-from parallel.cluster.op_key import OpKey  # noqa: E402
-from parallel.cluster.table import FORWARD, Curve, Table, Timing  # noqa: E402
-from parallel.config import ClusterConfig  # noqa: E402
-from parallel.graph import trace  # noqa: E402
-from parallel.plans import Layout, Plan, make_plan  # noqa: E402
-from parallel.program.lowering import lower  # noqa: E402
-from parallel.results.validation import StepSplit  # noqa: E402
-from parallel.runtime.communication.world import open_world  # noqa: E402
-from tests.support.made_clusters import made_cluster  # noqa: E402
-from tests.support.small_models import CLASSES, build, graph_of  # noqa: E402
-from tests.support.workers import Workers  # noqa: E402
+from parallel.cli.ranked import run_ranked
+from parallel.cluster import Measured
+from parallel.cluster.op_key import OpKey
+from parallel.cluster.table import FORWARD, Curve, Table, Timing
+from parallel.config import ClusterConfig, TrainerConfig
+from parallel.graph import trace
+from parallel.plans import Layout, Plan, make_plan
+from parallel.program.lowering import lower
+from parallel.results.validation import StepSplit
+from parallel.runtime.communication.world import open_world
+from parallel.validate import run
+from parallel.validation.measure import Measurement, Turn, random_batch, validated_plan
+from parallel.validation.options import ValidationOptions
+from parallel.validation.plans import PlanChooser, PredictedPlan, RecordingCompute
+from tests.support.made_clusters import made_cluster
+from tests.support.small_models import CLASSES, build, graph_of
+from tests.support.workers import Workers
 
 TOWER = graph_of("tower")
 ALONE = make_plan(TOWER, 2, {"conv1": Layout(on=(0,))})
 
 
-def chooser(monkeypatch: pytest.MonkeyPatch, found: str, batch_size: int = 12) -> Chooser:
+def chooser(monkeypatch: pytest.MonkeyPatch, found: str, batch_size: int = 12) -> PlanChooser:
     """One whose search finds the named plan."""
-    made = Chooser(TOWER, 2, batch_size, made_cluster(data_s_per_image=9.0), "fp32")
+    made = PlanChooser(TOWER, 2, batch_size, made_cluster(data_s_per_image=9.0), "fp32")
     monkeypatch.setattr(made, "optimum", lambda named: named[found])
     return made
 
@@ -75,7 +73,6 @@ def test_random_plans_are_the_same_for_a_seed_and_others_for_another_batch(monke
 
     assert drawn(1, 12) == drawn(1, 12)
     assert drawn(1, 12) != drawn(2, 12) and drawn(1, 12) != drawn(1, 24)
-    assert short(ALONE) == "conv1 … loss @0"
 
 
 def test_held_out_is_what_was_not_measured() -> None:
@@ -86,18 +83,18 @@ def test_held_out_is_what_was_not_measured() -> None:
         for name in (FORWARD, "backward", "parameters"):
             ops[OpKey.of(op, lower(TOWER, ALONE, 12).part(op.name, 0, 0)), name] = timing
     measured = Measured(Table({"fp32": ops}, curve, curve, curve))
-    made = Chooser(TOWER, 2, 12, made_cluster(compute=measured), "fp32")
+    made = PlanChooser(TOWER, 2, 12, made_cluster(compute=measured), "fp32")
     assert not made.predict("", "named", ALONE).held_out
     assert made.predict("", "named", make_plan(TOWER, 2, {"conv1": Layout(on=(0, 1), n=2)})).held_out
-    other = Chooser(TOWER, 2, 10, made_cluster(compute=measured), "fp32")
+    other = PlanChooser(TOWER, 2, 10, made_cluster(compute=measured), "fp32")
     assert other.predict("", "named", ALONE).held_out
-    assert Asked(measured).precisions() == ("fp32",)
+    assert RecordingCompute(measured).precisions() == ("fp32",)
 
 
 def test_a_row_has_the_median_and_the_mean_shares() -> None:
     turns = [Turn(1.0, StepSplit(0.5, 0.5, 0.0)), Turn(2.0, StepSplit(2.0, 0.0, 0.0)),
              Turn(4.0, StepSplit(2.0, 0.0, 2.0))]
-    row = row_of(Predicted("a", "named", ALONE, 12, False, 3.0, StepSplit(3.0, 0.0, 0.0), 1), turns, 2)
+    row = validated_plan(PredictedPlan("a", "named", ALONE, 12, False, 3.0, StepSplit(3.0, 0.0, 0.0), 1), turns, 2)
     assert (row.measured_s, row.first_quartile_s, row.third_quartile_s) == (2.0, 1.5, 3.0)
     assert row.measured == StepSplit(pytest.approx(4 / 3), pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert row.error == 0.5 and row.plan == str(ALONE)
@@ -109,9 +106,10 @@ def one_turn(plan: str) -> Turn:
 
     network, shape = build("tower")
     graph = trace(network, shape)
-    arguments = parse(["--batch-sizes", "6", "--image-size", str(shape[1]), "--classes", str(CLASSES)])
+    batch = random_batch(6, shape[1], CLASSES, TrainerConfig())
     with open_world(ClusterConfig(device="cpu")) as world:
-        return Measurement(arguments, world, graph, network).turn(lower(graph, read_plan(plan, graph), 6))
+        measurement = Measurement(network, batch, "fp32", ValidationOptions(), world)
+        return measurement.turn(lower(graph, read_plan(plan, graph), 6))
 
 
 def test_a_turn_splits_the_step_that_it_times(workers: Workers) -> None:
@@ -122,13 +120,34 @@ def test_a_turn_splits_the_step_that_it_times(workers: Workers) -> None:
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["--blocks", "0"], "--blocks=0 must be at least 1"),
-    (["--runners-up", "-1"], "--runners-up=-1 must be at least 0"),
-    (["--batch-sizes", "128,0"], "--batch-sizes=0 must be at least 1"),
-    (["--cluster-file", "nowhere.yaml"], "cluster.file=nowhere.yaml can't be read"),
+    (["validate.blocks=0"], "validate.blocks=0 must be at least 1"),
+    (["validate.runners_up=-1"], "validate.runners_up=-1 must be at least 0"),
+    (["validate.batch_sizes=128,0"], "validate.batch_sizes=0 must be at least 1"),
+    (["validate.batch_sizes=128,b"], "validate.batch_sizes[1]='b' must be a whole number"),
+    (["validate.steps=two"], "validate.steps='two' must be a whole number"),
+    (["validate.odd=1"], "validate has unknown odd; its keys are batch_sizes, runners_up, random, blocks, steps"),
+    (["validate.odd"], "validate=odd must have a value"),
 ])
-def test_bad_input_is_one_line_and_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str],
-                                          ) -> None:
-    assert main(arguments) == 2
+def test_bad_options_are_named(arguments: list[str], message: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        ValidationOptions.split(arguments)
+    assert str(caught.value).startswith(message)
+
+
+def test_options_are_told_from_overrides() -> None:
+    options, rest = ValidationOptions.split(["data=digits", "validate.batch_sizes=64,32", "validate.out=here"])
+    assert options == ValidationOptions(batch_sizes=(64, 32), out="here") and rest == ["data=digits"]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["cluster.file=nowhere.yaml"], "cluster.file=nowhere.yaml can't be read"),
+    (["workers=2"], "workers=2 needs a world of 2, and this one has 1"),
+])
+def test_bad_input_is_one_line_and_code_2(arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["validate", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        run_ranked(run)
+    assert ended.value.code == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and message in captured.err and captured.err.count("\n") == 1
