@@ -48,8 +48,9 @@ def describe(validation: Validation) -> str:
     """Return what was measured, in one line."""
     return (f"{validation.model}, {validation.image_size} px, {validation.num_classes} classes, "
             f"{validation.precision}; {validation.device}, {count(validation.threads, 'thread')} per worker; "
-            f"{len(validation.rows)} measurements of {validation.plans} plans; {validation.blocks} blocks of "
-            f"{validation.steps} steps; predicted with cluster {validation.cluster}")
+            f"{len(validation.rows)} measurements of {count(validation.plans, 'plan')}; "
+            f"{count(validation.blocks, 'block')} of {count(validation.steps, 'step')}; predicted with cluster "
+            f"{validation.cluster}")
 
 
 def subsets(plans: Sequence[ValidatedPlan]) -> list[tuple[str, list[ValidatedPlan]]]:
