@@ -25,13 +25,12 @@ from parallel.calibration.calibrate import calibrate
 from parallel.calibration.options import CalibrationOptions
 from parallel.calibration.summary import ACCURACY_COLUMNS, accuracy_rows, cluster_lines
 from parallel.cli.command import HELP, open_console
-from parallel.cli.compose import compose_config
-from parallel.cli.ranked import run_ranked
+from parallel.cli.ranked import config_of_world, run_ranked
 from parallel.cli.ranks import Ranks
 from parallel.cli.tables import plain_table, print_lines
+from parallel.cli.values import prefixed_options
 from parallel.cluster import Measured
 from parallel.cluster.regression import cross_validate
-from parallel.config import require
 
 WIDTH = 100
 """Columns of the console where it is not a terminal."""
@@ -39,11 +38,8 @@ WIDTH = 100
 
 def run(ranks: Ranks) -> None:
     """Calibrate; worker 0 prints the results."""
-    options, overrides = CalibrationOptions.split(sys.argv[1:])
-    config = compose_config(overrides)
-    workers = config.workers or ranks.world
-    require(workers == ranks.world, "workers", workers, f"needs a world of {workers}, and this one has "
-            f"{ranks.world}: use `torchrun --standalone --nproc-per-node {workers} -m parallel.calibrate …`")
+    options, overrides = prefixed_options(CalibrationOptions, "calibrate", sys.argv[1:])
+    config = config_of_world(ranks, overrides, "parallel.calibrate")
     nodes = ranks.world // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     console = open_console(WIDTH)
     path, cluster = calibrate(config, options, ranks.rank, nodes, console)

@@ -24,12 +24,11 @@ from __future__ import annotations
 import sys
 
 from parallel.cli.command import HELP, open_console
-from parallel.cli.compose import compose_config
-from parallel.cli.ranked import run_ranked
+from parallel.cli.ranked import config_of_world, run_ranked
 from parallel.cli.ranks import Ranks
 from parallel.cli.result_tables import print_validation
 from parallel.cli.tables import print_lines
-from parallel.config import require
+from parallel.cli.values import prefixed_options
 from parallel.validation.measure import validate
 from parallel.validation.options import ValidationOptions
 
@@ -39,11 +38,8 @@ WIDTH = 200
 
 def run(ranks: Ranks) -> None:
     """Validate; worker 0 prints progress to standard error and the results to standard output."""
-    options, overrides = ValidationOptions.split(sys.argv[1:])
-    config = compose_config(overrides)
-    workers = config.workers or ranks.world
-    require(workers == ranks.world, "workers", workers, f"needs a world of {workers}, and this one has "
-            f"{ranks.world}: use `torchrun --standalone --nproc-per-node {workers} -m parallel.validate …`")
+    options, overrides = prefixed_options(ValidationOptions, "validate", sys.argv[1:])
+    config = config_of_world(ranks, overrides, "parallel.validate")
     written = validate(config, options, tell=lambda line: print(line, file=sys.stderr, flush=True))
     if written is not None:
         path, validation = written

@@ -8,16 +8,26 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from parallel.cli.compose import compose_config
 from parallel.cli.ranks import Ranks
 from parallel.cli.sweep import SweepFailed
-from parallel.config import one_line
+from parallel.config import Config, one_line, require
 from parallel.runtime.failure.errors import RunEnded, WorkerLost
 
 FULL_ERROR = "PARALLEL_FULL_ERROR"
 """Set this environment variable to get the traceback of bad input, too."""
+
+
+def config_of_world(ranks: Ranks, overrides: Sequence[str], module: str) -> Config:
+    """Return the composed configuration. Raises `ValueError` if it needs another number of workers than there are."""
+    config = compose_config(overrides)
+    workers = config.workers or ranks.world
+    require(workers == ranks.world, "workers", workers, f"needs a world of {workers}, and this one has {ranks.world}: "
+            f"use `torchrun --standalone --nproc-per-node {workers} -m {module} …`")
+    return config
 
 
 def run_ranked(body: Callable[[Ranks], None]) -> None:

@@ -1,8 +1,14 @@
-"""Values of commands' own keys: words, whole numbers and seconds."""
+"""Values of commands' own keys: words, whole numbers, seconds, and keys with a prefix as an options dataclass."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 from parallel.config import require
+from parallel.config.typed import structure_text
+
+T = TypeVar("T")
 
 
 def words(name: str, value: str) -> list[str]:
@@ -28,3 +34,12 @@ def positive_seconds(name: str, value: str) -> float:
         seconds = 0.0
     require(0 < seconds < float("inf"), name, value, "must be a positive number of seconds")
     return seconds
+
+
+def prefixed_options(cls: type[T], prefix: str, arguments: Sequence[str]) -> tuple[T, list[str]]:
+    """Return the arguments `prefix.key=value` as the dataclass `cls`, and the other arguments."""
+    own = [argument.removeprefix(f"{prefix}.") for argument in arguments if argument.startswith(f"{prefix}.")]
+    for argument in own:
+        require("=" in argument, prefix, argument, f"must have a value: {prefix}.{argument}=value")
+    options = structure_text(cls, dict(argument.split("=", 1) for argument in own), prefix)
+    return options, [argument for argument in arguments if not argument.startswith(f"{prefix}.")]

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parallel.config import require
-from parallel.config.typed import structure_text
-
-PREFIX = "validate."
 
 
 @dataclass(frozen=True)
@@ -36,12 +32,3 @@ class ValidationOptions:
             require(batch_size >= 1, "batch_sizes", batch_size, "must be at least 1")
         for name, least in (("runners_up", 0), ("random", 0), ("blocks", 1), ("steps", 1), ("warm_up", 0)):
             require(getattr(self, name) >= least, name, getattr(self, name), f"must be at least {least}")
-
-    @staticmethod
-    def split(arguments: Sequence[str]) -> tuple[ValidationOptions, list[str]]:
-        """Return the options among the arguments, and the other arguments."""
-        own = [argument.removeprefix(PREFIX) for argument in arguments if argument.startswith(PREFIX)]
-        for argument in own:
-            require("=" in argument, "validate", argument, "must have a value: validate.key=value")
-        options = structure_text(ValidationOptions, dict(argument.split("=", 1) for argument in own), "validate")
-        return options, [argument for argument in arguments if not argument.startswith(PREFIX)]

@@ -13,6 +13,7 @@ from parallel.calibration.link_fit import Pattern, Point, across, fit_link, patt
 from parallel.calibration.op_times import ADD, COPY, UPDATE, OpTimer
 from parallel.calibration.options import CalibrationOptions
 from parallel.calibration.shapes import OpShape, compositions, model_runs, op_shapes
+from parallel.cli.values import prefixed_options
 from parallel.cluster import Measured, open_cluster, read_cluster
 from parallel.cluster.op_key import OpKey
 from parallel.cluster.regression import cross_validate
@@ -170,12 +171,12 @@ def test_cross_validation_holds_out_shapes() -> None:
 
 @pytest.mark.parametrize("arguments, words", [
     (["calibrate.budget_s=0"], "calibrate.budget_s=0.0 must be positive"),
-    (["calibrate.budget_s=long"], "calibrate.budget_s=long must be a number"),
-    (["calibrate.fresh=yes"], "calibrate.fresh=yes must be true or false"),
-    (["calibrate.speed=1"], "calibrate=speed is not known")])
+    (["calibrate.budget_s=long"], "calibrate.budget_s='long' must be a number"),
+    (["calibrate.fresh=yes"], "calibrate.fresh='yes' must be true or false"),
+    (["calibrate.speed=1"], "calibrate has unknown speed; its keys are budget_s, fresh")])
 def test_invalid_options(arguments: list[str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        CalibrationOptions.split(arguments)
+        prefixed_options(CalibrationOptions, "calibrate", arguments)
 
 
 def test_the_command(torchrun: Run, run: Run, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from parallel.cli.ranked import run_ranked
+from parallel.cli.values import prefixed_options
 from parallel.cluster import Measured
 from parallel.cluster.op_key import OpKey
 from parallel.cluster.table import FORWARD, Curve, Table, Timing
@@ -130,12 +131,13 @@ def test_a_turn_splits_the_step_that_it_times(workers: Workers) -> None:
 ])
 def test_bad_options_are_named(arguments: list[str], message: str) -> None:
     with pytest.raises(ValueError) as caught:
-        ValidationOptions.split(arguments)
+        prefixed_options(ValidationOptions, "validate", arguments)
     assert str(caught.value).startswith(message)
 
 
 def test_options_are_told_from_overrides() -> None:
-    options, rest = ValidationOptions.split(["data=digits", "validate.batch_sizes=64,32", "validate.out=here"])
+    options, rest = prefixed_options(ValidationOptions, "validate", [
+        "data=digits", "validate.batch_sizes=64,32", "validate.out=here"])
     assert options == ValidationOptions(batch_sizes=(64, 32), out="here") and rest == ["data=digits"]
 
 
