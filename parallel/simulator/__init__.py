@@ -1,4 +1,4 @@
-"""What a plan costs before it runs: prices of its parts, the timeline they make, and drawings of it."""
+"""The simulator: costs of a plan's parts, the timeline that they make, and drawings of it."""
 
 from __future__ import annotations
 

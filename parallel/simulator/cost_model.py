@@ -1,19 +1,22 @@
-"""Prices of a plan's parts on a cluster: what the timeline, and with it every search, adds up.
+"""The cost model: times and memory of a plan's parts on a cluster.
 
-    compute(o)    forward, backward = max over o's parts of cluster.compute's seconds     (the slowest part's)
-                  where workers share cores, as long as o's own workers make each other wait for them
-    exchange(e)   max over levels of the network of link.seconds(bytes of the most loaded)
-                  + max over workers of copying and adding pieces; backward is the transpose: loads swapped
-    accumulate(o) adding the gradients of all but the first micro-batch of an update to those before
-    sync(o)       per tensor of B bytes that K workers hold, every worker sends the others their shards:
-                  s = min(1, B / BUCKET) · link.seconds(load · max(1, BUCKET / B))  of the most loaded level
-                  gather g = s, or a latency where the workers' weights lie in common memory;
-                  update u = SGD on the shard + adding K − 1 received ones
-    memory(o)     weights, gradients, momentum, received gradients and kept activations, as in
-                  `program.required_memory`
+    compute(o)     forward, backward = max over o's parts of the cluster's compute times, prolonged
+                   by the contention of o's own workers where they share cores
+    accumulate(o)  adding a micro-batch's gradients to those of the micro-batches before it
+    exchange(e)    max over levels of the network of link.seconds(load)
+                   + max over workers of the time to copy and add pieces;
+                   the backward exchange is the transpose: sent and received bytes swap
+    sync(o)        for each tensor of B bytes that K workers hold, every worker sends the others
+                   their shards: s = min(1, B / BUCKET) · link.seconds(load · max(1, BUCKET / B)) of
+                   the slowest level;
+                   update u = SGD on the shard + adding K − 1 received shards;
+                   gather g = s, or a latency if the weights are in shared memory
+    memory(o)      weights, gradients, momentum, received gradients and saved activations, as in
+                   `program.required_memory`
 
-BUCKET is `lower.BUCKET_BYTES`: smaller tensors share a message, so each pays its part of what a full bucket costs,
-and prices add up whatever the buckets. Everything is memoised by op and layout; a price depends on nothing else.
+BUCKET is `lowering.BUCKET_BYTES`. Smaller tensors share a message, so each is charged its share of a
+full bucket, and costs add up however tensors are bucketed. A cost depends only on the op or edge, its
+layouts and the number of samples, and is memoised by these.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from parallel.simulator.partition import PartKinds, Spans, part_at, part_kinds, 
 
 @dataclass(frozen=True)
 class Sync:
-    """Seconds of bringing an op's parameters up to date; sum and gather are 0 where no two workers hold the same."""
+    """Seconds of an op's gradient sum, update and gather. Sum and gather may be 0."""
 
     sum_s: float
     update_s: float
@@ -45,7 +48,7 @@ class Sync:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Seconds of an exchange, each way, and the workers that hold or need a part; none when it is local."""
+    """Seconds of an exchange in each direction, and its workers; none if nothing moves."""
 
     forward_s: float
     backward_s: float
@@ -53,7 +56,7 @@ class Traffic:
 
 
 class CostModel:
-    """Prices for one graph, batch, cluster and precision."""
+    """Costs for one graph, global batch size, cluster and precision."""
 
     def __init__(self, graph: Graph, batch_size: int, cluster: Cluster, precision: str) -> None:
         require(precision in cluster.compute.precisions(), "trainer.precision", precision,
@@ -69,7 +72,7 @@ class CostModel:
         self._memory: dict[tuple[str, Layout, int], int] = {}
 
     def compute(self, op: Op, layout: Layout, samples: int) -> tuple[float, float]:
-        """Forward and backward seconds of the slowest part, for a micro-batch of `samples`."""
+        """Return forward and backward seconds of the slowest part of `samples` samples."""
         key = op.name, layout, samples
         if key not in self._compute:
             alone = self.part_seconds(op, layout, layout.samples_by_index(samples))
@@ -78,14 +81,20 @@ class CostModel:
         return self._compute[key]
 
     def part_seconds(self, op: Op, layout: Layout, rows: Sequence[int]) -> np.ndarray:
-        """Forward and backward seconds of every part [p, 2], when the parts with index i in n have rows[i] samples and
-        no worker waits for another's core."""
+        """Return forward and backward seconds of each part [p, 2] without contention.
+
+        Parts with index i along n have `rows[i]` samples.
+        """
         kinds, seconds = self._timed_kinds(op, layout, rows)
         return seconds[kinds.of]
 
     def processor_sharing(self, seconds: np.ndarray, layout: Layout, computing: float = 0.0) -> np.ndarray:
-        """When the layout's workers have ended what takes each `seconds` [p, …] alone, if they begin together: whoever
-        ends leaves the cores to the others. `computing` of a node's workers do, its own or, all the while, more."""
+        """Return when the layout's workers finish if they start at once and share cores [p, …].
+
+        `seconds` [p, …] are the times without contention. A worker that finishes leaves its share
+        of the cores to the others. If `computing` is more than the layout's workers on a node, the
+        difference is workers of other ops, which compute all the time.
+        """
         cluster = self.cluster
         if not cluster.core_contention:
             return seconds
@@ -95,22 +104,22 @@ class CostModel:
             order = np.argsort(seconds[of], axis=0, kind="stable")
             sorted_s = np.take_along_axis(seconds[of], order, axis=0)
             others = max(0.0, computing - len(of))
-            crowded = np.array([cluster.contention_factor(len(of) - i + others) for i in range(len(of))])
-            steps = np.diff(sorted_s, axis=0, prepend=0.0) * crowded.reshape(-1, *[1] * (seconds.ndim - 1))
+            factors = np.array([cluster.contention_factor(len(of) - i + others) for i in range(len(of))])
+            steps = np.diff(sorted_s, axis=0, prepend=0.0) * factors.reshape(-1, *[1] * (seconds.ndim - 1))
             found = np.empty_like(sorted_s)
             np.put_along_axis(found, order, np.cumsum(steps, axis=0), axis=0)
             ended[of] = found
         return ended
 
     def contention_factor(self, workers: Sequence[int]) -> float:
-        """How many times as long computing takes while all these workers compute."""
+        """Return the factor while all these workers compute: that of the fullest node."""
         if not self.cluster.core_contention:
             return 1.0
         node = np.array(workers) // self.cluster.workers_per_node
         return self.cluster.contention_factor(int(np.bincount(node).max()))
 
     def part_kept(self, op: Op, layout: Layout, rows: Sequence[int]) -> np.ndarray:
-        """Bytes that the forward pass of every part leaves for backward [p]; likewise."""
+        """Return the bytes that the forward pass of each part saves for backward [p]."""
         kinds, _ = self._timed_kinds(op, layout, rows)
         return np.array([op.kept_bytes(part, self._activation) for part in kinds.parts])[kinds.of]
 
@@ -127,7 +136,7 @@ class CostModel:
         return self._kinds[key]
 
     def accumulate(self, op: Op, layout: Layout) -> float:
-        """Seconds of adding a micro-batch's gradients to those of the micro-batches before."""
+        """Return the seconds of adding a micro-batch's gradients to the earlier ones."""
         _, _, tensors = self._tensors(op, layout)
         most = int(np.sum(tensors, axis=0).max()) if tensors else 0
         return self.cluster.compute.add_s(most, self.precision) if most else 0.0
@@ -227,8 +236,10 @@ class CostModel:
                            for name in op.parameters]
 
     def memory(self, op: Op, layout: Layout, samples: int) -> int:
-        """Bytes on the worker with most: parameters, their gradients and momentum, and what one micro-batch of
-        `samples` leaves for backward."""
+        """Return the bytes on the worker that needs most.
+
+        Counted are parameters, gradients, momentum, and what one micro-batch saves for backward.
+        """
         key = op.name, layout, samples
         if key not in self._memory:
             _, _, tensors = self._tensors(op, layout)
