@@ -1,10 +1,14 @@
-"""Time the ways of summing a gradient on this machine: why the runtime sends point to point.
+"""Time ways to sum a gradient on this machine: the reason why the runtime sends point to point.
 
     torchrun --standalone --nproc-per-node 2 scripts/bench_messages.py
 
-For each size, medians over interleaved rounds, between barriers: torch's all-reduce; the all-to-all and the
-point-to-point messages that each bring a worker the others' parts of its shard; the collective and the point-to-point
-messages that bring it the others' shards.
+Prints medians over interleaved rounds, timed between barriers, for each size:
+
+    all_reduce          torch's all-reduce of the whole gradient
+    all_to_all_single   a worker receives the others' parts of its shard, by a collective
+    messages, scatter   the same, by point-to-point messages
+    all_gather          a worker receives the others' shards, by a collective
+    messages, gather    the same, by point-to-point messages
 """
 
 from __future__ import annotations
@@ -20,11 +24,12 @@ import torch.distributed as dist
 from parallel.runtime.communication.world import keep_freed_memory
 
 ROUNDS = 9
+"""Timed rounds; one before them is not counted."""
 SIZES = {"1 MB": 1 << 18, "8 MB": 1 << 21, "67 MB": 1 << 24, "151 MB (fc6)": 9216 * 4096}
 
 
 def ways(size: int, rank: int, workers: int) -> dict[str, Callable[[], None]]:
-    """What is timed, on float32 tensors of `size` elements."""
+    """Return the functions to time, by name, on float32 tensors of `size` elements."""
     whole, parameters = torch.randn(size), torch.randn(size)
     own = size // workers
     received = torch.empty(workers, own)

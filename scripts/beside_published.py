@@ -1,9 +1,10 @@
-"""Predictions beside published results: python scripts/beside_published.py
+"""Compare predictions with published results: python scripts/beside_published.py
 
-On the machine of Krizhevsky 2014, speedups of one weird trick at 2, 4 and 8 GPUs; on that of Leon 2019, epochs of the
-strategies, with loading and without. The numbers and their sources are in published.yaml beside this file, what the
-differences come from in docs/predictions.md. No cluster's number was fitted to a result that is predicted here; two
-were taken from the baselines, as conf/cluster/k20.yaml and two_p100.yaml say: one GPU's speed, and loading.
+Prints speedups of one weird trick at 2, 4 and 8 GPUs on the machine of Krizhevsky 2014, and epochs
+of the strategies with and without loading on the machine of Leon 2019. The published numbers and
+their sources are in published.yaml; docs/predictions.md discusses the differences. No number of a
+cluster was fitted to a result that is predicted here. Two were taken from the single-GPU baselines,
+as conf/cluster/k20.yaml and two_p100.yaml state: the speed of one GPU, and loading.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ WIDTH = 130
 
 def predicted(config: Config, graph: Graph, strategy: StrategyConfig, workers: int, weak: bool = False,
               cluster: Cluster | None = None) -> Prediction:
-    """The prediction for a strategy in this configuration, on its own cluster unless another is given."""
+    """Return the prediction of a strategy on the configured cluster, or on `cluster`."""
     own = dataclasses.replace(config, strategy=strategy, workers=workers)
     return predict(own, graph, cluster or open_cluster(config.cluster, workers), weak)
 
 
 def hours(found: Prediction, epochs: int) -> float:
-    """Of so many epochs, every image counted."""
+    """Return the hours of a number of epochs over all images."""
     return epochs * known_images(found.config.data) / found.timeline.images_per_second / 3600
 
 
-def weird_trick(published: Mapping[str, Any]) -> Table:
-    """Hours and speedups of the paper's rows, and of every scheme that does what a row says."""
+def one_weird_trick_table(published: Mapping[str, Any]) -> Table:
+    """Return hours and speedups of the paper's rows, and of each scheme that matches a row."""
     config = compose_config([*published["overrides"], f"trainer.batch_size={published['batch_of_one']}"])
     graph, epochs = graph_of(config), published["epochs"]
     table = _table(["GPUs", "batch: conv, FC", "published h", "speedup", "scheme", "predicted h", "speedup",
@@ -56,7 +57,7 @@ def weird_trick(published: Mapping[str, Any]) -> Table:
     alone_ms = 3.6e6 * published["single_hours"] * one / images
     for row in published["rows"]:
         gpus = row["gpus"]
-        for scheme in "abc" if row["whole"] else "bc":  # scheme a has one pass: it cannot update in every one
+        for scheme in "abc" if row["whole"] else "bc":  # scheme a has a single pass
             update = "step" if row["whole"] else "pass"
             strategy = StrategyConfig("one_weird_trick", scheme=scheme, update=update)
             found = predicted(config, graph, strategy, gpus, weak=True)
@@ -76,14 +77,14 @@ STRATEGIES = {"single": StrategyConfig("single"), "data_parallel": StrategyConfi
 
 
 def epochs(published: Mapping[str, Any]) -> Table:
-    """Epochs of the strategies with loading as it was, and as if images were there at once."""
+    """Return epoch times of the strategies, published and predicted, with loading and without."""
     config = compose_config(published["overrides"])
     graph = graph_of(config)
     loading = open_cluster(config.cluster, 2)
-    at_once = dataclasses.replace(loading, data_s_per_image=0.0)
+    no_loading = dataclasses.replace(loading, data_s_per_image=0.0)
     rows = {name: (published["epoch_s"][name],
                    *(predicted(config, graph, strategy, 1 if name == "single" else 2, cluster=cluster).epoch_s
-                     for cluster in (loading, at_once))) for name, strategy in STRATEGIES.items()}
+                     for cluster in (loading, no_loading))) for name, strategy in STRATEGIES.items()}
     table = _table(["strategy", "published s", "rank", "predicted s", "rank", "without loading s", "rank"])
     ranked = [ranks([row[i] for row in rows.values()]) for i in range(3)]
     for place, (name, row) in enumerate(rows.items()):
@@ -92,7 +93,7 @@ def epochs(published: Mapping[str, Any]) -> Table:
 
 
 def ranks(values: Sequence[float]) -> list[str]:
-    """Places from 1, the smallest first; equal to a thousandth, equal places, marked."""
+    """Return ranks from 1, smallest first; values within a thousandth share a rank, marked `=`."""
     found = []
     for value in values:
         alike = sum(abs(other - value) <= 1e-3 * value for other in values)
@@ -115,7 +116,7 @@ def main() -> int:
     if not console.is_terminal:
         console.width = WIDTH
     console.print(Text(published["one_weird_trick"]["source"]))
-    console.print(weird_trick(published["one_weird_trick"]))
+    console.print(one_weird_trick_table(published["one_weird_trick"]))
     console.print(Text(f"\n{published['two_p100']['source']}"))
     for name, of in published["two_p100"]["sets"].items():
         console.print(Text(f"\n{name}"))
