@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.forked import Ended, run_module
+from tests.support.commands import Ended, run_module
 from tests.support.made_records import made_record
 
 PLAN = "workers: 1\nops:\n  conv1: {on: [0]}\n"

@@ -18,7 +18,7 @@ from parallel.cli.process_tree import runs
 from parallel.cli.ranks import Ranks
 from parallel.cli.sweep import Job, Outcome, Torchrun, command, finished, set_aside, summary
 from parallel.results.record_files import read_record, write_record
-from tests.conftest import Run, Start
+from tests.support.commands import Run, Start
 from tests.support.fake_job import record
 from tests.support.waiting import free_port, wait_for
 

@@ -12,7 +12,7 @@ from parallel.data.digits import open_digits
 from parallel.data.synthetic import open_synthetic
 from parallel.plan import classes_of, main, plan_of
 from parallel.plans.text import compact
-from tests.conftest import Run
+from tests.support.commands import Run
 
 
 def output_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -23,7 +23,7 @@ from parallel.config import ClusterConfig, StrategyConfig
 from parallel.graph import Graph, whole_part
 from parallel.program.lowering import lower
 from parallel.strategies import build_plan
-from tests.conftest import Run
+from tests.support.commands import Run
 from tests.support.small_models import MODELS, graph_of
 
 CPU = torch.device("cpu")

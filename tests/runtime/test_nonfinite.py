@@ -22,7 +22,7 @@ from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.failure.errors import NotFinite
 from parallel.runtime.failure.nonfinite import NonfiniteCheck
 from parallel.verification.parity import random_batch
-from tests.support.forked import run_module
+from tests.support.commands import run_module
 from tests.support.small_models import CLASSES, build
 from tests.support.workers import Workers
 

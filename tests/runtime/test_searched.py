@@ -21,7 +21,7 @@ from parallel.strategies.named import named_plans
 from parallel.strategies.saved import load
 from parallel.strategies.searched import Candidate, confirm, find, path_of, reusable, workload_of
 from parallel.strategies.strategy import Setting
-from tests.conftest import Run
+from tests.support.commands import Run
 from tests.support.made_clusters import link, made_cluster
 from tests.support.small_models import graph_of
 

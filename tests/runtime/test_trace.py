@@ -17,7 +17,7 @@ from parallel.program import Backward, Forward, Start, Update, Wait
 from parallel.program.lowering import lower
 from parallel.runtime.instrumentation.trace import chosen_step
 from parallel.strategies import build_plan
-from tests.support.forked import run_module
+from tests.support.commands import run_module
 
 FEW = ("data.train_images=24", "data.val_images=8", "trainer.batch_size=8", "trainer.epochs=1", "tracker=none")
 PIPELINE = ("strategy=model_parallel", "strategy.micro_batches=2", "workers=2")

@@ -14,7 +14,7 @@ from parallel.config import Config
 from parallel.runtime.communication.chaos import Chaos
 from parallel.verification.default_plans import DEFAULT_PLANS, DefaultPlan, default_cases
 from parallel.verification.parity import TOLERANCE, Difference, largest_difference
-from tests.conftest import Run
+from tests.support.commands import Run
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -24,7 +24,7 @@ from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.strategies import build_plan
 from parallel.training import trainer
-from tests.conftest import Run
+from tests.support.commands import Run
 
 CONV, FULLY_CONNECTED = 2_469_696, 58_631_144
 GATHERED = 9216 + 4096 + 4096

@@ -13,7 +13,7 @@ import pytest
 
 from parallel.cli.process_tree import MARK, marked
 from parallel.runtime.failure.blame import BROKEN_S, SILENT_S, State, Symptom, find_blame
-from tests.conftest import Run, Start
+from tests.support.commands import Run, Start
 from tests.support.waiting import wait_for
 
 SMALL = ("data.train_images=24", "data.val_images=12", "trainer.batch_size=12", "tracker=none", "cluster.timeout_s=3",
@@ -67,7 +67,7 @@ def ranks_of(mark: str) -> dict[int, int]:
                          ids=["killed", "stopped"])
 def test_all_others_name_a_worker_that_was(sent: signal.Signals, words: str, start: Start, tmp_path: Path) -> None:
     process = start("torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "parallel.train", *SMALL,
-                    "trainer.epochs=100000", environment={MARK: tmp_path.name})
+                    "trainer.epochs=100000", environment={MARK: tmp_path.name}, real=sent == signal.SIGSTOP)
 
     def epochs() -> int:
         return sum(len(path.read_text().splitlines()) for path in tmp_path.rglob("epochs.csv.part"))

@@ -1,91 +1,99 @@
-"""Four worker processes that stay for a test session: starting them costs more than most of what they are asked.
+"""Worker processes that stay for a test module: starting them costs more than most of what they are asked.
 
-Every call gets a store of its own, so that its process group has nothing in common with the last one's.
+There is a set of processes for each number of workers. Each set keeps its process group from one call to the next
+(`worker_process.py`); a set of which a worker failed is ended, and the next call starts another.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
 import os
-import traceback
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed import TCPStore
 
-MOST = 4
+from tests.support.commands import forking_python, variables, worker_variables
 
 
 class WorkerError(Exception):
-    """What a worker raised, with its traceback."""
+    """A worker's exception, with its traceback."""
 
 
 class Workers:
     """Processes with torchrun's environment that call functions together."""
 
     def __init__(self) -> None:
-        self._processes: list[Any] = []
-        self._pipes: list[Any] = []
+        self._sets: dict[int, WorkerSet] = {}
 
     def run(self, workers: int, function: Callable[..., Any], *args: Any, timeout: float = 60.0) -> list[Any]:
-        """`function(*args)` on `workers` processes at once: their results, by rank.
+        """Call `function(*args)` on `workers` processes at once; return their results by rank.
 
-        If one raises, all are ended, for its peers wait for it, and `WorkerError` has its traceback.
+        If one raises, all of these processes are ended, since its peers wait for it, and `WorkerError` has its
+        traceback.
         """
-        if not self._processes:
-            self._start()
-        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        for rank in range(workers):
-            self._pipes[rank].send((rank, workers, store.port, function, args))
-        results: dict[int, Any] = {}
-        while len(results) < workers:
-            waiting = [self._pipes[rank] for rank in range(workers) if rank not in results]
-            ready = multiprocessing.connection.wait(waiting, timeout)
-            if not ready:
-                self.stop()
-                raise WorkerError(f"workers {[self._pipes.index(pipe) for pipe in waiting]} hang")
-            for pipe in ready:
-                rank = self._pipes.index(pipe)
-                ok, result = self._pipes[rank].recv()
-                if not ok:
-                    self.stop()
-                    raise WorkerError(f"worker {rank}:\n{result}")
-                results[rank] = result
-        return [results[rank] for rank in range(workers)]
-
-    def _start(self) -> None:
-        multiprocessing.set_forkserver_preload(["torch.distributed", "parallel.verification.parity"])
-        context = multiprocessing.get_context("forkserver")
-        for _ in range(MOST):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            self._processes.append(process)
-            self._pipes.append(ours)
+        if workers not in self._sets:
+            self._sets[workers] = WorkerSet(workers)
+        try:
+            return self._sets[workers].run(function, args, timeout)
+        except WorkerError:
+            self._sets.pop(workers).stop()
+            raise
 
     def stop(self) -> None:
         """End the processes; the next `run` starts others."""
+        for worker_set in self._sets.values():
+            worker_set.stop()
+        self._sets.clear()
+
+
+class WorkerSet:
+    """The processes of one world."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._stores: list[TCPStore] = []  # the first is the process group's, so it has to stay
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._pipes: list[Connection] = []
+        for _ in range(size):
+            ours, theirs = socket.socketpair()
+            with theirs:
+                self._processes.append(subprocess.Popen(
+                    [forking_python(), "-m", "tests.support.worker_process"], stdin=theirs,
+                    env=variables({"PYTHONPATH": os.pathsep.join(sys.path)})))
+            self._pipes.append(Connection(ours.detach()))
+
+    def run(self, function: Callable[..., Any], args: tuple[Any, ...], timeout: float) -> list[Any]:
+        """Call the function on every process with a store of its own; return the results by rank."""
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        self._stores = [*self._stores[:1], store]
+        for rank, pipe in enumerate(self._pipes):
+            pipe.send((worker_variables(rank, self._size, store.port), function, args))
+        results: dict[int, Any] = {}
+        while len(results) < self._size:
+            waiting = {self._pipes[rank]: rank for rank in range(self._size) if rank not in results}
+            ready = wait(list(waiting), timeout)
+            if not ready:
+                raise WorkerError(f"workers {list(waiting.values())} hang")
+            for pipe in ready:
+                assert isinstance(pipe, Connection)
+                rank = waiting[pipe]
+                try:
+                    ok, result = pipe.recv()
+                except EOFError:
+                    ok, result = False, f"ended with exit code {self._processes[rank].wait()}"
+                if not ok:
+                    raise WorkerError(f"worker {rank}:\n{result}")
+                results[rank] = result
+        return [results[rank] for rank in range(self._size)]
+
+    def stop(self) -> None:
+        """End the processes."""
         for process in self._processes:
             process.kill()
-            process.join()
+            process.wait()
         for pipe in self._pipes:
             pipe.close()
-        self._processes, self._pipes = [], []
-
-
-def _serve(pipe: Any) -> None:
-    while True:
-        try:
-            rank, workers, port, function, args = pipe.recv()
-        except EOFError:
-            return
-        os.environ.update(
-            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(workers), MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True",
-        )
-        try:
-            pipe.send((True, function(*args)))
-        except Exception:  # the test that called shows it
-            pipe.send((False, traceback.format_exc()))

@@ -1,0 +1,50 @@
+"""One worker of `workers.py`: calls the functions that come through its standard input, and sends back the results.
+
+The first function that opens a world makes torch's process group; the worlds of later ones get the same group, for
+making and destroying one takes longer than many tests. All else of a world is made anew for each.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch.distributed as dist
+
+from parallel.runtime.communication import world
+
+
+def keep_process_group() -> None:
+    """Make torch's process group outlive the worlds that are opened in it."""
+    make = dist.init_process_group
+
+    def make_once(*args: Any, **options: Any) -> None:
+        if not dist.is_initialized():
+            make(*args, **options)
+
+    dist.init_process_group = make_once
+    dist.destroy_process_group = lambda group=None: None
+    world.GLOO_THREADS_END_S = 0.0  # a pause before the group is destroyed
+
+
+def serve(pipe: Connection) -> None:
+    """Call functions until the other end is closed."""
+    while True:
+        try:
+            environment, function, args = pipe.recv()
+        except EOFError:
+            return
+        os.environ.update(environment)
+        try:
+            pipe.send((True, function(*args)))
+        except Exception:  # the test that called shows it
+            pipe.send((False, traceback.format_exc()))
+
+
+if __name__ == "__main__":
+    requests = Connection(os.dup(sys.stdin.fileno()))
+    keep_process_group()
+    serve(requests)
