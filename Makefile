@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
+TEST_WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
 STRATEGIES := single,data_parallel,model_parallel,one_weird_trick,ddp
 SWEEP := compare
 RUNS := runs/$(SWEEP)
@@ -43,10 +45,10 @@ test: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/lint-imports
 	$(BIN)/mypy parallel scripts hydra_plugins
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 clean:
 	rm -rf $(VENV) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -18,8 +18,7 @@ from parallel.cli.process_tree import MARK, marked
 from parallel.results.record_files import read_record
 from parallel.results.records import Record
 from scripts.write_image_layouts import LAYOUTS, Variety, digit_pictures
-from tests.support.commands import Run, Start, starting
-from tests.support.commands import run_module
+from tests.support.commands import Run, Start, run_module, starting
 from tests.support.waiting import free_port, wait_for
 from tests.support.wandb_files import read_back
 

@@ -1,11 +1,11 @@
 """A process that has imported what the commands need, and forks one for every command that it is asked to run.
 
 `python -m tests.support.fork_server FOLDER` listens on FOLDER/socket and writes FOLDER/python, an executable that
-takes the place of `sys.executable`: called as `python -m module arguments`, it asks the server for a process, passes
+takes the place of `sys.executable`. Called as `python -m module arguments`, it asks the server for a process, passes
 its own arguments, environment, folder and standard streams on to it (`forked_python.py`), forwards signals to its
-process group and ends with its exit code. A command so started differs from one started by the real interpreter only in what is imported
-already, which saves seconds of importing torch. `sys.executable` of the forked process is FOLDER/python as well:
-torchrun's workers, a sweep's jobs and decoder processes are forked, too.
+process group and ends with its exit code. A command so started differs from one started by the real interpreter only
+in what is imported already, which saves the seconds of importing torch. `sys.executable` of the forked process is
+FOLDER/python as well: torchrun's workers, a sweep's jobs and decoder processes are forked, too.
 
 A client that is gone takes its process with it. The server ends at the end of its standard input, which is when the
 process that started it ends.
