@@ -7,6 +7,7 @@ making and destroying one takes longer than many tests. All else of a world is m
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import traceback
 from multiprocessing.connection import Connection
@@ -34,14 +35,15 @@ def serve(pipe: Connection) -> None:
     """Call functions until the other end is closed."""
     while True:
         try:
-            environment, function, args = pipe.recv()
+            environment, function, args = pickle.loads(pipe.recv_bytes())
         except EOFError:
             return
         os.environ.update(environment)
         try:
-            pipe.send((True, function(*args)))
+            answer = pickle.dumps((True, function(*args)))
         except Exception:  # the test that called shows it
-            pipe.send((False, traceback.format_exc()))
+            answer = pickle.dumps((False, traceback.format_exc()))
+        pipe.send_bytes(answer)
 
 
 if __name__ == "__main__":

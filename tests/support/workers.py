@@ -7,6 +7,7 @@ There is a set of processes for each number of workers. Each set keeps its proce
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -71,7 +72,7 @@ class WorkerSet:
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._stores = [*self._stores[:1], store]
         for rank, pipe in enumerate(self._pipes):
-            pipe.send((worker_variables(rank, self._size, store.port), function, args))
+            pipe.send_bytes(pickle.dumps((worker_variables(rank, self._size, store.port), function, args)))
         results: dict[int, Any] = {}
         while len(results) < self._size:
             waiting = {self._pipes[rank]: rank for rank in range(self._size) if rank not in results}
@@ -82,7 +83,7 @@ class WorkerSet:
                 assert isinstance(pipe, Connection)
                 rank = waiting[pipe]
                 try:
-                    ok, result = pipe.recv()
+                    ok, result = pickle.loads(pipe.recv_bytes())  # by value: torch's own pickler shares tensors
                 except EOFError:
                     ok, result = False, f"ended with exit code {self._processes[rank].wait()}"
                 if not ok:
