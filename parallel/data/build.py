@@ -1,4 +1,4 @@
-"""Decoding many files with many processes, each of which writes its rows into one memory-mapped array."""
+"""Decoding many files with many processes that write into one memory-mapped array."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from queue import SimpleQueue
 from types import TracebackType
 
 CHUNK = 64
-"""Files per request: tens of milliseconds of work, compared with tens of microseconds for a request."""
+"""Files per request: tens of milliseconds of work, compared with tens of microseconds for a
+request."""
 BROKEN_SHARE = 0.01
 """Share of broken images above which a folder is rejected: it is probably not the data set."""
 
@@ -32,8 +33,8 @@ def decode_all(root: Path, files: Sequence[str], size: int, pixels: Path | None,
     """Decode every file under `root`, file i into row i of the .npy file `pixels`.
 
     Without `pixels` the files are only checked. `progress` is called with the number of files done.
-    Raises `ValueError` as soon as more than 1 % of all files are broken, `OSError` when a file cannot
-    be read, and `RuntimeError` when a decoder process dies.
+    Raises `ValueError` as soon as more than 1 % of all files are broken, `OSError` when a file
+    cannot be read, and `RuntimeError` when a decoder process dies.
     """
     broken: Broken = []
     done = 0
@@ -67,8 +68,9 @@ def refuse_if_broken(root: Path, files: Sequence[str], broken: Broken) -> None:
     """Raise `ValueError` if too many of the files are broken."""
     if len(broken) > BROKEN_SHARE * len(files):
         row, reason = min(broken)
-        raise ValueError(f"data.root={root} holds too many broken images: at least {len(broken)} of {len(files)} can't "
-                         f"be decoded, and up to {BROKEN_SHARE:.0%} would be skipped; one is {files[row]} ({reason})")
+        raise ValueError(
+            f"data.root={root} holds too many broken images: at least {len(broken)} of {len(files)} can't be "
+            f"decoded, and up to {BROKEN_SHARE:.0%} would be skipped; one is {files[row]} ({reason})")
 
 
 class Decoder:
@@ -120,7 +122,7 @@ class Decoder:
 
 @contextlib.contextmanager
 def progress_bar(title: str, total: int, verbose: bool) -> Iterator[Callable[[int], None]]:
-    """Show a bar on stderr if that is a terminal and `verbose`; yield a function that sets the number done."""
+    """Show a bar on stderr if it is a terminal and `verbose`; yield a function that advances it."""
     if not (verbose and sys.stderr.isatty()):
         yield lambda done: None
         return

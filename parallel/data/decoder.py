@@ -1,14 +1,14 @@
-"""A process that decodes files into the rows of a cache: `python -m parallel.data.decoder SIZE PIXELS`.
+"""A process that decodes files into the rows of a cache.
 
-`build.py` starts one per core. It does not use `ProcessPoolExecutor`: the safe start methods of
-`multiprocessing` import the parent's main module, and with it torch, into every process, and its
-processes outlive a parent that is killed.
+`build.py` starts one per core, as `python -m parallel.data.decoder SIZE PIXELS`. It does not use
+`ProcessPoolExecutor`: the safe start methods of `multiprocessing` import the parent's main module,
+and with it torch, into every process, and its processes outlive a parent that is killed.
 
 SIZE is the side in pixels, PIXELS the .npy file to write into, or "" to only check that the files
 decode. A request is a line `{"start": row, "files": [path, …]}` on stdin. The answer is a line on
-stdout: `{"broken": [[row, reason], …]}`, or `{"failed": "…"}` when a file cannot be read, which is a
-fault of the disk and not of the image. The process ends when its stdin is closed, however its parent
-ends.
+stdout: `{"broken": [[row, reason], …]}`, or `{"failed": "…"}` when a file cannot be read, which is
+a fault of the disk and not of the image. The process ends when its stdin is closed, however its
+parent ends.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from parallel.data.decode import BrokenImageError, decode
 def decode_files(files: list[str], size: int, start: int, pixels: np.ndarray | None) -> list[tuple[int, str]]:
     """Decode `files` into the rows of `pixels` from `start` on.
 
-    Returns row and reason of each broken image, whose row stays unchanged. Raises `OSError` for a file
-    that cannot be read.
+    Returns row and reason of each broken image, whose row stays unchanged. Raises `OSError` for a
+    file that cannot be read.
     """
     broken = []
     for row, path in enumerate(files, start):
@@ -51,7 +51,8 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer: dict[str, object] = {"broken": decode_files(request["files"], size, request["start"], pixels)}
+            broken = decode_files(request["files"], size, request["start"], pixels)
+            answer: dict[str, object] = {"broken": broken}
         except OSError as error:
             answer = {"failed": str(error)}
         print(json.dumps(answer), flush=True)

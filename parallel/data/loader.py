@@ -1,7 +1,8 @@
 """Batches of a data set: read ahead by a thread, cropped, flipped and normalised on the device.
 
-A worker asks for positions of the global batch. What is at a position depends on the seed, the epoch and the step
-only (`order.py`), so every strategy trains on the same images in the same order, however it splits the batch.
+A worker asks for positions of the global batch. What is at a position depends on the seed, the
+epoch and the step only (`order.py`), so every strategy trains on the same images in the same order,
+however it splits the batch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from parallel.data.order import Draws, draw, permutation
 from parallel.data.prefetch import Prefetch
 
 PADDING = -1
-"""Label of a position that the last validation batch does not fill; its image is another one's."""
+"""Label of a position that the last validation batch does not fill; its image repeats another."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,12 @@ class Batch:
     images: Tensor
     """[len(image_positions), 3, image_size, image_size], normalised, on the device"""
     labels: Tensor
-    """int64 [len(label_positions)], on the device; -1 where the last validation batch has no image"""
+    """int64 [len(label_positions)], on the device; -1 where a validation batch has no image"""
 
 
 @dataclass(frozen=True)
 class _Raw:
-    """What the thread hands over."""
+    """A batch as the thread hands it over."""
 
     pixels: Tensor
     """uint8 [k, stored, stored, 3]"""
@@ -75,14 +76,16 @@ class LoaderOptions:
 
 
 class Loader:
-    """Iterates over the batches of an epoch; each worker has its own, and they agree without speaking."""
+    """Iterates over the batches of an epoch. Workers' loaders agree without communication."""
 
     def __init__(self, images: Images, options: LoaderOptions, *, train: bool, image_positions: Sequence[int],
                  label_positions: Sequence[int], device: torch.device) -> None:
-        """The positions, from 0 to batch_size - 1, are those that this worker needs, in the order in which it wants
-        them. `train` shuffles, crops, flips and drops the last partial batch; validation keeps the order of the set,
-        takes the centre, and pads. Raises `ValueError` if the set is smaller than one training batch, the images
-        smaller than `image_size`, or a position outside the batch.
+        """The positions are those that this worker needs, in its order, from 0 to batch_size - 1.
+
+        `train` shuffles, crops, flips, and drops the last partial batch. Otherwise the loader keeps
+        the order of the set, takes the centre, and pads the last batch. Raises `ValueError` if the
+        set is smaller than one training batch, the images are smaller than `image_size`, or a
+        position is outside the batch.
         """
         batch_size, image_size = options.batch_size, options.image_size
         require(batch_size >= 1, "trainer.batch_size", batch_size, "must be at least 1")
@@ -95,11 +98,13 @@ class Loader:
         self._image_positions = _positions("image_positions", image_positions, batch_size)
         self._label_positions = _positions("label_positions", label_positions, batch_size)
         self._options, self._train, self._device = options, train, _with_index(device)
-        # One row of an image, [image_size × 3]: see `normalise`. Pixels are 0 to 255, mean and std of [0, 1].
+        # One row of an image, [image_size × 3]: see `normalise`. Pixels are 0 to 255, mean and std
+        # of [0, 1].
         wide = torch.promote_types(options.dtype, torch.float32)
-        self._mean = (torch.tensor(options.mean, dtype=torch.float64) * 255).repeat(image_size).to(self._device, wide)
-        self._scale = (torch.tensor(options.std, dtype=torch.float64) * 255).reciprocal().repeat(image_size).to(
-            self._device, wide)
+        mean = torch.tensor(options.mean, dtype=torch.float64) * 255
+        std = torch.tensor(options.std, dtype=torch.float64) * 255
+        self._mean = mean.repeat(image_size).to(self._device, wide)
+        self._scale = std.reciprocal().repeat(image_size).to(self._device, wide)
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -107,7 +112,10 @@ class Loader:
         return full if self._train else full + (rest > 0)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch. Closing the iterator early ends its thread; an error while reading surfaces here."""
+        """Yield the batches of an epoch.
+
+        Closing the iterator early ends its thread; an error while reading surfaces here.
+        """
         reader = Prefetch(self._read(epoch), self._options.prefetch, self._enter_thread)
         try:
             for raw in reader:
@@ -117,7 +125,8 @@ class Loader:
 
     def _enter_thread(self) -> None:
         if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)  # it is a thread's own: pinning would start a context on GPU 0
+            # The device is set per thread: pinning would otherwise start a context on GPU 0.
+            torch.cuda.set_device(self._device)
 
     def _read(self, epoch: int) -> Iterator[_Raw]:
         count, batch = len(self._images), self._batch_size
@@ -155,15 +164,16 @@ class Loader:
 def augment(pixels: Tensor, draws: Draws, size: int) -> Tensor:
     """Crop and flip each image by its own draw: uint8 [k, stored, stored, 3] to [k, size, size, 3].
 
-    A crop is a gather of rows: seen as one long line of pixels, the batch has a window of `size` pixels at every
-    pixel, and the crop of an image is the `size` windows that begin one image width apart. Gathering whole rows is
-    some fifty times faster on a CPU than indexing by row and column.
+    A crop is a gather of rows: seen as one long line of pixels, the batch has a window of `size`
+    pixels at every pixel, and the crop of an image is the `size` windows that begin one image width
+    apart. Gathering whole rows is some fifty times faster on a CPU than indexing by row and column.
     """
     count, stored = pixels.shape[:2]
     if count and stored != size:
         begin = (np.arange(count) * stored + draws.top) * stored + draws.left  # [k]
         rows = _to(begin[:, None] + np.arange(size) * stored, pixels.device)  # [k, size]
-        windows = pixels.contiguous().view(-1).as_strided((count * stored * stored - size + 1, 3 * size), (3, 1))
+        flat = pixels.contiguous().view(-1)
+        windows = flat.as_strided((count * stored * stored - size + 1, 3 * size), (3, 1))
         pixels = windows.index_select(0, rows.view(-1)).view(count, size, size, 3)
     elif stored != size:
         pixels = pixels[:, :size, :size]
@@ -175,11 +185,12 @@ def augment(pixels: Tensor, draws: Draws, size: int) -> Tensor:
 
 
 def normalise(pixels: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    """(pixels - mean) × scale: uint8 [k, h, w, 3] to [k, 3, h, w] in channels_last memory, of the type of `mean`.
+    """Return (pixels - mean) × scale: uint8 [k, h, w, 3] to [k, 3, h, w] in channels_last memory.
 
-    `mean` and `scale` are [w × 3], a row of an image, so that the innermost loop is a row and not three channels:
-    eight times faster on a CPU at 224 pixels. Subtraction and multiplication are separate on purpose: fused, the
-    last bit would depend on where in a vector a pixel falls, and so on how the batch is split.
+    `mean` and `scale` are [w × 3], a row of an image, so that the innermost loop is a row and not
+    three channels: eight times faster on a CPU at 224 pixels. Subtraction and multiplication are
+    separate on purpose: fused, the last bit would depend on where in a vector a pixel falls, and so
+    on how the batch is split.
     """
     count, height, width, channels = pixels.shape
     out = torch.empty_like(pixels, dtype=mean.dtype, memory_format=torch.contiguous_format)

@@ -11,7 +11,7 @@ import torch
 def profiler_is_active() -> bool:
     """Return whether torch's profiler is recording.
 
-    `torch.profiler.record_function` takes some 10 µs even when no profiler is active, and there is no public way to
-    ask for one.
+    `torch.profiler.record_function` takes some 10 µs even when no profiler is active, and there is
+    no public way to ask for one.
     """
     return torch.autograd._profiler_enabled()

@@ -1,8 +1,9 @@
-"""Chaos mode: messages that arrive late on purpose, so that a missing wait gives wrong results instead of a rare race.
+"""Chaos mode: messages arrive late on purpose, so that a missing wait always shows.
 
-A transport in chaos mode postpones everything it sends by a random delay, at most until its worker next blocks: so no
-run can deadlock that does not deadlock without delays. Tensors that are still to be received hold NaN until `wait` has
-returned, and received tensors hold NaN again after `release`.
+A transport in chaos mode postpones everything it sends by a random delay, at most until its worker
+next blocks, so a run that does not deadlock without delays does not deadlock with them.
+Destinations of messages hold NaN until `wait` has returned, and received tensors hold NaN again
+after `release`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Chaos:
 
 
 class Postponed:
-    """Actions that run in the order in which they were added, each no earlier than its random delay."""
+    """Actions that run in the order of their addition, each after a random delay."""
 
     def __init__(self, chaos: Chaos, rank: int, number: int) -> None:
         """`rank` and `number` tell the transports of a run apart."""
@@ -57,6 +58,6 @@ class Postponed:
 
 
 def poison(tensor: Tensor) -> None:
-    """Fill a tensor with NaN: what is computed from it shows that it was read too early or too late."""
+    """Fill a tensor with NaN, which every result computed from it shows."""
     if tensor.is_floating_point():
         tensor.detach().fill_(float("nan"))

@@ -1,10 +1,11 @@
-"""The transport of chaos mode: delivers late, and shows what is read before its wait or after its release.
+"""The transport of chaos mode: delivers late, and exposes reads before `wait` or after `release`.
 
-    sent            handed over after a random delay, from the sender's memory as it is then
-    received        put in its place, which holds NaN until then, when `wait` returns; NaN again after `release`
-    shared shard    NaN for every worker until it is announced, after a random delay
+    sent tensor       read from the sender's memory after a random delay
+    received tensor   NaN at its destination until `wait` returns, and NaN again after `release`
+    shared shard      NaN for every worker until it is announced, after a random delay
 
-A message that is started again, or left when the transport closes, without a wait in between raises `RuntimeError`.
+Starting a message again, or closing the transport, without waiting for the message raises
+`RuntimeError`.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ class ChaosTransport(Transport):
         super().__init__(world, clock)
         self._postponed = Postponed(chaos, world.rank, self._number)
         self._under_way: dict[MessageKey, tuple[Message, Sequence[Receive]]] = {}
-        """By key, the messages that have not been waited for, and what they are to receive."""
+        """Messages that have not been waited for, by key, and their receives."""
         self._readable: dict[Message, list[Tensor]] = {}
-        """What was received and is not released yet."""
+        """Received tensors that have not been released."""
 
-    def _start(self, message: Message, sends: Sequence[tuple[int, Tensor]], receives: Sequence[Receive]) -> None:
+    def _start(self, message: Message, sends: Sequence[tuple[int, Tensor]],
+               receives: Sequence[Receive]) -> None:
         self._begin(message, receives)
         for receive in receives:
             if receive.into is not None:
@@ -84,5 +86,5 @@ class ChaosTransport(Transport):
 
 
 def open_transport(world: World, clock: Clock) -> Transport:
-    """Return this worker's transport: in chaos mode the one that delivers late."""
+    """Return a transport for this worker, in chaos mode one that delivers late."""
     return Transport(world, clock) if world.chaos is None else ChaosTransport(world, clock, world.chaos)

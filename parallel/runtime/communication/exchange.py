@@ -1,6 +1,7 @@
-"""Running one exchange: cut what is held into messages, put what is received together.
+"""Running one exchange: cutting held tensors into messages and assembling received ones.
 
-Tensors travel in their memory order: a channels_last tensor as [n, h, w, c], so that samples stay contiguous.
+Tensors travel in memory order: a channels_last tensor as [n, h, w, c], so that samples stay
+contiguous.
 """
 
 from __future__ import annotations
@@ -19,27 +20,28 @@ from parallel.runtime.instrumentation.clock import MessageKey
 
 @dataclass(frozen=True)
 class Format:
-    """How activations lie in memory and travel."""
+    """Data type, memory layout and device of tensors."""
 
     dtype: torch.dtype
     channels_last: bool
     device: torch.device
 
     def empty(self, shape: Sequence[int]) -> Tensor:
-        """A new tensor of this shape."""
+        """Return a new tensor of this shape."""
         return self.in_logical_order(
             torch.empty(self.memory_shape(shape), dtype=self.dtype, device=self.device)
         )
 
     def memory_shape(self, shape: Sequence[int]) -> list[int]:
-        """The shape with its dims in memory order."""
+        """Return the shape with its dims in memory order."""
         return [shape[i] for i in self._order(len(shape))]
 
     def in_memory_order(self, x: Tensor) -> Tensor:
-        """A view with the dims in the order in which they lie in memory."""
+        """Return a view of `x` with its dims in memory order."""
         return x.permute(self._order(x.dim()))
 
     def in_logical_order(self, x: Tensor) -> Tensor:
+        """Return a view of `x`, whose dims are in memory order, with its dims in logical order."""
         return x.permute(0, 3, 1, 2) if x.dim() == 4 and self.channels_last else x
 
     def _order(self, dims: int) -> list[int]:
@@ -48,22 +50,22 @@ class Format:
 
 @dataclass(frozen=True)
 class Move:
-    """One direction of an exchange, as one worker sees it."""
+    """One worker's part in one direction of an exchange."""
 
     key: MessageKey
     sends: tuple[tuple[int, Box], ...]
     receives: tuple[tuple[int, Box], ...]
     local: Box | None
-    """What this worker holds and needs itself."""
+    """Part that this worker both holds and needs."""
     has: Box | None
     wants: Box | None
     adds: bool
-    """Pieces may overlap, and then add up; otherwise they tile what is wanted."""
+    """Whether pieces may overlap, and then add up; otherwise they tile `wants`."""
 
 
 def move(key: MessageKey, worker: int, transfers: Sequence[Transfer], holds: Mapping[int, Box],
          needs: Mapping[int, Box], *, transposed: bool, adds: bool) -> Move:
-    """What `worker` does in an exchange, or, transposed, in its backward."""
+    """Return the part of `worker` in an exchange, or in its backward if `transposed`."""
     directed = [(t.target, t.source, t.box) if transposed else (t.source, t.target, t.box) for t in transfers]
     if transposed:
         holds, needs = needs, holds
@@ -81,17 +83,17 @@ def move(key: MessageKey, worker: int, transfers: Sequence[Transfer], holds: Map
 
 @dataclass
 class Moving:
-    """A move under way."""
+    """A move in transit."""
 
     move: Move
     message: Message
     local: Tensor | None
     target: Tensor | None
-    """Where pieces that tile the wanted box are received in place, if they can be."""
+    """Where pieces that tile the wanted box are received in place."""
 
 
 def start(move: Move, held: Tensor | None, transport: Transport, form: Format) -> Moving:
-    """Begin the move; `held` has the box `move.has`."""
+    """Start the move; `held` has the box `move.has`."""
     sends: list[tuple[int, Tensor]] = []
     local = target = None
     if held is not None and move.has is not None:
@@ -112,7 +114,7 @@ def start(move: Move, held: Tensor | None, transport: Transport, form: Format) -
 
 
 def finish(moving: Moving, transport: Transport, form: Format) -> Tensor | None:
-    """Wait for the move and return what is wanted, or None if nothing is."""
+    """Wait for the move and return the tensor with the box `move.wants`, if there is one."""
     received = [form.in_logical_order(tensor) for tensor in transport.wait(moving.message)]
     result = _put_together(moving, received, form)
     transport.release(moving.message)
@@ -136,7 +138,7 @@ def _put_together(moving: Moving, received: Sequence[Tensor], form: Format) -> T
         if m.local == wants and not pieces:
             return moving.local
         pieces.insert(0, (m.local, moving.local))
-    # Overlapping pieces add up, the first that covers all being copied: what is received may lie in a peer's memory.
+    # Overlapping pieces add up. The first that covers all is copied: it may lie in a peer's memory.
     first = next((i for i, (box, _) in enumerate(pieces) if box == wants), None)
     total = form.empty(wants.shape)
     if first is None:

@@ -15,7 +15,7 @@ _CREDENTIALS = struct.Struct("=3i")
 
 
 def place() -> tuple[str, ...] | None:
-    """Return what neighbours have in common, or None where memory cannot be shared through files."""
+    """Return what neighbours have in common, or None where files cannot be shared."""
     if not sys.platform.startswith("linux") or not hasattr(os, "memfd_create"):
         return None
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

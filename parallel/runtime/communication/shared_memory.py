@@ -11,7 +11,8 @@ safe because a worker updates its shard when it has all gradients of the bucket,
 sent only after backward has read the bucket's weights for the last time.
 
 A slot is an anonymous file in memory (`memfd_create`), passed through a Unix socket. It disappears
-with the processes that map it and does not count towards /dev/shm, which is 64 MB in many containers.
+with the processes that map it and does not count towards /dev/shm, which is 64 MB in many
+containers.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class PeerSlot:
 
 
 class Signal:
-    """A token in each direction between two workers: each learns that the other has come this far."""
+    """Tokens by which two workers tell each other that they have come this far."""
 
     def __init__(self, key: MessageKey, peer: int, tokens: Tokens) -> None:
         self._key, self._peer, self._tokens = key, peer, tokens
@@ -114,7 +115,7 @@ class SharedMemory:
     """Slots of one worker's transport, created on first use."""
 
     def __init__(self, tokens: Tokens | None, number: int) -> None:
-        """`number` tells this transport from the worker's others; it is the same on every worker."""
+        """`number` is that of the transport, the same on every worker."""
         self.peers = frozenset[int]() if tokens is None else tokens.peers
         self._own_tokens, self._number = tokens, number
         self._slots: dict[tuple[MessageKey, int], Slot] = {}
@@ -145,7 +146,7 @@ class SharedMemory:
         return self._peer_slots[key, peer]
 
     def signal(self, key: MessageKey, peer: int) -> Signal:
-        """Return the signal by which this worker and a neighbour announce new content of shared memory."""
+        """Return the signal by which two workers announce new content of common memory."""
         key = (self._number, *key)
         if (key, peer) not in self._signals:
             self._signals[key, peer] = Signal(key, peer, self._tokens)
@@ -153,7 +154,7 @@ class SharedMemory:
 
     def common(self, key: MessageKey, rank: int, workers: Sequence[int], size: int,
                dtype: torch.dtype) -> Tensor | None:
-        """Return memory that all of `workers` map, this one being `rank`; None if not all are neighbours."""
+        """Return memory that all of `workers` map, or None if not all are neighbours."""
         others = [worker for worker in workers if worker != rank]
         if not others or not self.peers.issuperset(others):
             return None

@@ -1,4 +1,4 @@
-"""Starting the workers of a short run on this machine, without torchrun: for `verify` and the tests."""
+"""Starting the workers of a short run on this machine without torchrun."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from torch.distributed import TCPStore
 from torch.multiprocessing.spawn import start_processes
 
 GRACE_S = 5.0
-"""How long the others have to end by themselves when one has failed, and again to hear that they must."""
+"""Time that the others have to end by themselves after one failed, and again after they are told
+to."""
 
 
 def spawn_workers(function: Callable[..., Any], workers: int, *args: Any) -> list[Any]:
-    """Call `function(*args)` in `workers` processes with torchrun's environment; their results, by rank.
+    """Call `function(*args)` in processes with torchrun's environment.
 
-    Results must be picklable. When one worker raises, the others are ended, and `ProcessRaisedException` carries its
-    traceback.
+    Returns the results by rank, which must be picklable. If a worker raises, the others are
+    terminated and `ProcessRaisedException` carries the traceback.
     """
-    # The parent holds the store, on a port that the system chose: no race for a free one.
+    # The parent owns the store, on a port chosen by the system: no race for a free port.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    multiprocessing.set_forkserver_preload(["parallel.runtime.execution.ddp", "parallel.runtime.execution.runtime"])
+    modules = ["parallel.runtime.execution.ddp", "parallel.runtime.execution.runtime"]
+    multiprocessing.set_forkserver_preload(modules)
     context = multiprocessing.get_context("forkserver")
     with context.Manager() as manager:
         results = manager.dict()
@@ -33,9 +35,11 @@ def spawn_workers(function: Callable[..., Any], workers: int, *args: Any) -> lis
         return [results[rank] for rank in range(workers)]
 
 
-def _worker(rank: int, workers: int, port: int, results: Any, function: Callable[..., Any], args: Any) -> None:
+def _worker(rank: int, workers: int, port: int, results: Any, function: Callable[..., Any],
+            args: Any) -> None:
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(workers), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-        TORCHELASTIC_USE_AGENT_STORE="True",  # the store is there already: connect to it
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(workers),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        TORCHELASTIC_USE_AGENT_STORE="True",  # the store exists: connect to it
     )
     results[rank] = function(*args)

@@ -2,7 +2,8 @@
 
 A message of the process group wakes one of the group's threads, which competes with the worker for
 its core and then wakes it in turn: a millisecond on a machine whose cores are all busy. With a pipe
-the kernel wakes the worker itself. A worker that ends closes its pipes, so its peers notice at once.
+the kernel wakes the worker itself. A worker that ends closes its pipes, so its peers notice at
+once.
 
 Two neighbours have a pipe in each direction and a Unix socket. The reader of a pipe creates it and
 passes the writing end through the socket, as it later passes files in memory. Tokens have names and
@@ -45,7 +46,10 @@ class Tokens:
     """Sends and receives tokens and files of one worker."""
 
     def __init__(self, sockets: Mapping[int, socket.socket], watch: NullWatch) -> None:
-        """`sockets` lead to the neighbours. Every neighbour must construct its own before `open`."""
+        """`sockets` lead to the neighbours.
+
+        Every neighbour must construct its own before `open`.
+        """
         self._sockets, self._watch = sockets, watch
         self._reads: dict[int, int] = {}
         self._writes: dict[int, int] = {}
@@ -138,7 +142,10 @@ class Tokens:
         return True
 
     def wait(self, peer: int, name: int, key: MessageKey) -> Numbers:
-        """Wait for the next token of this name from a neighbour; `key` is its purpose. Raises `WorkerLost`."""
+        """Wait for the next token of this name from a neighbour; `key` is its purpose.
+
+        Raises `WorkerLost`.
+        """
         arrived = self._arrived[peer][name]
         if not arrived:
             self._watch.waits(key, peer)
@@ -153,7 +160,7 @@ class Tokens:
         return arrived.popleft()
 
     def _make_room(self, begin: float) -> None:
-        """Read all that neighbours have sent: one may be blocked as this worker is, by a full pipe to it."""
+        """Read all that neighbours have sent: one may be blocked by a full pipe to this worker."""
         for peer in self._reads:
             self._read(peer)
             self._receive_file(peer)

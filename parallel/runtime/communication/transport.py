@@ -1,9 +1,9 @@
-"""Messages between workers: point to point, without a copy where a tensor's part is contiguous.
+"""Point-to-point messages between workers, without a copy where the part of a tensor is contiguous.
 
-Every exchange and gradient sync is a set of sends and receives that is started together. On gloo this moves large
-buffers 1.4 to 4 times faster than its collectives (`docs/performance.md`), and needs no group for every subset of
-workers; NCCL runs the set as one grouped call, as its own all-to-all does. CPU workers of one host hand their tensors
-over in shared memory, see `shared_memory`.
+Every exchange and gradient sync is a set of sends and receives that start together. With gloo this
+moves large buffers 1.4 to 4 times faster than its collectives (`docs/performance.md`) and needs no
+group for every subset of workers. NCCL runs the set as one grouped call, like its own all-to-all.
+CPU workers of one host exchange tensors through shared memory (`shared_memory`).
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from parallel.runtime.communication.world import World
 from parallel.runtime.instrumentation.clock import Clock, MessageKey
 
 SENT_AHEAD = 2
-"""Messages of one exchange that may be on their way to a worker that is behind: it then is what all wait for."""
+"""Messages of one exchange that may be in transit to a worker that lags behind."""
 
 
 @dataclass(frozen=True)
 class Receive:
-    """A tensor that is to come."""
+    """A tensor to receive."""
 
     peer: int
     shape: tuple[int, ...]
     dtype: torch.dtype
     into: Tensor | None = None
-    """Where it shall be put, contiguous; None: wherever it is."""
+    """Contiguous destination; None: any memory."""
 
 
 class Message:
-    """Sends and receives under way."""
+    """Sends and receives in transit."""
 
     def __init__(self, key: MessageKey, sources: Sequence[int]) -> None:
         self.key = key
         self.sources = sources
         self.works: list[tuple[dist.Work, int]] = []
-        """Each with the worker at its other end; −1 where one work is for all of them."""
+        """Works and the worker at the other end; −1 if one work is for all of them."""
         self.kept: list[Tensor] = []
-        """What is being sent: it must outlive the transfer."""
+        """Tensors being sent, which must outlive the transfer."""
         self.received: list[Tensor | None] = []
-        """None: a token will announce it, see `expected`."""
+        """None: comes through shared memory, see `expected`."""
         self.expected: list[tuple[Receive, PeerSlot]] = []
         self.signals: list[Signal] = []
         self.borrowed: list[PeerSlot] = []
 
 
 class Transport:
-    """Starts messages and counts the bytes that they hand to other workers."""
+    """Starts messages, waits for them, and counts the bytes that they send to other workers."""
 
     def __init__(self, world: World, clock: Clock) -> None:
         self._clock = clock
@@ -64,26 +64,29 @@ class Transport:
         self._number = next(world.transports)
         self._shared = SharedMemory(world.tokens, self._number)
         self._only_sent: defaultdict[MessageKey, deque[Message]] = defaultdict(deque)
-        """Messages of which nothing is received, by what their keys have in common."""
+        """Messages without receives, by the part of the key that micro-batches share."""
         self.bytes_sent = 0
 
-    def start(self, key: MessageKey, sends: Sequence[tuple[int, Tensor]], receives: Sequence[Receive]) -> Message:
-        """Begin to send tensors to workers and to receive from others.
+    def start(self, key: MessageKey, sends: Sequence[tuple[int, Tensor]],
+              receives: Sequence[Receive]) -> Message:
+        """Start sending tensors to workers and receiving from others.
 
-        Each pair of workers must start its messages in the same order. `key` names the exchange on every worker.
+        Each pair of workers must start its messages in the same order. `key` names the message on
+        every worker.
         """
         self._clock.started(key)
         self.bytes_sent += sum(tensor.nbytes for _, tensor in sends)
         message = Message(key, [receive.peer for receive in receives])
         try:
             self._start(message, sends, receives)
-        except RuntimeError as error:  # gloo's, on a connection that is broken already
+        except RuntimeError as error:  # from gloo, when the connection is already broken
             raise self._watch.lost(error) from error
         if self._gloo and message.works and not receives:
             self._keep_few(message)
         return message
 
-    def _start(self, message: Message, sends: Sequence[tuple[int, Tensor]], receives: Sequence[Receive]) -> None:
+    def _start(self, message: Message, sends: Sequence[tuple[int, Tensor]],
+               receives: Sequence[Receive]) -> None:
         operations: list[tuple[Any, Tensor, int]] = []
         for receive in receives:
             if receive.peer in self._shared.peers:
@@ -105,15 +108,17 @@ class Transport:
         if self._gloo:
             works = [(operation(tensor, peer), peer) for operation, tensor, peer in operations]
         elif operations:
-            works = [(work, -1) for work in dist.batch_isend_irecv([dist.P2POp(*each) for each in operations])]
+            together = [dist.P2POp(*operation) for operation in operations]
+            works = [(work, -1) for work in dist.batch_isend_irecv(together)]
         message.works += [(work, peer) for work, peer in works if work is not None]
 
-    def share(self, key: MessageKey, rank: int, workers: Sequence[int], size: int, dtype: torch.dtype) -> Tensor | None:
-        """Memory of `size` elements that all of `workers` share, this one being `rank`; None if they cannot."""
+    def share(self, key: MessageKey, rank: int, workers: Sequence[int], size: int,
+              dtype: torch.dtype) -> Tensor | None:
+        """Return memory of `size` elements that all of `workers` share; None if they cannot."""
         return self._shared.common(key, rank, workers, size, dtype)
 
     def announce(self, key: MessageKey, peers: Sequence[int], shard: Tensor) -> Message:
-        """Tell neighbours that `shard`, a part of what they share, is new, and expect the same of them."""
+        """Announce to neighbours a new shard of common memory, and expect their shards."""
         self._clock.started(key)
         self.bytes_sent += shard.nbytes * len(peers)
         message = Message(key, peers)
@@ -126,11 +131,11 @@ class Transport:
             signal.send()
 
     def _keep_few(self, message: Message) -> None:
-        """Hold the buffers of no more than `SENT_AHEAD` messages that an exchange only sends, whatever the number of
-        micro-batches.
+        """Keep the buffers of at most `SENT_AHEAD` send-only messages of an exchange.
 
-        gloo does not tell whether a send is complete, so the oldest is waited for. That cannot deadlock: its receiver
-        begins to receive it where it stands in the order of all steps, which is before this one.
+        gloo does not report whether a send is complete, so this waits for the oldest. That cannot
+        deadlock: its receiver starts to receive it at its place in the global order of steps, which
+        precedes this step.
         """
         exchange, *_, way = message.key
         sent = self._only_sent[exchange, way]
@@ -141,7 +146,10 @@ class Transport:
                 self._wait(oldest)
 
     def wait(self, message: Message) -> list[Tensor]:
-        """Block until the tensors are there; they may be read until `release`. What was sent may be overwritten."""
+        """Block until the tensors have arrived and return them; they may be read until `release`.
+
+        Tensors that were sent may then be overwritten.
+        """
         with self._clock.waiting(message.key, message.sources):
             return self._wait(message)
 
@@ -150,7 +158,7 @@ class Transport:
             self._wait_for(work, message.key, peer)
         for signal in message.signals:
             signal.wait()
-        announced = []
+        arrived = []
         for receive, mapped in message.expected:
             content = mapped.content(receive.shape, receive.dtype)
             if receive.into is None:
@@ -158,19 +166,19 @@ class Transport:
             else:
                 content = receive.into.copy_(content)
                 mapped.release()
-            announced.append(content)
+            arrived.append(content)
         message.works, message.kept, message.expected, message.signals = [], [], [], []
-        left = iter(announced)
+        left = iter(arrived)
         return [next(left) if tensor is None else tensor for tensor in message.received]
 
     def release(self, message: Message) -> None:
-        """The received tensors are used up."""
+        """Give the memory of received tensors back to their senders."""
         for mapped in message.borrowed:
             mapped.release()
         message.borrowed = []
 
     def close(self) -> None:
-        """Give back the memory that neighbours were handed tensors in. All of them call it, nothing under way."""
+        """Release shared memory. All neighbours call it, with no message in transit."""
         for sent in self._only_sent.values():
             for message in sent:
                 self._wait(message)
@@ -184,7 +192,7 @@ class Transport:
             if self._gloo and self._watch.timeout is not None:
                 work.wait(self._watch.timeout)
             else:
-                work.wait()  # NCCL's: with a timeout it would block this thread and not only the stream
+                work.wait()  # NCCL's would block this thread, not only the stream, if it had a timeout
         except RuntimeError as error:
             raise self._watch.lost(error) from error
         self._watch.goes_on()

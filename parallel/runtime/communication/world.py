@@ -1,4 +1,4 @@
-"""The world of one run: this worker's rank, its device, and the process group that joins the workers."""
+"""The world of a run: this worker's rank, its device, and the process group of the workers."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ from parallel.runtime.failure.watch import NullWatch, Watch, is_about_peers
 
 T = TypeVar("T")
 
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+"""Parameters of `mallopt`, from malloc.h."""
 GLOO_THREADS_END_S = 0.2
-"""Far more than the microseconds that gloo's threads need after the last collective."""
+"""Far longer than the microseconds that gloo's threads need after the last collective."""
 START_TIMEOUT_S = 600.0
-"""How long a worker waits for another until warm-up is over, if cluster.timeout_s is not longer: opening data, a
-tracker's server and compiling take one worker longer than another. One that dies is noticed after cluster.timeout_s."""
+"""Time limit of waits until warm-up is over, if cluster.timeout_s is not longer: opening data, the
+tracker's server and compiling take some workers longer than others. A worker that dies is noticed
+after cluster.timeout_s nevertheless."""
 
 
 @dataclass(frozen=True)
 class World:
-    """What a worker knows of itself and its peers."""
+    """This worker, its peers, and collective operations on all of them."""
 
     rank: int
     size: int
@@ -42,17 +45,17 @@ class World:
     backend: str
     """gloo or nccl; none for a single worker."""
     watch: NullWatch = field(default_factory=NullWatch, repr=False, compare=False)
-    """Knows when another worker is lost: every wait for others tells it, and raises what it says."""
+    """Detects lost workers: every wait for others is reported to it and raises its error."""
     tokens: Tokens | None = field(default=None, repr=False, compare=False)
-    """To the neighbours: other workers to whom messages go through shared memory."""
+    """Connections to the neighbours: workers with which this one shares memory."""
     chaos: Chaos | None = None
-    """Delay messages on purpose."""
+    """Options of chaos mode; None: off."""
     transports: Iterator[int] = field(default_factory=count, repr=False, compare=False)
-    """Numbers them as they are made, which every worker does in the same order."""
+    """Numbers of transports, which every worker creates in the same order."""
 
     @property
     def neighbours(self) -> frozenset[int]:
-        """Other workers to whom messages go through shared memory."""
+        """Workers with which this one shares memory."""
         return frozenset() if self.tokens is None else self.tokens.peers
 
     @contextmanager
@@ -65,7 +68,7 @@ class World:
         self.watch.goes_on()
 
     def started(self) -> None:
-        """All workers have done what takes long at the start: from now on they wait `cluster.timeout_s` at most."""
+        """Wait until all workers have started; limit waits to `cluster.timeout_s` from now on."""
         self.barrier()
         if isinstance(self.watch, Watch):
             timeout = self.watch.started()
@@ -73,7 +76,7 @@ class World:
                 dist.group.WORLD.set_timeout(timeout)  # of collectives: messages take theirs from the watch
 
     def barrier(self) -> None:
-        """Return when every worker has called this, its device idle."""
+        """Wait until every worker has called this with its device idle."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         if self.size > 1:
@@ -81,7 +84,7 @@ class World:
                 dist.barrier()
 
     def gather(self, value: T) -> list[T]:
-        """Every worker's value, by rank, on every worker."""
+        """Return every worker's value, by rank, on every worker."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -90,7 +93,7 @@ class World:
         return values
 
     def gather_to_first(self, value: T) -> list[T]:
-        """Every worker's value, by rank, on worker 0; nothing on the others."""
+        """Return every worker's value, by rank, on worker 0; an empty list on the others."""
         if self.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.size if self.rank == 0 else None
@@ -99,7 +102,7 @@ class World:
         return values or []
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum of the workers' tensors, on every worker."""
+        """Sum the workers' tensors in place, on every worker."""
         if self.size > 1:
             with self._together("sum"):
                 dist.all_reduce(tensor)
@@ -107,22 +110,30 @@ class World:
 
 
 def environment_size() -> int:
-    """How many workers the launcher started; 1 without torchrun."""
+    """Return the number of workers that the launcher started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def choose_device(cluster: ClusterConfig) -> torch.device:
-    """This worker's device. Raises `ValueError` when the configured device or backend is not to be had."""
+    """Return this worker's device.
+
+    Raises `ValueError` if the configured device or backend is not available.
+    """
     cuda = torch.cuda.is_available()
-    require(cluster.device != "cuda" or cuda, "cluster.device", "cuda", "needs a GPU, and torch sees none; use cpu")
-    require(cluster.backend != "nccl" or cuda, "cluster.backend", "nccl", "needs GPUs, and torch sees none; use gloo")
+    require(cluster.device != "cuda" or cuda, "cluster.device", "cuda",
+            "needs a GPU, and torch sees none; use cpu")
+    require(cluster.backend != "nccl" or cuda, "cluster.backend", "nccl",
+            "needs GPUs, and torch sees none; use gloo")
     if cluster.device == "cpu" or not cuda:
-        require(cluster.backend != "nccl", "cluster.backend", "nccl", "needs cluster.device=cuda; with cpu use gloo")
+        require(cluster.backend != "nccl", "cluster.backend", "nccl",
+                "needs cluster.device=cuda; with cpu use gloo")
         return torch.device("cpu")
     require(cluster.backend != "gloo" or environment_size() == 1, "cluster.backend", "gloo",
             "needs cluster.device=cpu; with cuda use nccl")
-    local, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    require(local < here, "workers", local + 1, f"on this machine are more than its GPUs, {here}: one GPU each")
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    here = torch.cuda.device_count()
+    require(local < here, "workers", local + 1,
+            f"on this machine are more than its GPUs, {here}: one GPU each")
     return torch.device("cuda", local)
 
 
@@ -141,11 +152,10 @@ def _open_tokens(world: World) -> Tokens | None:
 def open_world(cluster: ClusterConfig, chaos: Chaos | None = None) -> Iterator[World]:
     """Set this worker's device, threads and allocator, and join the workers that torchrun started.
 
-    With `chaos`, messages are delayed on purpose, on CPUs only.
-
-    Raises `ValueError` when the configured device or backend is not to be had, and `WorkerLost`, from any wait for
-    other workers, when one of them died, hangs or failed. After an exception the process group stays open: closing it
-    would make the other workers fail, too, and theirs might seem to be the first error.
+    `chaos` delays messages on purpose; CPUs only. Raises `ValueError` if the configured device or
+    backend is not available, and `WorkerLost` from any wait for other workers when one of them
+    died, hangs or failed. After an exception the process group stays open: closing it would make
+    the other workers fail as well, and their errors might seem to be the first.
     """
     rank, size = int(os.environ.get("RANK", "0")), environment_size()
     device = choose_device(cluster)
@@ -153,8 +163,9 @@ def open_world(cluster: ClusterConfig, chaos: Chaos | None = None) -> Iterator[W
         raise ValueError("chaos mode needs cluster.device=cpu")
     torch.set_num_threads(cluster.threads)
     keep_freed_memory()
-    # Where a network fits its batch well, gradients become denormal numbers, with which a CPU computes several times
-    # more slowly. They are below 1e-37: no result changes. For every strategy and the baseline alike.
+    # Where a network fits its batch well, gradients become denormal, and a CPU computes several
+    # times more slowly with denormal numbers. They are below 1e-37, so no result changes. All
+    # strategies and the baseline are treated alike.
     torch.set_flush_denormal(True)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -167,7 +178,7 @@ def open_world(cluster: ClusterConfig, chaos: Chaos | None = None) -> Iterator[W
     watch = Watch(rank, size, cluster.timeout_s, start_timeout.total_seconds())
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=size, timeout=start_timeout,
-        device_id=device if backend == "nccl" else None,  # makes the communicator now, with all ranks
+        device_id=device if backend == "nccl" else None,  # creates the communicator now, with all ranks
     )
     watch.start()
     world = World(rank, size, device, backend, watch, chaos=chaos)
@@ -179,15 +190,16 @@ def open_world(cluster: ClusterConfig, chaos: Chaos | None = None) -> Iterator[W
         if world.tokens is not None:
             world.tokens.close()
     except BaseException as error:
-        if isinstance(error, RuntimeError) and is_about_peers(error):  # DDP has raised it, outside of any wait of ours
+        if isinstance(error, RuntimeError) and is_about_peers(error):  # raised by DDP
             lost = watch.lost(error)
             watch.failed(lost)
             raise lost from error
         watch.failed(error)
         raise
     watch.close()
-    # A gloo thread that still drops its last tensor needs the interpreter's lock, and the group's destructor waits for
-    # that thread with the lock held: without this pause a run in some dozens never ends.
+    # A gloo thread that is still dropping its last tensor needs the interpreter lock, and the
+    # group's destructor waits for that thread while holding the lock: without this pause one run in
+    # some dozens never ends.
     time.sleep(GLOO_THREADS_END_S if backend == "gloo" else 0.0)
     dist.destroy_process_group()
 
@@ -195,15 +207,15 @@ def open_world(cluster: ClusterConfig, chaos: Chaos | None = None) -> Iterator[W
 def keep_freed_memory() -> None:
     """Let glibc keep large buffers after they are freed.
 
-    By default it returns each to the kernel, and the page faults of the next step cost up to a fifth of it. Called
-    for every strategy and the baseline alike, or the speedups would compare allocators.
+    By default it returns each to the kernel, and the page faults of the next step cost up to a
+    fifth of the step. It is called for every strategy and the baseline alike: otherwise speedups
+    would compare allocators.
     """
     if not sys.platform.startswith("linux"):
         return
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h: M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD
-    libc.mallopt(mmap_threshold, 1 << 30)
-    libc.mallopt(trim_threshold, (1 << 31) - 1)
-    libc.mallopt(top_pad, 64 << 20)
+    libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
+    libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+    libc.mallopt(M_TOP_PAD, 64 << 20)

@@ -1,4 +1,4 @@
-"""How much memory there is for this worker."""
+"""The memory available to this worker."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ GROUPS = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class _Files:
-    """What the kernel tells of a control group's memory."""
+    """Files in which the kernel reports a control group's memory."""
 
     limit: str
     usage: str
     reclaimable: str
-    """Line of memory.stat: file cache that the usage counts, but that makes room."""
+    """Line of memory.stat: reclaimable file cache, which the usage includes."""
 
 
 V2 = _Files("memory.max", "memory.current", "inactive_file")
@@ -29,8 +29,12 @@ V1 = _Files("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_fi
 
 
 def available_memory(device: torch.device) -> int | None:
-    """Bytes: free on the GPU; on a CPU an equal share, for each worker on this host, of what can be had without
-    swapping, within the limits of its control groups. None where the system does not tell (it is Linux that does)."""
+    """Return the available memory in bytes, or None where the system does not report it.
+
+    On a GPU it is the free memory. On a CPU it is this worker's equal share of the host's memory
+    that is available without swapping, within the limits of its control groups; only Linux reports
+    that.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if not MEMINFO.is_file():
@@ -42,7 +46,7 @@ def available_memory(device: torch.device) -> int | None:
 
 
 def _left_in_groups() -> Iterator[int]:
-    """What each control group of this process, from its own to the topmost, leaves it to use."""
+    """Yield the memory that each control group of this process leaves it, own group first."""
     if not OWN_GROUPS.is_file():
         return
     for line in OWN_GROUPS.read_text().splitlines():
@@ -53,14 +57,15 @@ def _left_in_groups() -> Iterator[int]:
             root, files = GROUPS / "memory", V1
         else:
             continue
-        group = root / path.lstrip("/")  # within a container it may not be there: the root then is the container's
+        group = root / path.lstrip("/")  # absent within a container, whose root is its group
         for folder in (group, *group.parents):
             if not folder.is_relative_to(root):
                 break
             if (folder / files.limit).is_file():
                 limit = (folder / files.limit).read_text().strip()
                 used = int((folder / files.usage).read_text())
-                cache = [int(value) for name, value in _pairs(folder / "memory.stat", " ") if name == files.reclaimable]
+                statistics = _pairs(folder / "memory.stat", " ")
+                cache = [int(value) for name, value in statistics if name == files.reclaimable]
                 if limit != "max":
                     yield max(0, int(limit) - used + sum(cache))
 

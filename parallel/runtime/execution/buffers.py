@@ -1,6 +1,7 @@
-"""A worker's buffers: the running statistics of its batch normalisations, which no gradient reaches.
+"""A worker's buffers: the running statistics of its batch normalisations, which have no gradient.
 
-All workers that compute with a channel see the same sums, so each updates its own copy and none is sent.
+All workers that compute a channel see the same sums, so each updates its own copy and sends
+nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from parallel.runtime.communication.world import World
 
 
 class Buffers:
-    """The parts of the model's buffers that one worker's ops use."""
+    """Parts of the model's buffers that one worker's ops use."""
 
     def __init__(self, program: Program, model: nn.Module, rank: int, form: Format) -> None:
         self._program = program
         self._boxes: dict[tuple[str, str], Box] = {}
         self._initial: dict[tuple[str, str], Tensor] = {}
         self.held: dict[str, dict[str, Tensor]] = {}
-        """By op and buffer."""
+        """Tensors by op and buffer."""
         given = dict(model.named_buffers())
         for op in program.graph:
             part = program.part(op.name, rank, 0) if op.buffers else None
@@ -32,12 +33,12 @@ class Buffers:
                 self.held.setdefault(op.name, {})[name] = own.clone()
 
     def reset(self) -> None:
-        """Take the initial values again."""
+        """Restore the initial values."""
         for (op, name), initial in self._initial.items():
             self.held[op][name].copy_(initial)
 
     def gathered(self, world: World) -> dict[tuple[str, str], Tensor]:
-        """Whole buffers by op and name, from all workers: on worker 0, on the CPU; elsewhere empty."""
+        """Return whole buffers by op and name: on worker 0, on the CPU; empty on the others."""
         own = {(op, name): (self._boxes[op, name], tensor.cpu())
                for op, tensors in self.held.items() for name, tensor in tensors.items()}
         whole: dict[tuple[str, str], Tensor] = {}

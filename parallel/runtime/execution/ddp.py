@@ -1,10 +1,12 @@
-"""torch's own DistributedDataParallel, the outside reference that our data-parallel plan is timed and checked against.
+"""torch's DistributedDataParallel, the outside reference for the data-parallel plan.
 
-It is set up as its documentation advises for speed: gradients as views of the buckets, a static graph, a fused
-optimizer. Only the dropout layers are replaced, by the masks that every strategy has, so that its loss curve is theirs.
+It is set up for speed as its documentation advises: gradients as views of the buckets, a static
+graph, a fused optimizer. Only the dropout layers are replaced, so that they use the same masks as
+every strategy and the loss curves agree.
 
-A batch norm has the statistics of each worker's own samples, as whoever uses DDP has them: torch's SyncBatchNorm runs
-on GPUs only. So with batch norm its training is another than ours, which has the whole batch's, and than one worker's.
+Batch norm uses the statistics of each worker's own samples, as usual with DDP: torch's
+SyncBatchNorm runs on GPUs only. With batch norm its training therefore differs from that of the
+plans, which use the whole batch's statistics.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from parallel.runtime.instrumentation.observe import Observer, observe_modules
 
 @dataclass
 class _Step:
-    """What the masks of a step depend on."""
+    """Step and samples that the dropout masks depend on."""
 
     key: Tensor
     samples: Tensor
@@ -46,12 +48,13 @@ class _Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0.0:
             return x
+        shape = tuple(x.shape)
         return x * dropout_mask(key=self.step.key, op=self.op, samples=self.step.samples,
-                                box=Box.whole(tuple(x.shape)), shape=tuple(x.shape[1:]), p=self.p, dtype=x.dtype)
+                                box=Box.whole(shape), shape=shape[1:], p=self.p, dtype=x.dtype)
 
 
 def check_ddp_batch(batch_size: int, workers: int) -> None:
-    """Raise `ValueError` if DDP, which averages the workers' means, cannot divide the batch equally."""
+    """Raise `ValueError` if the batch does not divide equally: DDP averages the workers' means."""
     require(batch_size % workers == 0, "trainer.batch_size", batch_size,
             f"must be a multiple of workers={workers} for strategy=ddp, which averages equal parts")
 
@@ -59,13 +62,13 @@ def check_ddp_batch(batch_size: int, workers: int) -> None:
 class DDPEngine:
     """An `Engine` around DDP: each worker has the whole model and an equal part of the batch."""
 
-    splits_time = False  # DDP waits inside backward, out of the clock's sight
+    splits_time = False  # DDP waits inside backward, where the clock cannot record it
 
     def __init__(
         self, model: nn.Module, world: World, options: EngineOptions, *, batch_size: int, bucket_mb: float,
         observer: Observer | None = None,
     ) -> None:
-        """`model` gives the initial weights; it becomes part of this engine."""
+        """`model` has the initial weights and becomes part of this engine."""
         check_ddp_batch(batch_size, world.size)
         self.clock = Clock(world.device)
         self._world, self._seed = world, options.seed
@@ -99,7 +102,7 @@ class DDPEngine:
 
     @property
     def bytes_sent(self) -> int:
-        """By the ring all-reduce's formula, 2(K−1)/K of the gradients a step: DDP does not count them."""
+        """Bytes of ring all-reduces, 2(K−1)/K of the gradients per step: DDP does not count."""
         share = 2 * (self._world.size - 1) / self._world.size
         return round(self._steps * share * self._parameter_bytes)
 
@@ -126,7 +129,7 @@ class DDPEngine:
         return sum_metrics(logits, labels, F.cross_entropy(logits, labels, reduction="none", ignore_index=-1))
 
     def gathered(self, kind: str = "weights") -> dict[ParameterName, Tensor]:
-        """Weights, or the last step's gradients: on worker 0, which has them all; elsewhere empty."""
+        """Return the weights, or the last step's gradients, on worker 0; empty on the others."""
         if self._world.rank > 0:
             return {}
         weights = named_weights(self._plain)
@@ -139,7 +142,7 @@ class DDPEngine:
     def forget_momentum(self) -> None:
         self._sgd.state.clear()
         for buffer, initial in zip(self._plain.buffers(), self._buffers, strict=True):
-            buffer.copy_(initial)  # the running statistics, which warm-up changed
+            buffer.copy_(initial)  # running statistics, which warm-up changed
 
     def _autocasting(self) -> torch.autocast:
         return torch.autocast(self._world.device.type, torch.bfloat16, enabled=self._autocast)

@@ -1,4 +1,4 @@
-"""What the training loop asks of whatever trains: the runtime of our plans, or torch's DDP."""
+"""The interface between the training loop and what it trains with: the runtime, or torch's DDP."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ class Engine(Protocol):
 
     clock: Clock
     splits_time: bool
-    """Whether the clock sees when this engine waits for others."""
+    """Whether the clock records when this engine waits for other workers."""
     image_positions: list[int]
-    """Positions in the global batch of the images that this worker needs, in the order of its loaded rows."""
+    """Positions in the global batch of the images that this worker needs, in the order of its
+    loaded rows."""
     label_positions: list[int]
-    """Likewise of the labels."""
+    """Positions of the labels that this worker needs."""
 
     @property
     def bytes_sent(self) -> int:
         """Bytes that this worker has sent so far."""
 
     def train_step(self, images: Tensor, labels: Tensor, *, step: int, lr: float) -> Tensor:
-        """One optimizer step on this worker's rows of a global batch; returns its part of the mean loss (float64).
+        """Run one optimizer step on this worker's rows of a global batch.
 
-        `step` counts optimizer steps and chooses the dropout masks.
+        `step` counts optimizer steps and chooses the dropout masks. Returns this worker's part of
+        the mean loss, in float64.
         """
 
     def evaluate_step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """This worker's sums over a validation batch: [loss, top-1 hits, top-5 hits, samples], float64."""
+        """Return this worker's [loss, top-1 hits, top-5 hits, samples] of a validation batch."""
 
     def forget_momentum(self) -> None:
-        """Make the optimizer and running statistics as new, after warm-up."""
+        """Reset the optimizer and the running statistics, after warm-up."""

@@ -24,5 +24,6 @@ class EngineOptions:
     @staticmethod
     def from_config(trainer: TrainerConfig) -> EngineOptions:
         """Return the options that the configuration's group `trainer` asks for."""
-        return EngineOptions(seed=trainer.seed, precision=trainer.precision, channels_last=trainer.channels_last,
-                             momentum=trainer.momentum, weight_decay=trainer.weight_decay, compile=trainer.compile)
+        return EngineOptions(
+            seed=trainer.seed, precision=trainer.precision, channels_last=trainer.channels_last,
+            momentum=trainer.momentum, weight_decay=trainer.weight_decay, compile=trainer.compile)

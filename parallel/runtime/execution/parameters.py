@@ -1,14 +1,15 @@
-"""A worker's parameters: kept in buckets, gradients summed and updates shared out among the workers that hold them.
+"""A worker's parameters, in buckets whose gradient sums and updates are sharded.
 
 For a bucket that K workers hold, each worker
 
-    1. sends every other worker that worker's shard of its gradient, and adds what it receives to its own shard;
-    2. updates its shard, and keeps the momentum of its shard only;
-    3. sends its updated shard to the others.
+    1. reduce-scatter: sends every other worker that worker's shard of the gradient and adds received
+       shards to its own;
+    2. update: updates its shard, keeping momentum for that shard only;
+    3. all-gather: sends its updated shard to the others.
 
-That moves the bytes of a ring all-reduce, 2(K−1)/K of the bucket, and divides the update by K (Krizhevsky 2014,
-section 4.1, on weight synchronisation). Step 1 begins as soon as backward has the gradient; step 3 is waited for when
-the next forward needs the parameter.
+This moves the bytes of a ring all-reduce, 2(K−1)/K of the bucket, and divides the work of the
+update by K (Krizhevsky 2014, section 4.1, on weight synchronisation). Step 1 starts as soon as
+backward has the gradient; the next forward waits for step 3 when it needs the parameter.
 """
 
 from __future__ import annotations
@@ -40,12 +41,16 @@ class HeldBucket:
         self._form = form
         self._rank = world.rank
         self.ready = 0
-        """Parameters whose gradient of the last pass is there."""
+        """Number of parameters whose gradient of the last pass is complete."""
         self.syncing = False
-        common = transport.share(("weights", bucket.index), world.rank, bucket.workers, bucket.size, form.dtype)
+        common = transport.share(
+            ("weights", bucket.index), world.rank, bucket.workers, bucket.size, form.dtype)
         self._common = common is not None
-        """The workers' weights are the same memory."""
-        self._flat = torch.empty(bucket.size, dtype=form.dtype, device=form.device) if common is None else common
+        """Whether the workers' weights are common memory."""
+        if common is None:
+            self._flat = torch.empty(bucket.size, dtype=form.dtype, device=form.device)
+        else:
+            self._flat = common
         self.parameters: dict[ParameterName, Tensor] = {}
         offset = 0
         for name, box in zip(bucket.parameters, bucket.boxes, strict=True):
@@ -58,7 +63,7 @@ class HeldBucket:
         self.shard = self._flat[start:stop]
         self.momentum = torch.zeros_like(self.shard)
         self.gradient: Tensor | None = None
-        """Of the shard, summed over the workers; after the sync."""
+        """Gradient of the shard, after the sync summed over the workers."""
         self._message: Message | None = None
         self._gather: Message | None = None
 
@@ -74,7 +79,7 @@ class HeldBucket:
         return flats[0] if len(flats) == 1 else torch.cat(flats)
 
     def start_sync(self, transport: Transport) -> None:
-        """Send the gradient's shards to the workers that update them."""
+        """Start sending the gradient's shards to the workers that update them."""
         flat, (start, stop) = self._flat_gradient(), self.bucket.shard(self._rank)
         self.gradient = flat[start:stop]
         if not self.shared:
@@ -85,7 +90,7 @@ class HeldBucket:
         self._message = transport.start(("sum", self.bucket.index), sends, receives)
 
     def finish_sync(self, transport: Transport) -> None:
-        """Wait for the others' gradients and add them."""
+        """Wait for the other workers' gradients and add them."""
         if self._message is None or self.gradient is None:
             return
         for received in transport.wait(self._message):
@@ -94,7 +99,7 @@ class HeldBucket:
         self._message = None
 
     def start_gather(self, transport: Transport) -> None:
-        """Send the updated shard to the others and receive theirs, in place."""
+        """Start sending the updated shard to the others and receiving theirs in place."""
         if not self.shared:
             return
         peers = [worker for worker in self.bucket.workers if worker != self._rank]
@@ -105,7 +110,8 @@ class HeldBucket:
         for peer in peers:
             place = self._flat[slice(*self.bucket.shard(peer))]
             shards.append(Receive(peer, tuple(place.shape), place.dtype, place))
-        self._gather = transport.start(("gather", self.bucket.index), [(peer, self.shard) for peer in peers], shards)
+        sends = [(peer, self.shard) for peer in peers]
+        self._gather = transport.start(("gather", self.bucket.index), sends, shards)
 
     def finish_gather(self, transport: Transport) -> None:
         """Wait until the whole bucket is up to date."""
@@ -115,13 +121,13 @@ class HeldBucket:
             self._gather = None
 
     def clear(self) -> None:
-        """Forget the gradients that backward left."""
+        """Drop the gradients of backward."""
         for parameter in self.parameters.values():
             parameter.grad = None
 
 
 class Parameters(Mapping[str, Mapping[str, Tensor]]):
-    """All buckets of one worker."""
+    """All parameters of one worker, by op and name."""
 
     def __init__(
         self, program: Program, weights: Mapping[ParameterName, Tensor], world: World, transport: Transport,
@@ -143,8 +149,8 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
                     tensor.register_post_accumulate_grad_hook(self._on_gradient(held))
 
     def _on_gradient(self, held: HeldBucket) -> Callable[[Tensor], None]:
-        # A strong reference would be a cycle by way of the parameter that the garbage collector does not see: the
-        # weights would never be freed.
+        # A strong reference would form a cycle through the parameter that is invisible to the
+        # garbage collector: the weights would never be freed.
         reference, transport = weakref.ref(held), self._transport
 
         def hook(_: Tensor) -> None:
@@ -157,7 +163,7 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
         return hook
 
     def __getitem__(self, op: str) -> Mapping[str, Tensor]:
-        """The parameters of an op that this worker holds, up to date."""
+        """Wait for updated weights and return the parameters of an op."""
         for held in self._buckets_of_op[op]:
             held.finish_gather(self._transport)
         return self._of_op[op]
@@ -169,13 +175,13 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
         return len(self._of_op)
 
     def expect(self, buckets: Sequence[int]) -> None:
-        """The backward that follows completes these buckets: sum each as soon as it is there."""
+        """Sum each of these buckets as soon as the backward that follows completes it."""
         for index in buckets:
             held = self.buckets[index]
             held.syncing, held.ready, held.gradient = True, 0, None
 
     def update(self, index: int, lr: float) -> None:
-        """Wait for the summed gradient, do one step of SGD on this worker's shard, and begin to send it around."""
+        """Wait for the summed gradient, update this worker's shard, and start the all-gather."""
         held = self.buckets[index]
         if held.gradient is None:
             held.start_sync(self._transport)
@@ -197,21 +203,22 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
             held.momentum.zero_()
 
     def wait_for_weights(self) -> None:
-        """Wait until every parameter that this worker holds is up to date."""
+        """Wait until all parameters of this worker are up to date."""
         for held in self.buckets.values():
             held.finish_gather(self._transport)
 
     def gradients(self) -> dict[int, Tensor]:
-        """This worker's shard of the last step's summed gradients, by bucket."""
+        """Return this worker's shards of the last step's summed gradients, by bucket."""
         return {index: held.gradient for index, held in self.buckets.items() if held.gradient is not None}
 
     def shards(self) -> dict[int, Tensor]:
-        """This worker's shard of the parameters, by bucket."""
+        """Return this worker's shards of the parameters, by bucket."""
         return {index: held.shard.detach() for index, held in self.buckets.items()}
 
 
-def assemble(program: Program, shards: Sequence[Mapping[int, Tensor]], form: Format) -> dict[ParameterName, Tensor]:
-    """Whole parameters (or gradients) from the workers' shards, given by rank."""
+def assemble(program: Program, shards: Sequence[Mapping[int, Tensor]],
+             form: Format) -> dict[ParameterName, Tensor]:
+    """Return whole parameters or gradients from the workers' shards, given by rank."""
     whole: dict[ParameterName, Tensor] = {}
     for bucket in program.buckets:
         flat = torch.cat([shards[worker][bucket.index].cpu() for worker in bucket.workers])

@@ -1,4 +1,4 @@
-"""What a worker's side of a program comes to before the first step: everything that no step changes."""
+"""Preparation of a worker's program: everything that does not change from step to step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from parallel.runtime.communication.exchange import Move, move
 from parallel.runtime.instrumentation.observe import Observer, observed
 
 Compute = Callable[
-    [Mapping[str, Part], Mapping[tuple[str, str], Tensor], Tensor, Mapping[str, Mapping[str, Tensor]], Context],
+    [Mapping[str, Part], Mapping[tuple[str, str], Tensor], Tensor, Mapping[str, Mapping[str, Tensor]],
+     Context],
     dict[str, Tensor],
 ]
 """(parts, leaves by producer and consumer, labels, parameters, context) → outputs by op."""
@@ -24,50 +25,53 @@ Compute = Callable[
 
 @dataclass(frozen=True)
 class SegmentWork:
-    """A segment for a micro-batch on this worker, with everything that does not change from step to step."""
+    """A segment for a micro-batch on this worker."""
 
     segment: Segment
     micro_batch: int | None
     parts: Mapping[str, Part]
     samples: Tensor
     images: Mapping[str, tuple[slice, Box]]
-    """Per op that reads the images: rows of the loaded batch, and the box of them."""
+    """Rows of the loaded batch and their box, for each op that reads the images."""
     labels: slice
-    """Rows of the loaded labels, if the loss is here."""
+    """Rows of the loaded labels, if the segment has the loss."""
 
 
 class Prepared:
-    """One worker's work items, exchanges and segment functions."""
+    """One worker's segments, exchanges and segment functions."""
 
     def __init__(self, program: Program, rank: int, device: torch.device, compile: bool,
                  observer: Observer | None = None) -> None:
         self.program = program
         self._rank, self._device = rank, device
         self.image_positions: list[int] = []
-        """Positions in the global batch of the images that this worker needs, in the order of its loaded rows."""
+        """Positions in the global batch of the images that this worker needs, in the order of its
+        loaded rows."""
         self.label_positions: list[int] = []
-        """Likewise of the labels."""
+        """Positions of the labels that this worker needs."""
         self._image_rows: dict[tuple[int, ...], slice] = {}
-        """Rows of the loaded batch by their positions: ops that read the same images share them."""
+        """Rows of the loaded batch by position; ops that read the same images share them."""
         self.work: dict[tuple[int, int | None], SegmentWork] = {}
         for segment in program.segments:
             if rank in segment.workers:
                 for m in [None] if segment.merged else range(program.plan.micro_batches):
                     self.work[segment.index, m] = self._prepare(segment, m)
-        self.rows = {name: self._merged_rows(name) for name in program.merged if rank in program.plan[name].on}
+        self.rows = {name: self._merged_rows(name) for name in program.merged
+                     if rank in program.plan[name].on}
         self.moves = {key: self._both_ways(exchange) for key, exchange in program.exchanges.items()
                       if rank in exchange.workers}
         self.incoming = {(e.consumer, e.value) for e in program.exchanges.values()}
-        """Consumer and producer of every edge with an exchange."""
+        """Pairs (consumer, producer) of the edges with an exchange."""
         self.entering: list[list[tuple[str, str]]] = []
-        """Per segment, the edges (producer, consumer) that enter it from others."""
+        """Edges (producer, consumer) that enter each segment from others."""
         self.leaving: list[list[str]] = []
-        """Per segment, its ops that others read; and the loss."""
+        """Ops of each segment that others read, and the loss."""
         self.compute: list[Compute] = []
         for segment in program.segments:
             ops = set(segment.ops)
-            self.entering.append([(producer, name) for name in segment.ops for producer in program.graph[name].inputs
-                                  if producer != INPUT and producer not in ops])
+            self.entering.append([
+                (producer, name) for name in segment.ops for producer in program.graph[name].inputs
+                if producer != INPUT and producer not in ops])
             read = {producer for op in program.graph for producer in op.inputs if op.name not in ops} | {LOSS}
             self.leaving.append([name for name in segment.ops if name in read])
             self.compute.append(self._segment_function(segment, compile, observer))
@@ -95,7 +99,7 @@ class Prepared:
         return SegmentWork(segment, m, parts, positions, images, labels)
 
     def _load(self, positions: tuple[int, ...]) -> slice:
-        """Rows of the loaded batch that have the images at these positions."""
+        """Return the rows of the loaded batch with the images at these positions."""
         if positions not in self._image_rows:
             first = len(self.image_positions)
             self.image_positions += positions
@@ -103,7 +107,7 @@ class Prepared:
         return self._image_rows[positions]
 
     def _merged_rows(self, name: str) -> list[slice]:
-        """Where each micro-batch lies in the output of a merged op on this worker."""
+        """Return the rows of each micro-batch in the output of a merged op on this worker."""
         rows, first = [], 0
         for m in range(self.program.plan.micro_batches):
             box = self.program.output(name, self._rank, m)
@@ -121,10 +125,11 @@ class Prepared:
         return one_way(False), one_way(True)
 
     def _segment_function(self, segment: Segment, compile: bool, observer: Observer | None) -> Compute:
-        """Computes a segment's ops from its leaves; returns what leaves it, and the logits if they are here."""
+        """Return the function that computes what leaves a segment, and the logits."""
         ops = [self.program.graph[name] for name in segment.ops]
         forwards = [(op, op.forward if observer is None else observed(op, observer)) for op in ops]
-        results = {*self.leaving[segment.index], *(self.program.graph[LOSS].inputs if LOSS in segment.ops else ())}
+        logits = self.program.graph[LOSS].inputs if LOSS in segment.ops else ()
+        results = {*self.leaving[segment.index], *logits}
 
         def compute(
             parts: Mapping[str, Part], leaves: Mapping[tuple[str, str], Tensor], labels: Tensor,
@@ -141,8 +146,8 @@ class Prepared:
 
         if not compile:
             return compute
-        # Dynamo counts recompilations per code object, which all segments would share: past its limit of eight, the
-        # rest would silently run uncompiled.
+        # Dynamo counts recompilations per code object, which all segments would share: beyond its
+        # limit of eight, the remaining segments would silently run uncompiled.
         compute.__code__ = compute.__code__.replace(co_name=f"segment_{segment.index}")
         compiled = torch.compile(compute, dynamic=False)
 
@@ -150,7 +155,8 @@ class Prepared:
             parts: Mapping[str, Part], leaves: Mapping[tuple[str, str], Tensor], labels: Tensor,
             parameters: Mapping[str, Mapping[str, Tensor]], context: Context,
         ) -> dict[str, Tensor]:
-            # Waiting for parameters is no tensor operation: do it before the compiled region.
-            return compiled(parts, leaves, labels, {op.name: dict(parameters[op.name]) for op in ops}, context)
+            # Waiting for parameters is not a tensor operation: do it before the compiled region.
+            updated = {op.name: dict(parameters[op.name]) for op in ops}
+            return compiled(parts, leaves, labels, updated, context)
 
         return compute_compiled

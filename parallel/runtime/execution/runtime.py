@@ -1,8 +1,8 @@
 """The runtime: one worker's interpreter of a program.
 
-It runs any plan with the five kinds of instruction of `parallel.program`. Each forward of a segment is
-an autograd region of its own: tensors from other segments enter as leaves, and the backward leaves the
-leaves' gradients for the transposed exchange.
+It runs any plan with the five kinds of instruction of `parallel.program`. Each forward of a segment
+is an autograd region of its own: tensors from other segments enter as leaves, and the backward
+leaves the leaves' gradients for the transposed exchange.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def named_weights(model: nn.Module) -> dict[ParameterName, Tensor]:
 
 
 class Runtime:
-    """Engine that runs one worker's instructions of a program, on the images and labels it asks for."""
+    """Engine that runs one worker's instructions of a program."""
 
     splits_time = True
 
@@ -59,7 +59,8 @@ class Runtime:
         if observer is not None and options.compile:
             raise ValueError("compile=True leaves an observer nothing to see: choose one of them")
         if program.plan.workers != world.size:
-            raise ValueError(f"workers={world.size} does not fit the plan, which is for {program.plan.workers}")
+            raise ValueError(
+                f"workers={world.size} does not fit the plan, which is for {program.plan.workers}")
         self.program, self.world = program, world
         self.clock = Clock(world.device)
         autocast = options.precision == "bf16"
@@ -67,19 +68,21 @@ class Runtime:
         self._weights = Format(dtype, options.channels_last, world.device)
         activations = Format(torch.bfloat16 if autocast else dtype, options.channels_last, world.device)
         self.transport = open_transport(world, self.clock)
-        self.parameters = Parameters(program, named_weights(model), world, self.transport, self._weights, options,
-                                     keep_gradients=keep_gradients)
+        self.parameters = Parameters(program, named_weights(model), world, self.transport, self._weights,
+                                     options, keep_gradients=keep_gradients)
         self.buffers = Buffers(program, model, world.rank, self._weights)
         self.trace: list[TimedInstruction] | None = None
-        """If it is a list, steps append their instructions to it, with the times of begin and end."""
+        """If it is a list, steps append their instructions to it, with the times of begin and
+        end."""
         self._seed = options.seed
         self._steps = program.steps[world.rank]
         self._prepared = Prepared(program, world.rank, world.device, options.compile, observer)
-        self._shared = WorkerState(self._prepared, self.parameters, self.buffers.held, self.transport, activations,
-                                   autocast)
+        self._state = WorkerState(self._prepared, self.parameters, self.buffers.held, self.transport,
+                                  activations, autocast)
         if observer is not None:
             observe_parameters(self.parameters, observer)
-        self.image_positions, self.label_positions = self._prepared.image_positions, self._prepared.label_positions
+        self.image_positions = self._prepared.image_positions
+        self.label_positions = self._prepared.label_positions
 
     @property
     def bytes_sent(self) -> int:
@@ -89,18 +92,20 @@ class Runtime:
     def train_step(self, images: Tensor, labels: Tensor, *, step: int, lr: float) -> Tensor:
         """Run one optimizer step on this worker's rows of a global batch.
 
-        `step` counts optimizer steps and chooses the dropout masks. Returns this worker's part of the mean loss, in
-        float64. Raises `InstructionFailed` when an instruction raises.
+        `step` counts optimizer steps and chooses the dropout masks. Returns this worker's part of
+        the mean loss, in float64. Raises `InstructionFailed` when an instruction raises.
         """
-        run = StepRun(self._shared, images, labels, training=True, key=step_key(self._seed, step, self.world.device))
+        key = step_key(self._seed, step, self.world.device)
+        run = StepRun(self._state, images, labels, training=True, key=key)
         self._interpret(partial(self._train, run, lr))
         run.close()
         return run.loss
 
     @torch.no_grad()
     def evaluate_step(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return this worker's sums over a validation batch: [loss, top-1 hits, top-5 hits, samples], in float64."""
-        run = StepRun(self._shared, images, labels, training=False, key=step_key(0, 0, self.world.device))
+        """Return this worker's [loss, top-1 hits, top-5 hits, samples] of a validation batch."""
+        key = step_key(0, 0, self.world.device)  # unused: dropout is off
+        run = StepRun(self._state, images, labels, training=False, key=key)
         self._interpret(partial(self._evaluate, run))
         run.close()
         return run.metrics

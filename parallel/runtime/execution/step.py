@@ -1,4 +1,4 @@
-"""One step on one worker: the values and gradients that live from its first instruction to its last."""
+"""One step on one worker: the values and gradients that live from its start to its end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from parallel.runtime.execution.parameters import Parameters
 from parallel.runtime.execution.prepared import Prepared, SegmentWork
 
 ValueKey = tuple[str, int | None]
-"""An op's output for a micro-batch; None: for all of them, by a merged segment."""
+"""Op, and micro-batch of its output; None: all micro-batches, in a merged segment."""
 LeafKey = tuple[str, str, int | None]
 """Producer, consumer, micro-batch."""
 
@@ -40,10 +40,11 @@ class WorkerState:
 class StepRun:
     """State of one step: each instruction of the program is a method."""
 
-    def __init__(self, context: WorkerState, images: Tensor, labels: Tensor, *, training: bool, key: Tensor) -> None:
-        """`images` and `labels` are this worker's rows of the batch; `key` chooses the dropout masks."""
-        self._p, self._parameters, self._buffers = context.prepared, context.parameters, context.buffers
-        self._transport, self._form, self._autocast = context.transport, context.form, context.autocast
+    def __init__(self, state: WorkerState, images: Tensor, labels: Tensor, *, training: bool,
+                 key: Tensor) -> None:
+        """`images` and `labels` are this worker's rows; `key` chooses the dropout masks."""
+        self._p, self._parameters, self._buffers = state.prepared, state.parameters, state.buffers
+        self._transport, self._form, self._autocast = state.transport, state.form, state.autocast
         self._images, self._labels = images, labels
         self._training, self._key = training, key
         self._values: dict[ValueKey, Tensor] = {}
@@ -59,8 +60,9 @@ class StepRun:
         for op, (rows, box) in work.images.items():
             leaves[INPUT, op] = self._images[(rows, *(slice(*span) for span in box.spans[1:]))]
         for producer, op in p.entering[segment.index]:
-            if (producer, op, m) not in self._leaves:  # no exchange brought it: it was computed here
-                self._leaves[producer, op, m] = self._values[producer, m].detach().requires_grad_(self._training)
+            if (producer, op, m) not in self._leaves:  # computed here, not received
+                leaf = self._values[producer, m].detach().requires_grad_(self._training)
+                self._leaves[producer, op, m] = leaf
             leaves[producer, op] = self._leaves[producer, op, m]
         context = Context(self._training, self._key, work.samples, self._buffers)
         with (
@@ -88,13 +90,13 @@ class StepRun:
                 gradients.append(torch.full_like(tensor, p.program.loss_scale))
             elif (name, m) in self._gradients:
                 returned = self._gradients.pop((name, m))
-                if tensor.requires_grad:  # not where the images have met no weights yet
+                if tensor.requires_grad:  # otherwise it depends on images only, not on weights
                     tensors.append(tensor)
                     gradients.append(returned.to(tensor.dtype))
         torch.autograd.backward(tensors, gradients)
         for producer, op in p.entering[segment.index]:
             if (op, producer) in p.incoming:
-                continue  # its exchange takes it back
+                continue  # its exchange returns the gradient
             gradient = self._leaves.pop((producer, op, m)).grad
             if gradient is not None:
                 self._add_gradient(producer, m, gradient)
@@ -128,8 +130,11 @@ class StepRun:
         p = self._p
         if value in p.rows and m is not None:
             if (value, None) not in self._gradients:
-                self._gradients[value, None] = torch.zeros_like(self._values[value, None], dtype=gradient.dtype)
-            if p.program.plan.update == "pass":  # the passes' losses are means over a pass, this op's is over the batch
+                output = self._values[value, None]
+                self._gradients[value, None] = torch.zeros_like(output, dtype=gradient.dtype)
+            # A pass's loss is a mean over the pass, but this op's gradient is of a mean over the
+            # batch.
+            if p.program.plan.update == "pass":
                 gradient = gradient / p.program.plan.micro_batches
             self._gradients[value, None][p.rows[value][m]] += gradient
         elif (value, m) in self._gradients:
@@ -138,6 +143,6 @@ class StepRun:
             self._gradients[value, m] = gradient
 
     def close(self) -> None:
-        """Wait for what was only sent."""
+        """Wait for moves that only send."""
         for (index, m, _), moving in self._moving.items():
             finish(moving, self._transport, self._form_of(self._p.program.exchanges[index, m]))

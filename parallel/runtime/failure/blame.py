@@ -1,14 +1,15 @@
 """Which worker is to blame when a run cannot continue.
 
-Each worker publishes its state at every heartbeat. A worker knows the last state of every other worker and for how long
-it has not changed. The blame falls on the first of these that exists:
+Each worker publishes its state at every heartbeat. A worker knows the last state of every other
+worker and for how long it has not changed. The blame falls on the first of these that exists:
 
     1. a worker that has been silent for the whole timeout: it died, is stopped, or its machine is gone;
     2. a worker that has been silent for some heartbeats, when a connection broke or a wait timed out;
-    3. a live worker that is not waiting itself, when a wait timed out: the one that has been busy for longest.
+    3. a live worker that is not waiting itself, when a wait timed out: the one that has been busy
+       for longest.
 
-If all workers wait, they wait for each other. A broken connection to a live worker is no evidence yet: that worker is
-about to publish why it closed the connection.
+If all workers wait, they wait for each other. A broken connection to a live worker is no evidence
+yet: that worker is about to publish why it closed the connection.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from dataclasses import asdict, dataclass
 BEAT_S = 0.5
 """Interval at which a worker publishes its state."""
 SILENT_S = 4 * BEAT_S
-"""Silence after which a worker counts as dead if there is other evidence. A thread on an overloaded machine may miss a
-heartbeat or two."""
+"""Silence after which a worker counts as dead if there is other evidence. A thread on an overloaded
+machine may miss a heartbeat or two."""
 BROKEN_S = 10 * BEAT_S
 """Time that a live worker has to publish why it closed a connection."""
 
@@ -68,10 +69,11 @@ def find_blame(me: int, states: Mapping[int, State], silent: Mapping[int, float]
           symptom: Symptom | None, told: bool = False) -> str | None:
     """Return the sentence that names the worker to blame, or None as long as there is none.
 
-    `states` holds every worker's state by rank, `silent` the seconds since the state of each other worker changed.
-    `told`: a signal told this worker to end.
+    `states` holds every worker's state by rank, `silent` the seconds since the state of each other
+    worker changed. `told`: a signal told this worker to end.
     """
-    others = {rank: state for rank, state in states.items() if rank != me and not state.done and not state.told}
+    others = {rank: state for rank, state in states.items()
+              if rank != me and not state.done and not state.told}
     suspect = symptom is not None or told
     limit = SILENT_S if suspect else max(timeout_s, SILENT_S)
     quiet = {rank: silent[rank] for rank in others if silent[rank] >= limit}
@@ -93,5 +95,6 @@ def find_blame(me: int, states: Mapping[int, State], silent: Mapping[int, float]
         rank = max(busy, key=lambda r: busy[r].seconds)
         return (f"worker {rank} has not come to where others wait for it: in {busy[rank].where} it has been "
                 f"{busy[rank].doing} for {busy[rank].seconds:.1f} s (cluster.timeout_s={timeout_s:g})")
-    all_wait = "; ".join(f"worker {rank}, {state.where}: {state.doing}" for rank, state in sorted(states.items()))
+    all_wait = "; ".join(f"worker {rank}, {state.where}: {state.doing}"
+                         for rank, state in sorted(states.items()))
     return f"all workers wait for each other, for longer than cluster.timeout_s={timeout_s:g} ({all_wait})"

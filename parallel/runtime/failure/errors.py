@@ -1,4 +1,4 @@
-"""Errors that end a run on every worker: one sentence naming a worker, a step and, where it is known, an op."""
+"""Errors that end a run on every worker, each in one sentence that names a worker and a step."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Which op first computed an infinite or NaN value: `trainer.check_finite`.
 
-Every worker records the first such value of its own, and after the step the workers compare: forward precedes backward,
-and within each direction an op precedes those that its values reach. Checking synchronises with the device after
-every op, so it is off by default.
+Every worker records the first such value of its own, and after the step the workers compare:
+forward precedes backward, and within each direction an op precedes those that its values reach.
+Checking synchronises with the device after every op, so it is off by default.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ class Group(Protocol):
 
 @dataclass(frozen=True, order=True)
 class NonfiniteValue:
-    """The first value on one worker that is not finite. The smallest over all workers is the first of the step."""
+    """The first value on one worker that is not finite.
+
+    The smallest over all workers is the first of the step.
+    """
 
     batch: int
     """The pass, where every pass updates weights that the next one uses; otherwise 0."""
@@ -51,7 +54,10 @@ class NonfiniteValue:
 
 
 class NonfiniteCheck(Observer):
-    """One worker's check. Pass it to the engine as its observer, and call `after` when a step is done."""
+    """One worker's check.
+
+    Pass it to the engine as its observer, and call `after` when a step is done.
+    """
 
     def __init__(self, graph: Graph, group: Group, batch_size: int, micro_batches: int = 1,
                  updates_every_pass: bool = False) -> None:
@@ -84,14 +90,15 @@ class NonfiniteCheck(Observer):
             what = f"micro-batch {micro_batch}, {what}"
         place = -self._place[op] if backward else self._place[op]
         found = NonfiniteValue(self._batch, backward, place, micro_batch or 0, self._group.rank, op, what)
-        # Within a segment a tensor is observed first as its producer's output gradient, then as its reader's
-        # input gradient: the smallest names the reader.
+        # Within a segment a tensor is observed first as its producer's output gradient, then as its
+        # reader's input gradient: the smallest names the reader.
         self._first = found if self._first is None else min(found, self._first)
 
     def _pass(self, rows: Tensor, backward: bool) -> int:
         """Return the pass that the rows belong to.
 
-        Ops that are computed once a step run forward before the first pass and backward after the last.
+        Ops that are computed once a step run forward before the first pass and backward after the
+        last.
         """
         micro_batch = self._micro_batch(rows)
         if micro_batch is None:
@@ -108,7 +115,7 @@ class NonfiniteCheck(Observer):
         return None
 
     def after(self, step: int, loss: Tensor) -> None:
-        """Raise `NotFinite` on every worker if any of them found a value, or if the loss is not finite.
+        """Raise `NotFinite` on every worker if one found a value or the loss is not finite.
 
         `loss` is this worker's part of the loss.
         """

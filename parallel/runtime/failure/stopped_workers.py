@@ -11,16 +11,18 @@ import os
 import psutil
 
 SAME = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT")
-"""Environment variables that the workers of one launcher share and that differ between launchers."""
+"""Environment variables that the workers of one launcher share and that differ between
+launchers."""
 
 
 def kill_stopped_workers() -> None:
     """Kill the stopped workers that this worker's launcher started on this machine."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
-    with contextlib.suppress(psutil.NoSuchProcess):  # the launcher is gone, and its children are no longer listed
+    with contextlib.suppress(psutil.NoSuchProcess):  # the launcher is gone
         for process in psutil.Process(os.getppid()).children():
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):  # ended meanwhile; another user's
+            # It may have ended meanwhile, or belong to another user.
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 if process.status() == psutil.STATUS_STOPPED and _is_worker(process.environ()):
                     process.kill()
 

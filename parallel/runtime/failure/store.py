@@ -1,7 +1,8 @@
 """The key-value store through which workers exchange their states and the blame.
 
-It is the launcher's store, over a connection of its own: a connection carries one call at a time. A call blocks for as
-long as the store's machine is silent, because torch's client has a timeout for missing keys but none for that.
+It is the launcher's store, over a connection of its own: a connection carries one call at a time. A
+call blocks for as long as the store's machine is silent, because torch's client has a timeout for
+missing keys but none for that.
 """
 
 from __future__ import annotations
@@ -17,15 +18,20 @@ BLAME = "blame"
 
 
 class StateStore:
-    """One worker's access to the store. Every method raises `RuntimeError` when the store is gone."""
+    """One worker's access to the store.
+
+    Every method raises `RuntimeError` when the store is gone.
+    """
 
     def __init__(self, rank: int, size: int, timeout_s: float) -> None:
         self._rank = rank
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self.address = f"{host}:{port}"
-        store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_s))
+        store = TCPStore(host, port, is_master=False, wait_for_workers=False,
+                         timeout=timedelta(seconds=timeout_s))
         # A restarted group must not read what the group before it wrote.
-        self._store = PrefixStore(f"parallel/watch/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = PrefixStore(f"parallel/watch/{attempt}", store)
         self._keys = [*(str(rank) for rank in range(size)), BLAME]
         self._store.compare_set(BLAME, "", "")
 
@@ -34,7 +40,10 @@ class StateStore:
         self._store.set(str(self._rank), state.encode())
 
     def read(self) -> tuple[list[State], str]:
-        """Return all states by rank, and the blame or "". Every worker must have written its state before."""
+        """Return all states by rank, and the blame or "".
+
+        Every worker must have written its state before.
+        """
         *states, blame = self._store.multi_get(self._keys)
         return [State.decode(text) for text in states], blame.decode()
 

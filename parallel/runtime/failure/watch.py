@@ -1,11 +1,13 @@
-"""A worker's watch over the others: it publishes this worker's state and detects when another worker is lost.
+"""A worker's watch over the others: it publishes a state and detects when a worker is lost.
 
-States travel through the launcher's key-value store, independently of the process group. The first worker that knows
-who is to blame (`blame.py`) writes it there, and all workers end with that sentence, including workers that are blocked
-in a message and a worker that hangs elsewhere while its threads run. A process group's own timeout would end only the
-workers that wait, each naming the worker that it happens to wait for.
+States travel through the launcher's key-value store, independently of the process group. The first
+worker that knows who is to blame (`blame.py`) writes it there, and all workers end with that
+sentence, including workers that are blocked in a message and a worker that hangs elsewhere while
+its threads run. A process group's own timeout would end only the workers that wait, each naming the
+worker that it happens to wait for.
 
-When the launcher ends the workers because one of them died, the signal is deferred until they have named that worker.
+When the launcher ends the workers because one of them died, the signal is deferred until they have
+named that worker.
 """
 
 from __future__ import annotations
@@ -28,12 +30,13 @@ from parallel.runtime.failure.stopped_workers import kill_stopped_workers
 from parallel.runtime.failure.store import StateStore
 
 BLOCKED_S = 5 * BEAT_S
-"""Time that a worker may stay blocked after the run is over, before the guard ends its process. A worker that waits for
-others is unblocked when they end."""
+"""Time that a worker may stay blocked after the run is over, before the guard ends its process. A
+worker that waits for others is unblocked when they end."""
 CLEAN_UP_S = 15.0
 """Time that a worker has to close its files once it knows the blame."""
 TOLD_S = SILENT_S + 2 * BEAT_S
-"""Time that a worker has to find the reason after it was told to end: the launcher does so when another worker died."""
+"""Time that a worker has to find the reason after it was told to end: the launcher does so when
+another worker died."""
 
 
 class NullWatch:
@@ -54,13 +57,16 @@ class NullWatch:
         """Note that this worker is now busy with `what`, such as loading data."""
 
     def waits(self, key: tuple[object, ...], peer: int) -> None:
-        """Note that this worker waits for the message `key` with worker `peer`; −1: with any worker."""
+        """Note that this worker waits for the message `key` with `peer`; −1: with any worker."""
 
     def goes_on(self) -> None:
         """Note that this worker is computing again."""
 
     def lost(self, error: RuntimeError) -> WorkerLost:
-        """Return what to raise for an error of the process group. Blocks until the blame is known."""
+        """Return what to raise for an error of the process group.
+
+        Blocks until the blame is known.
+        """
         return WorkerLost(str(error))
 
 
@@ -70,8 +76,8 @@ class Watch(NullWatch):
     def __init__(self, rank: int, size: int, timeout_s: float, start_timeout_s: float) -> None:
         """Join the store and publish this worker's state.
 
-        Waiting for a message is limited to `start_timeout_s` until `started` is called, and to `timeout_s` afterwards.
-        Raises `RuntimeError` if the store cannot be reached.
+        Waiting for a message is limited to `start_timeout_s` until `started` is called, and to
+        `timeout_s` afterwards. Raises `RuntimeError` if the store cannot be reached.
         """
         self._rank, self._timeout_s = rank, timeout_s
         self.timeout = timedelta(seconds=start_timeout_s)
@@ -133,11 +139,15 @@ class Watch(NullWatch):
         self._error = error, time.monotonic()
         self._news.set()
         if not self._known.wait(max(self._timeout_s, SILENT_S) + BROKEN_S):
-            return WorkerLost(self._own(f"the process group failed, and nobody knows why: {error}"), reachable=False)
+            sentence = f"the process group failed, and nobody knows why: {error}"
+            return WorkerLost(self._own(sentence), reachable=False)
         return WorkerLost(self._own(self._blame), self._reachable)
 
     def failed(self, error: BaseException) -> None:
-        """Publish that this worker ends because of `error`. The first worker to do so is to blame."""
+        """Publish that this worker ends because of `error`.
+
+        The first worker to do so is to blame.
+        """
         if not isinstance(error, WorkerLost):
             self._own_failure = f"worker {self._rank} failed in {self._where}: {_said(error)}"
             self._news.set()
@@ -162,7 +172,8 @@ class Watch(NullWatch):
     def _own(self, blame: str) -> str:
         return f"worker {self._rank} ends in {self._where}: {blame}"
 
-    # Signals. Python runs handlers in the main thread, which may be blocked; the guard learns of a signal at once.
+    # Signals. Python runs handlers in the main thread, which may be blocked; the guard learns of a
+    # signal at once.
 
     def _take_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -250,8 +261,8 @@ class Watch(NullWatch):
 
     def _state(self) -> State:
         doing, waits = self._what()
-        return State(self._beat, self._where, doing, time.monotonic() - self._since, waits or self._error is not None,
-                     bool(self._told), self._done)
+        return State(self._beat, self._where, doing, time.monotonic() - self._since,
+                     waits or self._error is not None, bool(self._told), self._done)
 
     def _what(self) -> tuple[str, bool]:
         """Return what this worker is doing, and whether that is waiting."""
@@ -269,8 +280,8 @@ class Watch(NullWatch):
     def _store_is_gone(self, how: str) -> None:
         self._reachable = False
         doing, waits = self._what()
-        self._know(f"the store at {self._store.address} does not answer ({how}), so that the machine or launcher of "
-                   "worker 0 is gone" + (f"; it was {doing}" if waits else ""))
+        self._know(f"the store at {self._store.address} does not answer ({how}), so that the machine or "
+                   "launcher of worker 0 is gone" + (f"; it was {doing}" if waits else ""))
 
 
 def _heard(number: int, frame: FrameType | None) -> None:

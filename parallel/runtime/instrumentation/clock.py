@@ -1,14 +1,14 @@
 """How an epoch's time divides into data loading, compute, exposed communication and idle time.
 
-Each worker records when its side of a message is ready (`started`) and while it is blocked by one (`waiting`), in
-seconds since the barrier at the start of the epoch. After the epoch the workers exchange their start times, and each
-divides its blocked time:
+Each worker records when its side of a message is ready (`started`) and while it is blocked by one
+(`waiting`), in seconds since the barrier at the start of the epoch. After the epoch the workers
+exchange their start times, and each divides its blocked time:
 
     idle           until the last of the peers that it receives from has started
     communication  the remainder, while the message is in transit
 
-Compute is the epoch minus data loading, communication and idle time, and so includes packing, the optimizer and Python.
-On CUDA the marks are events of the compute stream, which NCCL's waits block.
+Compute is the epoch minus data loading, communication and idle time, and so includes packing, the
+optimizer and Python. On CUDA the marks are events of the compute stream, which NCCL's waits block.
 """
 
 from __future__ import annotations
@@ -94,8 +94,12 @@ class Clock:
         return [(key, self.seconds(self._starts[key][occurrence]), self.seconds(begin), self.seconds(end))
                 for key, occurrence, _, begin, end in self._waits if occurrence < len(self._starts[key])]
 
-    def split(self, seconds: float, own_end: float, starts: Sequence[dict[MessageKey, np.ndarray]]) -> TimeSplit:
-        """Divide an epoch of `seconds` that this worker finished at `own_end`; `starts` are all workers', by rank."""
+    def split(self, seconds: float, own_end: float,
+              starts: Sequence[dict[MessageKey, np.ndarray]]) -> TimeSplit:
+        """Divide an epoch of `seconds` that this worker finished at `own_end`.
+
+        `starts` are those of all workers, by rank.
+        """
         data = sum(end - begin for begin, end in self._data)
         communication, idle = 0.0, seconds - own_end
         for key, occurrence, sources, begin_mark, end_mark in self._waits:

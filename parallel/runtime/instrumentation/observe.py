@@ -1,6 +1,7 @@
 """Observing every op's results while a step runs, for `trainer.check_finite` and `parallel.verify`.
 
-Without an observer there is no overhead: the runtime calls the op's own forward and registers no hook.
+Without an observer there is no overhead: the runtime calls the op's own forward and registers no
+hook.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ OpForward = Callable[[Part, Sequence[Tensor], Mapping[str, Tensor], Context], Te
 class Observer:
     """Receives the tensors of one worker's training steps. The base class ignores them.
 
-    `rows` are the positions of a tensor's samples in the global batch; `box` is the part of the op's output, whose span
-    of samples may be that of another micro-batch. Copy a tensor to keep it: later ops may change it in place.
+    `rows` are the positions of a tensor's samples in the global batch; `box` is the part of the
+    op's output, whose span of samples may be that of another micro-batch. Copy a tensor to keep it:
+    later ops may change it in place.
     """
 
     def output(self, op: str, box: Box, rows: Tensor, tensor: Tensor) -> None:
@@ -31,7 +33,7 @@ class Observer:
         """Receive the gradient of an op's output, summed over its consumers."""
 
     def input_gradient(self, op: str, producer: str, rows: Tensor, gradient: Tensor) -> None:
-        """Receive the gradient of the part of an input that `op` read, from `op` and others of its segment."""
+        """Receive the gradient of the part of an input that `op` read, from its whole segment."""
 
     def parameter_gradient(self, op: str, name: str, gradient: Tensor) -> None:
         """Receive the gradient of a parameter of `op` from one micro-batch."""
@@ -40,7 +42,8 @@ class Observer:
 def observed(op: Op, observer: Observer) -> OpForward:
     """Return the op's forward, observed in training together with its backward."""
 
-    def forward(part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+    def forward(part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor],
+                context: Context) -> Tensor:
         if not context.training:
             return op.forward(part, xs, parameters, context)
         for producer, x in zip(op.inputs, xs, strict=False):  # the loss also reads labels
@@ -64,7 +67,7 @@ def observe_parameters(parameters: Mapping[str, Mapping[str, Tensor]], observer:
 
 
 def observe_modules(model: nn.Module, observer: Observer, rows: Callable[[int], Tensor]) -> None:
-    """Observe the layers of a plain model, each under its own name, as ops that are layers are named.
+    """Observe the layers of a plain model, each under the name that its op has.
 
     `rows` returns the positions in the global batch for a given number of samples.
     """

@@ -8,6 +8,7 @@ backward; updated shards are waited for in the forward of the next step.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -45,7 +46,10 @@ class Group(Protocol):
 
 
 def chosen_step(trace: bool | int, steps: int, epochs: int) -> int | None:
-    """Return the optimizer step that trainer.trace selects, or None for no trace. `steps` are those of an epoch."""
+    """Return the optimizer step that trainer.trace selects, or None for no trace.
+
+    `steps` are those of an epoch.
+    """
     if trace is False:
         return None
     if trace is True:
@@ -74,7 +78,10 @@ class StepTrace:
             self._engine.trace = None
 
     def write(self, group: Group, path: Path | None) -> None:
-        """Collect the trace and write it to `path`, None on all workers but 0. Call it after the step's epoch."""
+        """Collect the trace and write it to `path`, None on all workers but 0.
+
+        Call it after the step's epoch.
+        """
         bars = group.gather_to_first(self._bars(group.rank))
         if path is not None:
             first = min((bar.start_s for own in bars for bar in own), default=0.0)
@@ -100,7 +107,7 @@ class StepTrace:
 
 def shifted(bar: Bar, first: float) -> Bar:
     """Return the bar with times relative to `first`."""
-    return Bar(bar.worker, bar.stream, bar.kind, bar.name, bar.start_s - first, bar.end_s - first, bar.details)
+    return replace(bar, start_s=bar.start_s - first, end_s=bar.end_s - first)
 
 
 def named(program: Program, step: Step) -> tuple[str, str]:
