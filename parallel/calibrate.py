@@ -1,7 +1,8 @@
-"""Calibrate this machine: torchrun --standalone --nproc-per-node N -m parallel.calibrate [override
-…]
+"""Calibrate this machine.
 
-    torchrun --standalone --nproc-per-node 2 -m parallel.calibrate data=digits trainer.batch_size=128 workers=2
+    torchrun --standalone --nproc-per-node N -m parallel.calibrate [override …]
+
+    torchrun --standalone --nproc-per-node 2 -m parallel.calibrate data=digits workers=2
 
 Measures, with all workers running, the parts of a training step: every op in every shape that a
 plan could give it, additions and updates, messages by size, how messages slow computing down, the

@@ -1,8 +1,9 @@
-"""Recommend a cluster, a number of workers and a strategy: python -m parallel.recommend [key=value
-…] [override …]
+"""Recommend a cluster, a number of workers and a strategy.
 
-    python -m parallel.recommend experiment=imagenet clusters=two_p100,dgx1,h100 workers=1,2,4,8 epoch_s=600
-    python -m parallel.recommend data=tiny_imagenet clusters=dgx1,mine.yaml workers=1,2,4,8 --html scaling.html
+    python -m parallel.recommend [key=value …] [--all] [--weak] [--html FILE] [override …]
+
+    python -m parallel.recommend experiment=imagenet clusters=dgx1,h100 workers=1,2,4,8 epoch_s=600
+    python -m parallel.recommend data=tiny_imagenet clusters=dgx1,mine.yaml --html scaling.html
 
 Predicts an epoch for every combination and prints the best strategy for each cluster and number of
 workers, the combinations that are not possible with the reason, and a recommendation for each

@@ -2,7 +2,7 @@
 
     python -m parallel.simulate [-m] [--weak] [--svg FILE] [--trace FILE] [override …]
 
-    python -m parallel.simulate strategy=one_weird_trick cluster=dgx1 workers=4 trainer.batch_size=512 --svg step.svg
+    python -m parallel.simulate strategy=one_weird_trick cluster=dgx1 workers=4 --svg step.svg
     python -m parallel.simulate -m workers=1,2,4,8 strategy=data_parallel,one_weird_trick cluster=dgx1
 
 Prints the step time on the cluster and, for each worker, where its time goes and the memory it
@@ -58,8 +58,7 @@ def simulate(given: Given, console: Console) -> int:
 
 
 def sweep(given: Given, weak: bool, console: Console) -> int:
-    """Print a row for each combination of the swept values; exit code 2 if none has a
-    prediction."""
+    """Print a row for each combination; exit code 2 if none has a prediction."""
     for name, path in given.files.items():
         require(False, name, path, "needs one configuration, not a sweep")
     varied, found = combinations(given.rest)

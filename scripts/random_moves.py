@@ -11,8 +11,7 @@ from parallel.plans import Layout
 
 
 def random_moves(graph: Graph, workers: int, batch_size: int, seed: int) -> Iterator[tuple[str, Layout]]:
-    """Yield moves of the ops with parameters and of the first op, without end (FlexFlow, section
-    6.1)."""
+    """Yield moves of the ops with parameters and of the first op (FlexFlow, section 6.1)."""
     random = Random(seed)
     movable = [op for i, op in enumerate(graph) if op.parameters or i == 0]
     while True:

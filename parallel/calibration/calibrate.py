@@ -22,8 +22,10 @@ from parallel.runtime.communication.world import choose_device, open_world
 
 def calibrate(config: Config, options: CalibrationOptions, rank: int, nodes: int, console: Console,
               ) -> tuple[Path, Cluster]:
-    """Measure, and return the cluster and the path to which worker 0 has written it. Every worker
-    calls this."""
+    """Measure and write the cluster file; return its path and the cluster.
+
+    Every worker calls this; worker 0 writes.
+    """
     choose_device(config.cluster)
     data = open_data(config.data, config.model.image_size, config.trainer.seed, rank == 0)
     side = config.model.image_size

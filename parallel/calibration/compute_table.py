@@ -48,8 +48,7 @@ class Samples:
 
 
 def measure_compute(setup: Setup, timer: OpTimer, step: IsolatedStep) -> tuple[Table, float]:
-    """Return the table, extended by the shapes that it lacks, and the mean seconds of a whole
-    step."""
+    """Return the table with all shapes that were missing, and the mean seconds of a step."""
     known = setup.known.compute.table if setup.known and isinstance(setup.known.compute, Measured) else None
     present: Ops = known.ops.get(setup.precision, {}) if known is not None else {}
     missing = {op: [shape for shape in shapes if (shape.key, FORWARD) not in present]
@@ -117,8 +116,7 @@ def _measure_rounds(setup: Setup, timer: OpTimer, step: IsolatedStep, runs: Sequ
 
 
 def _merged(known: Mapping[str, Curve], precision: str, found: Mapping[int, float]) -> dict[str, Curve]:
-    """Return the known curves with the points found for a precision, made non-decreasing by
-    isotonic regression."""
+    """Return the known curves with the points found, made non-decreasing."""
     points = sorted({**dict(known[precision].points if precision in known else ()), **found}.items())
     counts, seconds = np.array([n for n, _ in points]), np.array([s for _, s in points])
     smooth = np.exp(IsotonicRegression().fit_transform(np.log(counts), np.log(seconds)))

@@ -1,5 +1,4 @@
-"""Measure core contention: how much longer computing takes while other workers of the node
-compute."""
+"""Measure core contention: the slowdown of computing while other workers of the node compute."""
 
 from __future__ import annotations
 
@@ -14,8 +13,7 @@ ROUNDS = 6
 
 
 def measure_core_contention(setup: Setup, step: IsolatedStep) -> tuple[float, ...]:
-    """Return `Cluster.core_contention`: times of steps on the first 1, 2, … workers of every node,
-    the others waiting.
+    """Return `Cluster.core_contention`, from steps on the first 1, 2, … workers of each node.
 
     Ops are measured with `setup.computing_per_node` workers at once, so the factor for that number
     is 1.

@@ -36,8 +36,7 @@ class Pattern:
     """Share of B for each (source, target)."""
 
     def load(self, nbytes: float, shared: bool, node_of: Mapping[int, int]) -> float:
-        """Return the load of the link as `Link` defines it: of the busiest worker, or of the
-        busiest node if shared."""
+        """Return the load on the link as `Link` defines it."""
         out: dict[int, float] = {}
         into: dict[int, float] = {}
         for (source, target), share in self.sends.items():
@@ -59,8 +58,7 @@ def patterns(workers: Sequence[int]) -> Iterator[Pattern]:
 
 
 def across(nodes: Sequence[Sequence[int]]) -> Iterator[Pattern]:
-    """Yield the patterns between the first two nodes: one pair of workers, and all pairs; nothing
-    for a single node."""
+    """Yield the patterns between the first two nodes: one pair of workers, and all pairs."""
     if len(nodes) < 2:
         return
     first, second = nodes[0], nodes[1]
@@ -88,8 +86,7 @@ def fit_link(points: Sequence[Point], node_of: Mapping[int, int]) -> tuple[Link,
 
 
 def _held_out_error(points: Sequence[Point], node_of: Mapping[int, int], shared: bool) -> float:
-    """Return the mean relative error of each pattern's times under a link fitted to the other
-    patterns."""
+    """Return the mean relative error of each pattern under a link fitted to the others."""
     names = {point.pattern.name for point in points}
     if len(names) == 1:
         return _error(_fit(points, node_of, shared), points, node_of)
@@ -106,8 +103,7 @@ def _error(link: Link, points: Sequence[Point], node_of: Mapping[int, int]) -> f
 
 
 def _fit(points: Sequence[Point], node_of: Mapping[int, int], shared: bool) -> Link:
-    """Return the link fitted to the points, with the bandwidth of each worker or `shared` by a
-    node."""
+    """Return the link fitted to the points."""
     loads = np.array([p.pattern.load(p.nbytes, shared, node_of) for p in points])
     seconds = np.array([p.seconds for p in points])
     smooth = np.exp(IsotonicRegression(out_of_bounds="clip").fit_transform(np.log(loads), np.log(seconds)))

@@ -21,14 +21,12 @@ from parallel.runtime.communication.transport import Transport
 from parallel.runtime.instrumentation.clock import Clock
 
 MINIMUM_ROUNDS, MESSAGE_ROUNDS, SLOWDOWN_ROUNDS, LATENCY_ROUNDS = 3, 25, 15, 15
-"""Rounds of message sizes (at least, at most), of the slowdown and of the latency; medians hardly
-change beyond."""
+"""Rounds of all message sizes (at least, at most), of the slowdown and of the latency."""
 
 
 @dataclass(frozen=True)
 class Links:
-    """The network of a cluster, with the sources of its numbers by their name in the cluster
-    file."""
+    """The links of a cluster, with the sources of their numbers by name."""
 
     inside: Link
     between: Link | None

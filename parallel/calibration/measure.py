@@ -1,5 +1,4 @@
-"""Calibrate this machine: measure ops, messages, contention, overhead and loading, and make a
-cluster of them.
+"""Measure all numbers of this machine, and make a cluster of them.
 
 The time budget goes to messages (a fifth), loading (3 %) and ops (the rest); core contention comes
 on top.
@@ -22,8 +21,10 @@ from parallel.runtime.execution.available_memory import available_memory
 
 
 def measure_cluster(setup: Setup) -> Cluster:
-    """Measure what the earlier calibration lacks, and return the cluster. Every worker calls this
-    at the same time."""
+    """Measure what the earlier calibration lacks, and return the cluster.
+
+    Every worker calls this at the same time.
+    """
     config, world, known = setup.config, setup.world, setup.known
     channels_last = config.trainer.channels_last
     timer = OpTimer(setup.graph, world.device, setup.precision, channels_last, world.size)
@@ -53,8 +54,7 @@ def measure_cluster(setup: Setup) -> Cluster:
 
 
 def _sources(setup: Setup, contention: bool) -> dict[str, str]:
-    """Return how the numbers besides the links' were measured, by their name in the cluster
-    file."""
+    """Return the sources of all numbers except those of the links, by name."""
     model = setup.config.model
     sources = {
         "memory": "free memory, divided by the workers of a node",

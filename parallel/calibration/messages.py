@@ -1,5 +1,4 @@
-"""Measure messages of the runtime: their times by size, their latency in a step, and how they slow
-computing down."""
+"""Measure messages of the runtime: time by size, latency in a step, slowdown of computing."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ from parallel.runtime.communication.world import World
 SIZES = tuple(int(kilobytes * 1000) for kilobytes in (4, 16, 64, 250, 1000, 4000, 16000, 50000, 150000))
 """Bytes. The largest is about that of AlexNet's fc6 weights, 151 MB."""
 LOOP_BYTES, LOOP_REPEATS = 1_000_000, 64
-"""Small messages are repeated up to this number of bytes or times, so that the barriers around them
-do not count."""
+"""Small messages repeat up to this many bytes or times, so that barriers around them do not
+count."""
 SLOTS = 4
 """Number of message names that repeated small messages use in turn. A message waits until the last
 one of its name was read; in a step that was long ago, in a loop it was just now."""
@@ -76,8 +75,7 @@ class Messages:
 
 
 def overlap_slowdown(messages: Messages, world: World, compute: Callable[[], None], rounds: int) -> float:
-    """Return the time by which a message prolongs concurrent computing ÷ the message's time, from 0
-    to 1: the median."""
+    """Return the median time that a message adds to concurrent computing ÷ the message's time."""
     watch = Stopwatch(world.device)
     everyone = next(p for p in reversed(list(patterns(range(world.size)))) if p.name.startswith("exchange"))
 
@@ -103,8 +101,7 @@ def overlap_slowdown(messages: Messages, world: World, compute: Callable[[], Non
 
 def latency_in_a_step_s(messages: Messages, world: World, chosen: Sequence[Pattern],
               compute: Callable[[Callable[[], None]], None], rounds: int) -> float:
-    """Return the seconds that each small message adds when workers exchange it between parts of
-    their computing.
+    """Return the seconds that each small message adds between parts of the workers' computing.
 
     This is more than the latency of a message alone, since the workers never arrive at the same
     moment. `compute` calls its argument between its parts. The pattern with the most workers is

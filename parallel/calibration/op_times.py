@@ -31,11 +31,9 @@ from parallel.runtime.communication.exchange import Format
 
 UPDATE, ADD, COPY = "update", "add", "copy"
 NOISE = 1 << 22
-"""Random numbers with which inputs are filled, repeatedly: drawing new ones would take longer than
-most ops."""
+"""Random numbers that fill inputs, repeatedly: drawing new ones would take longer than most ops."""
 FEWEST_ELEMENTS = 1024
-"""Smaller tensors share a bucket with others in a step; measured alone, their times would be pure
-overhead."""
+"""Smaller tensors share a bucket in a step; alone, their times would be pure overhead."""
 
 
 class Recorder:
@@ -141,8 +139,7 @@ class OpTimer:
                     gradients[producer] = x.grad
 
     def _input(self, producer: str, box: Box, values: Mapping[str, Tensor]) -> Tensor:
-        """Return an input of an op: the producer's output if it has the shape, else a new tensor as
-        from an exchange."""
+        """Return an input: the producer's output if its shape fits, else a new tensor."""
         if producer == INPUT:
             return self._new(self._weights, box.shape)
         wide, trained = self._graph[producer].wide, producer in self._graph.trained_ops
@@ -172,8 +169,7 @@ class OpTimer:
                 for name, box in boxes.items()}
 
     def _update(self, parameters: dict[str, dict[str, Tensor]]) -> None:
-        """Add received shards and apply SGD, on the shard that this worker would have among 1 to W
-        workers."""
+        """Add received shards and apply SGD to the shard of one among 1 to W workers."""
         for op in reversed(parameters):
             for name, parameter in parameters[op].items():
                 if parameter.grad is None:
@@ -196,8 +192,7 @@ class OpTimer:
                     self.times.count(UPDATE, count, begin)
 
     def _copy(self, values: Mapping[str, Tensor]) -> None:
-        """Pack half of the channels of each output into a contiguous tensor, as before it is
-        sent."""
+        """Pack half of the channels of each output, as before a message."""
         for value in values.values():
             if value.dim() < 2 or value.shape[1] < 2 or value.dtype != self._activations.dtype:
                 continue

@@ -12,8 +12,7 @@ class CalibrationOptions:
     """Time to measure, and whether to start over."""
 
     budget_s: float = 180.0
-    """Approximate seconds to measure. Shapes that do not fit into it are predicted by the
-    regression."""
+    """Approximate seconds to measure; the regression predicts the shapes that do not fit in."""
     fresh: bool = False
     """Whether to discard an earlier calibration instead of extending it."""
 

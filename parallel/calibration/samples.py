@@ -1,5 +1,4 @@
-"""Statistics of measured times: means with little noise, quartiles, numbers short enough for a
-file."""
+"""Statistics of measured times: means with little noise, quartiles, rounding."""
 
 from __future__ import annotations
 

@@ -21,8 +21,7 @@ K = TypeVar("K")
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """One calibration as one worker sees it. All workers run the same measurements at the same
-    time."""
+    """One calibration as one worker sees it. All workers measure at the same time."""
 
     config: Config
     options: CalibrationOptions
@@ -55,8 +54,8 @@ class Setup:
 
     @cached_property
     def computing_per_node(self) -> int:
-        """Number of workers of a node that compute while ops are measured: those that have cores of
-        their own."""
+        """Number of workers of a node that have cores of their own: they compute in
+        measurements."""
         cpu = self.world.device.type == "cpu"
         cores = (usable_cpus() or 1) // self.config.cluster.threads if cpu else self.workers_per_node
         return max(1, min(self.workers_per_node, cores))

@@ -21,8 +21,7 @@ from parallel.graph.ops import Op, Part
 from parallel.plans import Layout
 
 MICRO_BATCHES = (1, 2, 4, 8)
-"""Numbers of micro-batches that the search tries; the number of workers is added for schemes b and
-c."""
+"""Micro-batches that the search tries; for schemes b and c, the number of workers is added."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,10 @@ def compositions(dims: str, parts: int) -> Iterator[dict[str, int]]:
 
 def op_shapes(graph: Graph, batch_size: int, workers: int,
               micro_batches: Sequence[int] = MICRO_BATCHES) -> Mapping[str, Sequence[OpShape]]:
-    """Return the shapes of each op: whole batch before micro-batches, one or all workers before
-    some, then by size."""
+    """Return the shapes of each op, the most useful first.
+
+    The whole batch comes before micro-batches, one or all workers before some, large before small.
+    """
     counts = sorted({m for m in (*micro_batches, workers) if batch_size % m == 0})
     result = {}
     for op in graph:
@@ -70,8 +71,7 @@ def op_shapes(graph: Graph, batch_size: int, workers: int,
 
 
 def largest_parts(op: Op, samples: int, size: int) -> Iterator[Part]:
-    """Yield the largest part of each composition over `size` workers that op and samples can be cut
-    into."""
+    """Yield the largest part of each possible composition over `size` workers."""
     for degrees in compositions(op.dims, size):
         if degrees["n"] <= samples and all(d <= op.extent(dim) for dim, d in degrees.items() if dim != "n"):
             # cut() leaves the larger pieces at the end, so the last worker's is the largest in
@@ -81,7 +81,6 @@ def largest_parts(op: Op, samples: int, size: int) -> Iterator[Part]:
 
 
 def model_runs(shapes: Mapping[str, Sequence[OpShape]]) -> list[dict[str, OpShape]]:
-    """Distribute the shapes over runs through the model; each run has at most one shape of each
-    op."""
+    """Distribute the shapes over runs through the model, at most one of each op per run."""
     longest = max((len(of_op) for of_op in shapes.values()), default=0)
     return [{op: of_op[i] for op, of_op in shapes.items() if i < len(of_op)} for i in range(longest)]

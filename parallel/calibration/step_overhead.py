@@ -1,5 +1,7 @@
-"""Measure the overhead of a step, which is what the times of its parts do not explain, and the time
-to load an image."""
+"""Measure the overhead of a step and the time to load an image.
+
+The overhead is the time of a step that the times of its parts do not explain.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,7 @@ READ_AHEAD = 4
 
 
 class IsolatedStep:
-    """A training step of the runtime in which this worker computes everything itself, on its local
-    batch."""
+    """A training step of the runtime in which this worker computes its local batch alone."""
 
     def __init__(self, setup: Setup) -> None:
         device, trainer = setup.world.device, setup.config.trainer
@@ -69,8 +70,7 @@ def sum_of_parts_s(graph: Graph, batch_size: int, compute: Measured, precision: 
 
 
 def loading_s_per_image(setup: Setup, budget_s: float) -> float:
-    """Return the seconds to load an image while every worker loads local batches: the mean over the
-    workers."""
+    """Return the seconds to load an image while all workers load: the mean over the workers."""
     positions = range(setup.local_batch)
     batches = _endless(_loader(setup, positions, positions))
     for _ in range(READ_AHEAD):

@@ -12,8 +12,7 @@ from parallel.config import Config, require
 
 
 def shipped_clusters() -> list[str]:
-    """Return the files of conf/cluster/ that describe hardware; `local` stands for a
-    calibration."""
+    """Return the names in conf/cluster/ that describe hardware: all but `local`."""
     read = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in (CONF / "cluster").glob("*.yaml")}
     return sorted(name for name, values in read.items() if values.get("hardware"))
 

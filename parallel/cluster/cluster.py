@@ -26,8 +26,7 @@ from parallel.graph.ops import Op, Part
 
 
 class Compute(Protocol):
-    """Computing times of one worker in seconds, while other workers of its node compute on cores of
-    their own.
+    """Computing times of one worker in seconds, with other workers on cores of their own.
 
     `precision` is that of the configuration: fp32, bf16 or fp64.
     """
@@ -48,13 +47,11 @@ class Compute(Protocol):
         ...
 
     def add_s(self, elements: int, precision: str) -> float:
-        """Return the time to add this number of received elements: shards of gradients, overlaps of
-        an exchange."""
+        """Return the time to add received elements: gradient shards, overlaps of an exchange."""
         ...
 
     def copy_s(self, elements: int, precision: str) -> float:
-        """Return the time to copy this number of activations: packing and unpacking of an
-        exchange."""
+        """Return the time to copy activations: packing and unpacking of an exchange."""
         ...
 
     def precisions(self) -> tuple[str, ...]:
@@ -74,8 +71,7 @@ class Link:
     latency_s: float
     """Latency of an exchange or gradient sum."""
     bandwidth: tuple[tuple[float, float], ...]
-    """Points (load in bytes, bytes/s) with increasing loads. Beyond the ends the bandwidth is
-    constant."""
+    """Points (load in bytes, bytes/s), by increasing load; constant beyond the ends."""
     shared: bool = False
     """Whether the workers of a node share the bandwidth."""
 
@@ -106,8 +102,7 @@ class Link:
         return speed_a * (speed_b / speed_a) ** (math.log(nbytes / a) / math.log(b / a))
 
     def seconds(self, nbytes: float) -> float:
-        """Return the time of an exchange with this load; 0 for no load. It does not decrease as the
-        load increases."""
+        """Return the time of an exchange with this load; it does not decrease with the load."""
         return 0.0 if nbytes <= 0 else self.latency_s + nbytes / self.speed(nbytes)
 
 
@@ -140,13 +135,11 @@ class Cluster:
     data_s_per_image: float = 0.0
     """Time to read and prepare an image."""
     data_shared: bool = False
-    """Whether the workers of a node load one after the other, as where a few processors feed all
-    GPUs."""
+    """Whether the workers of a node load one after the other: few processors, many GPUs."""
     data_overlaps: bool = False
     """Whether loading overlaps the step, as where processors load while GPUs compute."""
     machine: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """The calibrated machine (processor, cores, threads, versions …); empty for a cluster written
-    by hand."""
+    """The calibrated machine (processor, cores, threads …); empty if written by hand."""
     sources: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Source of each number, by its name in the cluster file."""
 
@@ -173,8 +166,7 @@ class Cluster:
         return worker // self.workers_per_node
 
     def contention_factor(self, computing: float) -> float:
-        """Return the factor while `computing` workers of a node compute, interpolated linearly
-        between integers."""
+        """Return the factor while `computing` workers of a node compute, interpolated linearly."""
         if not self.core_contention:
             return 1.0
         i = int(computing)
@@ -184,8 +176,7 @@ class Cluster:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Eight hexadecimal digits that identify the calibrated machine, or the contents if written
-        by hand."""
+        """Eight hexadecimal digits: of the calibrated machine, or of all contents."""
         known = sorted(self.machine.items()) if self.machine else self
         return hashlib.sha256(repr(known).encode()).hexdigest()[:8]
 
@@ -199,15 +190,13 @@ class Cluster:
         return max(by_node.values(), default=0) * self.data_s_per_image
 
     def step_s(self, timeline_s: float, images: Sequence[int]) -> float:
-        """Return the time of a step whose timeline ends at `timeline_s`, with overhead and
-        loading."""
+        """Return the time of a step with this timeline, with overhead and loading."""
         step = timeline_s + self.step_overhead_s
         data = self.data_s(images)
         return max(step, data) if self.data_overlaps else step + data
 
     def resized(self, workers: int) -> Cluster:
-        """Return the cluster with the number of nodes that `workers` need. Raises `ValueError` if
-        it cannot grow."""
+        """Return the cluster with enough nodes for `workers`; `ValueError` if it cannot grow."""
         require(workers >= 1, "workers", workers, "must be at least 1")
         nodes = max(1, math.ceil(workers / self.workers_per_node))
         if nodes == self.nodes or (nodes < self.nodes and self.machine):

@@ -1,5 +1,6 @@
-"""Read mappings whose numbers have units and sources; errors name the field, the value and the
-rule.
+"""Read mappings whose numbers have units and sources.
+
+Errors name the field, the value and the rule.
 
 A number is `12 GB/s`, or with its source `{value: 12 GB/s, source: data sheet}`. Counts are whole
 numbers.

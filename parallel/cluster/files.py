@@ -47,8 +47,7 @@ _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def read_cluster(text_form: str) -> Cluster:
-    """Return the cluster in the text of a cluster file, or of a file in conf/cluster/ (under
-    `hardware`)."""
+    """Return the cluster in the text of a cluster file or of a file in conf/cluster/."""
     try:
         data = yaml.load(text_form, _Loader)
     except yaml.YAMLError as error:
@@ -60,8 +59,7 @@ def read_cluster(text_form: str) -> Cluster:
 
 
 def cluster_of(source: Mapping[str, Any]) -> Cluster:
-    """Return the cluster in a mapping. Raises `ValueError` with the cluster, field, value and
-    rule."""
+    """Return the cluster in a mapping. `ValueError` names cluster, field, value and rule."""
     top = Fields(source, "")
     require("crowding" not in source, "crowding", source.get("crowding"), "is now called core_contention: in a "
             "calibrated file, run parallel.calibrate again with calibrate.fresh=true; elsewhere, rename the key")

@@ -1,5 +1,4 @@
-"""Compute times from a table of measurements; shapes that are not in it are predicted by a
-regression."""
+"""Compute times from a table of measurements, and from a regression for other shapes."""
 
 from __future__ import annotations
 
@@ -51,8 +50,7 @@ class Measured:
         return (OpKey.of(op, part), FORWARD) in self.table.ops.get(precision, {})
 
     def predict_many(self, questions: Sequence[Question], precision: str) -> list[float]:
-        """Return the seconds for each question; all predictions are made in one call of the
-        regression."""
+        """Return the seconds for each question, with one call of the regression for all."""
         self._check(precision)
         samples = [_sample(*question) for question in questions]
         known, missing = self.table.ops[precision], []

@@ -1,5 +1,4 @@
-"""The key of a part in the table of times: kind and settings of the op and shapes of the boxes, not
-their positions.
+"""The key of a part in the table of times: the op's kind and settings, and the shapes of its boxes.
 
 A part at the edge of the feature map reads less than one in the middle, but is padded to the same
 size, so both have the same key. So do parts that differ only in having the bias.

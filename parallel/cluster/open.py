@@ -1,5 +1,5 @@
-"""Open the configured cluster: a cluster file, a cluster of conf/cluster/, or the calibration of
-this machine."""
+"""Open the configured cluster: a cluster file, one of conf/cluster/, or this machine's
+calibration."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from parallel.config import ClusterConfig
 
 
 def open_cluster(config: ClusterConfig, workers: int) -> Cluster:
-    """Return the cluster with at least `workers` workers: `cluster.file`, else `cluster.hardware`,
-    else this machine.
+    """Return the configured cluster with at least `workers` workers.
+
+    It is `cluster.file`, else `cluster.hardware`, else the calibration of this machine.
 
     A cluster written by hand grows by nodes if it has a link between nodes; a calibrated one has
     the workers that it was calibrated with. Warns if the calibration belongs to another machine.
@@ -65,8 +66,7 @@ def _calibrated(config: ClusterConfig, workers: int) -> Cluster:
 
 
 def _machine_in(path: Path) -> dict[str, str]:
-    """Return the machine in a calibrated file without reading the thousands of lines that follow
-    it."""
+    """Return the machine in a calibrated file, reading only the beginning of it."""
     lines: list[str] = []
     with open(path, encoding="utf-8") as file:
         for line in file:

@@ -88,8 +88,10 @@ class Accuracy:
 
 
 def cross_validate(ops: Ops) -> list[Accuracy]:
-    """Return the errors on held-out shapes by kind of op, then for all; empty for fewer than two
-    shapes."""
+    """Return the errors on held-out shapes by kind of op, then for all kinds.
+
+    Empty for fewer than two shapes.
+    """
     samples = sorted(ops, key=lambda sample: (sample[0].head, sample[0].shapes, sample[1]))
     groups = [f"{key.head} {key.shapes}" for key, _ in samples]
     folds = min(FOLDS, len(set(groups)))

@@ -21,7 +21,7 @@ from parallel.graph.ops.pool import AdaptiveAvgPool2d
 from parallel.program.precision import ACTIVATION_BYTES, WEIGHT_BYTES
 
 UPDATE_ACCESSES, ADD_ACCESSES, COPY_ACCESSES = 5, 3, 2
-"""Memory accesses per element: an addition reads two and writes one, a copy reads one and writes
+"""Memory accesses per element: an addition reads two and writes one, a copy reads and writes
 one."""
 
 
@@ -100,8 +100,7 @@ def _inputs(op: Op, part: Part) -> int:
 
 
 def _parameter_bytes(op: Op, part: Part, precision: str) -> int:
-    """Return the bytes read for parameters, with a copy in the activations' precision if that is
-    smaller."""
+    """Return the bytes read for parameters, with those of a copy in bf16 if there is one."""
     weight, activation = WEIGHT_BYTES[precision], ACTIVATION_BYTES[precision]
     itemsize = weight + (2 * activation if activation < weight else 0)
     return sum(box.volume for box in op.parameter_boxes(part).values()) * itemsize

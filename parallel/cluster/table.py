@@ -1,5 +1,4 @@
-"""Measured times in a cluster file: ops by key and pass; updates, additions and copies by number of
-elements.
+"""Measured times in a cluster file: ops by key and pass, other work by number of elements.
 
     measured:
       memory_format: channels_last
@@ -71,8 +70,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Curve:
-    """Seconds by number of elements: linear between points, constant before them, proportional
-    beyond."""
+    """Seconds by number of elements: linear between points, then proportional.
+
+    Before the first point the time is constant.
+    """
 
     points: tuple[tuple[int, float], ...]
 

@@ -37,8 +37,10 @@ _NUMBER = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)")
 
 
 def quantity(value: object, kind: str, name: str) -> float:
-    """Return the number in `value` in base units. Raises `ValueError` with the field `name` if it
-    is not of its kind."""
+    """Return the number in `value` in base units.
+
+    Raises `ValueError` with the field `name` if it is not a number of this kind.
+    """
     rule = f"must be a {kind} such as {EXAMPLES[kind]}"
     require(value is not None, name, value, f"is missing; it {rule}")
     match = _NUMBER.fullmatch(str(value).strip())

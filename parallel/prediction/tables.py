@@ -14,8 +14,7 @@ from parallel.prediction.sweep import Combination
 from parallel.results.formatting import percent, size
 
 MOST_ROWS = 16
-"""Up to this number of workers each has its own row; beyond it, workers with equal numbers share
-one."""
+"""Up to this many workers, each has its own row; beyond, those with equal values share one."""
 WORKERS = "workers"
 
 
@@ -65,8 +64,7 @@ def worker_table(prediction: Prediction) -> tuple[list[str], list[list[str]]]:
 
 
 def ranges(workers: Sequence[int]) -> str:
-    """Return worker numbers with consecutive ones joined: `0–3, 8`; at most four ranges, then the
-    total."""
+    """Return worker numbers as ranges, `0–3, 8`: at most four, then the total."""
     runs: list[list[int]] = []
     for worker in workers:
         if runs and runs[-1][1] == worker - 1:
@@ -78,8 +76,8 @@ def ranges(workers: Sequence[int]) -> str:
 
 
 def sweep_table(varied: Sequence[str], combinations: Sequence[Combination]) -> tuple[list[str], list[list[str]]]:
-    """Return columns and a row for each combination: the varied values, and the prediction or why
-    there is none."""
+    """Return columns and a row for each combination: its values, and the prediction or the
+    reason."""
     others = [name for name in varied if name != WORKERS]
     columns = [*others, WORKERS, "batch", "step ms", "images/s", "speedup", "efficiency", "compute", "exposed", "idle",
                "data", "memory", ""]

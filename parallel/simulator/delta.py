@@ -1,5 +1,4 @@
-"""Delta simulation: the step time after changing the layout of one op, computed from what the
-change affects.
+"""Delta simulation: the step time after changing the layout of one op.
 
 FlexFlow (Jia et al. 2019, section 5.3) updates a task graph from a queue of changed tasks. Here the
 timeline is a recurrence over stages (`recurrence`): a change computes the costs of the op, of the
@@ -36,8 +35,7 @@ def full_step_s(plan: Plan, cost_model: CostModel, memoised: bool) -> float:
 
 
 class DeltaSimulation:
-    """A plan with one micro-batch, given by the layouts of some ops, whose layouts change one op at
-    a time.
+    """A plan with one micro-batch whose layouts change one op at a time.
 
     `propose` returns the step time after a change; `accept` applies the change, `reject` discards
     it.
@@ -73,8 +71,7 @@ class DeltaSimulation:
         return Plan(workers=self.workers, layouts=dict(self.layouts))
 
     def propose(self, name: str, layout: Layout) -> float:
-        """Return the seconds of a step in which op `name` has this layout, and the ops that follow
-        it a matching one.
+        """Return the seconds of a step with this layout of op `name`, which others may follow.
 
         Raises `ValueError` if the layout is invalid for the op.
         """
@@ -104,8 +101,7 @@ class DeltaSimulation:
         self._proposed = None
 
     def _changed(self, name: str, layout: Layout) -> dict[str, Layout]:
-        """Return the layouts that a change affects: the op's own, and those of the ops that follow
-        it."""
+        """Return the layouts that a change affects: those of the op and of its followers."""
         changed: dict[str, Layout] = {}
         first = self.graph.ops[0].name
         for op in self.graph.ops[self._recurrence.index[name]:]:

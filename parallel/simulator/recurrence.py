@@ -1,5 +1,4 @@
-"""The timeline of a plan with one micro-batch as a recurrence over its ops, which can restart at
-any stage.
+"""The timeline of a plan with one micro-batch, as a recurrence that can restart at any stage.
 
 With the workers' clocks C and N (`clocks`), ops o = 1 … n in graph order, and edges e:
 
@@ -87,8 +86,7 @@ class Recurrence:
 
     def evaluate(self, ops: Mapping[str, OpCost], edges: Sequence[ExchangeCost], before: Evaluation | None = None,
                  first: int = 0) -> Evaluation:
-        """Evaluate all stages, or those from `first` on if all earlier durations equal those of
-        `before`."""
+        """Evaluate the stages from `first` on; earlier durations must equal those of `before`."""
         clocks, count = Clocks(self.workers, self.slowdown), len(self.names)
         if before is None:
             nothing = [0.0] * len(self.edges)

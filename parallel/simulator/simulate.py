@@ -1,5 +1,4 @@
-"""Simulate a program: visit its tasks in their global order and advance the workers' clocks
-(`clocks`).
+"""Simulate a program: visit its tasks in order and advance the workers' clocks (`clocks`).
 
 Tasks of op o, micro-batch m and edge e = (producer p, consumer o), with their durations from the
 cost model:
@@ -49,8 +48,7 @@ from parallel.simulator.cost_model import CostModel
 from parallel.simulator.timeline import Event, Timeline
 
 CONTENTION_ROUNDS = 3
-"""How often a pipeline on shared cores is simulated again with the contention found by the round
-before."""
+"""Times that a pipeline on shared cores is simulated again with the contention of the last."""
 
 
 def simulate(program: Program, cluster: Cluster, precision: str, cost_model: CostModel | None = None) -> Timeline:
@@ -76,12 +74,10 @@ def require_room(workers: int, cluster: Cluster) -> None:
 
 
 class _Simulation:
-    """One simulation: the clocks, the events so far, and when exchanges, sums and gathers have
-    ended."""
+    """One simulation: clocks, events, and ends of exchanges, sums and gathers."""
 
     def __init__(self, program: Program, cost_model: CostModel, mean_computing: np.ndarray | None) -> None:
-        """`mean_computing`: see `Timeline.mean_computing` [w]; None: only the workers of the same
-        op compute."""
+        """With `mean_computing` None, only the workers of the same op compute."""
         self.program, self.cost_model = program, cost_model
         self.plan, self.graph = program.plan, program.graph
         self.mean_computing = mean_computing
@@ -166,8 +162,7 @@ class _Simulation:
         self.gathered[op.name] = end
 
     def _in_passes(self, edge: Edge) -> bool:
-        """Return whether the edge leads from ops that compute all micro-batches at once to ops that
-        run pass by pass."""
+        """Return whether the edge leads from merged segments to ops that run pass by pass."""
         return edge.producer in self.program.merged and edge.consumer not in self.program.merged
 
     def _work(self, kind: str, op: Op, batches: range | tuple[int], ready: float) -> tuple[float, float]:

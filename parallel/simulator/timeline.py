@@ -104,8 +104,7 @@ class Timeline:
 
     @property
     def loaded_step_s(self) -> float:
-        """Seconds of the step with loading, which overlaps or precedes it depending on the
-        cluster."""
+        """Seconds of the step with loading, which may overlap it."""
         return self.cluster.step_s(self.end_s, self.images)
 
     @property
@@ -147,8 +146,7 @@ class Timeline:
 
     @property
     def mean_computing(self) -> np.ndarray:
-        """Mean number of workers of the node that compute while worker w computes, including w
-        [w]."""
+        """Workers of the node that compute while worker w does, on average, including w [w]."""
         busy = [[(e.start_s, e.end_s) for e in self.events if e.stream == COMPUTE and worker in e.workers]
                 for worker in range(self.workers)]
         result, per_node = np.ones(self.workers), self.cluster.workers_per_node
@@ -173,8 +171,7 @@ class Timeline:
         return self.split.compute_s / self.step_s
 
     def activations(self, worker: int) -> list[tuple[float, int]]:
-        """Return (time, bytes) at each change of the activations that a worker stores for its
-        backward passes."""
+        """Return (time, bytes) at each change of a worker's stored activations."""
         changes, total = [], 0
         for event in self.events:
             if event.kept is not None and worker in event.workers:
@@ -184,14 +181,12 @@ class Timeline:
 
     @cached_property
     def peak_memory(self) -> tuple[int, ...]:
-        """Bytes that each worker needs; an upper estimate from
-        `parallel.program.required_memory`."""
+        """Bytes that each worker needs, an upper estimate (`program.required_memory`)."""
         return tuple(memory_of(self.program, worker, self.precision).total for worker in range(self.workers))
 
 
 def _exposed(events: list[Event], end_s: float) -> float:
-    """Return the seconds in which a worker with these events computes nothing and has a message
-    under way."""
+    """Return the seconds in which a worker computes nothing and has a message under way."""
     computing = [(e.start_s, e.end_s) for e in events if e.stream == COMPUTE]
     gaps = zip([0.0, *(end for _, end in computing)], [*(start for start, _ in computing), end_s], strict=True)
     messages = [(e.start_s, e.end_s) for e in events if e.stream == NETWORK]

@@ -74,8 +74,7 @@ def trace_of(bars: Sequence[Bar], counts: Sequence[Count], title: str) -> dict[s
 
 
 def _lanes(bars: Sequence[Bar]) -> list[tuple[int, int]]:
-    """Return the stream number of each bar, and its lane: the first lane of the stream where no bar
-    overlaps it."""
+    """Return the stream number of each bar, and its lane: the first one that is free."""
     lanes: list[tuple[int, int]] = [(0, 0)] * len(bars)
     open_bars: dict[tuple[int, str], list[list[float]]] = {}
     for i in sorted(range(len(bars)), key=lambda i: (bars[i].start_s, -bars[i].end_s)):
@@ -95,8 +94,7 @@ def _lanes(bars: Sequence[Bar]) -> list[tuple[int, int]]:
 
 
 def bars_of(timeline: Timeline) -> list[Bar]:
-    """Return the bars of a simulated step. A computing bar ends with the worker's own part, not the
-    slowest one."""
+    """Return the bars of a simulated step. Computing bars end with the worker's own part."""
     bars = []
     for event in timeline.events:
         for i, worker in enumerate(event.workers):

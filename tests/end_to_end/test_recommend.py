@@ -1,4 +1,4 @@
-"""`python -m parallel.recommend`: the choice by hand and on a small cluster, what cannot be, the page, bad input."""
+"""`python -m parallel.recommend`: choices by hand and on a small cluster, reasons, the page, bad input."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FOUND = [
     option("a", 2, "searched", 55.0),
     option("a", 4, "data_parallel", 54.9),
     option("a", 4, "searched", 20.0, "a worker needs 2 GB of memory and has 1 GB"),
-    option("a", 8, "data_parallel", None, "cannot be"),
+    option("a", 8, "data_parallel", None, "too small"),
     option("b", 1, "single", 10.0),
     option("c", 1, "", None, "is not calibrated"),
 ]
@@ -64,7 +64,7 @@ def test_the_fewest_workers_that_reach_the_time_and_of_these_the_fastest() -> No
 
 
 def test_the_closest_where_nothing_reaches_it() -> None:
-    """What does not fit the memory is none; of two alike the one with fewer workers."""
+    """Options that do not fit the memory are left out; of ties the one with fewer workers wins."""
     assert chosen(30.0) == [("a", 2, "searched", "closest"), ("b", 1, "single", "enough")]
 
 
@@ -78,10 +78,10 @@ def test_best_of_each_number_of_workers() -> None:
         ("a", 1, "single"), ("a", 2, "searched"), ("a", 4, "data_parallel"), ("b", 1, "single")]
 
 
-def test_what_cannot_be_and_what_is_recommended_in_words() -> None:
-    assert reasons([*FOUND, option("b", 8, "data_parallel", None, "cannot be")]) == [
+def test_reasons_and_recommendations_in_words() -> None:
+    assert reasons([*FOUND, option("b", 8, "data_parallel", None, "too small")]) == [
         "searched on a with 4 workers: a worker needs 2 GB of memory and has 1 GB",
-        "data_parallel on a, b with 8 workers: cannot be",
+        "data_parallel on a, b with 8 workers: too small",
         "c with 1 worker: is not calibrated"]
     assert sentences(FOUND, choose(FOUND, 30.0), 30.0) == [
         "a: no option reaches 30 s; closest: 2 workers with searched, batch 128: 55 s an epoch",
@@ -188,7 +188,7 @@ def test_bad_input_is_one_line_and_code_2(arguments: list[str], message: str,
     assert captured.out == ""
 
 
-def test_nothing_that_can_be_had_is_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_possible_option_is_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*WORKLOAD, f"clusters={cluster_file(tmp_path)}", "workers=64"]) == 2
     assert "tiny: no option is possible" in capsys.readouterr().out
 

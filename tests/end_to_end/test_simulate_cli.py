@@ -20,7 +20,7 @@ ON_DGX1 = ("cluster=dgx1", "data=imagenet", "model.image_size=224", "trainer.bat
 
 
 def output_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[str]]:
-    """The printed lines, each as its words."""
+    """Return the words of each printed line."""
     assert main(arguments) == 0
     return [line.split() for line in capsys.readouterr().out.splitlines()]
 
@@ -64,7 +64,7 @@ def test_a_sweep_has_a_row_for_every_combination(capsys: pytest.CaptureFixture[s
     assert "is too small: conv1 is split in n into 512 parts" in " ".join(itertools.chain.from_iterable(lines[5:]))
 
 
-def test_a_sweep_that_cannot_be_at_all_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_without_a_possible_combination_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-m", "workers=512,1024", "strategy=data_parallel", "cluster=dgx1"]) == 2
     assert "more than the 8 of cluster dgx1" in " ".join(capsys.readouterr().out.split())
 
@@ -86,7 +86,7 @@ def test_the_trace_is_what_perfetto_reads(tmp_path: Path, capsys: pytest.Capture
 
 
 def lanes_of(stream: str) -> tuple[dict[str, int], dict[int, str]]:
-    """The thread of each of some bars, and the name of each thread."""
+    """Return the thread of each of four bars, and the name of each thread."""
     bars = [Bar(0, stream, "sum", name, start, end) for name, start, end in (
         ("a", 0.0, 4.0), ("b", 1.0, 5.0), ("within a", 1.0, 2.0), ("after", 6.0, 7.0))]
     events: Any = trace_of(bars, [], "")["traceEvents"]

@@ -1,4 +1,4 @@
-"""Calibration: what has to be measured, runs through small models, links from made-up times, and the whole command."""
+"""Calibration: shapes to measure, timed runs of small models, links fitted to made-up times, the command."""
 
 from __future__ import annotations
 

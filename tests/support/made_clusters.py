@@ -1,4 +1,4 @@
-"""Clusters of round numbers, for prices and timelines that can be checked by hand."""
+"""Clusters of round numbers, for costs and timelines that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from parallel.graph.ops import Op, Part
 
 @dataclass(frozen=True)
 class Rates:
-    """Compute whose times are proportional to sizes: seconds per number of the output, per parameter …"""
+    """Compute times proportional to sizes: seconds per element of the output, per parameter …"""
 
     per_element_s: float = 1e-6
-    """Forward; backward takes twice that, or once without a gradient of the input."""
+    """Forward time; backward takes twice as long, or the same without the input's gradient."""
     per_update_s: float = 1e-7
     per_add_s: float = 0.0
     per_copy_s: float = 0.0
@@ -43,12 +43,12 @@ class Rates:
 
 
 def link(bandwidth: float = 1e6, latency_s: float = 0.0, shared: bool = False) -> Link:
-    """A link of one bandwidth."""
+    """Return a link with constant bandwidth."""
     return Link(latency_s, ((1.0, bandwidth),), shared)
 
 
 def made_cluster(workers_per_node: int = 2, nodes: int = 1, **numbers: object) -> Cluster:
-    """A cluster of round numbers."""
+    """Return a cluster of round numbers."""
     settings: dict[str, object] = {"inside": link(), "between": link(1e5) if nodes > 1 else None,
                                    "compute": Rates(), "memory_bytes": 10**9, **numbers}
     return Cluster(name="made", nodes=nodes, workers_per_node=workers_per_node, **settings)  # type: ignore[arg-type]

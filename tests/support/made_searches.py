@@ -25,7 +25,7 @@ BATCH = 6
 
 
 class RandomCosts(CostModel):
-    """Prices that depend on op and layout alone, but have nothing to do with them."""
+    """Random costs that depend only on op and layout."""
 
     def __init__(self, graph: Graph, batch_size: int, cluster: Cluster, seed: int) -> None:
         super().__init__(graph, batch_size, cluster, "fp32")

@@ -1,4 +1,4 @@
-"""Clusters: links, units, files, what is refused, how they grow; the roofline's times by hand."""
+"""Clusters: links, units, files, errors, growth; times of the roofline by hand."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ class TestFiles:
             cluster_of(written(**{path: value}))
 
     @pytest.mark.parametrize("text_of, words", [("a: [", "is not YAML"), ("- a", "must be a mapping")])
-    def test_what_is_no_cluster(self, text_of: str, words: str) -> None:
+    def test_text_that_is_not_a_cluster(self, text_of: str, words: str) -> None:
         with pytest.raises(ValueError, match=words):
             read_cluster(text_of)
 

@@ -106,7 +106,7 @@ def test_the_slowest_part_decides_and_the_other_idles() -> None:
     assert line.split.idle_s[1] == 0
 
 
-def test_workers_that_share_cores_leave_them_to_the_others_when_they_end() -> None:
+def test_workers_that_finish_leave_their_cores_to_the_others() -> None:
     """Alone the parts take 1, 2 and 4 s, two at once 1.5 times as long, three twice, in a node of three."""
     cost_model = CostModel(TWO, 4, made_cluster(3, 2, core_contention=(1.0, 1.5, 2.0)), "fp32")
     seconds = np.array([4.0, 1.0, 2.0, 4.0])
@@ -114,11 +114,11 @@ def test_workers_that_share_cores_leave_them_to_the_others_when_they_end() -> No
     assert cost_model.processor_sharing(seconds, Layout(on=(0, 1, 2, 3), n=4)).tolist() == [5.5, 2.0, 3.5, 4.0]
     assert cost_model.processor_sharing(seconds[:1], Layout(on=(0,)), computing=2).tolist() == [6.0]
     assert cost_model.processor_sharing(seconds[:1], Layout(on=(0,)), computing=1.5).tolist() == [5.0]
-    # Two of each node compute: the one of the first node has one beside it, those of the second have nobody.
+    # With two computing per node, worker 0 shares with another op; workers 3 and 4 only with each other.
     assert cost_model.processor_sharing(seconds[:3], Layout(on=(0, 3, 4), n=3), computing=2).tolist() == [6.0, 1.5, 2.5]
 
 
-def test_a_pipelines_workers_share_cores_as_far_as_they_compute_at_once() -> None:
+def test_workers_of_a_pipeline_contend_while_they_compute_at_once() -> None:
     layers = OrderedDict((f"fc{i}", nn.Linear(4, 4, bias=False)) for i in range(2))
     graph = trace(nn.Sequential(layers), (4,))
     plan = make_plan(graph, 2, {name: Layout(on=(i,)) for i, name in enumerate(layers)}, micro_batches=2)
@@ -135,7 +135,7 @@ def test_a_pipelines_workers_share_cores_as_far_as_they_compute_at_once() -> Non
 
 
 def test_micro_batches_add_their_gradients_up() -> None:
-    """Two micro-batches of fc2, 8 weights, and fc1, 32: the second backward of each takes 1 s per number longer."""
+    """Two micro-batches of fc2, 8 weights, and fc1, 32: the second backward of each takes 1 s per element longer."""
     plan = make_plan(TWO, 1, {"fc1": Layout(on=(0,))}, micro_batches=2)
     cluster = made_cluster(1, compute=HAND)
     dearer = dataclasses.replace(cluster, compute=dataclasses.replace(HAND, per_add_s=1.0))
@@ -163,7 +163,7 @@ def test_a_pipeline_of_equal_stages_has_the_bubble_of_the_papers(stages: int, ba
     assert line.utilisation == pytest.approx(1 - bubble)
 
 
-def test_what_loading_adds_is_said_apart() -> None:
+def test_loading_is_reported_separately() -> None:
     plan = make_plan(TWO, 2, {"fc1": Layout(on=(0, 1), n=2)})
     for numbers, loaded in (({}, 19 + 3.0), ({"data_shared": True}, 19 + 6.0), ({"data_overlaps": True}, 19.0)):
         cluster = dataclasses.replace(halves(1.0), data_s_per_image=3.0, **numbers)
@@ -205,7 +205,7 @@ def test_time_is_computing_exposed_messages_and_idling(name: str, data: st.DataO
 @pytest.mark.parametrize("name", MODELS)
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
-def test_a_fold_over_the_ops_is_the_simulation(name: str, data: st.DataObject) -> None:
+def test_the_recurrence_equals_the_simulation(name: str, data: st.DataObject) -> None:
     graph = GRAPHS[name]
     plan, batch = data.draw(plans(graph))
     plan = dataclasses.replace(plan, micro_batches=1, scheme="a", update="step")
@@ -216,7 +216,7 @@ def test_a_fold_over_the_ops_is_the_simulation(name: str, data: st.DataObject) -
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("workers", [2, 4])
-def test_delta_simulation_is_the_full_one_to_the_bit(name: str, workers: int) -> None:
+def test_delta_simulation_equals_full_simulation_in_every_bit(name: str, workers: int) -> None:
     graph, batch = GRAPHS[name], 8
     cost_model = CostModel(graph, batch, FOUR, "fp32")
     delta = DeltaSimulation(cost_model, workers, {graph.ops[0].name: Layout(on=(0,))})
@@ -249,7 +249,7 @@ def test_one_different_bit_makes_delta_and_full_simulation_differ() -> None:
     assert different > 0
 
 
-def test_a_move_that_cannot_be_is_refused() -> None:
+def test_an_invalid_move_is_refused() -> None:
     delta = DeltaSimulation(CostModel(TWO, 4, made_cluster(), "fp32"), 2, {"fc1": Layout(on=(0, 1), n=2)})
     with pytest.raises(ValueError, match="ops.fc2.on=.*workers=2"):
         delta.propose("fc2", Layout(on=(2,)))
@@ -258,7 +258,7 @@ def test_a_move_that_cannot_be_is_refused() -> None:
 
 
 class Dearer(CostModel):
-    """Prices, one of which is higher."""
+    """A cost model with one higher cost."""
 
     raised: tuple[str, str] = ("", "")
     by: float = 0.0
@@ -282,7 +282,7 @@ class Dearer(CostModel):
 @pytest.mark.parametrize("name", MODELS)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_a_higher_price_never_makes_the_step_shorter(name: str, data: st.DataObject) -> None:
+def test_a_higher_cost_never_makes_the_step_shorter(name: str, data: st.DataObject) -> None:
     graph = GRAPHS[name]
     plan, batch = data.draw(plans(graph))
     program = lower(graph, plan, batch)

@@ -1,2 +1,1 @@
-"""Recommend a cluster, a number of workers and a strategy: predict all options, choose, and show
-both."""
+"""Recommend a cluster, a number of workers and a strategy, among predicted options."""

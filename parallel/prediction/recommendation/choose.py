@@ -1,5 +1,6 @@
-"""Choose among the predicted options, separately for each cluster: workers of different clusters
-are not comparable.
+"""Choose among the predicted options of each cluster.
+
+Workers of different clusters are not comparable, so each cluster has its own recommendation.
 
     with a target epoch time   enough     fewest workers within the target; of these the fastest
                                closest    shortest epoch, if no option reaches the target
@@ -18,8 +19,7 @@ from dataclasses import dataclass
 from parallel.prediction.recommendation.options import Option
 
 TIE = 0.01
-"""Relative difference of epoch times. Predictions are off by 3 to 5 % on average
-(docs/predictions.md)."""
+"""Relative difference of epoch times. Predictions are off by 3 to 5 % (docs/predictions.md)."""
 
 
 @dataclass(frozen=True, eq=False)

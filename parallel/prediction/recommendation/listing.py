@@ -1,5 +1,4 @@
-"""Options and recommendations as text: table cells, one sentence for each recommendation,
-reasons."""
+"""Options and recommendations as text: table cells, sentences, reasons."""
 
 from __future__ import annotations
 
@@ -17,8 +16,7 @@ WORDS = ("cluster", "strategy", "")
 
 
 def cells(option: Option, mark: str) -> list[str]:
-    """Return the option's cells under `COLUMNS`. Shares are of the step, as means over the
-    workers."""
+    """Return the option's cells under `COLUMNS`; shares are means over the workers."""
     found = option.prediction
     first = [option.cluster, f"{option.workers:,}", f"{option.batch_size:,}", option.strategy]
     if found is None:
@@ -36,8 +34,10 @@ def seconds(value: float) -> str:
 
 
 def marked_rows(found: Sequence[Option], choices: Sequence[Choice], everything: bool) -> list[tuple[Option, str]]:
-    """Return the options to list with their marks: all, or the best strategy of each cluster and
-    number of workers."""
+    """Return the options to list with their marks.
+
+    These are all, or the best strategy of each cluster and number of workers.
+    """
     marks: dict[int, list[str]] = {}
     for choice in choices:
         marks.setdefault(id(choice.option), []).append(choice.mark)
@@ -67,8 +67,7 @@ def sentences(found: Sequence[Option], choices: Sequence[Choice], target_s: floa
 
 
 def reasons(found: Sequence[Option]) -> list[str]:
-    """Return what is not possible and why; strategies and clusters with the same reason share a
-    line."""
+    """Return what is not possible and why; equal reasons share a line."""
     strategies: dict[tuple[str, int, str], list[str]] = {}
     for option in found:
         if option.reason:

@@ -27,8 +27,7 @@ def page(found: Sequence[Option], choices: Sequence[Choice], target_s: float | N
 
 
 def _panels(found: Sequence[Option], target_s: float | None) -> list[str]:
-    """Return a plot of the best strategy of each cluster and, per cluster, one of all strategies;
-    for each batch."""
+    """Return plots of the best strategy of each cluster, and of all strategies on each cluster."""
     clusters = list(dict.fromkeys(option.cluster for option in found if option.possible))
     if not clusters:
         return []
@@ -71,8 +70,7 @@ def _by_cluster(best: Sequence[Option], clusters: Sequence[str], batch: int | No
 
 
 def _by_strategy(found: Sequence[Option], cluster: str, batch: int | None) -> list[Curve]:
-    """Return a curve for each strategy; all begin at one worker, where every strategy is the same
-    plan."""
+    """Return a curve for each strategy. All begin at one worker, with the same plan."""
     own = [option for option in found if option.cluster == cluster]
     labels = list(dict.fromkeys(option.strategy for option in own if option.workers > 1 and option.possible))
     alone = [option for option in own if option.workers == 1]

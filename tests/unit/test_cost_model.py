@@ -1,4 +1,4 @@
-"""Prices: the loads of exchanges and syncs against a count over all pairs, and what makes a price."""
+"""The cost model: loads of exchanges and gradient sums against a count over all pairs, and costs by hand."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_pieces_that_are_not_contiguous_are_packed_unless_memory_is_shared() -> 
         assert found == pytest.approx((180.0, packed))
 
 
-def test_a_price_is_that_of_the_slowest_part() -> None:
+def test_the_cost_is_that_of_the_slowest_part() -> None:
     graph = GRAPHS["tower"]
     cost_model = CostModel(graph, 5, made_cluster(), "fp32")
     layout = Layout(on=(0, 1), n=2)  # 2 and 3 samples of 7 maps of 9×9
@@ -202,7 +202,7 @@ def test_a_price_is_that_of_the_slowest_part() -> None:
     assert seconds[:, 0] == pytest.approx(np.array([2, 3]) * 567e-6)
 
 
-def test_what_needs_no_backward_costs_none() -> None:
+def test_ops_before_any_parameters_have_no_backward_cost() -> None:
     graph = GRAPHS["weightless"]
     cost_model = CostModel(graph, 4, made_cluster(), "fp32")
     assert cost_model.compute(graph["pool1"], Layout(on=(0,)), 4)[1] == 0.0
