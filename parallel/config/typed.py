@@ -1,9 +1,9 @@
 """Dataclasses from plain values: `structure` (JSON, YAML) and `structure_text` (CSV cells, `key=value` arguments).
 
-cattrs walks the types. msgspec was the other candidate: it ignores unknown keys of a dataclass, so that a misspelled
-optional key passes unnoticed, and its messages do not contain the refused value. cattrs does more for the caller than
-these files want, hence two additions here: nothing is coerced (cattrs reads `workers: "2"` and `workers: true` as whole
-numbers), and its tree of errors becomes the one sentence that the project's errors are: path, value, rule.
+cattrs does the conversion. msgspec was the alternative; it ignores unknown keys of dataclasses, so that a misspelled
+optional key passes unnoticed, and its messages lack the refused value. Two things are added here: values are never
+coerced (cattrs reads `workers: "2"` and `workers: true` as whole numbers), and the tree of errors that cattrs raises
+becomes one sentence with path, value and rule, as all errors of the project.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ T = TypeVar("T")
 Hook = Callable[[Any, Any], Any]
 
 SCALARS: Mapping[type, tuple[type, ...]] = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
-"""Exact types of the values that each type accepts: a truth value is no number, but a whole number is a float."""
+"""Accepted types of the values for each type. They match exactly: true is not a number."""
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 
 LONGEST = 200
-"""Characters of a refused value that a message shows."""
+"""Maximum length of a refused value in a message."""
 
 
 class _Mismatch(Exception):
-    """A value that is not of the declared type."""
+    """Raised for a value that is not of the declared type."""
 
     def __init__(self, value: object) -> None:
         super().__init__(value)
@@ -135,7 +135,7 @@ def _tuple_from_text(cls: Any, converter: Converter) -> Hook:
 
 
 def _register_containers(converter: Converter) -> None:
-    """Have the kind of each container checked before cattrs iterates over it: text is no list of its letters."""
+    """Check the type of every container before cattrs iterates over it, so that text is not read as a list."""
     factories: tuple[tuple[Callable[[Any], bool], Callable[[Any, Converter], Any], type | tuple[type, ...]], ...] = (
         (is_sequence, list_structure_factory, (list, tuple)),
         (_is_homogeneous_tuple, homogenous_tuple_structure_factory, (list, tuple)),

@@ -1,4 +1,4 @@
-"""Where a run took place: host, hardware, versions, commit. Kept with every record, so that a time can be explained."""
+"""The environment of a run: host, hardware, versions, commit. Every record has it, to explain differences in time."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 
 PACKAGES = {"torch": "torch", "numpy": "numpy", "hydra": "hydra-core", "wandb": "wandb",
             "parallel": "parallel-experiments"}
-"""Key in the record, and the name that the package is installed under."""
+"""Key in the record, and name of the distribution."""
 VARIABLES = ("OMP_", "MKL_", "KMP_", "MALLOC_", "GLOO_", "NCCL_", "TORCH_NCCL_", "CUDA_VISIBLE_DEVICES", "LD_PRELOAD")
-"""Beginnings of the names of environment variables that change how fast a run is."""
+"""Prefixes of environment variables that influence speed."""
 
 
 def collect_environment(gpus: Sequence[str] = ()) -> dict[str, Any]:
-    """The environment as a record keeps it; a value that cannot be found out is None.
+    """Return the environment for a record; unknown values are None.
 
-    `gpus`: their names, a GPU per entry, from whoever talks to the device: this module imports no torch.
+    gpus: name of each GPU, from a caller that uses the device, because this module does not import torch.
     """
     commit, dirty = _git_commit()
     return {
@@ -47,7 +47,7 @@ def _version(package: str) -> str | None:
 
 
 def cpu_model() -> str | None:
-    """The processor's name."""
+    """Return the name of the processor."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -57,23 +57,23 @@ def cpu_model() -> str | None:
 
 
 def usable_cpus() -> int | None:
-    """The cores this process may run on, which a container or taskset can make fewer than the machine has."""
+    """Return the number of cores this process may use; containers and taskset can restrict it."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
 
 
 def memory_bytes() -> int | None:
-    """Of this machine."""
+    """Return the memory of this machine."""
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _git_commit() -> tuple[str | None, bool | None]:
-    """The commit of this package's checkout, and whether tracked files differ from it; (None, None) outside one."""
+    """Return the commit of this checkout and whether tracked files differ; (None, None) without one."""
     here = Path(__file__).resolve()
-    # An installed copy may lie inside some other repository; that one's commit says nothing about this code.
+    # An installed copy may lie inside another repository, whose commit does not describe this code.
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None, None
     commit, changes = _git(here.parent, "rev-parse", "HEAD"), _git(here.parent, "status", "--porcelain", "-uno")

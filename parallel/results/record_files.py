@@ -31,10 +31,10 @@ COLUMNS = tuple(f.name for f in dataclasses.fields(Epoch))
 
 
 class RecordWriter:
-    """Writes the record of one run into `run_dir`: `append` at the end of every epoch, `finish` at the end of the run.
+    """Writes the record of one run into `run_dir`: `append` after every epoch, `finish` after the run.
 
-    Raises `ValueError` if `run_dir` already holds a whole record: a result is never overwritten. What an interrupted
-    run left there is.
+    Raises `ValueError` if `run_dir` already holds a finished record, which is never overwritten. Files of an
+    interrupted run are.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -52,12 +52,12 @@ class RecordWriter:
         return tuple(self._epochs)
 
     def append(self, epoch: Epoch) -> None:
-        """Add a row to `epochs.csv.part`, visible at once to whoever watches the file."""
+        """Add a row to `epochs.csv.part`, immediately visible to readers of the file."""
         self._epochs.append(epoch)
         self._write([_to_cell(getattr(epoch, name)) for name in COLUMNS])
 
     def finish(self, record: Record) -> None:
-        """Make the run whole. `record.epochs` must be the epochs that were appended."""
+        """Complete the record. `record.epochs` must be the epochs that were appended."""
         require(record.epochs == self.epochs, "record.epochs", len(record.epochs),
                 f"must be the {len(self.epochs)} epochs that were appended")
         os.fsync(self._part.fileno())
@@ -66,7 +66,7 @@ class RecordWriter:
         write_atomically(self.run_dir / RECORD, _to_json(record, (self.run_dir / EPOCHS).read_bytes()))
 
     def close(self) -> None:
-        """Let go of the file; without `finish` the run stays unfinished, and its epochs in `epochs.csv.part`."""
+        """Close the file. Without `finish` the run stays unfinished, with its epochs in `epochs.csv.part`."""
         self._part.close()
 
     def __enter__(self) -> RecordWriter:
@@ -81,7 +81,7 @@ class RecordWriter:
 
 
 def write_record(run_dir: Path, record: Record) -> None:
-    """Write a record whose epochs are all known."""
+    """Write a complete record."""
     with RecordWriter(run_dir) as writer:
         for epoch in record.epochs:
             writer.append(epoch)
@@ -89,9 +89,9 @@ def write_record(run_dir: Path, record: Record) -> None:
 
 
 def read_record(path: Path) -> Record:
-    """Read the record in a run directory (or at its `record.json`).
+    """Read the record in a run directory, or the given `record.json`.
 
-    Raises `ValueError` that names the file and what is wrong with it: absent, truncated, altered, of another format.
+    Raises `ValueError` that names the file and the error: absent, truncated, altered, of another format.
     """
     file = path if path.name == RECORD else path / RECORD
     if not file.is_file():
@@ -109,9 +109,9 @@ def read_record(path: Path) -> Record:
 
 
 def find_records(paths: Iterable[Path]) -> list[Record]:
-    """Read every record at or below `paths`, oldest first, each once.
+    """Read every record at or below `paths` once, oldest first.
 
-    Raises `ValueError` for a path that does not exist, for no record at all, and for a record that cannot be read.
+    Raises `ValueError` for a path that does not exist, for no records, and for a record that cannot be read.
     """
     files: set[Path] = set()
     paths = list(paths)
@@ -127,12 +127,12 @@ def find_records(paths: Iterable[Path]) -> list[Record]:
 
 
 def no_runs(paths: Iterable[Path]) -> bool:
-    """Whether there is no record at or below `paths`, all of which are folders."""
+    """Return whether `paths` are folders without any record."""
     return all(path.is_dir() and not any(path.rglob(RECORD)) for path in paths)
 
 
 def unfinished_runs(paths: Iterable[Path]) -> list[Path]:
-    """The run directories at or below `paths` that hold epochs but no record: interrupted, or still running."""
+    """Return the run directories at or below `paths` with epochs but no record: interrupted or still running."""
     parts = {file for path in paths if path.is_dir() for name in (PART, EPOCHS) for file in path.rglob(name)}
     return sorted({file.parent for file in parts if not (file.parent / RECORD).exists()})
 

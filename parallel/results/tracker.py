@@ -1,7 +1,7 @@
-"""Sends a run's epochs to W&B besides the record on disk. The only module that knows W&B.
+"""Trackers send a run's epochs to W&B, in addition to the record on disk. No other module imports W&B.
 
-Open a tracker in the one process that speaks for the run. Without a key the run is kept offline in `run_dir/wandb`,
-and the line that uploads it is printed at the end; a missing network or account is never an error.
+Open a tracker in rank 0 only. Without an API key the run is kept offline in `run_dir/wandb`, and the command that
+uploads it is printed at the end. A missing network or account is never an error.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from parallel.config import TrackerConfig
 from parallel.results.records import Epoch
 
 INIT_TIMEOUT_S = 20.0
-"""How long to wait for the server before the run goes offline: below the 60 s that other ranks wait for a peer."""
+"""Time to wait for the server before the run goes offline: below the 60 s that the other ranks wait for this one."""
 FINISH_TIMEOUT_S = 60.0
-"""How long to wait at the end for what is not yet uploaded; it stays on disk."""
+"""Time to wait for uploads at the end; the data stays on disk."""
 NAMES = {
     "epoch": "epoch",
     "seconds": "time/epoch_seconds", "images_per_second": "time/images_per_second",
@@ -31,24 +31,24 @@ NAMES = {
     "val_loss": "val/loss", "val_top1": "val/top1", "val_top5": "val/top5",
     "bytes_sent": "cost/bytes_sent", "peak_memory_bytes": "cost/peak_memory_bytes",
 }
-"""The name on W&B of each field of `Epoch`: the part before the slash is the section of charts it appears in."""
+"""Name on W&B of each field of `Epoch`; the part before the slash is the section of charts."""
 
 
 class Tracker:
-    """Takes a run's epochs and its summary; this one drops them (`tracker=none`)."""
+    """Interface of trackers, and the tracker that discards everything (`tracker=none`)."""
 
     def log_epoch(self, epoch: Epoch) -> None:
         """Send one epoch."""
 
     def finish(self, summary: Mapping[str, float | str]) -> None:
-        """Send what is known at the end (`run_summary`). Leaving the `with` block ends the run."""
+        """Send the summary of the finished run (`run_summary`). Leaving the `with` block ends the run."""
 
     def __enter__(self) -> Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        """End the run; after an exception it counts as failed."""
+        """End the run, as failed after an exception."""
 
 
 class WandbTracker(Tracker):
@@ -61,7 +61,7 @@ class WandbTracker(Tracker):
 
     @property
     def directory(self) -> Path:
-        """Where the run lies on disk: what `wandb sync` takes."""
+        """Folder of the run, the argument of `wandb sync`."""
         return Path(self._run.settings.sync_dir)
 
     def log_epoch(self, epoch: Epoch) -> None:
@@ -84,14 +84,14 @@ class WandbTracker(Tracker):
 
 def open_tracker(config: TrackerConfig, *, run_dir: Path, name: str, group: str | None, job_type: str,
                  config_dict: dict[str, Any]) -> Tracker:
-    """The tracker that `config` asks for; use it in a `with` block, so that no two runs of a process merge.
+    """Return the configured tracker. Use it in a `with` block, so that successive runs of one process stay apart.
 
-    mode auto: what WANDB_MODE says, else online with a key and offline without. Where online is asked for and cannot
-    be had, one line says why, and the run is kept offline.
+    Mode auto: the value of WANDB_MODE, otherwise online with an API key and offline without. If online is not possible,
+    one line says why, and the run is kept offline.
     """
     if config.name == "none" or (config.mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"):
         return Tracker()
-    # Imported here: it takes longer to load than everything else that a run without it needs.
+    # Imported here: it takes longer to import than everything that a run without a tracker needs.
     import wandb
 
     settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S, finish_timeout=FINISH_TIMEOUT_S)
@@ -118,7 +118,7 @@ def open_tracker(config: TrackerConfig, *, run_dir: Path, name: str, group: str 
 
 
 def has_key() -> bool:
-    """Whether W&B would find credentials without asking: in the environment, its settings, or the netrc file."""
+    """Return whether W&B finds credentials without asking: in the environment, its settings or the netrc file."""
     import wandb
 
     settings = wandb.setup().settings
@@ -130,5 +130,5 @@ def has_key() -> bool:
     except FileNotFoundError:
         return False
     except netrc.NetrcParseError as error:
-        print(f"W&B: {path} cannot be read ({error}), so it counts as holding no key", flush=True)
+        print(f"W&B: {path} cannot be read ({error}), so it counts as having no key", flush=True)
         return False
