@@ -2,9 +2,9 @@
 
     python -m parallel.compare DIR… [--json FILE] [--csv FILE] [--report FILE] [--no-report]
 
-Reads every record at or below the folders, prints one table per workload with a line per strategy, and writes
-report.html into the first folder. Shows files validation*.json (parallel.validate) below the folders, too.
-docs/records.md explains the columns.
+Reads every record at or below the folders, prints one table per workload with a line per strategy,
+and writes report.html into the first folder. Shows files validation*.json (parallel.validate) below
+the folders, too. docs/records.md explains the columns.
 
     --json FILE    write the numbers as JSON; - writes to standard output
     --csv FILE     write one line per strategy as CSV; - writes to standard output

@@ -1,14 +1,16 @@
-"""Measure how well the simulator predicts: torchrun --standalone --nproc-per-node N -m parallel.validate [override …]
+"""Measure how well the simulator predicts: torchrun --standalone --nproc-per-node N -m
+parallel.validate [override …]
 
     torchrun --standalone --nproc-per-node 2 -m parallel.validate data=digits workers=2
     python -m parallel.compare runs/validation
 
-Predicts and measures the steps of many plans: for each batch size all named plans, the optimum of the search, its
-runners-up, and random plans. Prints both times for every plan and writes them to a file that parallel.compare shows.
-Calibrate first, with the same workers, model and image size (parallel.calibrate). Overrides are those of
-parallel.train (model, image size, precision, threads, `cluster.file=PATH`). Further keys:
+Predicts and measures the steps of many plans: for each batch size all named plans, the optimum of
+the search, its runners-up, and random plans. Prints both times for every plan and writes them to a
+file that parallel.compare shows. Calibrate first, with the same workers, model and image size
+(parallel.calibrate). Overrides are those of parallel.train (model, image size, precision, threads,
+`cluster.file=PATH`). Further keys:
 
-    validate.batch_sizes=128,96  global batch sizes; plans with a batch size that was not calibrated are held out
+    validate.batch_sizes=128,96  global batch sizes; those not calibrated are held out
     validate.runners_up=5        plans per batch size that differ from the optimum in one op
     validate.random=8            random plans per batch size
     validate.blocks=5            measurements of each plan

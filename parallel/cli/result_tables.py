@@ -19,12 +19,14 @@ from parallel.results.validation_table import WORDS as VALIDATION_WORDS
 from parallel.results.validation_table import describe as describe_validation
 
 WIDE = 10_000
-"""Columns of a console that is not a terminal: a result stays on one line, for grep and for logs."""
+"""Columns of a console that is not a terminal: a result stays on one line, for grep and for
+logs."""
 STYLES = {"baseline": "dim", "machine": "dim italic"}
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Print the table and its notes. A terminal too narrow for one table gets two: epoch times, then the rest."""
+    """Print the table and its notes. A terminal too narrow for one table gets two: epoch times,
+    then the rest."""
     console.print(Text(describe(comparison.workload), style="bold"), Text(comparison.hardware, style="dim"), sep="\n")
     whole = _table(comparison.results, WHO + TIMES + RESULTS, console)
     if console.measure(whole, options=console.options.update(width=WIDE)).maximum <= console.width:

@@ -1,9 +1,11 @@
-"""Dataclasses from plain values: `structure` (JSON, YAML) and `structure_text` (CSV cells, `key=value` arguments).
+"""Dataclasses from plain values: `structure` (JSON, YAML) and `structure_text` (CSV cells,
+`key=value` arguments).
 
-cattrs does the conversion. msgspec was the alternative; it ignores unknown keys of dataclasses, so that a misspelled
-optional key passes unnoticed, and its messages lack the refused value. Two things are added here: values are never
-coerced (cattrs reads `workers: "2"` and `workers: true` as whole numbers), and the tree of errors that cattrs raises
-becomes one sentence with path, value and rule, as all errors of the project.
+cattrs does the conversion. msgspec was the alternative; it ignores unknown keys of dataclasses, so
+that a misspelled optional key passes unnoticed, and its messages lack the refused value. Two things
+are added here: values are never coerced (cattrs reads `workers: "2"` and `workers: true` as whole
+numbers), and the tree of errors that cattrs raises becomes one sentence with path, value and rule,
+as all errors of the project.
 """
 
 from __future__ import annotations
@@ -51,20 +53,23 @@ class _Mismatch(Exception):
 
 
 def structure(cls: type[T], values: object, name: str = "") -> T:
-    """Return `values` as `cls`, a dataclass or any type made of dataclasses, containers and scalars.
+    """Return `values` as `cls`, a dataclass or any type made of dataclasses, containers and
+    scalars.
 
     Values that are instances of a declared dataclass already are kept.
 
-    Raises `ValueError` with one sentence: the path to the value (beginning with `name`), the value, the rule.
+    Raises `ValueError` with one sentence: the path to the value (beginning with `name`), the value,
+    the rule.
     """
     return _structured(_converter(), cls, values, name)
 
 
 def structure_text(cls: type[T], texts: Mapping[str, str], name: str = "") -> T:
-    """Return texts by field, such as cells of a CSV file or arguments of a command, as the dataclass `cls`.
+    """Return texts by field, such as cells of a CSV file or arguments of a command, as the
+    dataclass `cls`.
 
-    Fields may be numbers (empty text is None where None is allowed), true or false, text, or tuples of these with
-    commas between the elements. Raises `ValueError` as `structure` does.
+    Fields may be numbers (empty text is None where None is allowed), true or false, text, or tuples
+    of these with commas between the elements. Raises `ValueError` as `structure` does.
     """
     return _structured(_text_converter(), cls, texts, name)
 
@@ -135,7 +140,8 @@ def _tuple_from_text(cls: Any, converter: Converter) -> Hook:
 
 
 def _register_containers(converter: Converter) -> None:
-    """Check the type of every container before cattrs iterates over it, so that text is not read as a list."""
+    """Check the type of every container before cattrs iterates over it, so that text is not read as
+    a list."""
     factories: tuple[tuple[Callable[[Any], bool], Callable[[Any, Converter], Any], type | tuple[type, ...]], ...] = (
         (is_sequence, list_structure_factory, (list, tuple)),
         (_is_homogeneous_tuple, homogenous_tuple_structure_factory, (list, tuple)),
@@ -168,7 +174,8 @@ def _checked_factory(factory: Callable[[Any, Converter], Any],
 
 
 def _sentence(error: Exception, path: str, declared: Any) -> str:
-    """Return the first error of the tree as a sentence; missing and unknown keys of a mapping share one."""
+    """Return the first error of the tree as a sentence; missing and unknown keys of a mapping share
+    one."""
     if isinstance(error, _Mismatch):
         shown = repr(error.value)
         shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"

@@ -1,1 +1,1 @@
-"""What a run leaves behind, and the views of it: records, statistics, comparison, report, progress, tracker."""
+"""Results of runs: records, statistics, comparison, validation, report, tracker."""

@@ -1,11 +1,13 @@
 """Comparisons: which records are comparable, and the statistics of each group of them.
 
-A comparison holds the records of one workload on one kind of hardware. Records of the same configuration (strategy with
-its options, workers, threads, plan, treatment) are pooled into one `Result`. The baseline of a result is the
-one-worker run with the same threads per worker and the same treatment (compile, memory format).
+A comparison holds the records of one workload on one kind of hardware. Records of the same
+configuration (strategy with its options, workers, threads, plan, treatment) are pooled into one
+`Result`. The baseline of a result is the one-worker run with the same threads per worker and the
+same treatment (compile, memory format).
 
-A one-worker run with more threads than the workers of the other results is what a user of a single machine would run
-instead of any of them. It has the role `machine` and is compared with the same baseline as the others.
+A one-worker run with more threads than the workers of the other results is what a user of a single
+machine would run instead of any of them. It has the role `machine` and is compared with the same
+baseline as the others.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from parallel.results.records import Record, Workload, plan_fingerprint
 from parallel.results.statistics import Speedup, Summary, speedup, summarise
 
 TREATMENT = ("channels_last", "compile")
-"""Fields of `trainer` that change the speed of a step but not the workload: equal within a result and its baseline."""
+"""Fields of `trainer` that change the speed of a step but not the workload: equal within a result
+and its baseline."""
 EPOCH_PARTS = ("compute_s", "communication_s", "data_wait_s", "idle_s")
 """Fields of `Epoch` that its seconds divide into."""
 
@@ -51,7 +54,8 @@ class Result:
 
     key: Key
     scheme: str
-    """The label without the strategy's name, with the treatment and, where results share a label, the plan."""
+    """The label without the strategy's name, with the treatment and, where results share a label,
+    the plan."""
     role: Role
     """machine: a baseline run with more threads than the workers of the other results."""
     records: tuple[Record, ...]
@@ -75,7 +79,8 @@ class Result:
         return epoch_times(self.records)
 
     def time_split(self) -> dict[str, float] | None:
-        """Return the mean seconds of each of `EPOCH_PARTS`, and of the rest as `other`. None: not measured."""
+        """Return the mean seconds of each of `EPOCH_PARTS`, and of the rest as `other`. None: not
+        measured."""
         epochs = [e for r in self.records for e in r.epochs
                   if all(getattr(e, part) is not None for part in EPOCH_PARTS)]
         if not epochs:
@@ -103,7 +108,8 @@ class Comparison:
 
 
 def compare(records: Iterable[Record]) -> list[Comparison]:
-    """Group records by workload and hardware: one `Comparison` for each, in the order of their first records."""
+    """Group records by workload and hardware: one `Comparison` for each, in the order of their
+    first records."""
     groups: dict[tuple[Workload, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record.workload, hardware(record)].append(record)
@@ -139,7 +145,8 @@ def workers_and_threads(result: Result) -> str:
 
 
 def baseline_of(record: Record, records: Iterable[Record], threads: int | None) -> tuple[Record, ...]:
-    """Return the runs among `records` that are the baseline of `record` at `threads` threads; maybe none."""
+    """Return the runs among `records` that are the baseline of `record` at `threads` threads; maybe
+    none."""
     return tuple(r for r in records if r.baseline and r.threads == threads and r.workload == record.workload
                  and hardware(r) == hardware(record) and _treatment(r) == _treatment(record))
 

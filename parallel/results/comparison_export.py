@@ -19,7 +19,8 @@ def as_json(comparisons: Sequence[Comparison]) -> str:
 
 
 def as_csv(comparisons: Sequence[Comparison]) -> str:
-    """Return one line per result of all comparisons; the columns are the keys of the JSON, flattened."""
+    """Return one line per result of all comparisons; the columns are the keys of the JSON,
+    flattened."""
     lines = []
     for comparison in comparisons:
         for result in comparison.results:

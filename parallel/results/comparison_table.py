@@ -13,7 +13,8 @@ Column = tuple[str, Callable[[Result], str]]
 
 
 def cells(results: Sequence[Result], columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
-    """Return the headings of the columns in which any of the results has a value, and each result's cells."""
+    """Return the headings of the columns in which any of the results has a value, and each result's
+    cells."""
     used = [(name, cell) for name, cell in columns if any(cell(result) != "-" for result in results)]
     return [name for name, _ in used], [[cell(result) for _, cell in used] for result in results]
 

@@ -1,4 +1,5 @@
-"""The environment of a run: host, hardware, versions, commit. Every record has it, to explain differences in time."""
+"""The environment of a run: host, hardware, versions, commit. Every record has it, to explain
+differences in time."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ VARIABLES = ("OMP_", "MKL_", "KMP_", "MALLOC_", "GLOO_", "NCCL_", "TORCH_NCCL_",
 def collect_environment(gpus: Sequence[str] = ()) -> dict[str, Any]:
     """Return the environment for a record; unknown values are None.
 
-    gpus: name of each GPU, from a caller that uses the device, because this module does not import torch.
+    gpus: name of each GPU, from a caller that uses the device, because this module does not import
+    torch.
     """
     commit, dirty = _git_commit()
     return {
@@ -71,7 +73,8 @@ def memory_bytes() -> int | None:
 
 
 def _git_commit() -> tuple[str | None, bool | None]:
-    """Return the commit of this checkout and whether tracked files differ; (None, None) without one."""
+    """Return the commit of this checkout and whether tracked files differ; (None, None) without
+    one."""
     here = Path(__file__).resolve()
     # An installed copy may lie inside another repository, whose commit does not describe this code.
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:

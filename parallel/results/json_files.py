@@ -14,7 +14,8 @@ from parallel.config.typed import structure
 
 
 def read_json(path: Path, *formats: int) -> dict[str, Any]:
-    """Return the JSON object in a file whose `format` is one of `formats`. Raises `ValueError` that names the file."""
+    """Return the JSON object in a file whose `format` is one of `formats`. Raises `ValueError` that
+    names the file."""
     try:
         values = json.loads(path.read_bytes())
     except OSError as error:

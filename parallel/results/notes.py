@@ -1,7 +1,7 @@
 """Notes that a reader of a comparison needs besides its numbers, one sentence each.
 
-They name missing speedups with the command that runs the baseline, missing intervals, and everything besides the
-strategy that differs between the runs.
+They name missing speedups with the command that runs the baseline, missing intervals, and
+everything besides the strategy that differs between the runs.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def baseline_command(record: Record) -> str | None:
-    """Return the command that runs the baseline of `record`. None: the record has no configuration (it was imported).
+    """Return the command that runs the baseline of `record`. None: the record has no configuration
+    (it was imported).
 
-    The command states the whole workload, so that later changes of the configuration files do not matter.
+    The command states the whole workload, so that later changes of the configuration files do not
+    matter.
     """
     if not record.config:
         return None
@@ -85,7 +87,8 @@ def _warmup(records: Sequence[Record]) -> Iterable[str]:
 
 
 def _differences(records: Sequence[Record]) -> Iterable[str]:
-    """Name what differs besides the strategy, so that no ratio is attributed to the strategy alone."""
+    """Name what differs besides the strategy, so that no ratio is attributed to the strategy
+    alone."""
     values: dict[str, set[str]] = defaultdict(set)
     for record in records:
         for group in ("model", "data", "trainer"):
@@ -94,7 +97,8 @@ def _differences(records: Sequence[Record]) -> Iterable[str]:
         for name in VERSIONS:
             values[name].add(str(record.environment.get(name)))
         variables = record.environment.get("variables") or {}
-        # The record has the threads; torchrun sets the variable only for worlds of several processes.
+        # The record has the threads; torchrun sets the variable only for worlds of several
+        # processes.
         steady = {k: v for k, v in variables.items() if not k.endswith("_NUM_THREADS") and k != "CUDA_VISIBLE_DEVICES"}
         values["environment variables"].add(json.dumps(steady, sort_keys=True))
     for name, found in values.items():

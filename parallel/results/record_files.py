@@ -3,8 +3,9 @@
     record.json   the run: configuration, plan, versions, host, threads, commit
     epochs.csv    one row per epoch; the columns are the fields of `Epoch`
 
-While a run lasts, its epochs accumulate in `epochs.csv.part`. `record.json` is written last and in one piece, and holds
-the number of epochs and the checksum of `epochs.csv`: it exists if and only if the run has finished.
+While a run lasts, its epochs accumulate in `epochs.csv.part`. `record.json` is written last and in
+one piece, and holds the number of epochs and the checksum of `epochs.csv`: it exists if and only if
+the run has finished.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ COLUMNS = tuple(f.name for f in dataclasses.fields(Epoch))
 
 
 class RecordWriter:
-    """Writes the record of one run into `run_dir`: `append` after every epoch, `finish` after the run.
+    """Writes the record of one run into `run_dir`: `append` after every epoch, `finish` after the
+    run.
 
-    Raises `ValueError` if `run_dir` already holds a finished record, which is never overwritten. Files of an
-    interrupted run are.
+    Raises `ValueError` if `run_dir` already holds a finished record, which is never overwritten.
+    Files of an interrupted run are.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -66,7 +68,8 @@ class RecordWriter:
         write_atomically(self.run_dir / RECORD, _to_json(record, (self.run_dir / EPOCHS).read_bytes()))
 
     def close(self) -> None:
-        """Close the file. Without `finish` the run stays unfinished, with its epochs in `epochs.csv.part`."""
+        """Close the file. Without `finish` the run stays unfinished, with its epochs in
+        `epochs.csv.part`."""
         self._part.close()
 
     def __enter__(self) -> RecordWriter:
@@ -91,7 +94,8 @@ def write_record(run_dir: Path, record: Record) -> None:
 def read_record(path: Path) -> Record:
     """Read the record in a run directory, or the given `record.json`.
 
-    Raises `ValueError` that names the file and the error: absent, truncated, altered, of another format.
+    Raises `ValueError` that names the file and the error: absent, truncated, altered, of another
+    format.
     """
     file = path if path.name == RECORD else path / RECORD
     if not file.is_file():
@@ -111,7 +115,8 @@ def read_record(path: Path) -> Record:
 def find_records(paths: Iterable[Path]) -> list[Record]:
     """Read every record at or below `paths` once, oldest first.
 
-    Raises `ValueError` for a path that does not exist, for no records, and for a record that cannot be read.
+    Raises `ValueError` for a path that does not exist, for no records, and for a record that cannot
+    be read.
     """
     files: set[Path] = set()
     paths = list(paths)
@@ -132,7 +137,8 @@ def no_runs(paths: Iterable[Path]) -> bool:
 
 
 def unfinished_runs(paths: Iterable[Path]) -> list[Path]:
-    """Return the run directories at or below `paths` with epochs but no record: interrupted or still running."""
+    """Return the run directories at or below `paths` with epochs but no record: interrupted or
+    still running."""
     parts = {file for path in paths if path.is_dir() for name in (PART, EPOCHS) for file in path.rglob(name)}
     return sorted({file.parent for file in parts if not (file.parent / RECORD).exists()})
 

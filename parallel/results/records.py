@@ -1,7 +1,7 @@
 """The record of a run: what was run, where, and the measurements of every epoch.
 
-Tables, plots, the report and the tracker's summary are computed from records; `record_files` keeps them on disk, and
-`docs/records.md` explains each field.
+Tables, plots, the report and the tracker's summary are computed from records; `record_files` keeps
+them on disk, and `docs/records.md` explains each field.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ FORMAT = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Everything that must be equal for two times to be comparable. None: the source does not say."""
+    """Everything that must be equal for two times to be comparable. None: the source does not
+    say."""
 
     model: str
     variant: str | None
@@ -79,8 +80,8 @@ class Record:
     strategy: str
     scheme: str | None = None
     label: str
-    """The strategy with what tells it from other runs of it, as Hydra overrides: `model_parallel layers
-    micro_batches=4`."""
+    """The strategy with what tells it from other runs of it, as Hydra overrides: `model_parallel
+    layers micro_batches=4`."""
     baseline: bool
     """Whether this is a run that speedups are measured against: the whole network on one worker."""
     workers: int
@@ -112,5 +113,6 @@ class Record:
 
 
 def plan_fingerprint(plan: str) -> str:
-    """Return eight hexadecimal digits that differ for different plans, as `Plan.fingerprint` does."""
+    """Return eight hexadecimal digits that differ for different plans, as `Plan.fingerprint`
+    does."""
     return hashlib.sha256(plan.encode()).hexdigest()[:8]

@@ -1,4 +1,5 @@
-"""The summary of one finished run that a tracker shows: epoch times, throughput, speedup within its sweep."""
+"""The summary of one finished run that a tracker shows: epoch times, throughput, speedup within its
+sweep."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from parallel.results.statistics import Speedup, speedup, summarise
 def run_summary(record: Record, sweep_dir: Path | None) -> dict[str, float | str]:
     """Return the summary by name: `epoch_seconds/median`, `speedup`, and so on.
 
-    Where there is no speedup, `speedup_note` says why: a finished run does not fail because of other records.
+    Where there is no speedup, `speedup_note` says why: a finished run does not fail because of
+    other records.
     """
     times = summarise(epoch_times([record]))
     names = ("min", "q1", "median", "mean", "q3", "max")
@@ -36,7 +38,8 @@ def run_summary(record: Record, sweep_dir: Path | None) -> dict[str, float | str
 
 
 def speedup_in_sweep(record: Record, sweep_dir: Path) -> Speedup | None:
-    """Return the speedup over the baseline among the finished runs in `sweep_dir`. None: no baseline has finished.
+    """Return the speedup over the baseline among the finished runs in `sweep_dir`. None: no
+    baseline has finished.
 
     Raises `ValueError` if a record in the folder cannot be read.
     """

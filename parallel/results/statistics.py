@@ -1,11 +1,11 @@
 """Summaries and speedups of epoch times in seconds, as tables and plots show them.
 
-    summary      minimum, first quartile, median, mean, third quartile, maximum; quartiles are type 7 of
-                 Hyndman and Fan 1996, the default of R and NumPy                                      `summarise`
-    speedup      median epoch time of the baseline ÷ median epoch time of the strategy                 `speedup`
-    interval     95 % percentile bootstrap of that ratio (Efron and Tibshirani 1993, ch. 13):
-                 the epochs of both sides are resampled with replacement, independently                `speedup`
-    efficiency   speedup ÷ workers
+    summary     minimum, first quartile, median, mean, third quartile, maximum      `summarise`
+                (quartiles of type 7 of Hyndman and Fan 1996, as in R and NumPy)
+    speedup     median epoch of the baseline ÷ median epoch of the strategy         `speedup`
+    interval    95 % percentile bootstrap of that ratio (Efron and Tibshirani       `speedup`
+                1993, ch. 13); both sides are resampled independently
+    efficiency  speedup ÷ workers
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 from parallel.config import require
 
 RESAMPLES = 10_000
-"""With this many, the ends of a 95 % interval differ between seeds by less than a hundredth of its width."""
+"""With this many, the ends of a 95 % interval differ between seeds by less than a hundredth of its
+width."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Summary:
 
 @dataclass(frozen=True)
 class Speedup:
-    """Ratio of medians and its interval. The interval is None where one side has a single epoch, hence no spread."""
+    """Ratio of medians and its interval. The interval is None where one side has a single epoch,
+    hence no spread."""
 
     ratio: float
     low: float | None = None
@@ -66,9 +68,11 @@ def speedup(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Speedup:
-    """Return the ratio of the baseline's median epoch time to the strategy's, with its bootstrap interval.
+    """Return the ratio of the baseline's median epoch time to the strategy's, with its bootstrap
+    interval.
 
-    The interval covers the variation between epochs. It covers variation between runs only if several runs are pooled.
+    The interval covers the variation between epochs. It covers variation between runs only if
+    several runs are pooled.
     """
     require(0 < confidence < 1, "confidence", confidence, "must lie between 0 and 1")
     base, ours = _checked("baseline_s", baseline_s), _checked("strategy_s", strategy_s)

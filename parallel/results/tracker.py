@@ -1,7 +1,8 @@
-"""Trackers send a run's epochs to W&B, in addition to the record on disk. No other module imports W&B.
+"""Trackers send a run's epochs to W&B, in addition to the record on disk. No other module imports
+W&B.
 
-Open a tracker in rank 0 only. Without an API key the run is kept offline in `run_dir/wandb`, and the command that
-uploads it is printed at the end. A missing network or account is never an error.
+Open a tracker in rank 0 only. Without an API key the run is kept offline in `run_dir/wandb`, and
+the command that uploads it is printed at the end. A missing network or account is never an error.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from parallel.config import TrackerConfig
 from parallel.results.records import Epoch
 
 INIT_TIMEOUT_S = 20.0
-"""Time to wait for the server before the run goes offline: below the 60 s that the other ranks wait for this one."""
+"""Time to wait for the server before the run goes offline: below the 60 s that the other ranks wait
+for this one."""
 FINISH_TIMEOUT_S = 60.0
 """Time to wait for uploads at the end; the data stays on disk."""
 NAMES = {
@@ -41,7 +43,8 @@ class Tracker:
         """Send one epoch."""
 
     def finish(self, summary: Mapping[str, float | str]) -> None:
-        """Send the summary of the finished run (`run_summary`). Leaving the `with` block ends the run."""
+        """Send the summary of the finished run (`run_summary`). Leaving the `with` block ends the
+        run."""
 
     def __enter__(self) -> Tracker:
         return self
@@ -84,10 +87,11 @@ class WandbTracker(Tracker):
 
 def open_tracker(config: TrackerConfig, *, run_dir: Path, name: str, group: str | None, job_type: str,
                  config_dict: dict[str, Any]) -> Tracker:
-    """Return the configured tracker. Use it in a `with` block, so that successive runs of one process stay apart.
+    """Return the configured tracker. Use it in a `with` block, so that successive runs of one
+    process stay apart.
 
-    Mode auto: the value of WANDB_MODE, otherwise online with an API key and offline without. If online is not possible,
-    one line says why, and the run is kept offline.
+    Mode auto: the value of WANDB_MODE, otherwise online with an API key and offline without. If
+    online is not possible, one line says why, and the run is kept offline.
     """
     if config.name == "none" or (config.mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"):
         return Tracker()
@@ -118,7 +122,8 @@ def open_tracker(config: TrackerConfig, *, run_dir: Path, name: str, group: str 
 
 
 def has_key() -> bool:
-    """Return whether W&B finds credentials without asking: in the environment, its settings or the netrc file."""
+    """Return whether W&B finds credentials without asking: in the environment, its settings or the
+    netrc file."""
     import wandb
 
     settings = wandb.setup().settings

@@ -1,14 +1,16 @@
 """Validation of the simulator: predicted step times compared with measured ones.
 
-    error e     predicted ÷ measured − 1 of a plan; mean and largest error are of |e|        `ValidatedPlan.error`
-    τ           Kendall's rank correlation (1938; τ-b) of predicted and measured times       `_tau`
-    regret      measured time of the plan with the smallest predicted time ÷ the smallest
-                measured time                                                                `_regret`
-    terms       means of (predicted − measured) ÷ measured step for compute, exposed
-                communication and idling; they add up to the mean of e                       `_terms`
+    error e  predicted ÷ measured − 1 of a plan; mean and largest are of |e|  `ValidatedPlan.error`
+    τ        Kendall's rank correlation (1938; τ-b) of predicted and          `_tau`
+             measured times
+    regret   measured time of the plan with the smallest predicted time ÷     `_regret`
+             the smallest measured time
+    terms    means of (predicted − measured) ÷ measured step for compute,     `_terms`
+             exposed communication and idling; they add up to the mean of e
 
-τ and regret compare plans for the same workers and batch, which form a group. Over several groups, τ is the mean and
-regret the maximum. `python -m parallel.validate` measures and writes the JSON file that is read here.
+τ and regret compare plans for the same workers and batch, which form a group. Over several groups,
+τ is the mean and regret the maximum. `python -m parallel.validate` measures and writes the JSON
+file that is read here.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ FORMAT = 1
 PATTERN = "validation*.json"
 """Names of the files."""
 KINDS = ("named", "optimum", "runner-up", "random")
-"""Kinds of plans: of a named strategy; found by the search; the best that differ from it in one op; drawn at random."""
+"""Kinds of plans: of a named strategy; found by the search; the best that differ from it in one op;
+drawn at random."""
 MAX_MEAN_ERROR, MAX_ERROR, MIN_TAU, MAX_REGRET = 0.05, 0.15, 0.9, 1.03
 """Targets."""
 
@@ -214,7 +217,8 @@ def write_validation(path: Path, validation: Validation) -> None:
 
 
 def read_validation(path: Path) -> Validation:
-    """Read a file that `write_validation` wrote. Raises `ValueError` that names the file and the error."""
+    """Read a file that `write_validation` wrote. Raises `ValueError` that names the file and the
+    error."""
     values = read_json(path, FORMAT)
     with naming(path):
         return structure(Validation, values)

@@ -1,4 +1,5 @@
-"""Validations as tables and sentences: the plans, the statistics of subsets, whether the targets are met."""
+"""Validations as tables and sentences: the plans, the statistics of subsets, whether the targets
+are met."""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def describe(validation: Validation) -> str:
 
 
 def subsets(plans: Sequence[ValidatedPlan]) -> list[tuple[str, list[ValidatedPlan]]]:
-    """Return the subsets that have statistics: all, held out, each group of workers and batch, each kind of plan."""
+    """Return the subsets that have statistics: all, held out, each group of workers and batch, each
+    kind of plan."""
     named = [("all", list(plans)), ("held out", [plan for plan in plans if plan.held_out])]
     competing = groups(plans)
     if len(competing) > 1:

@@ -1,9 +1,10 @@
 """Measuring the plans of a validation on the workers that torchrun started.
 
-The plans take turns in blocks of random order, so that slow changes of the machine's speed affect all of them alike. A
-turn builds a runtime, runs untimed steps, and times some steps between two barriers; only one runtime exists at a time,
-because a few of them would not fit in memory. Medians and quartiles are over the blocks. The file is written after
-every block, so that an interruption loses at most one.
+The plans take turns in blocks of random order, so that slow changes of the machine's speed affect
+all of them alike. A turn builds a runtime, runs untimed steps, and times some steps between two
+barriers; only one runtime exists at a time, because a few of them would not fit in memory. Medians
+and quartiles are over the blocks. The file is written after every block, so that an interruption
+loses at most one.
 """
 
 from __future__ import annotations
@@ -97,14 +98,16 @@ class Measurement:
 
 
 def validate(config: Config, options: ValidationOptions, tell: Tell) -> tuple[Path, Validation] | None:
-    """Measure all blocks. Every worker calls this; worker 0 writes the file and returns its path and content."""
+    """Measure all blocks. Every worker calls this; worker 0 writes the file and returns its path
+    and content."""
     choose_device(config.cluster)
     with open_world(config.cluster) as world:
         return _validate(config, options, world, tell)
 
 
 def validated_plan(plan: PredictedPlan, turns: Sequence[Turn], workers: int) -> ValidatedPlan:
-    """Return a plan with its measurement: median and quartiles of the turns, and the mean shares of the split."""
+    """Return a plan with its measurement: median and quartiles of the turns, and the mean shares of
+    the split."""
     times = summarise([turn.step_s for turn in turns])
     shares = StepSplit(*(statistics.fmean(getattr(turn.split, part) / turn.step_s for turn in turns)
                          for part in ("compute_s", "exposed_s", "idle_s")))
@@ -158,7 +161,8 @@ def _validate(config: Config, options: ValidationOptions, world: World, tell: Te
 
 def _agree(config: Config, options: ValidationOptions, world: World, graph: Graph,
            tell: Tell) -> tuple[str, list[PredictedPlan]]:
-    """Return worker 0's choice of plans on every worker. Its `ValueError` is raised on every worker."""
+    """Return worker 0's choice of plans on every worker. Its `ValueError` is raised on every
+    worker."""
     answer: tuple[str | None, str, list[PredictedPlan]] = (None, "", [])
     if world.rank == 0:
         try:
@@ -177,7 +181,8 @@ def _agree(config: Config, options: ValidationOptions, world: World, graph: Grap
 
 def _choose(config: Config, options: ValidationOptions, world: World, graph: Graph,
             tell: Tell) -> tuple[str, list[PredictedPlan]]:
-    """Return the cluster's name and the plans of all batch sizes. `ValueError`: the cluster cannot be opened."""
+    """Return the cluster's name and the plans of all batch sizes. `ValueError`: the cluster cannot
+    be opened."""
     cluster = open_cluster(config.cluster, world.size)
     plans = []
     for batch_size in options.batch_sizes:

@@ -2,12 +2,12 @@
 
     named       everything on one worker, and every named plan that fits the workers and the batch
     optimum     the plan that the search finds, which may be a named one
-    runner-up   the best predicted plans that differ in one op from the best plan of the search's space
+    runner-up   the best predicted plans that differ in one op from the best plan of the space
     random      plans with a random candidate of the search's space for every op
 
-A prediction is *held out* if calibration did not measure all shapes of the plan, so that the regression predicted some:
-either the batch size is another, or the plan divides an op differently. Neither predictions nor measurements include
-loading images.
+A prediction is *held out* if calibration did not measure all shapes of the plan, so that the
+regression predicted some: either the batch size is another, or the plan divides an op differently.
+Neither predictions nor measurements include loading images.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class PlanChooser:
                       start=tuple(named.values())).plan
 
     def best_start(self, named: Mapping[str, Plan]) -> Choice:
-        """Return the best named plan in the space, for an optimum outside of it, such as a pipeline."""
+        """Return the best named plan in the space, for an optimum outside of it, such as a
+        pipeline."""
         choices = [choice for plan in named.values() if (choice := self.space.find(plan)) is not None]
         return min(choices, key=self.step_s)
 
@@ -132,7 +133,8 @@ class PlanChooser:
                 for index in range(len(candidates)) if index != choice[op]]
 
     def changed(self, choice: Choice) -> list[tuple[str, Plan]]:
-        """Return the neighbours as plans, the best first, each with a description of the changed op."""
+        """Return the neighbours as plans, the best first, each with a description of the changed
+        op."""
         plans = []
         for other in sorted(self.neighbours(choice), key=self.step_s):
             op = next(op for op in other if other[op] != choice[op])

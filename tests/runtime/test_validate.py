@@ -1,4 +1,5 @@
-"""Validation of the simulator: which plans it measures, what is held out, one turn in real processes, bad input."""
+"""Validation of the simulator: which plans it measures, what is held out, one turn in real
+processes, bad input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""From records to the table: what is pooled, what is compared with what, and what a reader is told."""
+"""From records to the table: what is pooled, what is compared with what, and what a reader is
+told."""
 
 from __future__ import annotations
 

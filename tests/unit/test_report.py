@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from markupsafe import Markup
 
+from parallel.config import STRATEGIES
 from parallel.results.comparison import compare
 from parallel.results.records import Epoch, Record
 from parallel.results.report import Section, write_report
+from parallel.results.report.colours import PALETTE, strategy_colour
 from parallel.results.report.page import page
 from parallel.results.report.svg import Scale, shortened, spread_out, tick_label
 from tests.support.html import Tags
@@ -95,6 +97,13 @@ def test_several_workloads_and_further_sections() -> None:
     other = made_record("ddp", environment={"cpu": "Another CPU"})
     html = page(compare([*RECORDS, other]), [Section("Prediction", Markup("<p>beside measurement</p>"))])
     assert html.count("<section>") == 3 and html.index("Prediction") > html.index("Another CPU")
+
+
+def test_strategies_have_colours_of_their_own() -> None:
+    colours = [strategy_colour(strategy) for strategy in STRATEGIES]
+    assert len(set(colours)) == len(STRATEGIES) < len(PALETTE)
+    assert strategy_colour("unknown") == PALETTE[-1]
+    assert all(f"--{colour[6:-1]}:" in page([]) for colour in PALETTE)
 
 
 def test_ticks_are_round() -> None:

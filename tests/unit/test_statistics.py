@@ -55,7 +55,8 @@ def test_interval_is_that_of_plain_resampling() -> None:
 
 
 def test_interval_covers_as_often_as_it_says() -> None:
-    """Of intervals from 200 draws with the true ratio 2, about 95 in 100 hold it; the percentile one a little fewer."""
+    """Of intervals from 200 draws with the true ratio 2, about 95 in 100 hold it; the percentile
+    one a little fewer."""
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(200):

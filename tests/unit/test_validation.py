@@ -70,7 +70,8 @@ def test_terms_add_up_to_the_mean_signed_error() -> None:
 
 
 def test_plans_are_ranked_among_those_for_the_same_workers_and_batch() -> None:
-    """Each group is in order, though all together would not be; regret is the worse group's, τ the mean."""
+    """Each group is in order, though all together would not be; regret is the worse group's, τ the
+    mean."""
     small = [row(1.0, 1.0, batch_size=64), row(1.1, 2.0, batch_size=64)]
     large = [row(0.5, 3.0), row(0.6, 2.0), row(0.7, 4.0)]
     assert list(groups([*large, *small])) == [(2, 64), (2, 128)]

@@ -1,4 +1,5 @@
-"""The report: one self-contained HTML file with the table, the plots and the provenance of every number."""
+"""The report: one self-contained HTML file with the table, the plots and the provenance of every
+number."""
 
 from parallel.results.report.page import Section, write_report
 

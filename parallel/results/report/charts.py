@@ -1,4 +1,5 @@
-"""Plots with one line per result, each a function from results to an SVG: epoch times, speedup, time split."""
+"""Plots with one line per result, each a function from results to an SVG: epoch times, speedup,
+time split."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ def box_plot(results: Sequence[Result]) -> str:
         title = titled(f"{result.label}: minimum {seconds(s.minimum)}, first quartile {seconds(s.first_quartile)}, "
                        f"median {seconds(s.median)}, mean {seconds(s.mean)}, "
                        f"third quartile {seconds(s.third_quartile)}, maximum {seconds(s.maximum)} s")
-        # Jitter in y separates equal times; it is fixed so that writing the report again gives the same file.
+        # Jitter in y separates equal times; it is fixed so that writing the report again gives the
+        # same file.
         dots = "".join(element("circle", titled(f"{result.label}, {seconds(t)} s"), cx=x(t), cy=y + 15 + i * 7 % 5,
                                r=2, fill=c, fill_opacity=.55) for i, t in enumerate(result.epoch_times))
         box = rect(x(s.first_quartile), y - 11, max(2.0, x(s.third_quartile) - x(s.first_quartile)), 20,
@@ -57,7 +59,8 @@ def box_plot(results: Sequence[Result]) -> str:
 
 
 def speedup_bars(results: Sequence[Result]) -> str:
-    """Return bars of the speedup with its 95 % interval; a mark shows linear speedup, the number of workers."""
+    """Return bars of the speedup with its 95 % interval; a mark shows linear speedup, the number of
+    workers."""
     results = [result for result in results if result.speedup is not None]
     top = max(max(r.speedup.high or r.speedup.ratio, r.key.workers) for r in results if r.speedup is not None)
     x = Scale(0.0, 1.04 * top, LEFT, WIDTH - RIGHT)
@@ -107,7 +110,8 @@ def split_bars(results: Sequence[Result]) -> str:
 
 
 def split_legend(results: Sequence[Result]) -> list[tuple[str, str]]:
-    """Return name and colour of each part that is visible in `split_bars`: more than 0.1 % of some epoch time."""
+    """Return name and colour of each part that is visible in `split_bars`: more than 0.1 % of some
+    epoch time."""
     splits = [parts for result in results if (parts := result.time_split())]
     return [(name, f"var({css})") for key, name, css in PARTS
             if any(parts[key] > 0.001 * sum(parts.values()) for parts in splits)]

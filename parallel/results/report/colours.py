@@ -1,4 +1,5 @@
-"""Colours of the series in plots and tables: CSS variables that `templates/style.css` defines for light and dark."""
+"""Colours of the series in plots and tables: CSS variables that `templates/style.css` defines for
+light and dark."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ PALETTE = tuple(f"var(--series-{number})" for number in range(1, 9))
 
 
 def strategy_colour(strategy: str) -> str:
-    """Return the colour of a strategy, the same in every plot: the palette in the order of the strategies."""
+    """Return the colour of a strategy, the same in every plot: the palette in the order of the
+    strategies."""
     place = STRATEGIES.index(strategy) if strategy in STRATEGIES else len(STRATEGIES)
     return PALETTE[min(place, len(PALETTE) - 1)]

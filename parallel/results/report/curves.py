@@ -1,4 +1,5 @@
-"""Plots with one curve per result: loss and accuracy by epoch, speedup and epoch time by workers."""
+"""Plots with one curve per result: loss and accuracy by epoch, speedup and epoch time by
+workers."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def by_epoch(results: Sequence[Result], field: str, title: str, scale: float = 1
 
 
 def by_workers(results: Sequence[Result]) -> str | None:
-    """Return a plot of speedup by workers beside linear speedup. None: nothing ran on two numbers of workers."""
+    """Return a plot of speedup by workers beside linear speedup. None: nothing ran on two numbers
+    of workers."""
     groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in results:
         if result.speedup is not None and result.role == "":
@@ -114,7 +116,8 @@ def _panel(curves: Sequence[Curve], title: str, along: str, unit: str) -> str:
 def _frame(curves: Sequence[Curve], title: str, along: str, unit: str, x: Axis, y: Axis,
            x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]], tolerance: float,
            over: str = "") -> str:
-    """Return the plot on the given axes. Curves that differ by less than `tolerance` are drawn as bands."""
+    """Return the plot on the given axes. Curves that differ by less than `tolerance` are drawn as
+    bands."""
     out = [text(0, 12, title, class_="name")]
     for tick, label in y_ticks:
         out += [line(LEFT, y(tick), WIDTH - RIGHT, y(tick), class_="grid"),

@@ -1,7 +1,8 @@
-"""HTML of the reports: Jinja2 templates in `templates/`, escaped automatically, and the data of a table.
+"""HTML of the reports: Jinja2 templates in `templates/`, escaped automatically, and the data of a
+table.
 
-Charts remain our own SVG (`svg`): the pages contain no script and load nothing, their colours follow the reader's light
-or dark theme, and matplotlib's SVG does neither theme nor tooltips.
+Charts remain our own SVG (`svg`): the pages contain no script and load nothing, their colours
+follow the reader's light or dark theme, and matplotlib's SVG does neither theme nor tooltips.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The report of comparisons: for each a headline, the table, plots, notes, and the provenance of every run."""
+"""The report of comparisons: for each a headline, the table, plots, notes, and the provenance of
+every run."""
 
 from __future__ import annotations
 
@@ -76,7 +77,8 @@ def page(comparisons: Sequence[Comparison], sections: Sequence[Section] = ()) ->
 
 
 def best_of(results: Sequence[Result]) -> Result:
-    """Return the result with the largest speedup besides the baselines; without any speedup, the fastest."""
+    """Return the result with the largest speedup besides the baselines; without any speedup, the
+    fastest."""
     rivals = [(result.speedup.ratio, result) for result in results if result.role == "" and result.speedup is not None]
     if rivals:
         return max(rivals, key=lambda rival: rival[0])[1]

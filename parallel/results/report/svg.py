@@ -1,7 +1,7 @@
 """Elements, scales and round tick values of SVG plots.
 
-Colours are CSS custom properties, so that one drawing serves light and dark themes. A `<title>` in each mark shows its
-numbers under the pointer.
+Colours are CSS custom properties, so that one drawing serves light and dark themes. A `<title>` in
+each mark shows its numbers under the pointer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from html import escape
 
 
 def element(name: str, *children: str, **attributes: object) -> str:
-    """Return an element. `stroke_width` becomes stroke-width, `class_` class; floats have two decimals.
+    """Return an element. `stroke_width` becomes stroke-width, `class_` class; floats have two
+    decimals.
 
     Children are markup; text needs `text` or `titled`, which escape it.
     """
@@ -85,7 +86,8 @@ class LogScale:
         return self.start + (self.end - self.start) * (math.log(value / self.low) / span if span else 0.5)
 
     def ticks(self, count: int = 6) -> list[float]:
-        """Return round values within the scale, of the coarsest series with at least `count / 2` of them."""
+        """Return round values within the scale, of the coarsest series with at least `count / 2` of
+        them."""
         found: list[float] = []
         for digits in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(range(10, 100, 2))):
             powers = range(math.floor(math.log10(self.low)) - 1, math.ceil(math.log10(self.high)) + 1)
@@ -109,7 +111,8 @@ def shortened(content: str, length: int) -> str:
 
 
 def spread_out(places: list[float], gap: float, low: float, high: float) -> list[float]:
-    """Move labels apart to at least `gap`, as little as one pass each way allows, between `low` and `high`."""
+    """Move labels apart to at least `gap`, as little as one pass each way allows, between `low` and
+    `high`."""
     order = sorted(range(len(places)), key=places.__getitem__)
     moved = list(places)
     for before, this in zip(order, order[1:], strict=False):

@@ -1,4 +1,5 @@
-"""The report's section on a validation: a scatter plot of predicted against measured steps, and the tables."""
+"""The report's section on a validation: a scatter plot of predicted against measured steps, and the
+tables."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ COLOURS = dict(zip(KINDS, (PALETTE[1], PALETTE[4], PALETTE[3], PALETTE[7]), stri
 MARGIN = 1.12
 """Ratio of the ends of the axes to the shortest and the longest step."""
 MOST_NAMED = 6
-"""Maximum number of points outside the wider band that are labelled; every point has its name as a tooltip."""
+"""Maximum number of points outside the wider band that are labelled; every point has its name as a
+tooltip."""
 
 
 def section(validation: Validation) -> Section:
@@ -46,7 +48,8 @@ def section(validation: Validation) -> Section:
 
 
 def scatter(plans: Sequence[ValidatedPlan]) -> str:
-    """Return a plot of predicted against measured milliseconds on logarithmic axes, with the diagonal and its bands."""
+    """Return a plot of predicted against measured milliseconds on logarithmic axes, with the
+    diagonal and its bands."""
     times = [1e3 * s for plan in plans for s in (plan.predicted_s, plan.measured_s)]
     low, high = min(times) / MARGIN, max(times) * MARGIN
     x, y = LogScale(low, high, LEFT, WIDTH - RIGHT), LogScale(low, high, HEIGHT - BOTTOM, TOP)
