@@ -54,10 +54,12 @@ def question(given: Given) -> Question:
     """Return the options to consider. Raises `ValueError` for an invalid value."""
     for override in given.rest:
         key, _, value = override.partition("=")
-        require(key not in RENAMED, key, value, f"is chosen here: give {RENAMED.get(key)}=… the ones to choose from")
+        require(key not in RENAMED, key, value,
+                f"is chosen here: give {RENAMED.get(key)}=… the ones to choose from")
     keys = given.keys
     workers = whole_numbers("workers", keys.get("workers", "1,2,4,8"))
-    strategies = select_strategies(words("strategies", keys["strategies"])) if "strategies" in keys else [*STRATEGIES]
+    chosen = words("strategies", keys["strategies"]) if "strategies" in keys else list(STRATEGIES)
+    strategies = select_strategies(chosen)
     batch_sizes = whole_numbers("batch_sizes", keys["batch_sizes"]) if "batch_sizes" in keys else []
     clusters = words("clusters", keys["clusters"]) if "clusters" in keys else shipped_clusters()
     configs = configs_by_cluster(clusters, given.rest)
@@ -85,8 +87,8 @@ def recommend(given: Given, console: Console) -> int:
         add_row(table, cells(option, mark), "bold" if mark else None)
     print_lines(console, describe(asked), "")
     console.print(table)
-    print_lines(console, *(() if everything else (f"not possible: {reason}" for reason in reasons(found))), "",
-                *sentences(found, choices, target_s))
+    print_lines(console, *(() if everything else (f"not possible: {reason}" for reason in reasons(found))),
+                "", *sentences(found, choices, target_s))
     for path in given.files.values():
         path.write_text(page(found, choices, target_s, describe(asked)), encoding="utf-8")
         print_lines(console, f"written: {path}")

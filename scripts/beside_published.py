@@ -51,7 +51,8 @@ def one_weird_trick_table(published: Mapping[str, Any]) -> Table:
                     "predicted ÷ published", "published: a step's loss ms", "predicted"])
     single = predicted(config, graph, StrategyConfig("single"), 1)
     one = published["batch_of_one"]
-    table.add_row("1", f"{one}, {one}", f"{published['single_hours']:.2f}", "1×", "", f"{hours(single, epochs):.2f}",
+    table.add_row("1", f"{one}, {one}", f"{published['single_hours']:.2f}", "1×", "",
+                  f"{hours(single, epochs):.2f}",
                   "1×", "", "", "")
     images = epochs * known_images(config.data)
     alone_ms = 3.6e6 * published["single_hours"] * one / images
@@ -64,10 +65,13 @@ def one_weird_trick_table(published: Mapping[str, Any]) -> Table:
             first = scheme in ("a" if row["whole"] else "b")
             lost = 3.6e6 * row["hours"] * one * gpus / images - alone_ms
             table.add_row(
-                *([str(gpus), f"{one * gpus:,}, {one * gpus if row['whole'] else one:,}", f"{row['hours']:.2f}",
+                *([str(gpus), f"{one * gpus:,}, {one * gpus if row['whole'] else one:,}",
+                   f"{row['hours']:.2f}",
                    f"{row['speedup']:.2f}×"] if first else [""] * 4),
-                scheme, f"{hours(found, epochs):.2f}", f"{found.speedup:.2f}×", f"{found.speedup / row['speedup']:.2f}",
-                f"{lost:.0f}" if first else "", f"{1e3 * (found.timeline.step_s - single.timeline.step_s):.0f}")
+                scheme, f"{hours(found, epochs):.2f}", f"{found.speedup:.2f}×",
+                f"{found.speedup / row['speedup']:.2f}",
+                f"{lost:.0f}" if first else "",
+                f"{1e3 * (found.timeline.step_s - single.timeline.step_s):.0f}")
     return table
 
 

@@ -23,14 +23,15 @@ def known_calibration(config: Config, options: CalibrationOptions, world: World,
     machine = machine_of(config.cluster, world.size, nodes, memory_format(config.trainer.channels_last))
     named = config.cluster.file
     path = calibration_path(config.cluster, machine) if named is None else Path(named)
-    text = path.read_text(encoding="utf-8") if world.rank == 0 and path.is_file() and not options.fresh else None
-    text = world.gather(text)[0]
+    reads = world.rank == 0 and path.is_file() and not options.fresh
+    text = world.gather(path.read_text(encoding="utf-8") if reads else None)[0]
     if text is None:
         return path, None
     known = read_cluster(text)
     differ = differences(known.machine, machine)
     differ += ["workers"] if known.machine.get("workers") != machine["workers"] else []
-    require(not differ, "cluster.file", path, f"is another machine's ({', '.join(differ)}): choose another file, or "
+    require(not differ, "cluster.file", path,
+            f"is another machine's ({', '.join(differ)}): choose another file, or "
             "calibrate.fresh=true to replace it")
     return path, known
 

@@ -65,8 +65,9 @@ def measure_compute(setup: Setup, timer: OpTimer, step: IsolatedStep) -> tuple[T
                             {count: seconds for (own, count), seconds in counts.items() if own == kind})
               for kind in (UPDATE, ADD, COPY)}
     before = {} if known is None else dict(known.ops)
-    source = (f"measured: means and quartiles of runs through the model, {setup.computing_per_node} workers of a node "
-              "at once, parameters and inputs as a step leaves them in the caches")
+    source = ("measured: means and quartiles of runs through the model, "
+              f"{setup.computing_per_node} workers of a node at once, parameters and inputs "
+              "as a step leaves them in the caches")
     table = Table(before | {setup.precision: {**present, **ops}}, curves[UPDATE], curves[ADD], curves[COPY],
                   memory_format(setup.config.trainer.channels_last), source)
     return table, trimmed_mean([seconds for own in setup.world.gather(samples.steps) for seconds in own])
@@ -120,4 +121,5 @@ def _merged(known: Mapping[str, Curve], precision: str, found: Mapping[int, floa
     points = sorted({**dict(known[precision].points if precision in known else ()), **found}.items())
     counts, seconds = np.array([n for n, _ in points]), np.array([s for _, s in points])
     smooth = np.exp(IsotonicRegression().fit_transform(np.log(counts), np.log(seconds)))
-    return {**known, precision: Curve(tuple((int(n), rounded(s)) for n, s in zip(counts, smooth, strict=True)))}
+    evened = tuple((int(n), rounded(s)) for n, s in zip(counts, smooth, strict=True))
+    return {**known, precision: Curve(evened)}

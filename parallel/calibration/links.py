@@ -51,8 +51,7 @@ def measure_links(setup: Setup, timer: OpTimer, compute: Measured) -> Links:
     for name, chosen in (("inside", list(patterns(by_node[0]))), ("between", list(across(by_node)))):
         if chosen:
             links[name] = _measure_link(setup, timer, messages, name, chosen, shapes)
-            sources |= {f"{name}.latency": "measured: small messages after every pass of an op, where workers wait for "
-                                           "each other",
+            sources |= {f"{name}.latency": "measured: small messages after every pass of an op",
                         f"{name}.bandwidth": f"measured: patterns {', '.join(p.name for p in chosen)}"}
     op = _smallest_convolution(shapes)
     setup.progress.phase("computing during messages")
@@ -84,7 +83,8 @@ def _points(setup: Setup, messages: Messages, chosen: Sequence[Pattern], budget:
     """Return medians of all patterns at all sizes, measured in rounds until the budget is spent."""
     seconds: defaultdict[tuple[Pattern, int], list[float]] = defaultdict(list)
     begin, rounds = time.perf_counter(), 0
-    while rounds < MINIMUM_ROUNDS or (rounds < MESSAGE_ROUNDS and setup.slowest(time.perf_counter() - begin) < budget):
+    while rounds < MINIMUM_ROUNDS or (rounds < MESSAGE_ROUNDS
+                                      and setup.slowest(time.perf_counter() - begin) < budget):
         for size in SIZES:
             for pattern in chosen:
                 seconds[pattern, size].append(messages.seconds(pattern, size))
@@ -104,12 +104,14 @@ def _smallest_convolution(shapes: Mapping[str, Sequence[OpShape]]) -> OpShape:
 
     Repeated often, small ops can fill about the time of a message.
     """
-    dense = max((of_op[0].key for of_op in shapes.values()), key=lambda key: key.multiply_adds / (key.parameters + 1))
+    dense = max((of_op[0].key for of_op in shapes.values()),
+                key=lambda key: key.multiply_adds / (key.parameters + 1))
     return min((shape for of_op in shapes.values() for shape in of_op if shape.key.head == dense.head),
                key=lambda shape: shape.key.multiply_adds)
 
 
-def _run_once(timer: OpTimer, shapes: Mapping[str, OpShape], after: Callable[[], None] = lambda: None) -> None:
+def _run_once(timer: OpTimer, shapes: Mapping[str, OpShape],
+              after: Callable[[], None] = lambda: None) -> None:
     """Run the shapes and discard the times."""
     timer.run(shapes, after)
     timer.times.collect()

@@ -46,7 +46,8 @@ def measure_cluster(setup: Setup) -> Cluster:
         name="local", nodes=setup.nodes, workers_per_node=setup.workers_per_node, inside=links.inside,
         between=links.between, memory_bytes=_memory_bytes(setup), compute=compute,
         step_overhead_s=rounded(max(0.0, step_s - parts_s)), overlap_slowdown=links.overlap_slowdown,
-        core_contention=core_contention, shared_memory=bool(world.neighbours), data_s_per_image=rounded(loading_s),
+        core_contention=core_contention, shared_memory=bool(world.neighbours),
+        data_s_per_image=rounded(loading_s),
         data_shared=False, data_overlaps=world.device.type == "cuda",
         machine=machine_of(config.cluster, world.size, setup.nodes, memory_format(channels_last)),
         sources={**links.sources, **_sources(setup, bool(core_contention))},
@@ -58,12 +59,12 @@ def _sources(setup: Setup, contention: bool) -> dict[str, str]:
     model = setup.config.model
     sources = {
         "memory": "free memory, divided by the workers of a node",
-        "step_overhead": f"measured: a step of {model.name} with {setup.local_batch} samples on every worker, "
-                         "less the sum of its parts",
+        "step_overhead": f"measured: a step of {model.name} with {setup.local_batch} samples on every "
+                         "worker, less the sum of its parts",
         "data.per_image": f"measured: {setup.data.name} at {model.image_size} px, all workers at once",
     }
     if contention:
-        sources["core_contention"] = "measured: steps of the model on 1, 2, … workers of a node, the others waiting"
+        sources["core_contention"] = "measured: steps of the model on 1, 2, … workers of a node at once"
     return sources
 
 

@@ -55,7 +55,8 @@ class Recorder:
     def collect(self) -> tuple[list[tuple[tuple[OpKey, str], float]], list[tuple[tuple[str, int], float]]]:
         """Return all times since the last call in seconds."""
         ops = [((key, name), self._watch.seconds(begin, end)) for key, name, begin, end in self._ops]
-        counts = [((kind, count), self._watch.seconds(begin, end)) for kind, count, begin, end in self._counts]
+        counts = [((kind, count), self._watch.seconds(begin, end))
+                  for kind, count, begin, end in self._counts]
         self._ops, self._counts = [], []
         return ops, counts
 
@@ -72,7 +73,8 @@ class _Run:
 class OpTimer:
     """The model's ops on one worker, run on parts of any shape."""
 
-    def __init__(self, graph: Graph, device: torch.device, precision: str, channels_last: bool, workers: int) -> None:
+    def __init__(self, graph: Graph, device: torch.device, precision: str, channels_last: bool,
+                 workers: int) -> None:
         self._graph, self._device, self._workers = graph, device, workers
         self._autocast, dtype = precision == "bf16", DTYPES[precision]
         self._weights = Format(dtype, channels_last, device)
@@ -102,7 +104,8 @@ class OpTimer:
         self._update(run.parameters)
         self._copy(run.values)
 
-    def _forward(self, ops: Sequence[Op], shapes: Mapping[str, OpShape], run: _Run, after: Callable[[], None]) -> None:
+    def _forward(self, ops: Sequence[Op], shapes: Mapping[str, OpShape], run: _Run,
+                 after: Callable[[], None]) -> None:
         key = step_key(0, self._runs, self._device)
         for op in ops:
             part = shapes[op.name].part
@@ -111,7 +114,8 @@ class OpTimer:
             run.inputs[op.name] = inputs
             run.parameters[op.name] = self._parameters(op, op.parameter_boxes(part))
             rows = torch.arange(*part.box.spans[0], device=self._device)
-            labels = [torch.zeros(part.box.shape[0], dtype=torch.int64, device=self._device)] * (op.name == LOSS)
+            labels = [torch.zeros(part.box.shape[0], dtype=torch.int64,
+                                  device=self._device)] * (op.name == LOSS)
             context = Context(True, key, rows, {op.name: self._buffers(op, op.buffer_boxes(part))})
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
                 begin = self._watch.mark()
@@ -119,7 +123,8 @@ class OpTimer:
                 self.times.op(shapes[op.name].key, FORWARD, begin)
             after()
 
-    def _backward(self, ops: Sequence[Op], shapes: Mapping[str, OpShape], run: _Run, after: Callable[[], None]) -> None:
+    def _backward(self, ops: Sequence[Op], shapes: Mapping[str, OpShape], run: _Run,
+                  after: Callable[[], None]) -> None:
         gradients: dict[str, Tensor] = {}
         for op in reversed(ops):
             output = run.values[op.name]
@@ -187,7 +192,8 @@ class OpTimer:
                     gradient[:half].add_(flat[flat.numel() - half :])
                     self.times.count(ADD, half, begin)
                     begin = self._watch.mark()
-                    sgd([shard], [gradient], [momentum], fused=True, lr=1e-6, momentum=0.9, weight_decay=0.0005,
+                    sgd([shard], [gradient], [momentum], fused=True, lr=1e-6, momentum=0.9,
+                        weight_decay=0.0005,
                         dampening=0.0, nesterov=False, maximize=False)
                     self.times.count(UPDATE, count, begin)
 

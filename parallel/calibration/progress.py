@@ -14,7 +14,8 @@ class PhaseProgress:
     def __init__(self, console: Console, enabled: bool) -> None:
         self._console = console
         self._enabled = enabled
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console,
+        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
+                             console=console,
                              transient=True) if enabled and console.is_terminal else None
         self._task: TaskID | None = None
 

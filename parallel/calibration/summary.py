@@ -20,13 +20,15 @@ def cluster_lines(cluster: Cluster) -> list[str]:
                  f"loading {text(cluster.data_s_per_image, 'time')} per image")
     if cluster.core_contention:
         factors = ", ".join(f"{share:.0%}" for share in cluster.core_contention)
-        lines.append(f"core contention: while 1, 2, … workers of a node compute, ops take {factors} of their time")
+        lines.append(f"core contention: while 1, 2, … workers of a node compute, ops take {factors} "
+                     "of their time")
     return lines
 
 
 def link_line(link: Link) -> str:
     """Return a link's latency, its sharing and the times of three message sizes."""
-    times = ", ".join(f"{link.seconds(size) * 1e3:.3g} ms for {text(size, 'size')}" for size in (4e3, 1e6, 1e8))
+    times = ", ".join(f"{link.seconds(size) * 1e3:.3g} ms for {text(size, 'size')}"
+                      for size in (4e3, 1e6, 1e8))
     sharing = "shared by the workers of a node" if link.shared else "for each worker"
     return f"latency {link.latency_s * 1e6:.0f} us, {sharing}; {times}"
 

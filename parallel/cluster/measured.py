@@ -21,7 +21,8 @@ class Measured:
     """Compute times of one worker, looked up or predicted, and memoised."""
 
     table: Table = field(hash=False)
-    _answers: dict[tuple[str, Sample], float] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _answers: dict[tuple[str, Sample], float] = field(default_factory=dict, init=False, compare=False,
+                                                      repr=False)
     _models: dict[str, FittedModels] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def precisions(self) -> tuple[str, ...]:

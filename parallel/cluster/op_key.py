@@ -43,7 +43,8 @@ class OpKey:
         cut = output[2:] != op.domain[1:]
         inputs = tuple(_padded(op, output, box.shape) if cut else box.shape for box in op.needs(part))
         weights = sum(box.volume for box in op.parameter_boxes(part).values() if len(box.spans) > 1)
-        return OpKey(type(op).__name__, " ".join([*settings, *(["cut"] if cut else [])]), inputs, output, weights,
+        return OpKey(type(op).__name__, " ".join([*settings, *(["cut"] if cut else [])]), inputs, output,
+                     weights,
                     op.multiply_adds(part))
 
     @property

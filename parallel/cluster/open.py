@@ -33,8 +33,8 @@ def open_cluster(config: ClusterConfig, workers: int) -> Cluster:
     if cluster.machine:
         differ = differences(cluster.machine, machine_of(config, workers))
         if differ:
-            warnings.warn(f"cluster {cluster.name} was calibrated on another machine: {', '.join(differ)}; its times "
-                          "may not be those of this one", stacklevel=2)
+            warnings.warn(f"cluster {cluster.name} was calibrated on another machine: "
+                          f"{', '.join(differ)}; its times may not be those of this one", stacklevel=2)
     return cluster.resized(workers)
 
 
@@ -59,9 +59,10 @@ def _calibrated(config: ClusterConfig, workers: int) -> Cluster:
             enough.append((int(machine[WORKERS]), str(path)))
     if not enough:
         raise ValueError(
-            f"cluster=local is not calibrated for workers={workers}, cluster.threads={config.threads} on this machine "
-            f"({here['device']}): run `torchrun --standalone --nproc-per-node {workers} -m parallel.calibrate "
-            f"workers={workers} …` with the same configuration, or choose a cluster file with cluster=…")
+            f"cluster=local is not calibrated for workers={workers}, cluster.threads={config.threads} on "
+            f"this machine ({here['device']}): run `torchrun --standalone --nproc-per-node {workers} -m "
+            f"parallel.calibrate workers={workers} …` with the same configuration, or "
+            "choose a cluster file with cluster=…")
     return _read(Path(min(enough)[1]))
 
 
@@ -74,4 +75,5 @@ def _machine_in(path: Path) -> dict[str, str]:
                 break
             if lines or line.rstrip() == "machine:":
                 lines.append(line)
-    return {str(key): str(value) for key, value in yaml.safe_load("".join(lines))["machine"].items()} if lines else {}
+    machine = yaml.safe_load("".join(lines))["machine"] if lines else {}
+    return {str(key): str(value) for key, value in machine.items()}

@@ -52,7 +52,8 @@ class Timing:
 
     def __post_init__(self) -> None:
         require(0 < self.mean_s, "mean", self.mean_s, "must be a positive time")
-        require(self.low_s <= self.high_s, "first quartile", self.low_s, f"must not be above the third, {self.high_s}")
+        require(self.low_s <= self.high_s, "first quartile", self.low_s,
+                f"must not be above the third, {self.high_s}")
 
     def __str__(self) -> str:
         return (f"{text(self.mean_s, 'time')} [{text(self.low_s, 'time')}, {text(self.high_s, 'time')}] "
@@ -63,7 +64,8 @@ class Timing:
         """Return the timing in `value`; `name` is the field, for errors."""
         match = _TIMING.fullmatch(str(value))
         if match is None:
-            raise ValueError(f"{name}={value} must be a time with its quartiles such as `41 ms [40 ms, 42 ms] of 12`")
+            raise ValueError(f"{name}={value} must be a time with its quartiles such as "
+                             "`41 ms [40 ms, 42 ms] of 12`")
         mean, low, high = (quantity(part, "time", name) for part in match.groups()[:3])
         return Timing(mean, low, high, int(match[4]))
 
@@ -148,7 +150,8 @@ def write_table(table: Table) -> dict[str, Any]:
     ops: dict[str, Any] = {}
     for precision, entries in table.ops.items():
         for (key, name), timing in entries.items():
-            ops.setdefault(precision, {}).setdefault(key.head, {}).setdefault(key.shapes, {})[name] = str(timing)
+            shapes = ops.setdefault(precision, {}).setdefault(key.head, {})
+            shapes.setdefault(key.shapes, {})[name] = str(timing)
     return {"memory_format": table.memory_format, "source": table.source, "ops": ops,
             **{name: _write_curves(getattr(table, name)) for name in ("update", "add", "copy")}}
 
@@ -159,8 +162,9 @@ def _read_curves(fields: Fields) -> dict[str, Curve]:
         points, inner = [], fields.inner(precision)
         for count, seconds in inner.data.items():
             match = _COUNT.fullmatch(str(count))
-            require(_OLD_COUNT.fullmatch(str(count)) is None, inner.where, count, "was written by an earlier version, "
-                    "which counted `numbers` instead of `elements`: calibrate again with calibrate.fresh=true")
+            require(_OLD_COUNT.fullmatch(str(count)) is None, inner.where, count,
+                    "was written by an earlier version, which counted `numbers` instead of `elements`: "
+                    "calibrate again with calibrate.fresh=true")
             require(match is not None, inner.where, count, "must be a count such as `4096 elements`")
             points.append((int(str(count).split()[0]), quantity(seconds, "time", f"{inner.where}.{count}")))
         curves[precision] = Curve(tuple(points))

@@ -10,7 +10,8 @@ from decimal import Decimal
 
 from parallel.config import require
 
-_BYTES = {"B": Decimal(1), "kB": Decimal(10**3), "MB": Decimal(10**6), "GB": Decimal(10**9), "TB": Decimal(10**12),
+_BYTES = {"B": Decimal(1), "kB": Decimal(10**3), "MB": Decimal(10**6), "GB": Decimal(10**9),
+          "TB": Decimal(10**12),
           "KiB": Decimal(2**10), "MiB": Decimal(2**20), "GiB": Decimal(2**30)}
 _SECONDS = {"s": Decimal(1), "ms": Decimal("1e-3"), "us": Decimal("1e-6"), "ns": Decimal("1e-9")}
 
@@ -57,10 +58,12 @@ def quantity(value: object, kind: str, name: str) -> float:
 def text(value: float, kind: str) -> str:
     """Return `value`, given in base units, with a readable unit, without rounding."""
     exact = Decimal(repr(float(value)))
-    unit = next((u for u in _WRITTEN[kind] if exact >= UNITS[kind][u]), _WRITTEN[kind][0 if exact == 0 else -1])
+    unit = next((u for u in _WRITTEN[kind] if exact >= UNITS[kind][u]),
+                _WRITTEN[kind][0 if exact == 0 else -1])
     return f"{_plain(exact / UNITS[kind][unit])} {unit}"
 
 
 def _plain(number: Decimal) -> str:
     """Return the number without an exponent unless it is very large or small."""
-    return f"{number.normalize():f}" if number == 0 or -6 <= number.adjusted() <= 15 else str(number.normalize())
+    plain = number == 0 or -6 <= number.adjusted() <= 15
+    return f"{number.normalize():f}" if plain else str(number.normalize())

@@ -29,15 +29,15 @@ def summary_lines(prediction: Prediction) -> list[str]:
     cluster, plan = timeline.cluster, timeline.program.plan
     batches = f"{plan.micro_batches} micro-batches, {plan.pipeline}, " if plan.micro_batches > 1 else ""
     lines = [
-        f"{prediction.label}: plan {plan.fingerprint}, {plan.workers} worker{'s' * (plan.workers > 1)}, {batches}"
-        f"global batch {prediction.batch_size}, {timeline.precision}",
+        f"{prediction.label}: plan {plan.fingerprint}, {plan.workers} worker{'s' * (plan.workers > 1)}, "
+        f"{batches}global batch {prediction.batch_size}, {timeline.precision}",
         f"cluster {cluster.name}, {cluster.fingerprint}: {cluster.nodes} node{'s' * (cluster.nodes > 1)} of "
         f"{cluster.workers_per_node} worker{'s' * (cluster.workers_per_node > 1)}, "
         f"{size(cluster.memory_bytes)} of memory each",
         "",
-        f"step {milliseconds(timeline.loaded_step_s)} ms, of which {milliseconds(timeline.data_wait_s)} ms wait for "
-        f"data: {timeline.images_per_second:,.1f} images/s, {prediction.speedup:.2f}× single on one worker "
-        f"({milliseconds(prediction.single.loaded_step_s)} ms)",
+        f"step {milliseconds(timeline.loaded_step_s)} ms, of which {milliseconds(timeline.data_wait_s)} ms "
+        f"wait for data: {timeline.images_per_second:,.1f} images/s, {prediction.speedup:.2f}× single on "
+        f"one worker ({milliseconds(prediction.single.loaded_step_s)} ms)",
         f"epoch of {prediction.steps:,} steps on {config.data.name}: {prediction.epoch_s:,.1f} s, predicted",
     ]
     if not prediction.fits:
@@ -75,12 +75,13 @@ def ranges(workers: Sequence[int]) -> str:
     return ", ".join(names[:4]) + (f" … ({len(workers)})" if len(names) > 4 else "")
 
 
-def sweep_table(varied: Sequence[str], combinations: Sequence[Combination]) -> tuple[list[str], list[list[str]]]:
+def sweep_table(varied: Sequence[str], combinations: Sequence[Combination],
+                ) -> tuple[list[str], list[list[str]]]:
     """Return columns and a row for each combination: its values, and the prediction or the
     reason."""
     others = [name for name in varied if name != WORKERS]
-    columns = [*others, WORKERS, "batch", "step ms", "images/s", "speedup", "efficiency", "compute", "exposed", "idle",
-               "data", "memory", ""]
+    columns = [*others, WORKERS, "batch", "step ms", "images/s", "speedup", "efficiency", "compute",
+               "exposed", "idle", "data", "memory", ""]
     rows = []
     for combination in combinations:
         values = [combination.values[name] for name in others]
@@ -93,6 +94,7 @@ def sweep_table(varied: Sequence[str], combinations: Sequence[Combination]) -> t
         rows.append([
             *values, str(timeline.workers), f"{found.batch_size:,}", milliseconds(timeline.loaded_step_s),
             f"{timeline.images_per_second:,.1f}", f"{found.speedup:.2f}×", percent(found.efficiency, 0),
-            *map(percent, (shares.compute, shares.exposed, shares.idle, shares.data)), size(max(timeline.peak_memory)),
+            *map(percent, (shares.compute, shares.exposed, shares.idle, shares.data)),
+            size(max(timeline.peak_memory)),
             "" if found.fits else f"needs more than {size(timeline.cluster.memory_bytes)}"])
     return columns, rows

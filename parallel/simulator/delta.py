@@ -29,7 +29,8 @@ def full_step_s(plan: Plan, cost_model: CostModel, memoised: bool) -> float:
     With `memoised`, costs that the cost model has computed before are reused.
     """
     if not memoised:
-        cost_model = CostModel(cost_model.graph, cost_model.batch_size, cost_model.cluster, cost_model.precision)
+        cost_model = CostModel(cost_model.graph, cost_model.batch_size, cost_model.cluster,
+                               cost_model.precision)
     program = lower(cost_model.graph, plan, cost_model.batch_size)
     return simulate(program, cost_model.cluster, cost_model.precision, cost_model).step_s
 
@@ -54,7 +55,8 @@ class DeltaSimulation:
         self._ops = {op.name: self._op_cost(op.name, self.layouts[op.name]) for op in self.graph}
         self._edges = [self._exchange_cost(e, self.layouts) for e in range(len(self._recurrence.edges))]
         self._evaluation = self._recurrence.evaluate(self._ops, self._edges)
-        self._proposed: tuple[str, dict[str, Layout], dict[str, OpCost], list[ExchangeCost], Evaluation] | None = None
+        self._proposed: tuple[str, dict[str, Layout], dict[str, OpCost], list[ExchangeCost],
+                              Evaluation] | None = None
 
     @property
     def step_s(self) -> float:
@@ -84,7 +86,9 @@ class DeltaSimulation:
         for e in {e for op_name in changed for e in self._recurrence.edges_at(op_name)}:
             edges[e] = self._exchange_cost(e, layouts)
             first = min(first, self._recurrence.index[self._recurrence.edges[e].producer])
-        evaluation = self._recurrence.evaluate(ops, edges, self._evaluation, first) if changed else self._evaluation
+        evaluation = self._evaluation
+        if changed:
+            evaluation = self._recurrence.evaluate(ops, edges, evaluation, first)
         self._proposed = name, layouts, ops, edges, evaluation
         return evaluation.end_s + self._overhead_s
 
@@ -129,7 +133,8 @@ class DeltaSimulation:
 
     def _exchange_cost(self, e: int, layouts: Mapping[str, Layout]) -> ExchangeCost:
         edge = self._recurrence.edges[e]
-        traffic = self.cost_model.traffic(self.graph[edge.producer], layouts[edge.producer], self.graph[edge.consumer],
+        traffic = self.cost_model.traffic(self.graph[edge.producer], layouts[edge.producer],
+                                          self.graph[edge.consumer],
                                       layouts[edge.consumer], edge.which, self.cost_model.batch_size)
         group = self._groups[traffic.workers] if traffic.workers else None
         return ExchangeCost(group, traffic.forward_s, traffic.backward_s)

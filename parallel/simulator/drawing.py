@@ -7,10 +7,12 @@ from parallel.simulator.timeline import COMPUTE, NETWORK, Timeline
 from parallel.simulator.trace import Bar, bars_of
 
 STYLE = """
-svg { --ground: #ffffff; --ink: #1d1f23; --muted: #63676e; --grid: #e6e3dd; --forward: #0072b2; --backward: #00875f;
-  --update: #7b7f87; --exchange: #d55e00; --exchange_back: #b8568c; --sum: #b87900; --gather: #e69f00; --rest: #f4f2ee;
+svg { --ground: #ffffff; --ink: #1d1f23; --muted: #63676e; --grid: #e6e3dd; --rest: #f4f2ee;
+  --forward: #0072b2; --backward: #00875f; --update: #7b7f87; --exchange: #d55e00; --exchange_back: #b8568c;
+  --sum: #b87900; --gather: #e69f00;
   background: var(--ground); font: 12px system-ui, sans-serif; }
-@media (prefers-color-scheme: dark) { svg { --ground: #14161a; --ink: #e7e6e3; --muted: #9aa0a8; --grid: #31353c;
+@media (prefers-color-scheme: dark) { svg {
+  --ground: #14161a; --ink: #e7e6e3; --muted: #9aa0a8; --grid: #31353c;
   --forward: #4aa5e0; --backward: #2fbf93; --update: #9a9fa8; --exchange: #f0853c; --exchange_back: #df93bd;
   --sum: #b98b2e; --gather: #efb63a; --rest: #1d2026; } }
 text { fill: var(--ink); } .muted { fill: var(--muted); } .grid { stroke: var(--grid); }

@@ -51,7 +51,8 @@ CONTENTION_ROUNDS = 3
 """Times that a pipeline on shared cores is simulated again with the contention of the last."""
 
 
-def simulate(program: Program, cluster: Cluster, precision: str, cost_model: CostModel | None = None) -> Timeline:
+def simulate(program: Program, cluster: Cluster, precision: str,
+             cost_model: CostModel | None = None) -> Timeline:
     """Return the timeline of a step.
 
     Simulations of the same graph, batch size, cluster and precision may share a `cost_model`, which
@@ -62,7 +63,8 @@ def simulate(program: Program, cluster: Cluster, precision: str, cost_model: Cos
         cost_model = CostModel(program.graph, program.batch_size, cluster, precision)
     timeline = _Simulation(program, cost_model, None).run()
     if program.plan.micro_batches > 1 and cluster.core_contention:
-        for _ in range(CONTENTION_ROUNDS):  # durations change who computes at the same time, which changes durations
+        # Contention changes durations, and durations change who computes at the same time.
+        for _ in range(CONTENTION_ROUNDS):
             timeline = _Simulation(program, cost_model, timeline.mean_computing).run()
     return timeline
 
@@ -136,7 +138,8 @@ class _Simulation:
                 self._exchange(edge, m, False, end)
 
     def _backward(self, op: Op, batches: range | tuple[int], sums: bool) -> None:
-        ready = max([self.arrived[edge, m, True] for edge in self.out_of[op.name] for m in batches], default=0.0)
+        ready = max([self.arrived[edge, m, True] for edge in self.out_of[op.name] for m in batches],
+                    default=0.0)
         _, end = self._work("backward", op, batches, ready)
         layout = self.plan[op.name]
         if sums and op.parameters:
@@ -203,11 +206,13 @@ class _Simulation:
         if traffic.workers:
             seconds = traffic.backward_s if backward else traffic.forward_s
             kind = "exchange back" if backward else "exchange"
-            ready = self._message(kind, str(edge), m if self.plan.micro_batches > 1 else None, traffic.workers, ready,
+            ready = self._message(kind, str(edge), m if self.plan.micro_batches > 1 else None,
+                                  traffic.workers, ready,
                                   seconds)
         self.arrived[edge, m, backward] = ready
 
-    def _message(self, kind: str, name: str, m: int | None, workers: tuple[int, ...], ready: float, seconds: float,
+    def _message(self, kind: str, name: str, m: int | None, workers: tuple[int, ...], ready: float,
+                 seconds: float,
                  ) -> float:
         """Send a message; return its end."""
         group = self.groups[workers]

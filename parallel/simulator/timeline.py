@@ -96,7 +96,8 @@ class Timeline:
         program, loaded = self.program, [set[Span]() for _ in range(self.workers)]
         for op in program.graph:
             if INPUT in op.inputs:
-                for m, worker in itertools.product(range(program.plan.micro_batches), program.plan[op.name].on):
+                for m, worker in itertools.product(range(program.plan.micro_batches),
+                                                   program.plan[op.name].on):
                     part = program.part(op.name, worker, m)
                     if part is not None:
                         loaded[worker].add(part.box.spans[0])  # loaded once, for all ops that read them
@@ -122,7 +123,8 @@ class Timeline:
         compute = np.full(self.workers, self.cluster.step_overhead_s)
         for event in self.events:
             if event.stream == COMPUTE:
-                compute[list(event.workers)] += event.end_s - event.start_s if event.own_s is None else event.own_s
+                own_s = event.end_s - event.start_s if event.own_s is None else event.own_s
+                compute[list(event.workers)] += own_s
         exposed = np.zeros(self.workers)
         for workers, events in self._alike():
             exposed[workers] = _exposed(events, self.end_s)
@@ -188,7 +190,8 @@ class Timeline:
 def _exposed(events: list[Event], end_s: float) -> float:
     """Return the seconds in which a worker computes nothing and has a message under way."""
     computing = [(e.start_s, e.end_s) for e in events if e.stream == COMPUTE]
-    gaps = zip([0.0, *(end for _, end in computing)], [*(start for start, _ in computing), end_s], strict=True)
+    gaps = zip([0.0, *(end for _, end in computing)], [*(start for start, _ in computing), end_s],
+               strict=True)
     messages = [(e.start_s, e.end_s) for e in events if e.stream == NETWORK]
     total, first = 0.0, 0
     for begin, end in gaps:

@@ -57,10 +57,13 @@ def trace_of(bars: Sequence[Bar], counts: Sequence[Count], title: str) -> dict[s
     numbers = {key: i for i, key in enumerate(sorted(threads, key=lambda key: (key[0], key[1])))}
     events: list[dict[str, object]] = []
     for worker in sorted({bar.worker for bar in bars}):
-        events.append({"ph": "M", "name": "process_name", "pid": worker, "args": {"name": f"worker {worker}"}})
-        events.append({"ph": "M", "name": "process_sort_index", "pid": worker, "args": {"sort_index": worker}})
+        events.append({"ph": "M", "name": "process_name", "pid": worker,
+                       "args": {"name": f"worker {worker}"}})
+        events.append({"ph": "M", "name": "process_sort_index", "pid": worker,
+                       "args": {"sort_index": worker}})
     for key, number in numbers.items():
-        events.append({"ph": "M", "name": "thread_name", "pid": key[0], "tid": number, "args": {"name": threads[key]}})
+        events.append({"ph": "M", "name": "thread_name", "pid": key[0], "tid": number,
+                       "args": {"name": threads[key]}})
         events.append({"ph": "M", "name": "thread_sort_index", "pid": key[0], "tid": number,
                        "args": {"sort_index": number}})
     for bar, lane in zip(bars, lanes, strict=True):
@@ -101,7 +104,9 @@ def bars_of(timeline: Timeline) -> list[Bar]:
             end_s = event.end_s if event.own_s is None else event.start_s + float(event.own_s[i])
             if end_s > event.start_s:
                 name = event.name if event.micro_batch is None else f"{event.name}:{event.micro_batch}"
-                details: dict[str, object] = {} if len(event.workers) > 32 else {"workers": list(event.workers)}
+                details: dict[str, object] = {}
+                if len(event.workers) <= 32:
+                    details["workers"] = list(event.workers)
                 bars.append(Bar(worker, event.stream, event.kind, name, event.start_s, end_s, details))
     return bars
 

@@ -68,4 +68,5 @@ def _cheapest(possible: Sequence[Option]) -> Option:
 def _least(possible: Sequence[Option], cost: Callable[[Option], float]) -> Option:
     """Return the option with the fewest workers among those whose cost ties with the least."""
     least = min(map(cost, possible))
-    return min((option for option in possible if cost(option) <= least * (1 + TIE)), key=lambda option: option.workers)
+    return min((option for option in possible if cost(option) <= least * (1 + TIE)),
+               key=lambda option: option.workers)

@@ -22,7 +22,8 @@ def cells(option: Option, mark: str) -> list[str]:
     if found is None:
         return [*first, *[""] * 10, option.reason]
     timeline, shares = found.timeline, found.shares
-    return [*first, milliseconds(timeline.loaded_step_s), seconds(found.epoch_s), f"{timeline.images_per_second:,.0f}",
+    return [*first, milliseconds(timeline.loaded_step_s), seconds(found.epoch_s),
+            f"{timeline.images_per_second:,.0f}",
             f"{found.speedup:.2f}×", seconds(option.workers * found.epoch_s),
             *(percent(share, 0) for share in (shares.compute, shares.exposed, shares.idle, shares.data)),
             size(max(timeline.peak_memory)), option.reason or mark]
@@ -33,7 +34,8 @@ def seconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def marked_rows(found: Sequence[Option], choices: Sequence[Choice], everything: bool) -> list[tuple[Option, str]]:
+def marked_rows(found: Sequence[Option], choices: Sequence[Choice],
+                everything: bool) -> list[tuple[Option, str]]:
     """Return the options to list with their marks.
 
     These are all, or the best strategy of each cluster and number of workers.

@@ -22,8 +22,8 @@ def page(found: Sequence[Option], choices: Sequence[Choice], target_s: float | N
                   about=workload, sentences=sentences(found, choices, target_s), target_s=target_s,
                   panels=[Markup(panel) for panel in _panels(found, target_s)],
                   combinations=HtmlTable(COLUMNS, lines, words=WORDS),
-                  foot="Predicted by simulation; nothing here was measured. Speedup is over one worker of the same "
-                       "cluster; worker·s is the number of workers times the seconds of an epoch.")
+                  foot="Predicted by simulation; nothing here was measured. Speedup is over one worker of "
+                       "the same cluster; worker·s is the number of workers times the seconds of an epoch.")
 
 
 def _panels(found: Sequence[Option], target_s: float | None) -> list[str]:
@@ -65,7 +65,8 @@ def _by_cluster(best: Sequence[Option], clusters: Sequence[str], batch: int | No
     for i, cluster in enumerate(clusters):
         points = _points([option for option in best if option.cluster == cluster], batch)
         if points:
-            curves.append(Curve(cluster, PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)], points))
+            curves.append(Curve(cluster, PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)],
+                                points))
     return curves
 
 
