@@ -40,8 +40,10 @@ STDOUT = Path("-")
 def print_and_export(given: Given, console: Console) -> int:
     """Print the comparisons and validations, and write the files that were asked for."""
     folders = [Path(argument) for argument in given.rest]
-    require(len(folders) > 0, "folders", len(folders), "must be at least 1: give run directories or folders of them")
-    exports = {flag: export for flag, export in (("--json", as_json), ("--csv", as_csv)) if flag in given.files}
+    require(len(folders) > 0, "folders", len(folders),
+            "must be at least 1: give run directories or folders of them")
+    exporters = {"--json": as_json, "--csv": as_csv}
+    exports = {flag: exporters[flag] for flag in exporters if flag in given.files}
     if STDOUT in given.files.values():
         require([given.files[flag] for flag in exports].count(STDOUT) == 1, "--csv", "-",
                 "takes standard output, as does --json: give one of them a file")

@@ -29,7 +29,8 @@ def records_from(published: dict[str, Any]) -> list[Record]:
 
 def _record(source: str, experiment: dict[str, Any]) -> Record:
     strategy = experiment["strategy"]
-    workload = Workload(model="alexnet", variant=None, num_classes=None, image_size=None, data=experiment["data"],
+    workload = Workload(model="alexnet", variant=None, num_classes=None, image_size=None,
+                        data=experiment["data"],
                         train_images=None, batch_size=None, precision=None)
     epochs = (Epoch(epoch=i, seconds=s) for i, s in enumerate(experiment["epoch_times_s"], start=1))
     return Record(

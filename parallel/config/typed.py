@@ -35,6 +35,7 @@ from cattrs.gen import make_dict_structure_fn
 
 T = TypeVar("T")
 Hook = Callable[[Any, Any], Any]
+Factory = Callable[[Any, Converter], Any]
 
 SCALARS: Mapping[type, tuple[type, ...]] = {int: (int,), float: (float, int), str: (str,), bool: (bool,)}
 """Accepted types of the values for each type. They match exactly: true is not a number."""
@@ -142,7 +143,7 @@ def _tuple_from_text(cls: Any, converter: Converter) -> Hook:
 def _register_containers(converter: Converter) -> None:
     """Check the type of every container before cattrs iterates over it, so that text is not read as
     a list."""
-    factories: tuple[tuple[Callable[[Any], bool], Callable[[Any, Converter], Any], type | tuple[type, ...]], ...] = (
+    factories: tuple[tuple[Callable[[Any], bool], Factory, type | tuple[type, ...]], ...] = (
         (is_sequence, list_structure_factory, (list, tuple)),
         (_is_homogeneous_tuple, homogenous_tuple_structure_factory, (list, tuple)),
         (is_mapping, mapping_structure_factory, Mapping),
@@ -156,8 +157,7 @@ def _is_homogeneous_tuple(cls: Any) -> bool:
     return typing.get_origin(cls) is tuple and typing.get_args(cls)[1:] == (...,)
 
 
-def _checked_factory(factory: Callable[[Any, Converter], Any],
-                     accepted: type | tuple[type, ...]) -> Callable[[Any, Converter], Hook]:
+def _checked_factory(factory: Factory, accepted: type | tuple[type, ...]) -> Factory:
     def checked_factory(cls: Any, converter: Converter) -> Hook:
         hook = factory(cls, converter)
 

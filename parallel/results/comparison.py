@@ -120,7 +120,9 @@ def hardware(record: Record) -> str:
     """Return the kind of device of a run. Times on different kinds are not compared."""
     kind = record.device.split(":")[0]
     names = record.environment.get("gpus") if kind == "cuda" else [record.environment.get("cpu")]
-    return f"{kind}: {', '.join(sorted({str(name) for name in names if name})) or 'unknown'}" if names else kind
+    if not names:
+        return kind
+    return f"{kind}: {', '.join(sorted({str(name) for name in names if name})) or 'unknown'}"
 
 
 def describe(workload: Workload) -> str:
@@ -177,7 +179,8 @@ def _results(records: Sequence[Record]) -> tuple[Result, ...]:
 
 def _key(record: Record) -> Key:
     plan = None if record.plan is None else plan_fingerprint(record.plan)
-    return Key(record.strategy, record.label, record.workers, record.threads, _treatment(record), plan, record.baseline)
+    return Key(record.strategy, record.label, record.workers, record.threads, _treatment(record), plan,
+               record.baseline)
 
 
 def _treatment(record: Record) -> Options:
@@ -193,7 +196,8 @@ def _result(key: Key, scheme: str, role: Role, pool: Sequence[Record], baseline:
         ratio = speedup(epoch_times(baseline), epoch_times(pool))
     memory = [e.peak_memory_bytes for r in pool for e in r.epochs if e.peak_memory_bytes is not None]
     return Result(
-        key=key, scheme=scheme, role=role, records=tuple(pool), epoch_s=summarise(epoch_times(pool)), speedup=ratio,
+        key=key, scheme=scheme, role=role, records=tuple(pool), epoch_s=summarise(epoch_times(pool)),
+        speedup=ratio,
         images_per_second=median_of(pool, "images_per_second"),
         efficiency=None if ratio is None or role == "machine" else ratio.ratio / key.workers,
         top1=_after_last_epoch(pool, "val_top1"), top5=_after_last_epoch(pool, "val_top5"),
@@ -227,8 +231,10 @@ def _schemes(keys: Iterable[Key]) -> dict[Key, str]:
         words += [f"{name}={value}" for name, value in key.treatment if value != defaults[name]]
         schemes[key] = " ".join(filter(None, words))
     shown = [(key.label, key.workers, key.threads, scheme) for key, scheme in schemes.items()]
-    return {key: f"{scheme} plan {key.plan}".strip() if key.plan and key.plan not in scheme and shown.count(s) > 1
-            else scheme for (key, scheme), s in zip(schemes.items(), shown, strict=True)}
+    for (key, scheme), line in zip(list(schemes.items()), shown, strict=True):
+        if shown.count(line) > 1 and key.plan and key.plan not in scheme:
+            schemes[key] = f"{scheme} plan {key.plan}".strip()
+    return schemes
 
 
 def _mean(values: Sequence[float]) -> float:

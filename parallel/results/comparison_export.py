@@ -50,10 +50,13 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
 def _result(result: Result) -> dict[str, Any]:
     key, ratio = result.key, result.speedup
     return {
-        "strategy": key.strategy, "scheme": result.scheme or None, "workers": key.workers, "threads": key.threads,
-        "role": result.role or None, "plan": key.plan, "runs": len(result.records), "epochs": len(result.epoch_times),
+        "strategy": key.strategy, "scheme": result.scheme or None, "workers": key.workers,
+        "threads": key.threads,
+        "role": result.role or None, "plan": key.plan, "runs": len(result.records),
+        "epochs": len(result.epoch_times),
         "epoch_s": dataclasses.asdict(result.epoch_s), "images_per_second": result.images_per_second,
-        "speedup": ratio and ratio.ratio, "speedup_low": ratio and ratio.low, "speedup_high": ratio and ratio.high,
+        "speedup": ratio and ratio.ratio, "speedup_low": ratio and ratio.low,
+        "speedup_high": ratio and ratio.high,
         "efficiency": result.efficiency, "top1": result.top1, "top5": result.top5,
         "bytes_per_epoch": result.bytes_per_epoch, "peak_memory_bytes": result.peak_memory_bytes,
         "time_split": result.time_split(), "records": [record.directory for record in result.records],

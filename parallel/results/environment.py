@@ -15,7 +15,8 @@ from typing import Any
 PACKAGES = {"torch": "torch", "numpy": "numpy", "hydra": "hydra-core", "wandb": "wandb",
             "parallel": "parallel-experiments"}
 """Key in the record, and name of the distribution."""
-VARIABLES = ("OMP_", "MKL_", "KMP_", "MALLOC_", "GLOO_", "NCCL_", "TORCH_NCCL_", "CUDA_VISIBLE_DEVICES", "LD_PRELOAD")
+VARIABLES = ("OMP_", "MKL_", "KMP_", "MALLOC_", "GLOO_", "NCCL_", "TORCH_NCCL_", "CUDA_VISIBLE_DEVICES",
+             "LD_PRELOAD")
 """Prefixes of environment variables that influence speed."""
 
 
@@ -79,13 +80,15 @@ def _git_commit() -> tuple[str | None, bool | None]:
     # An installed copy may lie inside another repository, whose commit does not describe this code.
     if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
         return None, None
-    commit, changes = _git(here.parent, "rev-parse", "HEAD"), _git(here.parent, "status", "--porcelain", "-uno")
+    commit = _git(here.parent, "rev-parse", "HEAD")
+    changes = _git(here.parent, "status", "--porcelain", "-uno")
     return (commit, None) if commit is None or changes is None else (commit, bool(changes))
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True,
+                              timeout=10)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

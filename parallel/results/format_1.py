@@ -7,7 +7,8 @@ from typing import Any
 from parallel.config.typed import structure
 from parallel.results.records import plan_fingerprint
 
-DEFAULTS = {"micro_batches": 1, "pipeline": "1f1b", "update": "step", "bucket_mb": 25.0, "method": "exact", "seed": 0,
+DEFAULTS = {"micro_batches": 1, "pipeline": "1f1b", "update": "step", "bucket_mb": 25.0, "method": "exact",
+            "seed": 0,
             "time_limit_s": 60.0, "candidates": 3, "confirm": False, "confirm_steps": 5,
             "plans": ".cache/parallel/plans"}
 """Options of all strategies in format 1."""
@@ -18,7 +19,8 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
     config = structure(dict[str, Any], values.get("config", {}), "config")
     options = structure(dict[str, Any], config.get("strategy", {}), "config.strategy")
     words = [values.get("strategy"), values.get("scheme")]
-    words += [f"{name}={value}" for name, value in options.items() if name in DEFAULTS and value != DEFAULTS[name]]
+    words += [f"{name}={value}" for name, value in options.items()
+              if name in DEFAULTS and value != DEFAULTS[name]]
     if options.get("path") is not None and isinstance(values.get("plan"), str):
         words.append(f"plan {plan_fingerprint(values['plan'])}")
     return {**values, "format": 2, "label": " ".join(str(word) for word in words if word is not None),

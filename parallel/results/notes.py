@@ -18,7 +18,8 @@ from parallel.results.comparison import TREATMENT, Comparison, Result
 from parallel.results.records import Record, Workload
 from parallel.results.statistics import speedup
 
-HARMLESS = ("trainer.epochs", "trainer.seed", "data.root", "data.cache", "data.cache_limit_gb", "data.decoders",
+HARMLESS = ("trainer.epochs", "trainer.seed", "data.root", "data.cache", "data.cache_limit_gb",
+            "data.decoders",
             *(f"trainer.{name}" for name in TREATMENT))
 """Fields that may differ between compared runs without a note."""
 VERSIONS = ("python", "torch", "numpy", "parallel", "git_commit")
@@ -28,8 +29,8 @@ def notes(comparison: Comparison) -> list[str]:
     """Return the notes of one comparison, the most important first."""
     results = comparison.results
     records = [record for result in results for record in result.records]
-    return [*_missing_speedups(results), *_missing_intervals(results), *_whole_machine(results), *_warmup(records),
-            *_differences(records)]
+    return [*_missing_speedups(results), *_missing_intervals(results), *_whole_machine(results),
+            *_warmup(records), *_differences(records)]
 
 
 def baseline_command(record: Record) -> str | None:
@@ -47,8 +48,10 @@ def baseline_command(record: Record) -> str | None:
     for group in ("model", "data", "trainer"):
         values = record.config.get(group, {})
         words += [f"{group}={values['name']}"] if "name" in values else []
-        words += [f"{group}.{name}={value}" for name, value in values.items() if name != "name" and value is not None
-                  and (name in stated or value != defaults[group].get(name))]
+        for name, value in values.items():
+            chosen = name in stated or value != defaults[group].get(name)
+            if name != "name" and value is not None and chosen:
+                words.append(f"{group}.{name}={value}")
     words += [f"cluster.device={record.device.split(':')[0]}", f"cluster.threads={record.threads}"]
     return "python -m parallel.train " + " ".join(shlex.quote(word) for word in words)
 
@@ -61,7 +64,8 @@ def _missing_speedups(results: Sequence[Result]) -> Iterable[str]:
             seen.add((record.threads, command))
             threads = "the same threads" if record.threads is None else f"{record.threads} thread(s)"
             how = f"; run it with: {command}" if command else ""
-            yield f"No speedup for {record.strategy}: there is no {BASELINE} of this workload with {threads}{how}"
+            yield (f"No speedup for {record.strategy}: there is no {BASELINE} of this workload with "
+                   f"{threads}{how}")
 
 
 def _missing_intervals(results: Sequence[Result]) -> Iterable[str]:
@@ -76,8 +80,9 @@ def _whole_machine(results: Sequence[Result]) -> Iterable[str]:
         whole = any(threads == r.environment.get("cpu_count") for r in machine.records)
         against = [f"{result.label} {speedup(machine.epoch_times, result.epoch_times)}" for result in results
                    if not result.key.baseline]
-        yield (f"Against {BASELINE} with {threads} threads{' (the whole machine)' if whole else ''}, which a user of "
-               f"one machine would run instead: {'; '.join(against)}")
+        machine_name = " (the whole machine)" if whole else ""
+        yield (f"Against {BASELINE} with {threads} threads{machine_name}, which a user of one machine would "
+               f"run instead: {'; '.join(against)}")
 
 
 def _warmup(records: Sequence[Record]) -> Iterable[str]:
@@ -99,7 +104,8 @@ def _differences(records: Sequence[Record]) -> Iterable[str]:
         variables = record.environment.get("variables") or {}
         # The record has the threads; torchrun sets the variable only for worlds of several
         # processes.
-        steady = {k: v for k, v in variables.items() if not k.endswith("_NUM_THREADS") and k != "CUDA_VISIBLE_DEVICES"}
+        steady = {name: value for name, value in variables.items()
+                  if not name.endswith("_NUM_THREADS") and name != "CUDA_VISIBLE_DEVICES"}
         values["environment variables"].add(json.dumps(steady, sort_keys=True))
     for name, found in values.items():
         if len(found) > 1 and name not in HARMLESS:

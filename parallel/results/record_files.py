@@ -40,7 +40,8 @@ class RecordWriter:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        require(not (run_dir / RECORD).exists(), "run_dir", run_dir, "already holds a finished run; choose another")
+        require(not (run_dir / RECORD).exists(), "run_dir", run_dir,
+                "already holds a finished run; choose another")
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / EPOCHS).unlink(missing_ok=True)
         self.run_dir = run_dir
@@ -104,7 +105,8 @@ def read_record(path: Path) -> Record:
     with naming(file):
         if values["format"] == 1:
             values = upgraded(values)
-        require("directory" not in values, "directory", values.get("directory"), "is not a field of a record file")
+        require("directory" not in values, "directory", values.get("directory"),
+                "is not a field of a record file")
         stated = structure(_StatedEpochs, values.get("epochs"), "epochs")
     with naming(file.with_name(EPOCHS)):
         epochs = _read_epochs(file.with_name(EPOCHS), stated)

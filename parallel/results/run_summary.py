@@ -19,7 +19,9 @@ def run_summary(record: Record, sweep_dir: Path | None) -> dict[str, float | str
     """
     times = summarise(epoch_times([record]))
     names = ("min", "q1", "median", "mean", "q3", "max")
-    summary: dict[str, float | str] = {f"epoch_seconds/{n}": v for n, v in zip(names, times.as_tuple(), strict=True)}
+    summary: dict[str, float | str] = {}
+    for name, value in zip(names, times.as_tuple(), strict=True):
+        summary[f"epoch_seconds/{name}"] = value
     rate = median_of([record], "images_per_second")
     if rate is not None:
         summary["images_per_second"] = rate
@@ -30,7 +32,8 @@ def run_summary(record: Record, sweep_dir: Path | None) -> dict[str, float | str
     except ValueError as error:
         return summary | {"speedup_note": str(error)}
     if ratio is None:
-        return summary | {"speedup_note": "no baseline with the same workload, hardware and threads had finished"}
+        return summary | {"speedup_note": "no baseline with the same workload, hardware and threads had "
+                                          "finished"}
     summary |= {"speedup": ratio.ratio, "efficiency": ratio.ratio / record.workers}
     if ratio.low is not None and ratio.high is not None:
         summary |= {"speedup_low": ratio.low, "speedup_high": ratio.high}

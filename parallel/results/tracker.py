@@ -98,7 +98,8 @@ def open_tracker(config: TrackerConfig, *, run_dir: Path, name: str, group: str 
     # Imported here: it takes longer to import than everything that a run without a tracker needs.
     import wandb
 
-    settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S, finish_timeout=FINISH_TIMEOUT_S)
+    settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S,
+                              finish_timeout=FINISH_TIMEOUT_S)
     mode = config.mode
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
@@ -109,7 +110,8 @@ def open_tracker(config: TrackerConfig, *, run_dir: Path, name: str, group: str 
     def start(chosen: str) -> Tracker:
         run_dir.mkdir(parents=True, exist_ok=True)
         return WandbTracker(wandb.init(project=config.project, dir=str(run_dir), name=name, group=group,
-                                       job_type=job_type, config=config_dict, mode=chosen,  # type: ignore[arg-type]
+                                       job_type=job_type, config=config_dict,
+                                       mode=chosen,  # type: ignore[arg-type]
                                        settings=settings))
 
     try:

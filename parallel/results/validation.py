@@ -83,7 +83,8 @@ class ValidatedPlan:
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         for name in ("predicted_s", "measured_s", "first_quartile_s", "third_quartile_s"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "must be positive seconds")
-        require(self.first_quartile_s <= self.measured_s <= self.third_quartile_s, "measured_s", self.measured_s,
+        require(self.first_quartile_s <= self.measured_s <= self.third_quartile_s, "measured_s",
+                self.measured_s,
                 f"must lie between its quartiles {self.first_quartile_s} and {self.third_quartile_s}")
         for which in ("predicted", "measured"):
             total, whole = getattr(self, which).total_s, getattr(self, f"{which}_s")
@@ -190,7 +191,8 @@ def statistics(rows: Sequence[ValidatedPlan]) -> Statistics:
 def _tau(group: Sequence[ValidatedPlan]) -> float | None:
     if len(group) < 2:
         return None
-    from scipy.stats import kendalltau  # here: it takes half a second, and most comparisons have no validation
+    # Imported here: it takes half a second, and most comparisons have no validation.
+    from scipy.stats import kendalltau
 
     found = float(kendalltau([row.predicted_s for row in group], [row.measured_s for row in group]).statistic)
     return None if math.isnan(found) else found
@@ -203,7 +205,8 @@ def _regret(group: Sequence[ValidatedPlan]) -> float:
 
 def _terms(rows: Sequence[ValidatedPlan]) -> Terms:
     def mean(part: str) -> float:
-        shares = [(getattr(row.predicted, part) - getattr(row.measured, part)) / row.measured_s for row in rows]
+        shares = [(getattr(row.predicted, part) - getattr(row.measured, part)) / row.measured_s
+                  for row in rows]
         return sum(shares) / len(shares)
 
     return Terms(mean("compute_s"), mean("exposed_s"), mean("idle_s"))
@@ -212,7 +215,8 @@ def _terms(rows: Sequence[ValidatedPlan]) -> Terms:
 def write_validation(path: Path, validation: Validation) -> None:
     """Write the file, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(dataclasses.asdict(validation), indent=2, allow_nan=False, ensure_ascii=False)
+    write_atomically(path, (json.dumps(dataclasses.asdict(validation), indent=2, allow_nan=False,
+                                       ensure_ascii=False)
                        + "\n").encode())
 
 

@@ -31,8 +31,8 @@ COLUMNS: tuple[Column, ...] = (
 )
 WORDS = ("plan", "kind", "held out", "plans")
 """Columns of text; the others are numbers."""
-SUMMARY = ("plans", "number", "mean error", "largest", "τ", "regret", "signed error", "of compute", "of exposed",
-           "of idle")
+SUMMARY = ("plans", "number", "mean error", "largest", "τ", "regret", "signed error", "of compute",
+           "of exposed", "of idle")
 
 
 def fastest_first(plans: Sequence[ValidatedPlan]) -> list[ValidatedPlan]:
@@ -42,7 +42,8 @@ def fastest_first(plans: Sequence[ValidatedPlan]) -> list[ValidatedPlan]:
 
 def plan_table(plans: Sequence[ValidatedPlan]) -> tuple[list[str], list[list[str]]]:
     """Return headings and rows of the plans, the fastest first."""
-    return [name for name, _ in COLUMNS], [[cell(plan) for _, cell in COLUMNS] for plan in fastest_first(plans)]
+    rows = [[cell(plan) for _, cell in COLUMNS] for plan in fastest_first(plans)]
+    return [name for name, _ in COLUMNS], rows
 
 
 def describe(validation: Validation) -> str:
@@ -50,8 +51,8 @@ def describe(validation: Validation) -> str:
     return (f"{validation.model}, {validation.image_size} px, {validation.num_classes} classes, "
             f"{validation.precision}; {validation.device}, {count(validation.threads, 'thread')} per worker; "
             f"{len(validation.rows)} measurements of {count(validation.plans, 'plan')}; "
-            f"{count(validation.blocks, 'block')} of {count(validation.steps, 'step')}; predicted with cluster "
-            f"{validation.cluster}")
+            f"{count(validation.blocks, 'block')} of {count(validation.steps, 'step')}; predicted with "
+            f"cluster {validation.cluster}")
 
 
 def subsets(plans: Sequence[ValidatedPlan]) -> list[tuple[str, list[ValidatedPlan]]]:
@@ -60,7 +61,8 @@ def subsets(plans: Sequence[ValidatedPlan]) -> list[tuple[str, list[ValidatedPla
     named = [("all", list(plans)), ("held out", [plan for plan in plans if plan.held_out])]
     competing = groups(plans)
     if len(competing) > 1:
-        named += [(f"{workers} workers, batch {batch}", group) for (workers, batch), group in competing.items()]
+        named += [(f"{workers} workers, batch {batch}", group)
+                  for (workers, batch), group in competing.items()]
     named += [(f"{kind} plans", [plan for plan in plans if plan.kind == kind]) for kind in KINDS]
     return [(name, chosen) for name, chosen in named if chosen]
 
@@ -72,9 +74,10 @@ def summary(plans: Sequence[ValidatedPlan]) -> list[list[str]]:
 
 def _line(name: str, found: Statistics) -> list[str]:
     terms = found.terms
-    of_a_kind = name.endswith("plans")  # nobody chooses among plans of one kind, so rank and regret say nothing
+    of_a_kind = name.endswith("plans")  # nobody chooses among plans of one kind only: no rank, no regret
     return [name, str(found.rows), percent(found.mean), percent(found.largest),
-            "-" if found.tau is None or of_a_kind else f"{found.tau:.3f}", "-" if of_a_kind else f"{found.regret:.3f}",
+            "-" if found.tau is None or of_a_kind else f"{found.tau:.3f}",
+            "-" if of_a_kind else f"{found.regret:.3f}",
             signed_percent(terms.compute + terms.exposed + terms.idle), signed_percent(terms.compute),
             signed_percent(terms.exposed), signed_percent(terms.idle)]
 

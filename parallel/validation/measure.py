@@ -63,8 +63,8 @@ class Turn:
 class Measurement:
     """Measures plans on this worker, together with the other workers."""
 
-    def __init__(self, model: nn.Module, batch: tuple[Tensor, Tensor], precision: str, options: ValidationOptions,
-                 world: World) -> None:
+    def __init__(self, model: nn.Module, batch: tuple[Tensor, Tensor], precision: str,
+                 options: ValidationOptions, world: World) -> None:
         self.model, self.precision, self.options, self.world = model, precision, options, world
         self.images, self.labels = batch  # [n, 3, h, w], [n]; smaller batches are their first rows
         self.steps = itertools.count()
@@ -74,7 +74,8 @@ class Measurement:
         world, options = self.world, self.options
         engine = Runtime(program, self.model, world, EngineOptions(
             seed=0, precision=self.precision, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY))
-        images = self._on_device(self.images, engine.image_positions).contiguous(memory_format=torch.channels_last)
+        images = self._on_device(self.images, engine.image_positions)
+        images = images.contiguous(memory_format=torch.channels_last)
         labels = self._on_device(self.labels, engine.label_positions)
         for _ in range(options.warm_up):
             engine.train_step(images, labels, step=next(self.steps), lr=LR)
@@ -130,7 +131,8 @@ def classes_of(config: Config) -> int:
     return config.model.num_classes or known_classes(config.data)
 
 
-def _validate(config: Config, options: ValidationOptions, world: World, tell: Tell) -> tuple[Path, Validation] | None:
+def _validate(config: Config, options: ValidationOptions, world: World,
+              tell: Tell) -> tuple[Path, Validation] | None:
     side = config.model.image_size
     model = build_model(config.model, classes_of(config), seed=0)
     graph = trace(model, (3, side, side))
@@ -154,8 +156,8 @@ def _validate(config: Config, options: ValidationOptions, world: World, tell: Te
         validation = header(blocks=block, rows=rows)
         write_validation(path, validation)
         so_far = validation_statistics(rows)
-        tell(f"block {block} of {options.blocks}: {len(rows)} plans in {time.perf_counter() - begin:.0f} s; mean "
-             f"error so far {so_far.mean:.1%}, largest {so_far.largest:.1%}")
+        tell(f"block {block} of {options.blocks}: {len(rows)} plans in {time.perf_counter() - begin:.0f} s; "
+             f"mean error so far {so_far.mean:.1%}, largest {so_far.largest:.1%}")
     return None if validation is None else (path, validation)
 
 
@@ -192,18 +194,22 @@ def _choose(config: Config, options: ValidationOptions, world: World, graph: Gra
         fitting = [plan for plan in chosen if plan.memory_bytes <= cluster.memory_bytes]
         for plan in chosen:
             if plan not in fitting:
-                tell(f"batch {batch_size}: {plan.name} left out: needs {plan.memory_bytes / 1e9:.1f} GB per worker")
+                memory = f"{plan.memory_bytes / 1e9:.1f} GB per worker"
+                tell(f"batch {batch_size}: {plan.name} left out: needs {memory}")
         plans += fitting
-        tell(f"batch {batch_size}: {len(fitting)} plans chosen and predicted in {time.perf_counter() - begin:.1f} s")
+        elapsed = time.perf_counter() - begin
+        tell(f"batch {batch_size}: {len(fitting)} plans chosen and predicted in {elapsed:.1f} s")
     return f"{cluster.name} {cluster.fingerprint}", plans
 
 
-def _header(config: Config, options: ValidationOptions, world: World, cluster: str) -> Callable[..., Validation]:
+def _header(config: Config, options: ValidationOptions, world: World,
+            cluster: str) -> Callable[..., Validation]:
     """Return the validation without its measurements: `blocks` and `rows` are missing."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return partial(
-        Validation, model=config.model.label, image_size=config.model.image_size, num_classes=classes_of(config),
-        precision=config.trainer.precision, cluster=cluster, device=machine_of(config.cluster, world.size)["device"],
+        Validation, model=config.model.label, image_size=config.model.image_size,
+        num_classes=classes_of(config), precision=config.trainer.precision, cluster=cluster,
+        device=machine_of(config.cluster, world.size)["device"],
         threads=torch.get_num_threads(), started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         command=shlex.join(sys.orig_argv), steps=options.steps, seed=config.trainer.seed,
         environment=collect_environment(gpus))

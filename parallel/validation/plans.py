@@ -59,7 +59,8 @@ class RecordingCompute:
 
     def forward_s(self, op: Op, part: Part, precision: str) -> float:
         if not is_view(op) and not part.box.empty:
-            self.learned |= not isinstance(self.compute, Measured) or not self.compute.is_measured(op, part, precision)
+            measured = isinstance(self.compute, Measured) and self.compute.is_measured(op, part, precision)
+            self.learned |= not measured
         return self.compute.forward_s(op, part, precision)
 
     def backward_s(self, op: Op, part: Part, precision: str, input_gradient: bool) -> float:

@@ -42,7 +42,8 @@ def test_every_kind_of_plan_is_chosen_once(monkeypatch: pytest.MonkeyPatch) -> N
     made = chooser(monkeypatch, "one_weird_trick a")
     chosen = made.choose(runners_up=3, drawn=4, seed=0)
     kinds = [plan.kind for plan in chosen]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"named": 8, "optimum": 1, "runner-up": 3, "random": 4}
+    counts = {kind: kinds.count(kind) for kind in kinds}
+    assert counts == {"named": 8, "optimum": 1, "runner-up": 3, "random": 4}
     assert len({plan.plan for plan in chosen}) == len(chosen)
     names = [plan.name for plan in chosen]
     assert names[0] == "single" and "one_weird_trick a, the optimum" in names
@@ -60,7 +61,8 @@ def test_runners_up_are_the_best_of_those_one_change_away(monkeypatch: pytest.Mo
     assert min(times) >= made.step_s(best)
     changed = made.changed(best)[:4]
     assert all(name.split()[0] in made.space.decided for name, _ in changed)
-    assert [made.predict("", "runner-up", plan).step_s for _, plan in changed] == pytest.approx(sorted(times)[:4])
+    predicted = [made.predict("", "runner-up", plan).step_s for _, plan in changed]
+    assert predicted == pytest.approx(sorted(times)[:4])
 
 
 def test_an_optimum_outside_of_the_space_still_has_runners_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +98,8 @@ def test_held_out_is_what_was_not_measured() -> None:
 def test_a_row_has_the_median_and_the_mean_shares() -> None:
     turns = [Turn(1.0, StepSplit(0.5, 0.5, 0.0)), Turn(2.0, StepSplit(2.0, 0.0, 0.0)),
              Turn(4.0, StepSplit(2.0, 0.0, 2.0))]
-    row = validated_plan(PredictedPlan("a", "named", ALONE, 12, False, 3.0, StepSplit(3.0, 0.0, 0.0), 1), turns, 2)
+    row = validated_plan(PredictedPlan("a", "named", ALONE, 12, False, 3.0, StepSplit(3.0, 0.0, 0.0), 1),
+                         turns, 2)
     assert (row.measured_s, row.first_quartile_s, row.third_quartile_s) == (2.0, 1.5, 3.0)
     assert row.measured == StepSplit(pytest.approx(4 / 3), pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert row.error == 0.5 and row.plan == str(ALONE)
@@ -127,7 +130,8 @@ def test_a_turn_splits_the_step_that_it_times(workers: Workers) -> None:
     (["validate.batch_sizes=128,0"], "validate.batch_sizes=0 must be at least 1"),
     (["validate.batch_sizes=128,b"], "validate.batch_sizes[1]='b' must be a whole number"),
     (["validate.steps=two"], "validate.steps='two' must be a whole number"),
-    (["validate.odd=1"], "validate has unknown odd; its keys are batch_sizes, runners_up, random, blocks, steps"),
+    (["validate.odd=1"],
+     "validate has unknown odd; its keys are batch_sizes, runners_up, random, blocks, steps"),
     (["validate.odd"], "validate=odd must have a value"),
 ])
 def test_bad_options_are_named(arguments: list[str], message: str) -> None:

@@ -10,7 +10,8 @@ from parallel.config import Config
 from parallel.config.strategy import BASELINE, StrategyConfig, strategy_label
 from parallel.results.records import Epoch, Record, Workload
 
-WORKLOAD = Workload(model="alexnet", variant="owt", num_classes=10, image_size=64, data="digits", train_images=1437,
+WORKLOAD = Workload(model="alexnet", variant="owt", num_classes=10, image_size=64, data="digits",
+                    train_images=1437,
                     batch_size=32, precision="fp32")
 ENVIRONMENT = {
     "host": "bench", "os": "Linux", "cpu": "Some CPU", "cpu_count": 2, "gpus": [], "python": "3.11.7",
@@ -24,24 +25,31 @@ def made_epochs(seconds: Sequence[float]) -> tuple[Epoch, ...]:
     return tuple(
         Epoch(epoch=i, seconds=s, images_per_second=1437 / s, train_loss=2.3 / i, val_loss=2.2 / i,
               val_top1=1 - 0.5 / i, val_top5=1 - 0.1 / i, data_wait_s=0.05 * s, compute_s=0.7 * s,
-              communication_s=0.15 * s, idle_s=0.1 * s, bytes_sent=10_000_000, peak_memory_bytes=2 * 10**9, lr=0.002)
+              communication_s=0.15 * s, idle_s=0.1 * s, bytes_sent=10_000_000, peak_memory_bytes=2 * 10**9,
+              lr=0.002)
         for i, s in enumerate(seconds, start=1)
     )
 
 
-def made_record(strategy: str = "single", seconds: Sequence[float] = (10.0, 11.0, 12.0), **changes: Any) -> Record:
+def made_record(strategy: str = "single", seconds: Sequence[float] = (10.0, 11.0, 12.0),
+                **changes: Any) -> Record:
     """A record of `strategy` with these epoch times; `changes` are fields of `Record`."""
     config = dataclasses.asdict(Config())
     config["strategy"]["name"] = strategy
     config["strategy"].update(changes.pop("options", {}))
     config["trainer"].update(changes.pop("trainer", {}))
     values: dict[str, Any] = {
-        "label": strategy_label(StrategyConfig(**{**config["strategy"], "scheme": changes.get("scheme")}), None),
+        "label": strategy_label(StrategyConfig(**{**config["strategy"], "scheme": changes.get("scheme")}),
+                                None),
         "baseline": strategy == BASELINE and changes.get("workers", 1) == 1,
-        "name": strategy, "sweep": "demo", "started": "2026-01-02T03:04:05Z", "finished": "2026-01-02T03:05:05Z",
-        "command": f"python -m parallel.train strategy={strategy}", "workload": WORKLOAD, "strategy": strategy,
+        "name": strategy, "sweep": "demo", "started": "2026-01-02T03:04:05Z",
+        "finished": "2026-01-02T03:05:05Z",
+        "command": f"python -m parallel.train strategy={strategy}", "workload": WORKLOAD,
+        "strategy": strategy,
         "workers": 1 if strategy == BASELINE else 2, "threads": 1, "device": "cpu", "backend": "gloo",
-        "warmup_steps": 2, "parameters": 57_044_810, "parameter_bytes": 228_179_240, "forward_flops": 100_000_000,
-        "plan": f"plan of {strategy}", "config": config, "environment": ENVIRONMENT, "epochs": made_epochs(seconds),
+        "warmup_steps": 2, "parameters": 57_044_810, "parameter_bytes": 228_179_240,
+        "forward_flops": 100_000_000,
+        "plan": f"plan of {strategy}", "config": config, "environment": ENVIRONMENT,
+        "epochs": made_epochs(seconds),
     }
     return Record(**{**values, **changes})

@@ -92,15 +92,18 @@ def test_only_the_same_threads_and_treatment_make_a_baseline(changes: dict[str, 
 
 
 def test_missing_baseline_names_the_command_that_runs_it() -> None:
-    record = made_record("data_parallel", threads=2, options={"bucket_mb": 1.0}, trainer={"lr": 0.5, "seed": 0},
+    record = made_record("data_parallel", threads=2, options={"bucket_mb": 1.0},
+                         trainer={"lr": 0.5, "seed": 0},
                          workload=dataclasses.replace(WORKLOAD))
     (comparison,) = compare([record])
     (first, *_) = notes(comparison)
     assert first.startswith("No speedup for data_parallel: there is no single of this workload with 2 thread(s)")
     words = shlex.split(baseline_command(record) or "")
     assert words[:5] == ["python", "-m", "parallel.train", "strategy=single", "workers=1"]
-    assert {"model=alexnet", "model.variant=owt", "model.image_size=64", "data=digits", "trainer.batch_size=32",
-            "trainer.precision=fp32", "trainer.lr=0.5", "cluster.threads=2", "cluster.device=cpu"} <= set(words)
+    assert {"model=alexnet", "model.variant=owt", "model.image_size=64", "data=digits",
+            "trainer.batch_size=32",
+            "trainer.precision=fp32", "trainer.lr=0.5", "cluster.threads=2",
+            "cluster.device=cpu"} <= set(words)
     assert not any(word.startswith(("strategy.", "trainer.seed", "data.cache")) for word in words)
     assert " ".join(words) in first
 
@@ -124,7 +127,8 @@ def test_one_epoch_has_no_interval_and_says_so() -> None:
 
 @pytest.mark.parametrize(("changes", "said"), [
     ({"environment": {**ENVIRONMENT, "torch": "2.11.0"}}, "differ in torch: 2.11.0, 2.13.0"),
-    ({"environment": {**ENVIRONMENT, "variables": {"MALLOC_TOP_PAD_": "1"}}}, "differ in environment variables"),
+    ({"environment": {**ENVIRONMENT, "variables": {"MALLOC_TOP_PAD_": "1"}}},
+     "differ in environment variables"),
     ({"trainer": {"momentum": 0.5}}, "differ in trainer.momentum: 0.5, 0.9"),
     ({"environment": {**ENVIRONMENT, "git_dirty": True}}, "uncommitted changes"),
 ])
@@ -149,7 +153,8 @@ def test_plain_text_is_a_line_per_row(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     (line,) = [line for line in out.splitlines() if line.startswith("one_weird_trick")]
-    assert line.split()[:11] == ["one_weird_trick", "a", "2", "1", "3", "5.00", "5.25", "5.50", "5.50", "5.75", "6.00"]
+    assert line.split()[:11] == ["one_weird_trick", "a", "2", "1", "3", "5.00", "5.25", "5.50", "5.50",
+                                 "5.75", "6.00"]
     assert "2.00×" in line and "100 %" in line and "10 MB" in line
     assert (tmp_path / "report.html").is_file() and f"report: {tmp_path / 'report.html'}" in out
 
@@ -157,7 +162,8 @@ def test_plain_text_is_a_line_per_row(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("width", [80, 200])
 def test_terminal_table_fits(width: int) -> None:
     options = {"micro_batches": 4}
-    (comparison,) = compare([made_record("single", (300.0, 301.0)), made_record("one_weird_trick", scheme="a"),
+    (comparison,) = compare([made_record("single", (300.0, 301.0)),
+                             made_record("one_weird_trick", scheme="a"),
                              made_record("model_parallel", scheme="layers", options=options)])
     text = io.StringIO()
     print_comparison(comparison, Console(file=text, width=width, force_terminal=True, color_system=None))
@@ -175,7 +181,8 @@ def test_json_and_csv_alone_on_standard_output(tmp_path: Path, capsys: pytest.Ca
     assert [row["speedup"] for row in comparison["rows"]] == [1.0, 2.0]
     assert main([str(tmp_path), "--csv", "-", "--no-report"]) == 0
     single, ddp = csv.DictReader(io.StringIO(capsys.readouterr().out))
-    assert (ddp["strategy"], ddp["batch_size"], ddp["epoch_s_median"], ddp["speedup"]) == ("ddp", "32", "5.5", "2.0")
+    values = [ddp[name] for name in ("strategy", "batch_size", "epoch_s_median", "speedup")]
+    assert values == ["ddp", "32", "5.5", "2.0"]
     assert single["speedup_low"] == "" and not (tmp_path / "report.html").exists()
 
 

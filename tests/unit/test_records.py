@@ -143,7 +143,8 @@ def test_format_1_is_read(tmp_path: Path) -> None:
         assert (found.label, found.baseline, found.format) == (label, baseline, 2)
 
 
-@pytest.mark.parametrize(("cell", "said"), [("fast", "seconds='fast' must be a number"), ("", "seconds='' must be"),
+@pytest.mark.parametrize(("cell", "said"),
+                         [("fast", "seconds='fast' must be a number"), ("", "seconds='' must be"),
                                             ("-1.0", "seconds=-1.0 must be positive")])
 def test_bad_cells_are_named(tmp_path: Path, cell: str, said: str) -> None:
     """The checksum of the altered file is right, as if a program of someone else had written the

@@ -56,9 +56,11 @@ def test_report_says_what_the_table_says(tmp_path: Path) -> None:
 
 
 def test_marks_stand_where_the_numbers_say(tmp_path: Path) -> None:
-    html = written(tmp_path / "report.html", made_record("single", (8.0, 8.0)), made_record("ddp", (4.0, 4.0)))
+    html = written(tmp_path / "report.html", made_record("single", (8.0, 8.0)),
+                   made_record("ddp", (4.0, 4.0)))
     speedup = re.findall(r"<svg.*?</svg>", html, re.DOTALL)[0]
-    widths = {m[1]: float(m[0]) for m in re.findall(r'<rect[^>]*? width="([\d.]+)"[^>]*><title>(\w+)', speedup)}
+    widths = {m[1]: float(m[0])
+              for m in re.findall(r'<rect[^>]*? width="([\d.]+)"[^>]*><title>(\w+)', speedup)}
     assert widths["ddp"] == pytest.approx(2 * widths["single"], abs=0.02)
 
 

@@ -60,7 +60,8 @@ def test_interval_covers_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(200):
-        s = speedup((2 * rng.lognormal(0, 0.1, 25)).tolist(), rng.lognormal(0, 0.1, 25).tolist(), resamples=400)
+        s = speedup((2 * rng.lognormal(0, 0.1, 25)).tolist(), rng.lognormal(0, 0.1, 25).tolist(),
+                    resamples=400)
         assert s.low is not None and s.high is not None
         held += s.low <= 2.0 <= s.high
     assert 0.90 <= held / 200 <= 0.99

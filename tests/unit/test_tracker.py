@@ -78,7 +78,8 @@ def test_every_field_of_an_epoch_has_a_name() -> None:
 
 def test_what_was_not_measured_is_not_sent(tmp_path: Path) -> None:
     config = TrackerConfig()
-    with open_tracker(config, run_dir=tmp_path, name="n", group=None, job_type="t", config_dict={}) as tracker:
+    with open_tracker(config, run_dir=tmp_path, name="n", group=None, job_type="t",
+                      config_dict={}) as tracker:
         tracker.log_epoch(Epoch(epoch=1, seconds=2.0))
     (item,) = [entry["history"]["item"] for entry in read_back(tmp_path) if entry["type"] == "history"]
     assert {name for name in item if not name.startswith("_")} == {"epoch", "time/epoch_seconds"}
@@ -90,7 +91,8 @@ def test_runs_of_one_process_do_not_merge(tmp_path: Path) -> None:
         assert len([entry for entry in read_back(tmp_path / name) if entry["type"] == "history"]) == 2
 
 
-def test_online_without_a_key_goes_offline_and_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_online_without_a_key_goes_offline_and_says_so(tmp_path: Path,
+                                                       capfd: pytest.CaptureFixture[str]) -> None:
     tracked(tmp_path, TrackerConfig(mode="online"))
     assert "no key (`wandb login` or WANDB_API_KEY), so the run is kept offline" in capfd.readouterr().out
     assert read_back(tmp_path)

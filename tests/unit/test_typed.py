@@ -47,7 +47,8 @@ PLAIN = {"rate": 1, "inner": {"name": "a"}}
 def test_values_become_dataclasses() -> None:
     values = {**PLAIN, "items": [{"name": "b", "size": 2}], "counts": {"x": 3}, "anything": {"y": [1, "z"]},
               "shared": True, "other": {"name": "c"}}
-    assert structure(Outer, values) == Outer(1.0, Inner("a"), (Inner("b", 2),), {"x": 3}, {"y": [1, "z"]}, True,
+    assert structure(Outer, values) == Outer(1.0, Inner("a"), (Inner("b", 2),), {"x": 3}, {"y": [1, "z"]},
+                                             True,
                                              Inner("c"))
     assert type(structure(Outer, PLAIN).rate) is float
     assert structure(Outer, {**PLAIN, "inner": Inner("kept", 5)}).inner == Inner("kept", 5)
@@ -67,7 +68,8 @@ def test_values_become_dataclasses() -> None:
     ({"inner": {"sice": 1}}, "inner lacks name and has unknown sice; its keys are name, size"),
     ({"items": "ab"}, "items='ab' must be a list"),
     ({"items": [{"name": "a"}, 4]}, "items[1]=4 must be a mapping"),
-    ({"items": [{"name": "a"}, {"name": "b", "size": "c"}]}, "items[1].size='c' must be a whole number or null"),
+    ({"items": [{"name": "a"}, {"name": "b", "size": "c"}]},
+     "items[1].size='c' must be a whole number or null"),
     ({"counts": {"x": "y"}}, "counts.x='y' must be a whole number"),
     ({"counts": [1]}, "counts=[1] must be a mapping"),
     ({"other": 1}, "other=1 must be a mapping or null"),

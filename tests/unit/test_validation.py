@@ -32,16 +32,19 @@ from tests.support.made_records import made_record
 def row(predicted_s: float, measured_s: float, name: str = "plan", **changes: Any) -> ValidatedPlan:
     """Both computing 3/4 of the time, exposed 1/4."""
     values: dict[str, Any] = {
-        "name": name, "kind": "named", "plan": f"plan of {name}", "workers": 2, "batch_size": 128, "held_out": False,
+        "name": name, "kind": "named", "plan": f"plan of {name}", "workers": 2, "batch_size": 128,
+        "held_out": False,
         "predicted_s": predicted_s, "measured_s": measured_s, "first_quartile_s": 0.9 * measured_s,
-        "third_quartile_s": 1.1 * measured_s, "predicted": StepSplit(0.75 * predicted_s, 0.25 * predicted_s, 0.0),
+        "third_quartile_s": 1.1 * measured_s,
+        "predicted": StepSplit(0.75 * predicted_s, 0.25 * predicted_s, 0.0),
         "measured": StepSplit(0.75 * measured_s, 0.25 * measured_s, 0.0), **changes}
     return ValidatedPlan(**values)
 
 
 def validation(*rows: ValidatedPlan, **changes: Any) -> Validation:
     values: dict[str, Any] = {
-        "model": "alexnet owt", "image_size": 64, "num_classes": 10, "precision": "fp32", "cluster": "local 12345678",
+        "model": "alexnet owt", "image_size": 64, "num_classes": 10, "precision": "fp32",
+        "cluster": "local 12345678",
         "device": "cpu: some", "threads": 1, "started": "2026-01-02T03:04:05+00:00", "command": "torchrun …",
         "blocks": 5, "steps": 2, "seed": 0, "environment": {"host": "bench"}, "rows": rows, **changes}
     return Validation(**values)
@@ -97,7 +100,8 @@ def test_missed_targets_are_named_of_the_held_out_rows() -> None:
 
 def test_summary_has_the_subsets() -> None:
     names = [name for name, _ in subsets([*FOUR, row(1.0, 1.0, batch_size=96)])]
-    assert names == ["all", "held out", "2 workers, batch 96", "2 workers, batch 128", "named plans", "optimum plans",
+    assert names == ["all", "held out", "2 workers, batch 96", "2 workers, batch 128", "named plans",
+                     "optimum plans",
                      "random plans"]
     assert summary(FOUR)[0][:6] == ["all", "4", "10.0 %", "30.0 %", "0.667", "1.000"]
     assert summary(FOUR)[-1][4:6] == ["-", "-"]
@@ -164,7 +168,8 @@ def test_section_is_well_formed_and_has_a_dot_for_each_row(tmp_path: Path) -> No
     assert "Targets missed (held-out plans)" in found.body
 
 
-def test_compare_shows_validations_beside_records_and_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_shows_validations_beside_records_and_alone(tmp_path: Path,
+                                                            capsys: pytest.CaptureFixture[str]) -> None:
     write_validation(tmp_path / "validation-2.json", validation(*FOUR))
     assert main([str(tmp_path)]) == 0
     out = capsys.readouterr().out

@@ -8,7 +8,17 @@ from collections.abc import Callable, Sequence
 from parallel.results.comparison import Result, workers_and_threads
 from parallel.results.formatting import percent, seconds
 from parallel.results.report.colours import strategy_colour
-from parallel.results.report.svg import Scale, drawing, element, line, rect, shortened, text, tick_label, titled
+from parallel.results.report.svg import (
+    Scale,
+    drawing,
+    element,
+    line,
+    rect,
+    shortened,
+    text,
+    tick_label,
+    titled,
+)
 
 WIDTH = 1184
 LEFT, RIGHT = 270, 120
@@ -35,12 +45,13 @@ def box_plot(results: Sequence[Result]) -> str:
 
     def draw(result: Result, y: float) -> str:
         s, c = result.epoch_s, strategy_colour(result.key.strategy)
-        title = titled(f"{result.label}: minimum {seconds(s.minimum)}, first quartile {seconds(s.first_quartile)}, "
-                       f"median {seconds(s.median)}, mean {seconds(s.mean)}, "
-                       f"third quartile {seconds(s.third_quartile)}, maximum {seconds(s.maximum)} s")
+        title = titled(f"{result.label}: minimum {seconds(s.minimum)}, "
+                       f"first quartile {seconds(s.first_quartile)}, median {seconds(s.median)}, "
+                       f"mean {seconds(s.mean)}, third quartile {seconds(s.third_quartile)}, maximum {seconds(s.maximum)} s")
         # Jitter in y separates equal times; it is fixed so that writing the report again gives the
         # same file.
-        dots = "".join(element("circle", titled(f"{result.label}, {seconds(t)} s"), cx=x(t), cy=y + 15 + i * 7 % 5,
+        dots = "".join(element("circle", titled(f"{result.label}, {seconds(t)} s"), cx=x(t),
+                               cy=y + 15 + i * 7 % 5,
                                r=2, fill=c, fill_opacity=.55) for i, t in enumerate(result.epoch_times))
         box = rect(x(s.first_quartile), y - 11, max(2.0, x(s.third_quartile) - x(s.first_quartile)), 20,
                    fill=c, fill_opacity=.22, stroke=c, stroke_width=1.25, rx=2)
@@ -70,15 +81,19 @@ def speedup_bars(results: Sequence[Result]) -> str:
         if s is None:
             return ""
         title = titled(f"{result.label}, {workers_and_threads(result)}: {s}")
-        parts = [rect(x(0), y - 11, x(s.ratio) - x(0), 22, title, fill=strategy_colour(result.key.strategy), rx=1.5)]
+        parts = [rect(x(0), y - 11, x(s.ratio) - x(0), 22, title, fill=strategy_colour(result.key.strategy),
+                      rx=1.5)]
         if s.low is not None and s.high is not None:
             parts += [line(x(s.low), y, x(s.high), y, stroke="var(--ink)", stroke_width=1.5),
-                      *(line(x(v), y - 5, x(v), y + 5, stroke="var(--ink)", stroke_width=1.5) for v in (s.low, s.high))]
+                      *(line(x(v), y - 5, x(v), y + 5, stroke="var(--ink)", stroke_width=1.5)
+                        for v in (s.low, s.high))]
         if result.key.workers > 1:
             parts.append(element("g", titled(f"linear: {result.key.workers}×"),
-                                 line(x(result.key.workers), y - 15, x(result.key.workers), y + 15, class_="mark")))
+                                 line(x(result.key.workers), y - 15, x(result.key.workers), y + 15,
+                                      class_="mark")))
         interval = "" if s.low is None or s.high is None else f"{s.low:.2f}–{s.high:.2f}"
-        parts.append(text(WIDTH - RIGHT + 14, y - 1 if interval else y + 4, f"{s.ratio:.2f}×", class_="strong"))
+        parts.append(text(WIDTH - RIGHT + 14, y - 1 if interval else y + 4, f"{s.ratio:.2f}×",
+                          class_="strong"))
         parts.append(text(WIDTH - RIGHT + 14, y + 14, interval, class_="small"))
         return "".join(parts)
 
@@ -130,5 +145,6 @@ def _lines(results: Sequence[Result], x: Scale, unit: str, draw: Callable[[Resul
         parts = (result.scheme, workers_and_threads(result), ROLES.get(result.role, ""))
         below = " · ".join(part for part in parts if part)
         out += [text(0, y - 2, result.key.strategy, class_="name"),
-                element("g", titled(below), text(0, y + 14, shortened(below, 42), class_="small")), draw(result, y)]
+                element("g", titled(below), text(0, y + 14, shortened(below, 42), class_="small")),
+                draw(result, y)]
     return drawing(WIDTH, floor + BOTTOM, *out, over, label=label)

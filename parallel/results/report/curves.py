@@ -73,8 +73,10 @@ def by_workers(results: Sequence[Result]) -> str | None:
     for (strategy, scheme), group in groups.items():
         dash = DASHES[seen[strategy] % len(DASHES)]
         seen[strategy] += 1
-        points = sorted((result.key.workers, result.speedup.ratio) for result in group if result.speedup is not None)
-        curves.append(Curve(f"{strategy} {scheme}".strip(), strategy_colour(group[0].key.strategy), dash, points))
+        points = sorted((result.key.workers, result.speedup.ratio)
+                        for result in group if result.speedup is not None)
+        curves.append(Curve(f"{strategy} {scheme}".strip(), strategy_colour(group[0].key.strategy), dash,
+                            points))
     return _panel(curves, "Speedup", "workers", "×")
 
 
@@ -141,9 +143,11 @@ def _curve(curve: Curve, weight: float, x: Axis, y: Axis, end: float, along: str
     shown = shortened(curve.name, 26)
     return element(
         "g", titled(curve.name),
-        element("path", d=path, fill="none", stroke=curve.colour, stroke_width=weight, stroke_linejoin="round",
+        element("path", d=path, fill="none", stroke=curve.colour, stroke_width=weight,
+                stroke_linejoin="round",
                 stroke_dasharray=curve.dash, stroke_linecap="round" if curve.dash == "none" else "butt"),
-        *(element("circle", titled(f"{curve.name}, {along} {n}: {v:.4g}{unit}"), cx=x(n), cy=y(v), r=1 + weight / 2,
+        *(element("circle", titled(f"{curve.name}, {along} {n}: {v:.4g}{unit}"), cx=x(n), cy=y(v),
+                  r=1 + weight / 2,
                   fill=curve.colour) for n, v in curve.points),
         element("path", d=lead, fill="none", stroke=curve.colour, stroke_width=1, stroke_opacity=.55),
         text(WIDTH - RIGHT + 28, end + 4, shown, class_="end", style=f"fill:{curve.colour}"),

@@ -24,7 +24,8 @@ class Provenance:
 
 def provenance(result: Result, record: Record) -> Provenance:
     """Return everything known about a run; unknown facts are left out."""
-    facts = [(name, _plain(value)) for name, value in _facts(result, record).items() if value not in (None, "", [])]
+    facts = [(name, _plain(value)) for name, value in _facts(result, record).items()
+             if value not in (None, "", [])]
     config = "".join(f"{group}.{name}={_plain(value)}\n" for group, values in record.config.items()
                      if isinstance(values, dict) for name, value in values.items() if value is not None)
     texts = [(title, text) for title, text in (("Plan", record.plan), ("Configuration", config)) if text]

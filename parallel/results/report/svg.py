@@ -37,7 +37,8 @@ def line(x1: float, y1: float, x2: float, y2: float, **attributes: object) -> st
 
 def rect(x: float, y: float, width: float, height: float, *children: str, **attributes: object) -> str:
     """Return a rectangle; a negative width counts as zero."""
-    return element("rect", *children, x=float(x), y=float(y), width=float(max(0.0, width)), height=float(height),
+    return element("rect", *children, x=float(x), y=float(y), width=float(max(0.0, width)),
+                   height=float(height),
                    **attributes)
 
 

@@ -40,10 +40,11 @@ def section(validation: Validation) -> Section:
     body = render(
         "validation.html.j2", about=describe(validation), verdict=verdict(plans),
         bands=[f"{share:.0%}" for share in (MAX_MEAN_ERROR, MAX_ERROR)],
-        legend=[(kind, colour) for kind, colour in COLOURS.items() if any(plan.kind == kind for plan in plans)],
+        legend=[(kind, COLOURS[kind]) for kind in KINDS if any(plan.kind == kind for plan in plans)],
         scatter=Markup(scatter(plans)),
         summary=HtmlTable(SUMMARY, [HtmlLine(cells) for cells in summary(plans)], words=WORDS),
-        tables=[(f"{n} workers, global batch {batch}", _table(group)) for (n, batch), group in groups(plans).items()])
+        tables=[(f"{n} workers, global batch {batch}", _table(group))
+                for (n, batch), group in groups(plans).items()])
     return Section(f"Predicted and measured steps, {' and '.join(map(str, workers))} workers", body)
 
 
@@ -54,7 +55,8 @@ def scatter(plans: Sequence[ValidatedPlan]) -> str:
     low, high = min(times) / MARGIN, max(times) * MARGIN
     x, y = LogScale(low, high, LEFT, WIDTH - RIGHT), LogScale(low, high, HEIGHT - BOTTOM, TOP)
     out = [text(0, 12, "Predicted step, ms", class_="name"),
-           text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "measured step, ms (median)", "middle", class_="small")]
+           text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, "measured step, ms (median)", "middle",
+                class_="small")]
     out += [_band(share, low, high, x, y) for share in (MAX_ERROR, MAX_MEAN_ERROR)]
     for tick in x.ticks(6):
         out += [line(x(tick), TOP, x(tick), HEIGHT - BOTTOM, class_="grid"),
@@ -80,9 +82,9 @@ def _band(share: float, low: float, high: float, x: LogScale, y: LogScale) -> st
 
 def _point(plan: ValidatedPlan, x: LogScale, y: LogScale, named: bool) -> str:
     at, up, colour = x(1e3 * plan.measured_s), y(1e3 * plan.predicted_s), COLOURS[plan.kind]
-    says = titled(f"{plan.name} ({plan.kind}{', held out' * plan.held_out}), batch {plan.batch_size}: predicted "
-                  f"{milliseconds(plan.predicted_s)} ms, measured {milliseconds(plan.measured_s)} ms "
-                  f"[{milliseconds(plan.first_quartile_s)}, {milliseconds(plan.third_quartile_s)}], "
+    says = titled(f"{plan.name} ({plan.kind}{', held out' * plan.held_out}), batch {plan.batch_size}: "
+                  f"predicted {milliseconds(plan.predicted_s)} ms, measured "
+                  f"{milliseconds(plan.measured_s)} ms [{milliseconds(plan.first_quartile_s)}, {milliseconds(plan.third_quartile_s)}], "
                   f"{signed_percent(plan.error)}")
     spread = line(x(1e3 * plan.first_quartile_s), up, x(1e3 * plan.third_quartile_s), up, stroke=colour,
                   stroke_opacity=.5)
