@@ -47,7 +47,8 @@ def box_plot(results: Sequence[Result]) -> str:
         s, c = result.epoch_s, strategy_colour(result.key.strategy)
         title = titled(f"{result.label}: minimum {seconds(s.minimum)}, "
                        f"first quartile {seconds(s.first_quartile)}, median {seconds(s.median)}, "
-                       f"mean {seconds(s.mean)}, third quartile {seconds(s.third_quartile)}, maximum {seconds(s.maximum)} s")
+                       f"mean {seconds(s.mean)}, third quartile {seconds(s.third_quartile)}, "
+                       f"maximum {seconds(s.maximum)} s")
         # Jitter in y separates equal times; it is fixed so that writing the report again gives the
         # same file.
         dots = "".join(element("circle", titled(f"{result.label}, {seconds(t)} s"), cx=x(t),

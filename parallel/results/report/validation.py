@@ -84,7 +84,8 @@ def _point(plan: ValidatedPlan, x: LogScale, y: LogScale, named: bool) -> str:
     at, up, colour = x(1e3 * plan.measured_s), y(1e3 * plan.predicted_s), COLOURS[plan.kind]
     says = titled(f"{plan.name} ({plan.kind}{', held out' * plan.held_out}), batch {plan.batch_size}: "
                   f"predicted {milliseconds(plan.predicted_s)} ms, measured "
-                  f"{milliseconds(plan.measured_s)} ms [{milliseconds(plan.first_quartile_s)}, {milliseconds(plan.third_quartile_s)}], "
+                  f"{milliseconds(plan.measured_s)} ms "
+                  f"[{milliseconds(plan.first_quartile_s)}, {milliseconds(plan.third_quartile_s)}], "
                   f"{signed_percent(plan.error)}")
     spread = line(x(1e3 * plan.first_quartile_s), up, x(1e3 * plan.third_quartile_s), up, stroke=colour,
                   stroke_opacity=.5)
