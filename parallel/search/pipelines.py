@@ -1,276 +1,204 @@
-"""Plans outside the space of nested blocks: pipelines, and one weird trick's passes. Each has a cheap lower bound, so
-that few of them have to be simulated.
+"""Pipelines: stages of consecutive ops on blocks of workers side by side.
 
-    pipelines   S ≥ 2 stages of consecutive decided ops on S blocks of W / S workers side by side; in a stage all ops
-                are split in n, or linear layers in c; micro-batches 1, 2, 4 … ; fill-drain and 1F1B
-    passes      schemes b and c (Krizhevsky 2014): the first ops split in n over all workers, computed once a step; the
-                others, linear layers and what follows them, in c over all, in W passes
+    stages         S ≥ 2 runs of groups, each a decided op with those that follow it
+                   (`pipeline_stages`); a stage begins where a single tensor enters it
+    blocks         stage j is on the s_j workers after those of stage j − 1, Σ s_j ≤ W, so that some
+                   workers may be idle. Sizes (`stage_sizes`): 1 … W − 1 up to 8 workers; beyond that
+                   divisors of W, powers of two, and what each of these leaves of W
+    split          in a stage all ops are split in n, or its linear layers in c and the others in n;
+                   beyond 8 workers in c on divisors and powers of two alone. n need not divide a
+                   micro-batch, but leaves no part empty (`check_batch`)
+    micro-batches  m = 1, 2, 4 … that divide the batch; 1 alone where an op needs the statistics of
+                   the whole batch. With m = 1 these are blocks side by side
+    order          fill-drain and 1F1B; with one micro-batch they are the same
 
-With f, b, t = f + b the seconds of a stage's forward and backward for one micro-batch (of one part of each op: at most
-the price), x of an exchange with the stage before (the link's time alone), s and g of summing and gathering the
-parameters of its ops, u of updating them, and i, j stages:
+Branch and bound, depth first from the first stage on (`_extend`). Dropped is what cannot be faster
+than the limit:
 
-    pipeline ≥ Σ_{i<j} (t_i + 2·x_{i+1}) + m·t_j                        fill, stage j's m micro-batches, drain
-    pipeline ≥ Σ_{i<j} (f_i + x_{i+1}) + m·t_j − b_j + b of j's last op + (s + g)_j     sums wait for the last one
-    pipeline ≥ Σ_{i<j} (f_i + x_{i+1}) + m·t_j + g_j                    gathers come after all backwards
-    pipeline ≥ Σ_{i<j} f_i + m·2·(x_j + y_j + x_{j+1}) + (s + g)_j      messages of a worker come one after the other;
-                                                                        y: all features to linear layers split in c
-    pipeline ≥ m·t_j + u_j + σ·(m·2·(x_j + y_j + x_{j+1}) + (s + g)_j)  and each takes σ of its time from computing
+    w(stage)    = m·(f + b) + (m − 1)·a                       what a stage computes     (`_work_s`)
+    least_t[g]  = Σ over the groups before g of min over sizes and splits of f + b
+    fewest[g]   = min over stages from g on, with least_t[g] + w(stage) < limit,
+                  of size + fewest[end of the stage]                                    (`_fewest`)
 
-In passes, x is the exchange between the first ops and the others and y those among the others, both ways, exactly. One
-pass is computed after the other (`schedule`: one in flight), so that only the x of other passes can be hidden:
+fewest[g] is the number of workers that the groups from g on need at least. The stages chosen so far
+have to keep below the limit by `pipeline_bounds.bound_s`: first with lower bounds of their
+exchanges, which are known at once, then with the cost model's.
 
-    passes   ≥ Σ f of the first ops, whole batch, + x + W · Σ (t + y) of the others + b and g, or s and g, of
-               the first ops
-    passes   ≥ Σ f of the first ops + W · (x + Σ y) + s and g of the first ops
+Why fewer sizes beyond 8 workers: at 1,024, the exchanges and parts of a linear layer split in c
+take 5 to 15 ms a block. With divisors and powers of two alone, all pipelines for AlexNet on
+h100_infiniband take 0.9 s instead of 8.7 s.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from parallel.cluster import Cluster
 from parallel.config import PIPELINES
-from parallel.graph import INPUT, Graph
-from parallel.graph.ops import Op
-from parallel.plans import Layout, Plan, check_batch, follow, make_plan
-from parallel.program.precision import ACTIVATION_BYTES
-from parallel.search.op_bounds import some_part
-from parallel.search.space import Degrees, leaders_of
-from parallel.simulator.cost_model import CostModel, Sync
+from parallel.graph import Graph
+from parallel.plans import Layout, Plan, check_batch, make_plan
+from parallel.search.passes import Passes
+from parallel.search.pipeline_bounds import StageCost, bound_s
+from parallel.search.pipeline_stages import Block, StageCosts
+from parallel.search.proposal import Proposal
+from parallel.search.space import SMALL
+from parallel.simulator.cost_model import CostModel
+
+
+def stage_sizes(workers: int) -> tuple[tuple[int, ...], frozenset[int]]:
+    """Return the sizes of blocks, rising, and those on which linear layers may be split in c."""
+    everyone = range(1, workers)
+    if workers <= SMALL:
+        return tuple(everyone), frozenset(everyone)
+    regular = frozenset(size for size in everyone if workers % size == 0 or size & (size - 1) == 0)
+    return tuple(sorted(regular.union(workers - size for size in regular))), regular
+
+
+def space_in_words(workers: int) -> str:
+    """Return what `Pipelines.proposals` covers, for a certificate."""
+    sizes, _ = stage_sizes(workers)
+    of = "any sizes" if workers <= SMALL else f"{', '.join(map(str, sizes))} workers"
+    return f"pipelines of stages of {of}, and passes"
 
 
 @dataclass(frozen=True)
-class Proposal:
-    """A plan that has not been made yet."""
+class _Chosen:
+    """The first stages of a pipeline."""
 
-    bound_s: float
-    """Its timeline takes at least so long."""
-    family: str
-    make: Callable[[], Plan]
+    blocks: tuple[Block, ...] = ()
+    ends: tuple[int, ...] = ()
+    """The group after the last one of each stage."""
+    costs: tuple[StageCost, ...] = ()
+    start: float = 0.0
+    """When the forward pass of one micro-batch leaves the last of them."""
+    drain: float = 0.0
+    """From its gradient's return to the end of its backward pass."""
+    used: int = 0
+    """Workers."""
+
+    def and_then(self, block: Block, end: int, cost: StageCost, start: float) -> _Chosen:
+        """Return these stages with another one, which its input reaches from `start` on."""
+        return _Chosen((*self.blocks, block), (*self.ends, end), (*self.costs, cost),
+                       start + cost.enter_forward + cost.forward + cost.inside_forward,
+                       self.drain + cost.enter_backward + cost.backward + cost.inside_backward,
+                       self.used + block.size)
 
 
 class Pipelines:
-    """The proposals for one graph, batch and cluster."""
+    """Pipelines and passes for one graph, batch and cluster."""
 
-    def __init__(self, graph: Graph, batch_size: int, workers: int, cluster: Cluster, cost_model: CostModel) -> None:
-        self.graph, self.batch_size, self.workers = graph, batch_size, workers
-        self.cluster, self.cost_model = cluster, cost_model
-        leaders = leaders_of(graph)
-        self._groups = [(name, [op for op in graph if leaders[op.name] == name])
-                        for name in dict.fromkeys(leaders.values())]
-        self._trained = graph.trained_ops
-        self._whole_batch = any(op.whole_batch for op in graph)
-        self._seconds: dict[tuple[str, Degrees, int], tuple[float, float]] = {}
-        self._syncs: dict[tuple[str, int], Sync] = {}
-        self._next = dict(zip(graph.names, graph.names[1:], strict=False))
+    def __init__(self, graph: Graph, batch_size: int, workers: int, cluster: Cluster,
+                 cost_model: CostModel) -> None:
+        self.graph, self.batch_size, self.workers, self.cluster = graph, batch_size, workers, cluster
+        self._stages = StageCosts(graph, batch_size, cost_model)
+        self._passes = Passes(graph, batch_size, workers, self._stages)
+        self._sizes, self._sizes_in_c = stage_sizes(workers)
+        self._begins = [g for g, begins in enumerate(self._stages.may_begin) if begins]
+        self._count = len(self._stages.groups)
 
     def proposals(self, limit_s: float) -> Iterator[Proposal]:
-        """Those whose bound is below the limit."""
-        yield from self._pipelines(limit_s)
-        yield from self._passes(limit_s)
+        """Yield those whose bound is below the limit."""
+        micro_batches = 1
+        whole_batch = any(op.whole_batch for op in self.graph)
+        while self.batch_size % micro_batches == 0 and (micro_batches == 1 or not whole_batch):
+            yield from self._pipelines(micro_batches, limit_s)
+            micro_batches *= 2
+        yield from self._passes.proposals(limit_s)
 
-    def _pipelines(self, limit_s: float) -> Iterator[Proposal]:
-        for stages in range(2, min(self.workers, len(self._groups)) + 1):
-            if self.workers % stages:
-                continue
-            block, m = self.workers // stages, 1
-            while self.batch_size % m == 0 and block <= self.batch_size // m and (m == 1 or not self._whole_batch):
-                for split in "nc" if any(self._in_c(group, block) for group in self._groups) and block > 1 else "n":
-                    yield from self._cuts(stages, block, m, split, limit_s)
-                m *= 2
-
-    def _in_c(self, group: tuple[str, list[Op]], block: int) -> bool:
-        """Whether the group is led by a linear layer with enough features."""
-        op = self.graph[group[0]]
-        return bool(op.parameters) and len(op.shape) == 1 and op.extent("c") >= block
-
-    def _cuts(self, stages: int, block: int, m: int, split: str, limit_s: float) -> Iterator[Proposal]:
-        samples, sigma = self.batch_size // m, self.cluster.overlap_slowdown
-        if self._leaders_s(block, samples, split) * m / stages >= limit_s:
+    def _pipelines(self, m: int, limit_s: float) -> Iterator[Proposal]:
+        """Yield those of m micro-batches."""
+        fewest = self._fewest(m, limit_s)
+        if fewest[0] > self.workers:
             return
-        rows: list[tuple[float, ...]] = []
-        handed: list[tuple[float, float]] = []
-        for name, group in self._groups:
-            in_c = split == "c" and self._in_c((name, group), block)
-            degrees: Degrees = (1, block, 1, 1, 1) if in_c else (block, 1, 1, 1, 1)
-            times = [self._times(op, degrees if op.name == name else None, samples, block) for op in group]
-            sync = [self._sync(op, block) for op in group if not in_c]
-            rows.append((sum(f for f, _ in times), sum(b for _, b in times), times[-1][1],
-                         sum(s.sum_s + s.gather_s for s in sync), sum(s.update_s for s in sync),
-                         sum(s.gather_s for s in sync),
-                         self._gathered(self.graph[name], samples, block) if in_c else 0.0))
-            handed.append(self._handed_over(name, samples, block))
-        forward, backward, last, syncs, updates, gathers, features = (list(of) for of in zip(*rows, strict=True))
-        total = [f + b for f, b in zip(forward, backward, strict=True)]
-        handed.append((0.0, 0.0))
-        crosses = [number * block % self.cluster.workers_per_node == 0 for number in range(stages + 1)]
-        if max(m / stages, 1) * sum(total) >= limit_s:
-            return
-
-        def stage(number: int, first: int, end: int, before: float, forward_before: float, moved: float) -> float:
-            """Bound by the stage of groups first … end − 1; `moved` is what the exchanges in front of it take."""
-            own, sums = sum(total[first:end]), sum(syncs[first:end])
-            arrives = max(handed[first][crosses[number]] if number else 0.0, features[first])
-            messages = m * 2 * (arrives + sum(features[first + 1:end]) + handed[end][crosses[number + 1]])
-            return max(before + 2 * moved + m * own,
-                       forward_before + moved + m * own + sum(gathers[first:end]),
-                       forward_before + moved + m * own - sum(backward[first:end]) + last[end - 1] + sums,
-                       forward_before + messages + sums,
-                       m * own + sum(updates[first:end]) + sigma * (messages + sums))
-
-        def cut(first: int, left: int, before: float, forward_before: float, moved: float, bound: float,
-                ) -> Iterator[tuple[float, tuple[int, ...]]]:
-            """Where the stages from group `first` on begin."""
-            number = stages - left
-            moved += handed[first][crosses[number]] if number else 0.0
-            for end in [len(total)] if left == 1 else range(first + 1, len(total) - left + 2):
-                here = max(bound, stage(number, first, end, before, forward_before, moved))
-                if here < limit_s:
-                    if left == 1:
-                        yield max(here, sum(total) + 2 * moved), (first,)
-                        continue
-                    inner = cut(end, left - 1, before + sum(total[first:end]),
-                                forward_before + sum(forward[first:end]), moved, here)
-                    yield from ((found, (first, *starts)) for found, starts in inner)
-
-        for bound, starts in cut(0, stages, 0.0, 0.0, 0.0, 0.0):
+        for chosen in self._extend(_Chosen(), m, fewest, limit_s):
             for order in PIPELINES[:1] if m == 1 else PIPELINES:
-                yield Proposal(bound, "pipelines", lambda starts=starts, order=order:  # type: ignore[misc]
-                               self._pipeline(starts, block, m, split, order))
+                bound = self._bound_s(chosen, m, order)
+                if bound < limit_s:
+                    yield Proposal(bound, "pipelines", partial(self._make, chosen, m, order))
 
-    def _leaders_s(self, block: int, samples: int, split: str) -> float:
-        """Forward and backward of the decided ops alone, for one micro-batch."""
-        total = 0.0
-        for group in self._groups:
-            in_c = split == "c" and self._in_c(group, block)
-            total += sum(self._times(group[1][0], (1, block, 1, 1, 1) if in_c else (block, 1, 1, 1, 1), samples, block))
-        return total
+    def _splits(self, m: int, groups: range) -> Iterator[tuple[int, str]]:
+        """Yield the sizes and splits of a block that may compute these groups."""
+        for size in self._sizes:
+            if size > self.batch_size // m:
+                return
+            yield size, "n"
+            if size in self._sizes_in_c and any(self._stages.splits_in_c(g, size) for g in groups):
+                yield size, "c"
 
-    def _times(self, op: Op, degrees: Degrees | None, samples: int, block: int) -> tuple[float, float]:
-        """Forward and backward of an op; one that follows (`degrees` None) is counted by its share of the block."""
-        cut = degrees or ((block, 1, 1, 1, 1) if samples >= block else (1, 1, 1, 1, 1))
-        key = op.name, cut, samples
-        if key not in self._seconds:
-            if degrees is None and "n" not in op.dims:
-                self._seconds[key] = 0.0, 0.0
-            else:
-                part, compute = some_part(op, cut, samples), self.cluster.compute
-                gradient = any(producer in self._trained for producer in op.inputs)
-                alone = self.cluster.contention_factor(1)
-                backward = alone * compute.backward_s(op, part, self.cost_model.precision, gradient)
-                self._seconds[key] = (alone * compute.forward_s(op, part, self.cost_model.precision),
-                                      backward if op.name in self._trained else 0.0)
-        return self._seconds[key]
+    def _work_s(self, m: int, size: int, split: str, groups: range) -> float:
+        """Return w: the seconds that a stage computes."""
+        forward, backward, accumulate = self._stages.totals(m, size, split).of(groups)
+        return m * (forward + backward) + (m - 1) * accumulate
 
-    def _sync(self, op: Op, block: int) -> Sync:
-        """Of an op split in n over a block; where nodes may cut some blocks and not others, nothing is known."""
-        per_node = self.cluster.workers_per_node
-        if not op.parameters or (per_node % block and block % per_node):
-            return Sync(0.0, 0.0, 0.0)
-        if (op.name, block) not in self._syncs:
-            self._syncs[op.name, block] = self.cost_model.sync(op, Layout(tuple(range(block)), n=block))
-        return self._syncs[op.name, block]
+    def _fewest(self, m: int, limit_s: float) -> list[float]:
+        """Return how many workers the groups from each on need at least; infinity if no number suffices."""
+        least_t = [0.0]
+        for g in range(self._count):
+            totals = [self._stages.totals(m, size, split) for size, split in self._splits(m, range(g, g + 1))]
+            seconds = [total.of(range(g, g + 1)) for total in totals]
+            least_t.append(least_t[g] + min((forward + backward for forward, backward, _ in seconds),
+                                            default=math.inf))
+        fewest = [math.inf] * self._count + [0.0]
+        for first in reversed([0, *self._begins]):
+            for end in self._ends(first):
+                groups = range(first, end)
+                size = next((size for size, split in self._splits(m, groups)
+                             if least_t[first] + self._work_s(m, size, split, groups) < limit_s), math.inf)
+                fewest[first] = min(fewest[first], size + fewest[end])
+        return fewest
 
-    def _handed_over(self, name: str, samples: int, block: int) -> tuple[float, float]:
-        """The link's time, at least, of handing a micro-batch over to the stage that begins with op `name`: to a block
-        of the same node, and of another."""
-        op, per_node = self.graph[name], self.cluster.workers_per_node
-        producer = next((p for p in op.inputs if p != INPUT and self._next.get(p) == name), None)
-        if producer is None:
-            return 0.0, 0.0
-        # Every worker of a block has so many rows at least, all different.
-        nbytes = samples // block * math.prod(self.graph[producer].shape) * ACTIVATION_BYTES[self.cost_model.precision]
-        inside, between = (link.seconds(nbytes * (min(block, per_node) if link.shared else 1)) if link else math.inf
-                           for link in (self.cluster.inside, self.cluster.between))
-        if per_node % block and block % per_node:  # nodes cut some blocks
-            inside = between = min(link.seconds(nbytes) for link in (self.cluster.inside, self.cluster.between) if link)
-        return inside, between
+    def _ends(self, first: int) -> list[int]:
+        """Return where a stage that begins at a group may end; the first stage leaves something to others."""
+        last = [self._count] if first else []
+        return [g for g in self._begins if g > first] + last
 
-    def _gathered(self, op: Op, samples: int, block: int) -> float:
-        """The link's time, at least, of bringing all features of a micro-batch to every worker of a block that has a
-        share of them at most."""
-        cluster, itemsize = self.cluster, ACTIVATION_BYTES[self.cost_model.precision]
-        nbytes, per_node = samples * math.prod(op.input_shapes[0]) * itemsize, cluster.workers_per_node
-        if per_node % block and block % per_node:  # nodes cut some blocks
+    def _extend(self, chosen: _Chosen, m: int, fewest: list[float], limit_s: float,
+                ) -> Iterator[_Chosen]:
+        """Yield the pipelines that begin with these stages, as far as the bounds let them."""
+        first, before = (chosen.ends[-1], chosen.blocks[-1]) if chosen.ends else (0, None)
+        if first == self._count:
+            yield chosen
+            return
+        for end in self._ends(first):
+            groups = range(first, end)
+            for size, split in self._splits(m, groups):
+                if chosen.used + size + fewest[end] > self.workers:
+                    break
+                block = Block(chosen.used, size, split)
+                start = chosen.start if chosen.ends else self._loading_s(block, m)
+                work = self._work_s(m, size, split, groups)
+                if start + work + chosen.drain >= limit_s:
+                    continue
+                for exact in (False, True):
+                    cost = self._stages.stage(groups, m, block, before, exact)
+                    longer = chosen.and_then(block, end, cost, start)
+                    if self._bound_s(longer, m, None) >= limit_s:
+                        break
+                else:
+                    yield from self._extend(longer, m, fewest, limit_s)
+
+    def _bound_s(self, chosen: _Chosen, m: int, order: str | None) -> float:
+        """Return a lower bound of these stages and the loading of their images."""
+        timeline_s = bound_s(chosen.costs, m, order, self.cluster.overlap_slowdown)
+        return timeline_s + self._loading_s(chosen.blocks[0], m)
+
+    def _loading_s(self, first: Block, m: int) -> float:
+        """Return what the step waits for images that the first stage loads."""
+        if self.cluster.data_overlaps or not self.cluster.data_s_per_image:
             return 0.0
-        if block <= per_node or cluster.between is None:
-            load = nbytes * (block - 1) / block
-            return cluster.inside.seconds(load * (block if cluster.inside.shared else 1))
-        load = nbytes * (block - per_node) / block
-        return cluster.between.seconds(load * (per_node if cluster.between.shared else 1))
+        layout = self._stages.layouts(0, first)[self.graph.ops[0].name]
+        rows = layout.samples_by_index(self.batch_size // m)
+        return self.cluster.data_s([m * rows[layout.index(worker)["n"]] for worker in layout.on])
 
-    def _pipeline(self, starts: tuple[int, ...], block: int, m: int, split: str, order: str) -> Plan:
+    def _make(self, chosen: _Chosen, m: int, order: str) -> Plan:
         layouts: dict[str, Layout] = {}
-        for number, (name, group) in enumerate(self._groups):
-            stage = sum(start <= number for start in starts) - 1
-            on = tuple(range(stage * block, (stage + 1) * block))
-            in_c = split == "c" and self._in_c((name, group), block)
-            layouts[name] = Layout(on, c=block) if in_c else Layout(on, n=block)
+        for first, end, block in zip((0, *chosen.ends), chosen.ends, chosen.blocks, strict=False):
+            for g in range(first, end):
+                leader = self._stages.leaders[g].name
+                layouts[leader] = self._stages.layouts(g, block)[leader]
         plan = make_plan(self.graph, self.workers, layouts, micro_batches=m, pipeline=order)
         check_batch(self.graph, plan, self.batch_size)
         return plan
-
-    def _passes(self, limit_s: float) -> Iterator[Proposal]:
-        workers, samples = self.workers, self.batch_size // self.workers
-        if workers < 2 or self.batch_size % workers or samples < workers or self._whole_batch:
-            return
-        on = tuple(range(workers))
-        for at, (name, _) in enumerate(self._groups):
-            before, rest = self._groups[:at], self._groups[at:]
-            if not at or not all(self._in_c(group, workers) for group in rest):
-                continue
-            forward = backward = sums = gathers = 0.0
-            for leader, group in before:
-                for op in group:
-                    degrees = (workers, 1, 1, 1, 1) if op.name == leader else None
-                    f, b = self._times(op, degrees, self.batch_size, workers)
-                    sync = self._sync(op, workers)
-                    forward, backward, gathers = forward + f, backward + b, gathers + sync.gather_s
-                    sums += sync.sum_s + sync.gather_s
-            computing = sum(sum(self._times(op, (1, workers, 1, 1, 1), samples, workers))
-                            for _, group in rest for op in group if "c" in op.dims and op.extent("c") >= workers)
-            inner, entry, split = 0.0, {"b": 0.0, "c": 0.0}, Layout(on, n=workers)
-            for leader, group in rest:
-                op = self.graph[leader]
-                producer = self.graph[op.inputs[0]]
-                if leader == name:
-                    for scheme, holders in (("b", on[:1]), ("c", on)):  # in b, one worker has all of a pass
-                        entry[scheme] = sum(self.cost_model.exchange(producer, Layout(holders, n=len(holders)), op,
-                                                                 Layout(on, c=workers), 0, samples))
-                elif split.c == workers:
-                    inner += sum(self.cost_model.exchange(producer, split, op, Layout(on, c=workers), 0, samples))
-                split = Layout(on, c=workers)
-                for op in group[1:]:
-                    split = follow(op, split)
-            for scheme, moved in entry.items():
-                passes = forward + moved + workers * (computing + inner)
-                bound = max(passes + backward + gathers, passes + sums, forward + workers * (moved + inner) + sums)
-                if bound < limit_s:
-                    yield Proposal(bound, "passes", lambda name=name, scheme=scheme:  # type: ignore[misc]
-                                   self._passing(name, scheme))
-
-    def _passing(self, name: str, scheme: str) -> Plan:
-        on, first = tuple(range(self.workers)), self.graph.ops[0].name
-        layouts = {first: Layout(on, n=self.workers), name: Layout(on, c=self.workers)}
-        plan = make_plan(self.graph, self.workers, layouts, scheme=scheme, micro_batches=self.workers)
-        check_batch(self.graph, plan, self.batch_size)
-        return plan
-
-
-def least_s(graph: Graph, plan: Plan, batch_size: int, cost_model: CostModel) -> float:
-    """What the timeline of any plan takes at least: the computing of each worker."""
-    samples = batch_size // plan.micro_batches
-    merged = plan[graph.ops[0].name] if plan.scheme != "a" else None
-    busy: dict[int, float] = {}
-    for op in graph:
-        layout = plan[op.name]
-        if layout == merged and samples % layout.n == 0:  # computed for all passes at once, or in all passes
-            seconds = sum(cost_model.compute(op, layout, batch_size))
-        else:
-            seconds = sum(cost_model.compute(op, layout, samples)) * (1 if layout == merged else plan.micro_batches)
-        for worker in {min(layout.on), max(layout.on)}:
-            busy[worker] = busy.get(worker, 0.0) + seconds
-    return max(busy.values())

@@ -31,7 +31,8 @@ from parallel.search.exhaustive import exhaustive
 from parallel.search.mcmc import mcmc
 from parallel.search.objective import Goal, Score
 from parallel.search.op_bounds import LinkBounds
-from parallel.search.pipelines import Pipelines, Proposal, least_s
+from parallel.search.pipelines import Pipelines, space_in_words
+from parallel.search.proposal import Proposal, least_s
 from parallel.search.result import Result
 from parallel.search.space import Space, space_of
 from parallel.simulator import CostModel
@@ -258,7 +259,7 @@ class _Search:
         what = f"{self.space.count:.3g} plans on nested blocks"
         if limit is not None:
             what += f" whose ops need at most {limit / 1e9:.2f} GB a worker"
-        what += ", pipelines and passes" if self.config.pipelines and self.config.method != "mcmc" else ""
+        what += f", {space_in_words(self.workers)}" if self.config.pipelines and self.config.method != "mcmc" else ""
         if self.config.method == "mcmc":
             return f"the best of {result.looked_at:,} random moves; nothing is proven"
         if stopped is None:

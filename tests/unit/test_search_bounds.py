@@ -7,15 +7,10 @@ from random import Random
 import numpy as np
 import pytest
 
-from parallel.plans import Plan
-from parallel.program.lowering import lower
 from parallel.search.completion_bounds import Potentials
 from parallel.search.labels import START
 from parallel.search.op_bounds import link_seconds
-from parallel.search.pipelines import Pipelines, least_s
-from parallel.simulator import CostModel
-from parallel.simulator.simulate import simulate
-from tests.support.made_clusters import Rates, link
+from tests.support.made_clusters import link
 from tests.support.made_searches import Case, case
 from tests.support.small_models import MODELS, graph_of
 
@@ -110,34 +105,3 @@ def test_bounds_of_plans(name: str, workers: int) -> None:
                     assert potentials.in_front(label, r + 1, position, np.inf)[at] <= timeline_s * ALMOST
                 label = ground.extend(label, run, plan)
                 assert potentials.of_label(label, r, at) <= timeline_s * ALMOST
-
-
-@pytest.mark.parametrize(("name", "workers"), [("tower", 2), ("tower", 4), ("weightless", 4), ("towers", 3),
-                                               ("residual", 2), ("branches", 4)])
-@pytest.mark.parametrize("slowdown", [0.0, 1.0])
-def test_bounds_of_pipelines_and_passes(name: str, workers: int, slowdown: float) -> None:
-    graph, batch = graph_of(name), 16
-    made = case(graph, workers, batch_size=batch, overlap_slowdown=slowdown)
-    pipelines = Pipelines(graph, batch, workers, made.cluster, CostModel(graph, batch, made.cluster, "fp32"))
-    proposals = list(pipelines.proposals(np.inf))
-    assert {proposal.family for proposal in proposals} >= {"pipelines"}
-    random = Random(2)
-    for proposal in random.sample(proposals, min(40, len(proposals))):
-        plan = proposal.make()
-        timeline_s = timeline(plan, made, batch)
-        assert proposal.bound_s <= timeline_s * ALMOST, str(plan)
-        assert least_s(graph, plan, batch, made.cost_model) <= timeline_s * ALMOST, str(plan)
-    assert len(list(pipelines.proposals(1e-9))) == 0
-
-
-def timeline(plan: Plan, made: Case, batch: int) -> float:
-    return simulate(lower(made.ground.graph, plan, batch), made.cluster, "fp32", made.cost_model).end_s
-
-
-def test_passes_are_proposed_for_linear_layers() -> None:
-    graph = graph_of("tower")
-    made = case(graph, 2, batch_size=8, compute=Rates())
-    pipelines = Pipelines(graph, 8, 2, made.cluster, made.cost_model)
-    passes = [proposal.make() for proposal in pipelines.proposals(np.inf) if proposal.family == "passes"]
-    assert {(plan.scheme, plan.micro_batches) for plan in passes} == {("b", 2), ("c", 2)}
-    assert all(plan["conv1"].n == 2 and plan["fc5"].c == 2 for plan in passes)
