@@ -2,15 +2,20 @@
 
 The first function that opens a world makes torch's process group; the worlds of later ones get the same group, for
 making and destroying one takes longer than many tests. All else of a world is made anew for each.
+
+Where the environment variable WORKER_COVERAGE names coverage's configuration, covered lines are saved beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
 import traceback
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -46,7 +51,25 @@ def serve(pipe: Connection) -> None:
         pipe.send_bytes(answer)
 
 
+@contextlib.contextmanager
+def measuring(settings: str) -> Iterator[None]:
+    """Measure coverage as the file `settings` says; it is off if there is none."""
+    if not settings:
+        yield
+        return
+    import coverage
+
+    measured = coverage.Coverage(data_file=Path(settings).with_name(".coverage"), data_suffix=True,
+                                 config_file=settings)
+    measured.start()
+    yield
+    measured.stop()
+    measured.save()
+
+
 if __name__ == "__main__":
     requests = Connection(os.dup(sys.stdin.fileno()))
     keep_process_group()
-    serve(requests)
+    with measuring(os.environ.get("WORKER_COVERAGE", "")):
+        serve(requests)
+    os._exit(0)  # an interpreter that ends with an open process group may hang

@@ -19,6 +19,8 @@ from torch.distributed import TCPStore
 
 from tests.support.commands import forking_python, variables, worker_variables
 
+ENDING_S = 30.0
+
 
 class WorkerError(Exception):
     """A worker's exception, with its traceback."""
@@ -41,7 +43,7 @@ class Workers:
         try:
             return self._sets[workers].run(function, args, timeout)
         except WorkerError:
-            self._sets.pop(workers).stop()
+            self._sets.pop(workers).kill()
             raise
 
     def stop(self) -> None:
@@ -92,7 +94,17 @@ class WorkerSet:
         return [results[rank] for rank in range(self._size)]
 
     def stop(self) -> None:
-        """End the processes."""
+        """Tell the processes to end, and wait until they have."""
+        for pipe in self._pipes:
+            pipe.close()
+        try:
+            for process in self._processes:
+                process.wait(ENDING_S)
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        """End the processes at once."""
         for process in self._processes:
             process.kill()
             process.wait()
