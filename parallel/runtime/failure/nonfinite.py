@@ -8,7 +8,6 @@ Checking synchronises with the device after every op, so it is off by default.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,20 +15,8 @@ from torch import Tensor
 from parallel.graph import Graph
 from parallel.graph.box import Box, cut
 from parallel.runtime.failure.errors import NotFinite
+from parallel.runtime.instrumentation.group import Group
 from parallel.runtime.instrumentation.observe import Observer, all_finite
-
-T = TypeVar("T")
-
-
-class Group(Protocol):
-    """All workers of a run, as one of them sees them."""
-
-    @property
-    def rank(self) -> int: ...
-
-    def gather(self, value: T) -> list[T]: ...
-
-    def sum(self, tensor: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, order=True)

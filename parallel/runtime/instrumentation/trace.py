@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from parallel.config import require
 from parallel.plans.text import span_of
 from parallel.program import Backward, Forward, Program, Start, Step, Update, Wait
 from parallel.runtime.instrumentation.clock import Clock, MessageKey
+from parallel.runtime.instrumentation.group import Group
 from parallel.simulator.timeline import COMPUTE, NETWORK
 from parallel.simulator.trace import Bar, write_trace
 
 STEADY = 10
 """The step that is traced by default: by then caches, allocators and clock rates are steady."""
 
-T = TypeVar("T")
 TimedInstruction = tuple[Step, Any, Any]
 """An instruction of the program, and the clock's marks of when the worker began and ended it."""
 
@@ -34,15 +34,6 @@ class Traceable(Protocol):
     clock: Clock
     trace: list[TimedInstruction] | None
     """If it is a list, each step appends its instructions to it."""
-
-
-class Group(Protocol):
-    """All workers of a run, as one of them sees them."""
-
-    @property
-    def rank(self) -> int: ...
-
-    def gather_to_first(self, value: T) -> list[T]: ...
 
 
 def chosen_step(trace: bool | int, steps: int, epochs: int) -> int | None:
