@@ -11,6 +11,7 @@ as all errors of the project.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -220,4 +221,6 @@ def _words(declared: Any) -> str:
 
 
 def _name(declared: Any) -> str:
-    return getattr(declared, "__name__", str(declared))
+    """Return the name of a type in words: `PlanFile` is "plan file"."""
+    name = getattr(declared, "__name__", str(declared))
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()

@@ -111,7 +111,7 @@ def _change_json(**changes: object) -> Callable[[Path], None]:
     (_change_json(workers="two"), RECORD, "workers='two' must be a whole number"),
     (_change_json(workers=True), RECORD, "workers=True must be a whole number"),
     (_change_json(workers=0), RECORD, "workers=0 must be at least 1"),
-    (_change_json(surprise=1), RECORD, "Record has unknown surprise; its keys are format, name, "),
+    (_change_json(surprise=1), RECORD, "record has unknown surprise; its keys are format, name, "),
     (_change_json(workload={}), RECORD, "workload lacks batch_size, data, image_size"),
     (_change_json(directory="elsewhere"), RECORD, "directory=elsewhere is not a field"),
     (_change_json(epochs=3), RECORD, "epochs=3 must be a mapping"),

@@ -73,7 +73,7 @@ def test_values_become_dataclasses() -> None:
     ({"counts": {"x": "y"}}, "counts.x='y' must be a whole number"),
     ({"counts": [1]}, "counts=[1] must be a mapping"),
     ({"other": 1}, "other=1 must be a mapping or null"),
-    ({"odd": 1}, "Outer has unknown odd; its keys are rate, inner, items, counts, anything, shared, other"),
+    ({"odd": 1}, "outer has unknown odd; its keys are rate, inner, items, counts, anything, shared, other"),
     ({"rate": "9" * 999}, f"rate='{'9' * 199}… must be a number"),
 ])
 def test_refusals_name_path_value_and_rule(change: dict[str, Any], said: str) -> None:

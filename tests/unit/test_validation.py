@@ -127,7 +127,7 @@ def test_truncated_file_is_refused_wherever_it_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda v: v.pop("seed"), "Validation lacks seed"),
+    (lambda v: v.pop("seed"), "validation lacks seed"),
     (lambda v: v.update(format=2), "format=2 must be 1"),
     (lambda v: v.update(rows={}), "rows={} must be a list"),
     (lambda v: v.update(rows=[]), "rows=0 must be at least 1"),
