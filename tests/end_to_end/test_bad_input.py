@@ -1,6 +1,6 @@
-"""What a user can get wrong ends in one sentence and exit code 2, whatever the number of ranks.
+"""Bad input ends in one sentence and exit code 2, whatever the number of ranks.
 
-The real entry points, up to where training would begin: `tests/forked.py` runs them as torchrun's ranks do.
+The real entry points run up to where training would begin, in the processes of `tests/support/commands.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Starting runs and sweeps for real: torchrun's processes, one run directory, errors, exit codes, and no leftovers.
 
-The job is tests/fake_job.py, which trains nothing: what it is told to do comes in FAKE_JOB.
+The job is tests/support/fake_job.py, which trains nothing: FAKE_JOB says what it does instead.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def test_a_sweep_goes_on_after_a_failure_and_again_skips_what_is_finished(run: R
 def test_a_changed_configuration_runs_again_and_the_old_run_is_kept(run: Run, tmp_path: Path) -> None:
     sweep = ["-m", "strategy=single", "hydra/launcher=torchrun", "sweep=mine"]
     for epochs in (1, 2):
-        done = run(JOB, *sweep, f"trainer.epochs={epochs}", "hydra.sweep.subdir=job")
+        done = run(JOB, *sweep, f"trainer.epochs={epochs}", "hydra.sweep.subdir=job", real=epochs == 1)
         assert done.returncode == 0, done.stderr
     found = {str(path.parent.relative_to(tmp_path)): read_record(path).config["trainer"]["epochs"]
              for path in tmp_path.rglob("record.json")}

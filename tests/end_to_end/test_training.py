@@ -50,6 +50,7 @@ def curve(record: Record) -> list[float]:
     return [value for value in values if value is not None]
 
 
+@pytest.mark.slow
 def test_digits_reach_90_percent_after_three_epochs(run: Run, tmp_path: Path) -> None:
     done = run(TRAIN, "experiment=digits", "strategy=single", "cluster.threads=2", "tracker=none", timeout=300)
     assert done.returncode == 0, done.stderr
@@ -150,7 +151,8 @@ def test_the_sweep_is_the_group_of_its_wandb_runs(sweep: Sweep) -> None:
 
 
 def test_torchrun_as_the_readme_has_it(torchrun: Run, tmp_path: Path) -> None:
-    done = torchrun(2, TRAIN, "strategy=one_weird_trick", "data=digits", *FEW, "tracker=none")
+    done = torchrun(2, TRAIN, "strategy=one_weird_trick", "data=digits", *FEW, "tracker=none",
+                    real=True)
     assert done.returncode == 0, done.stderr
     record = only_record(tmp_path)
     assert (record.workers, record.strategy, record.scheme, record.backend) == (2, "one_weird_trick", "a", "gloo")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -140,7 +142,8 @@ def test_a_fitting_world(strategy: str, workers: int | None, world: int, fitted:
     ("ddp", 4, 2, True, ["workers=4", "world of 4", "one of 2", "--nproc-per-node"]),
     ("ddp", 2, 1, False, ["workers=2", "torchrun --standalone --nproc-per-node 2", "hydra/launcher=torchrun"])])
 def test_a_world_of_the_wrong_size(strategy: str, workers: int | None, world: int, launched: bool,
-                                   words: list[str]) -> None:
+                                   words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("parallel.train", None))  # xdist's has none
     config = compose.compose_config([f"strategy={strategy}", f"workers={'null' if workers is None else workers}"])
     with pytest.raises(ValueError) as caught:
         fit_world(config, world, launched)
