@@ -63,9 +63,12 @@ def thin_alexnet(variant: str) -> nn.Sequential:
 
 
 def thin_resnet() -> nn.Sequential:
-    """Return the kinds of layers that ResNet-18 has: a padded pooling, a block as it is, and one that projects."""
+    """Return layers of ResNet-18: a padded pooling, a block as it is, and one that projects.
+
+    The pooling reads negative numbers, as it does not in ResNet-18: after a ReLU, zeros would do for padding.
+    """
     return nn.Sequential(OrderedDict(
-        conv1=nn.Conv2d(3, 6, 7, stride=2, padding=3, bias=False), bn1=nn.BatchNorm2d(6), relu=nn.ReLU(),
+        conv1=nn.Conv2d(3, 6, 7, stride=2, padding=3, bias=False), bn1=nn.BatchNorm2d(6),
         maxpool=nn.MaxPool2d(3, 2, padding=1), layer1=Block(6, 6, 1), layer2=Block(6, 9, 2),
         avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), drop=nn.Dropout(0.3), fc=nn.Linear(9, CLASSES)))
 

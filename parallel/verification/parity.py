@@ -112,6 +112,7 @@ def compare_cases(cases: Sequence[Case], cluster: ClusterConfig, chaos: Chaos | 
     """Compare cases, all of as many workers, one after the other, up to the first with a difference."""
     found: list[Difference] = []
     with open_world(cluster, chaos) as world:
+        world.started()
         for case in cases:
             comparison = _Comparison(case, world)
             difference = comparison.differences()

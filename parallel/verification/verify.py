@@ -17,6 +17,9 @@ from parallel.strategies.strategy import Setting
 from parallel.verification.default_plans import DefaultPlan, default_cases
 from parallel.verification.parity import Case, Difference, compare_cases
 
+TIMEOUT_S = 120.0
+"""How long a worker may wait for another: worker 0 also runs the reference, in float64."""
+
 
 def verify(config: Config, steps: int, batch_size: int | None = None, chaos: Chaos | None = None) -> Difference:
     """Compare the configured strategy with plain PyTorch.
@@ -55,6 +58,6 @@ def _world(planned: tuple[DefaultPlan, Case]) -> tuple[int, bool]:
 def _spawn(cases: Sequence[Case], workers: int, shared_memory: bool, chaos: Chaos | None) -> list[Difference]:
     for case in cases:
         _ = case.program  # refuses what does not fit before any process starts
-    cluster = ClusterConfig(device="cpu", shared_memory=shared_memory)
+    cluster = ClusterConfig(device="cpu", shared_memory=shared_memory, timeout_s=TIMEOUT_S)
     found: list[Difference] = spawn_workers(compare_cases, workers, cases, cluster, chaos)[0]
     return found
