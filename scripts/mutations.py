@@ -1,70 +1,124 @@
 """Break the code on purpose, one mistake at a time, and see whether `parallel.verify` finds it.
 
-    python -m scripts.mutations [--only TEXT]
+    python scripts/mutations.py [--only TEXT]
 
-Each mutation of `scripts.mutation_list` is applied to a copy of the tree, on which the default plans of
-`parallel.verify` run for two steps, with random delays, up to the first difference. The tree as it is
-must pass first. Prints a Markdown table; exit code 1 if a mutation was missed. Takes about half a minute
-per mutation on two cores.
+Each mutation of `mutation_list.py` is applied to a copy of the package, on which the default plans of
+`parallel.verify` run for two steps with random delays, up to the first difference. The package as it is must
+pass first. Prints a Markdown table; exit code 1 if a mutation was missed.
+
+Every run is a fork of this process, which has imported torch but nothing of the package, and the workers are
+forks of that: importing torch anew would take longer than the plans.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import multiprocessing
 import os
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
-from scripts.mutation_list import MUTATIONS, Mutation
+import torch
+from mutation_list import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMEOUT_S = 600
-VERIFY = """
-import sys
-from parallel.runtime.communication.chaos import Chaos
-from parallel.verification.verify import verify_defaults
-
-if __name__ == "__main__":
-    for plan, found in verify_defaults(2, Chaos()):
-        if not found.ok:
-            sys.exit(f"{plan.label}: {found.first or found.worst}")
-"""
-"""A script of its own, not `python -m parallel.verify`: it stops at the first plan that differs."""
+PASSED = "passed"
+TIMEOUT_S = 600.0
+"""For one mutation."""
+WAIT_S = 30.0
+"""How long a worker waits for another before the run ends: a mutation may make them wait for ever."""
+LIBRARIES = ("torch.distributed", "torch.distributed.rendezvous", "torch.fx", "torch.multiprocessing.spawn",
+             "torch.nn.parallel", "scipy.stats", "sklearn.svm", "sklearn.model_selection", "rich", "yaml")
+"""Imported once, before the forks."""
+FORKS = multiprocessing.get_context("fork")
 
 
-def apply(mutation: Mutation, tree: Path) -> None:
-    """Change the file in `tree`. Raises `ValueError` unless the old text is there exactly once."""
-    file = tree / mutation.file
-    text = file.read_text(encoding="utf-8")
+def changed(mutation: Mutation, tree: Path) -> str:
+    """Return the changed text of the mutation's file. Raises `ValueError` unless the old text is there once."""
+    text = (tree / mutation.file).read_text(encoding="utf-8")
     if (times := text.count(mutation.old)) != 1:
         raise ValueError(f"{mutation.breaks}: {mutation.file} has {mutation.old.strip()!r} {times} times, not once")
-    file.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    return text.replace(mutation.old, mutation.new)
 
 
-def first_failure(mutation: Mutation | None) -> str | None:
-    """Return how verification of the changed tree ends, None if it passes."""
+def outcome(mutation: Mutation | None) -> str:
+    """Return how verification of the changed package ends: `PASSED`, or the difference or error that it found."""
     with tempfile.TemporaryDirectory(prefix="mutation_") as folder:
         tree = Path(folder)
-        for part in ("parallel", "conf"):
-            shutil.copytree(ROOT / part, tree / part)
-        (tree / "verify_defaults.py").write_text(VERIFY, encoding="utf-8")
+        shutil.copytree(ROOT / "parallel", tree / "parallel")
         if mutation is not None:
-            apply(mutation, tree)
-        environment = {**os.environ, "PYTHONPATH": str(tree)}
+            (tree / mutation.file).write_text(changed(mutation, tree), encoding="utf-8")
+        ours, theirs = FORKS.Pipe(duplex=False)
+        process = FORKS.Process(target=_verify, args=(tree, theirs))
+        process.start()
+        theirs.close()
         try:
-            ended = subprocess.run([sys.executable, "verify_defaults.py"], cwd=tree, env=environment, text=True,
-                                   timeout=TIMEOUT_S, capture_output=True)
-        except subprocess.TimeoutExpired:
-            return f"no end after {TIMEOUT_S} s"
-    if ended.returncode == 0:
-        return None
-    lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
-    errors = [line for line in lines if "Error: " in line or "WorkerLost: " in line]
-    return errors[-1] if "Traceback (most recent call last):" in lines and errors else lines[-1]
+            return str(ours.recv()) if ours.poll(TIMEOUT_S) else f"no end after {TIMEOUT_S:g} s"
+        except EOFError:
+            return "the process died"
+        finally:
+            if process.pid is not None:
+                os.killpg(process.pid, signal.SIGKILL)  # the workers are in its group
+            process.join()
+
+
+def _verify(tree: Path, result: Connection) -> None:
+    """Verify the package in `tree`, in a process of its own."""
+    os.setpgid(0, 0)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 2)  # gloo reports every connection that breaks
+    sys.path.insert(0, str(tree))
+    try:
+        verify = importlib.import_module("parallel.verification.verify")
+        chaos = importlib.import_module("parallel.runtime.communication.chaos").Chaos()
+        with patch.object(verify, "spawn_workers", fork_workers):
+            for plan, found in verify.verify_defaults(2, chaos, WAIT_S):
+                if not found.ok:
+                    result.send(f"{plan.label}: {found.first or found.worst}")
+                    return
+        result.send(PASSED)
+    except Exception as error:
+        result.send(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def fork_workers(function: Callable[..., Any], workers: int, *args: Any) -> list[Any]:
+    """Call `function(*args)` in forks of this process with torchrun's environment; the results, by rank."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    pipes: list[Connection] = []
+    for rank in range(workers):
+        ours, theirs = FORKS.Pipe(duplex=False)
+        FORKS.Process(target=_work, args=(rank, workers, store.port, theirs, function, args), daemon=True).start()
+        theirs.close()
+        pipes.append(ours)
+    results: dict[Connection, Any] = {}
+    while len(results) < workers:
+        for pipe in wait([pipe for pipe in pipes if pipe not in results]):
+            assert isinstance(pipe, Connection)
+            ok, results[pipe] = pipe.recv()
+            if not ok:
+                raise RuntimeError(results[pipe])
+    return [results[pipe] for pipe in pipes]
+
+
+def _work(rank: int, workers: int, port: int, result: Connection, function: Callable[..., Any],
+          args: tuple[Any, ...]) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(workers), MASTER_ADDR="127.0.0.1",
+                      MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
+    try:
+        result.send((True, function(*args)))
+    except Exception as error:
+        result.send((False, "".join(traceback.format_exception_only(error)).strip()))
+    os._exit(0)  # without the clean-up of what the parent had
 
 
 def main() -> int:
@@ -73,22 +127,21 @@ def main() -> int:
     parser.add_argument("--only", default="", help="mutations whose description or file contains this text")
     only = parser.parse_args().only
     chosen = [mutation for mutation in MUTATIONS if only in mutation.breaks or only in mutation.file]
-    with tempfile.TemporaryDirectory() as folder:
-        for mutation in MUTATIONS:  # all of them, before the first of many minutes
-            copy = Path(folder) / mutation.file
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / mutation.file, copy)
-            apply(mutation, Path(folder))
-    if (failure := first_failure(None)) is not None:
-        sys.exit(f"error: the tree as it is does not pass: {failure}")
+    for mutation in MUTATIONS:  # all of them, before the first of many minutes
+        changed(mutation, ROOT)
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    torch.set_num_threads(1)
+    if not only and (found := outcome(None)) != PASSED:
+        sys.exit(f"error: the package as it is does not pass: {found}")
     print("| mutation | file | found by |\n|---|---|---|", flush=True)
     missed = 0
     begin = time.monotonic()
     for mutation in chosen:
-        failure = first_failure(mutation)
-        missed += failure is None
-        found = "**missed**" if failure is None else failure.replace("|", "\\|")
-        print(f"| {mutation.breaks} | {mutation.file.removeprefix('parallel/')} | {found} |", flush=True)
+        found = outcome(mutation)
+        missed += found == PASSED
+        text = "**missed**" if found == PASSED else found.replace("|", "\\|")
+        print(f"| {mutation.breaks} | {mutation.file.removeprefix('parallel/')} | {text} |", flush=True)
     print(f"\n{len(chosen) - missed} of {len(chosen)} mutations found, in {time.monotonic() - begin:.0f} s")
     return 1 if missed else 0
 

@@ -46,10 +46,15 @@ class Recorder(Observer):
         self.outputs, self.gradients = {}, {}
 
     def output(self, op: str, box: Box, rows: Tensor, tensor: Tensor) -> None:
-        self.outputs.setdefault(op, []).append(Piece(box, rows, tensor.clone()))
+        _record(self.outputs, op, box, rows, tensor)
 
     def output_gradient(self, op: str, box: Box, rows: Tensor, gradient: Tensor) -> None:
-        self.gradients.setdefault(op, []).append(Piece(box, rows, gradient.clone()))
+        _record(self.gradients, op, box, rows, gradient)
+
+
+def _record(pieces: dict[str, list[Piece]], op: str, box: Box, rows: Tensor, tensor: Tensor) -> None:
+    if len(tensor) == len(rows):  # otherwise a sum over samples, which plain PyTorch has in no layer
+        pieces.setdefault(op, []).append(Piece(box, rows, tensor.clone()))
 
 
 Recorded = tuple[Mapping[str, Sequence[Piece]], Mapping[str, Sequence[Piece]]]

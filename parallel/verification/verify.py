@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 from parallel.config import ClusterConfig, Config, require
 from parallel.graph import trace
@@ -39,25 +38,25 @@ def verify(config: Config, steps: int, batch_size: int | None = None, chaos: Cha
     if plan is None:
         check_ddp_batch(batch_size, workers)
     case = Case(model.share_memory(), plan, shape, batch_size, steps)
-    return _spawn([case], workers, True, chaos)[0]
+    return _spawn([case], workers, ClusterConfig(device="cpu", timeout_s=TIMEOUT_S), chaos)[0]
 
 
-def verify_defaults(steps: int, chaos: Chaos | None) -> Iterator[tuple[DefaultPlan, Difference]]:
-    """Compare all default plans, and yield each result; of plans that run together none after one that differs."""
+def verify_defaults(steps: int, chaos: Chaos | None, timeout_s: float = TIMEOUT_S,
+                    ) -> Iterator[tuple[DefaultPlan, Difference]]:
+    """Compare all default plans and yield the results. Plans run in groups, each up to its first difference."""
     require(steps >= 1, "steps", steps, "must be at least 1")
-    for (workers, shared_memory), together in groupby(sorted(default_cases(steps), key=_world), key=_world):
+    worlds: dict[tuple[int, bool], list[tuple[DefaultPlan, Case]]] = {}
+    for default, case in default_cases(steps):
+        worlds.setdefault((default.workers, default.shared_memory), []).append((default, case))
+    # The plans of a world run in the same processes. The world with most of them goes first: it finds most mistakes.
+    for (workers, shared_memory), together in sorted(worlds.items(), key=lambda item: -len(item[1])):
         plans, cases = zip(*together, strict=True)
-        yield from zip(plans, _spawn(cases, workers, shared_memory, chaos), strict=False)
+        cluster = ClusterConfig(device="cpu", shared_memory=shared_memory, timeout_s=timeout_s)
+        yield from zip(plans, _spawn(cases, workers, cluster, chaos), strict=False)
 
 
-def _world(planned: tuple[DefaultPlan, Case]) -> tuple[int, bool]:
-    """Plans that are equal in this run in the same worker processes."""
-    return planned[0].workers, planned[0].shared_memory
-
-
-def _spawn(cases: Sequence[Case], workers: int, shared_memory: bool, chaos: Chaos | None) -> list[Difference]:
+def _spawn(cases: Sequence[Case], workers: int, cluster: ClusterConfig, chaos: Chaos | None) -> list[Difference]:
     for case in cases:
         _ = case.program  # refuses what does not fit before any process starts
-    cluster = ClusterConfig(device="cpu", shared_memory=shared_memory, timeout_s=TIMEOUT_S)
     found: list[Difference] = spawn_workers(compare_cases, workers, cases, cluster, chaos)[0]
     return found

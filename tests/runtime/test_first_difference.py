@@ -1,4 +1,4 @@
-"""A rule that is broken on purpose: the comparison names that op, and where."""
+"""The comparison names the op of a rule that is broken on purpose, and where it is wrong."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parallel.graph import trace
 from parallel.graph.ops import Context, Op, Part
 from parallel.plans import read_plan
 from parallel.runtime.execution import parameters
-from parallel.verification.parity import Case, Difference, compare_worker
+from parallel.verification.parity import TOLERANCE, Case, Difference, compare_worker
 from tests.support.small_models import build
 from tests.support.workers import Workers
 
@@ -33,7 +33,7 @@ class WrongBackward(torch.autograd.Function):
 
 
 def broken(kind: type[Op], name: str, fault: str, rank: int) -> Any:
-    """A forward of `kind` that is wrong for the op `name` on worker `rank`."""
+    """Patch the forward of `kind` so that it is wrong for the op `name` on worker `rank`."""
     right = kind.forward
 
     def forward(self: Op, part: Part, xs: Sequence[Tensor], held: Mapping[str, Tensor],
@@ -44,12 +44,21 @@ def broken(kind: type[Op], name: str, fault: str, rank: int) -> Any:
             xs = [WrongBackward.apply(xs[0]), *xs[1:]]
         if fault == "weight":
             held = {**held, "weight": WrongBackward.apply(held["weight"])}
-        if fault == "halo":  # the row that comes from the neighbour is not what it should be
+        if fault == "halo":  # the row from the neighbour is zero
             xs = [torch.cat([xs[0][:, :, :1] * 0, xs[0][:, :, 1:]], dim=2)]
         out = right(self, part, xs, held, context)
-        return out * 1.001 if fault == "forward" else out
+        if fault == "statistics" and context.training:
+            context.buffers[self.name]["running_var"].mul_(1.001)
+        return out * 1.001 if fault == "forward" or (fault == "evaluation" and not context.training) else out
 
     return patch.object(kind, "forward", forward)
+
+
+RESIDUAL = """
+workers: 2
+ops:
+  conv1: {n: 2, on: [0, 1]}
+"""
 
 
 def faulty(model: str, text: str, op: str, fault: str, rank: int) -> Difference:
@@ -116,6 +125,18 @@ def test_the_broken_op_is_named(plan: str, op: str, fault: str, rank: int, begin
     found = workers.run(2, faulty, "tower", plan, op, fault, rank)[0]
     assert not found.ok
     assert found.first.startswith(begins), found
+
+
+@pytest.mark.parametrize("model, op, fault, rank, begins", [
+    ("tower", "fc4", "evaluation", 0, "step 0, evaluation's loss: "),
+    ("residual", "bn1", "statistics", 1, "step 0, running statistics bn1.running_var: "),
+])
+def test_evaluation_and_running_statistics_are_compared(model: str, op: str, fault: str, rank: int, begins: str,
+                                                        workers: Workers) -> None:
+    found = workers.run(2, faulty, model, RESIDUAL, op, fault, rank)[0]
+    assert not found.ok
+    assert found.first.startswith(begins), found
+    assert found.gradients <= TOLERANCE
 
 
 def test_nothing_is_named_where_nothing_differs(workers: Workers) -> None:
