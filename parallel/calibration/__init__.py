@@ -1,1 +1,1 @@
-"""Calibration: measuring compute, messages and step overhead of this machine, to a cluster file."""
+"""Calibration: measure computing, messages and overheads of this machine, and write a cluster file."""

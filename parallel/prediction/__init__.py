@@ -1,1 +1,1 @@
-"""Predictions without the hardware: a step, a sweep over workers and clusters, a recommendation."""
+"""Predictions without the hardware: a step, a sweep, a recommendation."""
