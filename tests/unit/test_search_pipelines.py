@@ -141,6 +141,32 @@ def test_no_bound_exceeds_the_simulated_step(name: str, seed: int) -> None:
         assert least_s(graph, plan, batch, cost_model) <= seconds * ALMOST, plan
 
 
+def test_sums_overlap_with_the_last_backwards() -> None:
+    """Sums take longest: they begin while conv1, and the gradients it adds up, are still computed."""
+    graph, batch = graph_of("tower"), 8
+    cluster = made_cluster(3, inside=link(1e4), compute=Rates(1e-7, 0.0, 1e-5, 0.0, {"conv1": 5e-3}))
+    checked = 0
+    for proposal in proposals(graph, batch, 3, cluster):
+        plan = proposal.make()
+        if plan["conv2"].n == 2 and plan["fc5"].on == (2,) and plan.scheme == "a":
+            checked += 1
+            assert proposal.bound_s <= total_s(graph, plan, batch, cluster) * ALMOST, plan
+    assert checked > 20
+
+
+def test_fill_drain_may_turn_early_after_a_split_in_c() -> None:
+    """The last stage waits for forwards that take two time units of the schedule, so it begins to go back."""
+    graph, batch = graph_of("tower"), 8
+    cluster = made_cluster(3, inside=link(1e9), compute=Rates(1e-6, of_op={"conv1": 1e-3}))
+    checked = 0
+    for proposal in proposals(graph, batch, 3, cluster):
+        plan = proposal.make()
+        if plan.scheme == "a" and plan.pipeline == "fill_drain" and plan["fc3"].on == (0, 1) and plan["fc3"].c == 2:
+            checked += 1
+            assert proposal.bound_s <= total_s(graph, plan, batch, cluster) * ALMOST, plan
+    assert checked > 3
+
+
 @pytest.mark.parametrize(("name", "seed"), [*(("weightless", seed) for seed in range(6)), ("tower", 6)])
 def test_the_best_pipeline_is_never_pruned(name: str, seed: int) -> None:
     """With a limit just above the fastest one, and far below most."""
