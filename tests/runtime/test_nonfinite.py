@@ -1,4 +1,4 @@
-"""The first value that is infinite or not a number: its step and op, on every worker; and runs that end by it."""
+"""Every worker names the step and op of the first infinite or NaN value, and the run ends."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PASSES = ("workers: 2\nmicro_batches: 2\nscheme: c\nupdate: pass\nops:\n  conv1:
 
 
 class InfiniteBackward(torch.autograd.Function):
-    """The identity; its gradient is infinite."""
+    """Identity whose gradient is infinite."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class InfiniteBackward(torch.autograd.Function):
 
 
 def ended(text: str, parameter: str, backward: str, steps: int) -> str | None:
-    """What ends a worker's steps: an infinity in a parameter before the last of them, or in the backward of an op."""
+    """Return the error of a worker whose last step has an infinity in a parameter or in an op's backward."""
     network, shape = build("tower")
     graph = trace(network, shape)
     program = lower(graph, read_plan(text, graph), BATCH)

@@ -1,4 +1,4 @@
-"""A process may run one program after another: what a closed runtime held is given back."""
+"""A process may run one program after another: a closed runtime releases what it held."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.support.workers import Workers
 
 
 def alive() -> tuple[int, int]:
-    """Open files, and bytes of the tensors that Python knows."""
+    """Return the number of open files and the bytes of all tensors that Python knows."""
     gc.collect()
     tensors = {id(o): o for o in gc.get_objects() if type(o) in (Tensor, torch.nn.Parameter)}
     return len(os.listdir("/proc/self/fd")), sum(tensor.nbytes for tensor in tensors.values())
 
 
 def one_after_another(count: int) -> list[tuple[int, int]]:
-    """On every worker: what is left after each of so many runtimes, plans taking turns."""
+    """Return what is alive after each of `count` runtimes with alternating plans."""
     network, shape = build("tower")
     graph, left = trace(network, shape), []
     plans = [build_plan(graph, 2, StrategyConfig("data_parallel")),

@@ -1,4 +1,4 @@
-"""Tokens between the workers of one host."""
+"""Tokens and files between the workers of one host."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MORE_THAN_A_SOCKET_HOLDS = 600
 
 
 def joined() -> tuple[Tokens, Tokens]:
-    """Both ends, in this process."""
+    """Return both ends of a connection, in this process."""
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ends = Tokens({1: one}, NullWatch()), Tokens({0: other}, NullWatch())
     for tokens in ends:
@@ -66,7 +66,7 @@ def test_files_are_taken_by_number() -> None:
 
 
 class Over(NullWatch):
-    """The run cannot go on, and it is known why."""
+    """Watch of a run that has failed, with known blame."""
 
     @property
     def over(self) -> bool:

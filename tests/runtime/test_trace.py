@@ -1,4 +1,4 @@
-"""Measured traces: one step of a run, as its workers' programs have it."""
+"""Traces of a measured step show every instruction of the workers' programs."""
 
 from __future__ import annotations
 

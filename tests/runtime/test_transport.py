@@ -1,4 +1,4 @@
-"""Messages that are only sent: how many buffers they keep."""
+"""The number of buffers that send-only messages keep."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ BATCHES = 6
 
 
 def send_ahead() -> list[int]:
-    """Worker 0 sends, worker 1 receives when all is on its way: buffers held after each start, or what has come."""
+    """Worker 0 sends all messages before worker 1 receives them.
+
+    Returns the buffers held after each start on worker 0, and the received values on worker 1.
+    """
     with open_world(ClusterConfig(device="cpu")) as world:
         transport = Transport(replace(world, tokens=None), Clock(world.device))
         messages, held = [], []

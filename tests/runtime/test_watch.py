@@ -1,4 +1,4 @@
-"""A worker that dies, is stopped or hangs: all others say which, and where, and nothing is left."""
+"""All workers name a worker that dies, is stopped or hangs, and no process is left."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_living_worker_that_broke_a_connection_may_say_why_first() -> None:
 
 
 def ranks_of(mark: str) -> dict[int, int]:
-    """Process ids of a torchrun's workers, by rank."""
+    """Return the process ids of the workers of a torchrun by rank."""
     found = {}
     for pid in marked(mark):
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
