@@ -13,6 +13,9 @@ from parallel.results.report.colours import PALETTE, strategy_colour
 from parallel.results.report.curves import DASHES, Curve, scaling
 from parallel.results.report.html import HtmlLine, HtmlTable, render
 
+CLUSTER_COLOURS = (*PALETTE[1:], PALETTE[0])
+"""Colours of the clusters, in order; the first of the palette is grey and comes last."""
+
 
 def page(found: Sequence[Option], choices: Sequence[Choice], target_s: float | None, workload: str) -> str:
     """Return the page: recommendations, epoch time over workers, and all options."""
@@ -65,8 +68,8 @@ def _by_cluster(best: Sequence[Option], clusters: Sequence[str], batch: int | No
     for i, cluster in enumerate(clusters):
         points = _points([option for option in best if option.cluster == cluster], batch)
         if points:
-            curves.append(Curve(cluster, PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)],
-                                points))
+            curves.append(Curve(cluster, CLUSTER_COLOURS[i % len(CLUSTER_COLOURS)],
+                                DASHES[i // len(CLUSTER_COLOURS) % len(DASHES)], points))
     return curves
 
 
