@@ -43,6 +43,10 @@ LIBRARIES = ("torch.distributed", "torch.distributed.rendezvous", "torch.fx", "t
 FORKS = multiprocessing.get_context("fork")
 
 
+class WorkerFailed(Exception):
+    """The type and message of what a worker raised."""
+
+
 def changed(mutation: Mutation, tree: Path) -> str:
     """Return the changed text of the mutation's file. Raises `ValueError` unless the old text is there once."""
     text = (tree / mutation.file).read_text(encoding="utf-8")
@@ -87,6 +91,8 @@ def _verify(tree: Path, result: Connection) -> None:
                     result.send(f"{plan.label}: {found.first or found.worst}")
                     return
         result.send(PASSED)
+    except WorkerFailed as error:
+        result.send(str(error).splitlines()[0])
     except Exception as error:
         result.send(f"{type(error).__name__}: {error}".splitlines()[0])
 
@@ -106,7 +112,7 @@ def fork_workers(function: Callable[..., Any], workers: int, *args: Any) -> list
             assert isinstance(pipe, Connection)
             ok, results[pipe] = pipe.recv()
             if not ok:
-                raise RuntimeError(results[pipe])
+                raise WorkerFailed(results[pipe])
     return [results[pipe] for pipe in pipes]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +23,8 @@ def spawn_workers(function: Callable[..., Any], workers: int, *args: Any) -> lis
     """
     # The parent owns the store, on a port chosen by the system: no race for a free port.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    # Workers are forks of a server that has imported these: they import nothing again.
-    main = getattr(sys.modules["__main__"], "__spec__", None)
-    command = [main.name] if main is not None and main.name.startswith("parallel.") else []
-    multiprocessing.set_forkserver_preload([function.__module__, *command])
+    # Workers are forks of a server that has imported what they run.
+    multiprocessing.set_forkserver_preload([function.__module__])
     context = multiprocessing.get_context("forkserver")
     with context.Manager() as manager:
         results = manager.dict()
