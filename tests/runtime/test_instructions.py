@@ -18,7 +18,7 @@ from parallel.runtime.execution.prepared import SegmentWork
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.execution.step import StepRun
 from parallel.runtime.failure.errors import InstructionFailed
-from parallel.runtime.failure.watch import _said
+from parallel.runtime.failure.wording import describe_error
 from parallel.strategies import build_plan
 from tests.support.small_models import CLASSES, build
 from tests.support.workers import WorkerError, Workers
@@ -70,7 +70,7 @@ def test_the_other_workers_learn_the_instruction_in_one_line(workers: Workers) -
 
 def test_the_watch_publishes_one_line() -> None:
     sentence = "F0:1 (forward conv1): ArithmeticError: no such number"
-    assert _said(InstructionFailed(sentence, "worker 0, 3 steps:\n  0  F0:1  conv1   <-- here")) == sentence
+    assert describe_error(InstructionFailed(sentence, "worker 0, 3 steps:\n  0  F0:1  conv1   <-- here")) == sentence
 
 
 def test_the_profiler_shows_every_instruction_by_name(workers: Workers) -> None:

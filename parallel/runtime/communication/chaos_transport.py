@@ -19,7 +19,7 @@ from torch import Tensor
 from parallel.runtime.communication.chaos import Chaos, Postponed, poison
 from parallel.runtime.communication.transport import Message, Receive, Transport
 from parallel.runtime.communication.world import World
-from parallel.runtime.failure.watch import describe
+from parallel.runtime.failure.wording import describe_message
 from parallel.runtime.instrumentation.clock import Clock, MessageKey
 
 
@@ -58,7 +58,7 @@ class ChaosTransport(Transport):
     def _begin(self, message: Message, receives: Sequence[Receive]) -> None:
         self._postponed.run_due()
         if message.key in self._under_way:
-            raise RuntimeError(f"{describe(message.key)} starts again and was never waited for")
+            raise RuntimeError(f"{describe_message(message.key)} starts again and was never waited for")
         self._under_way[message.key] = message, receives
 
     def wait(self, message: Message) -> list[Tensor]:
@@ -81,7 +81,7 @@ class ChaosTransport(Transport):
     def close(self) -> None:
         self._postponed.run_all()
         if self._under_way:
-            raise RuntimeError(f"never waited for: {'; '.join(map(describe, self._under_way))}")
+            raise RuntimeError(f"never waited for: {'; '.join(map(describe_message, self._under_way))}")
         super().close()
 
 

@@ -21,7 +21,8 @@ from parallel.config import ClusterConfig, require
 from parallel.runtime.communication.chaos import Chaos
 from parallel.runtime.communication.neighbours import connect, place
 from parallel.runtime.communication.tokens import Tokens
-from parallel.runtime.failure.watch import NullWatch, Watch, is_about_peers
+from parallel.runtime.failure.watch import NullWatch, Watch
+from parallel.runtime.failure.wording import is_about_peers
 
 T = TypeVar("T")
 

@@ -18,16 +18,15 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from types import FrameType
 
-from torch.distributed import DistError
-
 from parallel.runtime.failure.blame import BEAT_S, BROKEN_S, SILENT_S, State, Symptom, find_blame
-from parallel.runtime.failure.errors import InstructionFailed, RunEnded, WorkerLost
+from parallel.runtime.failure.errors import WorkerLost
 from parallel.runtime.failure.stopped_workers import kill_stopped_workers
 from parallel.runtime.failure.store import StateStore
+from parallel.runtime.failure.wording import describe_error, describe_message
 
 BLOCKED_S = 5 * BEAT_S
 """Time that a worker may stay blocked after the run is over, before the guard ends its process. A
@@ -149,7 +148,7 @@ class Watch(NullWatch):
         The first worker to do so is to blame.
         """
         if not isinstance(error, WorkerLost):
-            self._own_failure = f"worker {self._rank} failed in {self._where}: {_said(error)}"
+            self._own_failure = f"worker {self._rank} failed in {self._where}: {describe_error(error)}"
             self._news.set()
             self._known.wait(4 * BEAT_S)
         self._stop()
@@ -269,7 +268,7 @@ class Watch(NullWatch):
         if (waits := self._waits) is None:
             return self._doing, False
         key, peer = waits
-        return f"waiting for {'the others' if peer < 0 else f'worker {peer}'}: {describe(key)}", True
+        return f"waiting for {'the others' if peer < 0 else f'worker {peer}'}: {describe_message(key)}", True
 
     def _know(self, blame: str) -> None:
         if not self._blame:
@@ -286,33 +285,3 @@ class Watch(NullWatch):
 
 def _heard(number: int, frame: FrameType | None) -> None:
     """Do nothing: the guard handles the signal."""
-
-
-def _said(error: BaseException) -> str:
-    """Return what the error says, in one line."""
-    match error:
-        case RunEnded():
-            return str(error)
-        case InstructionFailed():
-            return error.sentence
-    return f"{type(error).__name__}: {error}".rstrip(": ")
-
-
-def describe(key: Sequence[object]) -> str:
-    """Return what the message with this key carries, in words."""
-    match key:
-        case (int(), int(), ">" | "<" as way):
-            return f"exchange {key[0]} of micro-batch {key[1]}, {'forward' if way == '>' else 'backward'}"
-        case ("sum", int()):
-            return f"gradients of bucket {key[1]}"
-        case ("gather", int()):
-            return f"weights of bucket {key[1]}"
-    return " ".join(map(str, key))
-
-
-def is_about_peers(error: RuntimeError) -> bool:
-    """Return whether the error comes from the process group.
-
-    gloo's errors have no class of their own but quote paths of its sources.
-    """
-    return isinstance(error, DistError) or "gloo" in str(error) or "pair closure" in str(error)
