@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TEST_WORKERS ?= 2
-PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup
+# By file, so that a module's processes start once; xdist 3.8 does not see its groups with pytest 9.2.
+PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 STRATEGIES := single,data_parallel,model_parallel,one_weird_trick,ddp
 SWEEP := compare
 RUNS := runs/$(SWEEP)

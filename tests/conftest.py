@@ -8,18 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import ROOT, Run, Start, starting
+from tests.support.commands import Run, Start, starting
 from tests.support.workers import Workers
-
-KEPT_TOGETHER = (ROOT / "tests" / "runtime", ROOT / "tests" / "end_to_end")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a module that starts processes on one of xdist's workers: its fixtures are expensive."""
-    for item in items:
-        if item.path.parent in KEPT_TOGETHER and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from parallel.strategies import build_plan
 from tests.support.commands import Run
 from tests.support.small_models import MODELS, graph_of
 
-pytestmark = pytest.mark.xdist_group("timing")
 CPU = torch.device("cpu")
 
 

@@ -16,8 +16,6 @@ from parallel.runtime.failure.blame import BROKEN_S, SILENT_S, State, Symptom, f
 from tests.support.commands import Run, Start
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.xdist_group("timing")
-
 SMALL = ("data.train_images=24", "data.val_images=12", "trainer.batch_size=12", "tracker=none", "cluster.timeout_s=3",
          "strategy=data_parallel", "trainer.warmup_steps=1")
 ALTERED = "tests.support.altered_training"
