@@ -62,7 +62,7 @@ def question(given: Given) -> Question:
     strategies = select_strategies(chosen)
     batch_sizes = whole_numbers("batch_sizes", keys["batch_sizes"]) if "batch_sizes" in keys else []
     clusters = words("clusters", keys["clusters"]) if "clusters" in keys else shipped_clusters()
-    configs = configs_by_cluster(clusters, given.rest)
+    configs = configs_by_cluster(clusters, ["strategy=searched", *given.rest])
     batch_sizes = batch_sizes or [next(iter(configs.values())).trainer.batch_size]
     return Question(configs, workers, batch_sizes, strategies, "--weak" in given.flags)
 

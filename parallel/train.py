@@ -14,7 +14,7 @@ from parallel.config import Config
 
 
 def train(config: Config, run_dir: Path) -> None:
-    """One run: `parallel.training.trainer.train`, imported when the configuration has proved good."""
+    """Train one run; the engines are imported once the configuration has proved good."""
     from parallel.training.trainer import train as run
 
     run(config, run_dir)

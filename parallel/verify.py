@@ -40,7 +40,7 @@ def body(given: Given, console: Console) -> int:
     if one_strategy:
         own_batch = any(override.startswith("trainer.batch_size=") for override in given.rest)
         found = verify(config, int(steps), config.trainer.batch_size if own_batch else None, chaos)
-        return print_one(console, " ".join(filter(None, (config.strategy.name, config.strategy.scheme))), found)
+        return print_one(console, config.strategy.label, found)
     require(not given.rest, "overrides", " ".join(given.rest), "need a strategy=NAME; the default plans take none")
     return check_defaults(console, int(steps), chaos)
 

@@ -31,9 +31,9 @@ from random_moves import random_moves
 
 from parallel.cluster import Cluster
 from parallel.cluster.files import read_cluster
-from parallel.config import ModelConfig
-from parallel.graph import Graph, trace
-from parallel.models import build_model
+from parallel.graph import Graph
+from parallel.graph.configured import model_graph
+from parallel.models.alexnet import AlexNetConfig
 from parallel.plans import Layout, Plan, make_plan
 from parallel.search import SearchConfig, search
 from parallel.simulator import CostModel
@@ -50,9 +50,7 @@ IMAGES = 32
 
 def alexnet() -> Graph:
     """The graph of AlexNet for ImageNet."""
-    with torch.device("meta"):
-        model = build_model(ModelConfig(image_size=224), 1000, seed=0)
-    return trace(model, (3, 224, 224))
+    return model_graph(AlexNetConfig(image_size=224), 1000)
 
 
 def cluster_named(name: str, workers: int) -> Cluster:

@@ -23,17 +23,18 @@ import torch.nn.functional as F
 from peers import PEERS, Step
 from torch import Tensor, nn
 
-from parallel.config import ClusterConfig, ModelConfig, StrategyConfig
+from parallel.config import ClusterConfig, Ddp
 from parallel.graph import trace
 from parallel.graph.box import cut
 from parallel.models import build_model
+from parallel.models.alexnet import AlexNetConfig
 from parallel.program.lowering import lower
 from parallel.results.statistics import speedup, summarise
 from parallel.runtime.communication.world import World, open_world
 from parallel.runtime.execution.ddp import DDPEngine, check_ddp_batch
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
-from parallel.strategies import build_plan
+from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, Single, build_plan
 
 CLASSES = 200
 LR, MOMENTUM, WEIGHT_DECAY = 1e-5, 0.9, 5e-4
@@ -41,15 +42,15 @@ LR, MOMENTUM, WEIGHT_DECAY = 1e-5, 0.9, 5e-4
 several times."""
 SGD: dict[str, Any] = {"lr": LR, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY}
 STRATEGIES = {
-    "single": StrategyConfig("single"),
-    "data_parallel": StrategyConfig("data_parallel"),
-    "one_weird_trick a": StrategyConfig("one_weird_trick", scheme="a"),
-    "one_weird_trick b": StrategyConfig("one_weird_trick", scheme="b"),
-    "one_weird_trick c": StrategyConfig("one_weird_trick", scheme="c"),
-    "model_parallel layers": StrategyConfig("model_parallel", scheme="layers"),
-    "model_parallel 4": StrategyConfig("model_parallel", scheme="layers", micro_batches=4),
-    "model_parallel tensor": StrategyConfig("model_parallel", scheme="tensor"),
-    "ddp": StrategyConfig("ddp"),
+    "single": Single(),
+    "data_parallel": DataParallel(),
+    "one_weird_trick a": OneWeirdTrick(scheme="a"),
+    "one_weird_trick b": OneWeirdTrick(scheme="b"),
+    "one_weird_trick c": OneWeirdTrick(scheme="c"),
+    "model_parallel layers": ModelParallel(scheme="layers"),
+    "model_parallel 4": ModelParallel(scheme="layers", micro_batches=4),
+    "model_parallel tensor": ModelParallel(scheme="tensor"),
+    "ddp": Ddp(),
 }
 
 ALONE = ("plain", "eager", "single")
@@ -77,7 +78,7 @@ def plain(model: nn.Module, images: Tensor, labels: Tensor, precision: str, *, t
 def make_step(name: str, arguments: argparse.Namespace, world: World) -> Step:
     """Return a step of the named engine on this worker; it does nothing where the engine does not
     run."""
-    model = build_model(ModelConfig(image_size=arguments.image_size), CLASSES, seed=0)
+    model = build_model(AlexNetConfig(image_size=arguments.image_size), CLASSES, seed=0)
     generator = torch.Generator().manual_seed(0)
     shape = (3, arguments.image_size, arguments.image_size)
     images = torch.randn(arguments.batch_size, *shape, generator=generator).contiguous(

@@ -25,7 +25,9 @@ from parallel.cluster import Cluster, open_cluster
 from parallel.config import Config, StrategyConfig
 from parallel.data import known_images
 from parallel.graph import Graph
-from parallel.prediction.predict import Prediction, graph_of, predict
+from parallel.graph.configured import graph_of
+from parallel.prediction.predict import Prediction, predict
+from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, Single
 
 PUBLISHED = Path(__file__).with_name("published.yaml")
 WIDTH = 130
@@ -49,7 +51,7 @@ def one_weird_trick_table(published: Mapping[str, Any]) -> Table:
     graph, epochs = graph_of(config), published["epochs"]
     table = _table(["GPUs", "batch: conv, FC", "published h", "speedup", "scheme", "predicted h", "speedup",
                     "predicted ÷ published", "published: a step's loss ms", "predicted"])
-    single = predicted(config, graph, StrategyConfig("single"), 1)
+    single = predicted(config, graph, Single(), 1)
     one = published["batch_of_one"]
     table.add_row("1", f"{one}, {one}", f"{published['single_hours']:.2f}", "1×", "",
                   f"{hours(single, epochs):.2f}",
@@ -60,7 +62,7 @@ def one_weird_trick_table(published: Mapping[str, Any]) -> Table:
         gpus = row["gpus"]
         for scheme in "abc" if row["whole"] else "bc":  # scheme a has a single pass
             update = "step" if row["whole"] else "pass"
-            strategy = StrategyConfig("one_weird_trick", scheme=scheme, update=update)
+            strategy = OneWeirdTrick(scheme=scheme, update=update)
             found = predicted(config, graph, strategy, gpus, weak=True)
             first = scheme in ("a" if row["whole"] else "b")
             lost = 3.6e6 * row["hours"] * one * gpus / images - alone_ms
@@ -75,9 +77,9 @@ def one_weird_trick_table(published: Mapping[str, Any]) -> Table:
     return table
 
 
-STRATEGIES = {"single": StrategyConfig("single"), "data_parallel": StrategyConfig("data_parallel"),
-              "model_parallel": StrategyConfig("model_parallel", scheme="layers"),
-              "one_weird_trick": StrategyConfig("one_weird_trick", scheme="a")}
+STRATEGIES = {"single": Single(), "data_parallel": DataParallel(),
+              "model_parallel": ModelParallel(scheme="layers"),
+              "one_weird_trick": OneWeirdTrick(scheme="a")}
 
 
 def epochs(published: Mapping[str, Any]) -> Table:

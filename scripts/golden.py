@@ -35,7 +35,7 @@ from parallel.cluster import Cluster
 from parallel.cluster.files import read_cluster
 from parallel.config import StrategyConfig
 from parallel.graph import Graph
-from parallel.prediction.predict import graph_of
+from parallel.graph.configured import graph_of
 from parallel.program import Program
 from parallel.program.listing import step_rows
 from parallel.program.lowering import lower
@@ -45,7 +45,6 @@ from parallel.simulator.cost_model import CostModel
 from parallel.simulator.simulate import simulate
 from parallel.strategies import build_plan
 from parallel.strategies.named import named_plans
-from parallel.strategies.strategy import Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "tests" / "data" / "golden.json"
@@ -132,7 +131,7 @@ def program_for(case: Case, workers: int, label: str) -> Program | str:
     """Return the program of a named plan, or the sentence that refuses it."""
     try:
         graph = graph_for(*case.model, "model.image_size=64", "model.num_classes=200")
-        plan = build_plan(graph, workers, strategy_for(label), Setting(BATCH, case.precision))
+        plan = build_plan(graph, workers, strategy_for(label))
         return lower(graph, plan, BATCH)
     except ValueError as error:
         return str(error)
@@ -211,7 +210,7 @@ def search_entries(only: str) -> Iterator[tuple[str, object]]:
         memory_bytes = case.memory_bytes or cluster.memory_bytes
         cluster = dataclasses.replace(cluster, data_s_per_image=0.0, memory_bytes=memory_bytes)
         batch = case.samples * workers
-        start = tuple(named_plans(graph, workers, Setting(batch)).values())
+        start = tuple(named_plans(graph, workers, batch).values())
         try:
             found = search(graph, batch, workers, cluster, "fp32", SearchConfig(time_limit_s=SEARCH_LIMIT_S),
                            start=start)

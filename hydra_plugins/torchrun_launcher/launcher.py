@@ -58,12 +58,12 @@ class TorchrunLauncher(Launcher):
             node.hydra.job.id, node.hydra.job.num = str(index), index
         HydraConfig.instance().set_config(node)
         refuse_targets(node)
-        config, nnodes = to_config(node), self.torchrun.nnodes
-        workers = 1
-        if config.strategy.name != "single":
+        config = to_config(node)
+        nnodes = self.torchrun.nnodes
+        workers = config.worker_count()
+        if config.strategy.fixed_workers is None:
             require(config.workers is not None, "workers", config.workers,
                     f"must be set for strategy={config.strategy.name} with hydra/launcher=torchrun, as in workers=2")
-            workers = config.workers or 1
             require(workers < nnodes or workers % nnodes == 0, "workers", workers,
                     f"must be a multiple of hydra.launcher.nnodes={nnodes}")
         sweep_dir = Path(node.hydra.sweep.dir).absolute()

@@ -30,13 +30,14 @@ from parallel.cli.compose import (
     compose_node,
     parse_overrides,
     quote,
-    register_schema,
     sentence,
+    shared_overrides,
     sweep_overrides,
     to_config,
 )
 from parallel.cli.ranked import run_ranked
 from parallel.cli.ranks import Ranks
+from parallel.cli.schema import register_schema
 from parallel.cli.sweep import finished, numbered, set_aside, started_module
 from parallel.config import Config
 from parallel.results.record_files import RECORD
@@ -64,7 +65,7 @@ def _application(train: Train, ranks: Ranks) -> None:
             raise ValueError("a sweep under torchrun is not possible, for every rank would run it: use `python -m "
                              f"{started_module()} {shlex.join([*arguments, *needed])}`")
         # Hydra reads the whole configuration before any job's: what is wrong with the part that all share ends here.
-        compose_node([o.input_line or "" for o in parsed if not o.is_sweep_override()])
+        compose_node(shared_overrides(parsed))
         _run_hydra(partial(_job, train, ranks), [*arguments, *sweep_overrides(parsed)])
         return
     node = compose_node(args.overrides)
@@ -92,9 +93,10 @@ def _job(train: Train, ranks: Ranks, node: DictConfig) -> None:
 
 def fit_world(config: Config, world: int, launched: bool) -> Config:
     """`config` with `workers` filled in. `ValueError` if the plan needs another number of processes than there are."""
-    wanted = 1 if config.strategy.name == "single" else config.workers or world
+    wanted = config.worker_count(world)
     if wanted != world:
-        what = "strategy=single" if config.strategy.name == "single" else f"workers={wanted}"
+        fixed = config.strategy.fixed_workers is not None
+        what = f"strategy={config.strategy.name}" if fixed else f"workers={wanted}"
         if launched:
             raise ValueError(f"{what} needs a world of {wanted}, but torchrun made one of {world}: "
                              f"--nnodes times --nproc-per-node must be {wanted}")

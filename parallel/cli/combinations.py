@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from hydra.core.override_parser.types import Override
 
-from parallel.cli.compose import compose_config, parse_overrides
+from parallel.cli.compose import compose_config, parse_overrides, shared_overrides
 from parallel.config import Config, one_line, require
 from parallel.prediction.sweep import Combination
 
@@ -24,7 +24,7 @@ def combinations(overrides: Sequence[str]) -> tuple[list[str], list[Combination]
     parsed = parse_overrides(overrides)
     varied = [override for override in parsed if override.is_sweep_override()]
     fixed = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
-    compose_config(fixed)
+    compose_config(shared_overrides(parsed))
     return [str(override.key_or_group) for override in varied], list(_composed(fixed, varied))
 
 

@@ -1,27 +1,25 @@
 """From `conf/` and command-line overrides to a `Config`: composed by Hydra, checked against the dataclasses.
 
 The YAML files merge into the structured `Config`, so an unknown key or a value of a wrong type is refused where it
-stands; the dataclasses then check the values. Whatever is wrong becomes one `ValueError` of one sentence. Nothing
-here imports torch: `--help` and a mistyped key are answered at once.
+stands; the dataclasses then check the values. Whatever is wrong becomes one `ValueError` of one sentence.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from parallel.cli.schema import CHOICES, FIXED, GROUPS, config_of, register_schema, unknown_key
 from parallel.config import Config
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -33,53 +31,35 @@ PLUGIN_TARGETS = ("hydra.launcher", "hydra.sweeper")
 
 TARGET_KEY = re.compile(r"(?<!\w)_target_['\"]?\s*[:=]")
 OMEGACONF_DETAILS = ("full_key: ", "reference_type=", "object_type=")
-GROUPS = (*(field.name for field in dataclasses.fields(Config) if field.name not in ("workers", "sweep")), "experiment")
-
-
-def register_schema() -> None:
-    """Make `Config` known to Hydra as the schema that conf/config.yaml builds on."""
-    if not CONF.is_dir():
-        raise ValueError(f"conf={CONF} does not exist: install from a source tree with `pip install -e .`")
-    ConfigStore.instance().store(name="schema", node=Config, provider="parallel")
 
 
 def compose_node(overrides: Sequence[str]) -> DictConfig:
     """Compose conf/config.yaml with `overrides`; Hydra's own node is in it. `ValueError` for what does not compose."""
+    if not CONF.is_dir():
+        raise ValueError(f"conf={CONF} does not exist: install from a source tree with `pip install -e .`")
     register_schema()
-    parse_overrides(overrides)
+    parsed = parse_overrides(overrides)
     try:
         with initialize_config_dir(str(CONF), job_name="train", version_base=VERSION_BASE):
             node = compose("config", list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(sentence(error)) from error
+        raise ValueError(sentence(error, parsed)) from error
     refuse_targets(node)
     return node
 
 
 def to_config(node: DictConfig) -> Config:
-    """The validated `Config` in a composed node. `ValueError` names the field, the value and the rule it breaks."""
+    """Return the validated `Config` in a composed node. `ValueError` names the field, the value and the rule."""
     task = copy.deepcopy(node)
     with open_dict(task):
         task.pop("hydra", None)
     try:
-        config = OmegaConf.to_object(task)
+        values = OmegaConf.to_container(task, resolve=True, throw_on_missing=True)
+        if not isinstance(values, dict):
+            raise TypeError(f"the composed configuration is a {type(values).__name__}: conf/config.yaml is damaged")
+        return config_of({str(key): value for key, value in values.items()})
     except OmegaConfBaseException as error:
         raise ValueError(sentence(error)) from error
-    if not isinstance(config, Config):
-        raise TypeError(f"the composed configuration is a {type(config).__name__}: conf/config.yaml lost its schema")
-    refuse_extras(config, "")
-    return config
-
-
-def refuse_extras(values: object, where: str) -> None:
-    """Raise `ValueError` for a key that no dataclass has: `+key=…` adds one even to a structured node."""
-    known = {field.name for field in dataclasses.fields(values)} if dataclasses.is_dataclass(values) else set()
-    for name, value in vars(values).items():
-        if name not in known:
-            raise ValueError(f"{where}{name} is not a known key; {where[:-1] or 'the configuration'} has "
-                             f"{', '.join(sorted(known))}")
-        if dataclasses.is_dataclass(value):
-            refuse_extras(value, f"{where}{name}.")
 
 
 def compose_config(overrides: Sequence[str]) -> Config:
@@ -113,10 +93,23 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     for override in parsed:
         if TARGET_KEY.search(override.input_line or ""):
             raise ValueError(f"{override.input_line} is not allowed: {NO_CODE}")
-        if override.key_or_group in GROUPS and not isinstance(override.value(), (str, list, type(None))):
-            if not override.is_sweep_override():
-                raise ValueError(f"{override.input_line} must name a file of conf/{override.key_or_group}/")
+        if override.key_or_group not in (*GROUPS, "experiment") or override.is_sweep_override():
+            continue
+        if not isinstance(override.value(), (str, list, type(None))):
+            choices = CHOICES.get(override.key_or_group)
+            what = f"a file of conf/{override.key_or_group}/" if choices is None else f"one of {', '.join(choices)}"
+            raise ValueError(f"{override.input_line} must name {what}")
     return parsed
+
+
+def shared_overrides(parsed: Sequence[Override]) -> list[str]:
+    """Return the overrides that all jobs of a sweep share and that can be composed without what the sweep varies.
+
+    Options of a group that is swept are left out: `strategy.scheme=a` says nothing until the job names its strategy.
+    """
+    swept = {f"{override.key_or_group}." for override in parsed if override.is_sweep_override()}
+    return [override.input_line or "" for override in parsed if not override.is_sweep_override()
+            and not override.key_or_group.startswith(tuple(swept))]
 
 
 def sweep_overrides(parsed: Sequence[Override]) -> list[str]:
@@ -142,8 +135,8 @@ def quote(value: str) -> str:
     return "'" + re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value) + "'"
 
 
-def sentence(error: BaseException) -> str:
-    """One line that says what was wrong, for what Hydra and OmegaConf raise in many shapes."""
+def sentence(error: BaseException, overrides: Sequence[Override] = ()) -> str:
+    """Return one line that says what was wrong, for the many shapes of errors that Hydra and OmegaConf raise."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         group, _, name = error.missing_cfg_file.rpartition("/")
         if group and error.options:
@@ -155,9 +148,15 @@ def sentence(error: BaseException) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
+        where, _, key = str(cause.full_key).rpartition(".")
+        if where in FIXED:
+            return unknown_key(where, key, {})
+        stated = [f"={o.value()}" for o in overrides if o.key_or_group == cause.full_key]
+        if where in CHOICES:
+            values = {str(name): cause.parent_node[name] for name in cause.parent_node}
+            return unknown_key(where, key, values, "".join(stated[-1:]))
         keys = ", ".join(sorted(str(key) for key in cause.parent_node if key != "hydra"))
-        where = str(cause.full_key).rpartition(".")[0] or "the configuration"
-        return f"{cause.full_key} is not a known key; {where} has {keys}"
+        return f"{cause.full_key} is not a known key; {where or 'the configuration'} has {keys}"
     if isinstance(cause, OmegaConfBaseException):
         detail = str(cause.msg or cause).splitlines()[0]
         return f"{cause.full_key}: {detail}" if cause.full_key else detail

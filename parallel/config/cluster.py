@@ -8,7 +8,7 @@ from typing import Any
 from parallel.config.checks import require, require_one_of
 
 
-@dataclass
+@dataclass(frozen=True)
 class ClusterConfig:
     """What the workers run on."""
 

@@ -13,26 +13,29 @@ from parallel.config.tracker import TrackerConfig
 from parallel.config.trainer import TrainerConfig
 
 
-@dataclass
+@dataclass(frozen=True)
 class Config:
     """One run."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    model: ModelConfig
+    data: DataConfig
+    strategy: StrategyConfig
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     workers: int | None = None
-    """How many workers the plan is for. None: the world that torchrun made. `single` always takes one."""
+    """How many workers the plan is for. None: one, or the world that torchrun made."""
     sweep: str | None = None
     """The sweep that this run belongs to: the W&B group."""
 
     def __post_init__(self) -> None:
         require(self.workers is None or self.workers >= 1, "workers", self.workers, "must be at least 1")
-        require(self.trainer.trace is False or self.strategy.name != "ddp", "trainer.trace", self.trainer.trace,
-                "needs a plan, and strategy=ddp has none: torch's own profiler shows its steps")
+        require(self.trainer.trace is False or self.strategy.makes_plan, "trainer.trace", self.trainer.trace,
+                f"needs a plan, and strategy={self.strategy.name} has none: torch's own profiler shows its steps")
         stored = self.data.stored_size
         require(stored is None or stored >= self.model.image_size, "data.stored_size", stored,
                 f"must be at least model.image_size={self.model.image_size}")
 
+    def worker_count(self, world: int = 1) -> int:
+        """Return the number of workers: what the strategy fixes, else `workers`, else the `world` of processes."""
+        return self.strategy.fixed_workers or self.workers or world

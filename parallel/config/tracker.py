@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from parallel.config.checks import require_one_of
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrackerConfig:
     """Where the epochs are sent besides the record on disk."""
 

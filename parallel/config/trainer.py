@@ -11,7 +11,7 @@ SCHEDULES = ("constant", "step", "cosine")
 LR_SCALINGS = ("none", "linear", "sqrt")
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainerConfig:
     """How the model is trained: equal for every strategy that is compared."""
 
@@ -28,14 +28,14 @@ class TrainerConfig:
     step_epochs: int = 30
     gamma: float = 0.1
     lr_scaling: str = "none"
-    """How lr follows the batch: none, or × (batch_size / base_batch_size), linear or its square root."""
+    """Scaling of lr by batch_size / base_batch_size: none, linear, or sqrt (its square root)."""
     base_batch_size: int = 128
     channels_last: bool = True
     compile: bool = False
     check_finite: bool = False
     """Stop at the first infinite value or NaN, and name its step and op. Slow: it waits for every op."""
     trace: bool | int = False
-    """Write what every worker does in one step to trace.json: a step's number, from 0; true: an early one."""
+    """Write what every worker does in one step to trace.json: the number of a step, from 0; true: an early one."""
     warmup_steps: int = 2
     """Untimed steps before the first epoch; they change no weight."""
 

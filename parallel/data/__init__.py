@@ -1,4 +1,4 @@
-"""The data sets by name. A new one is a file beside these and a line in one of the two tables.
+"""The data sets by name. A new one is a file beside these and an entry in `DATA_SETS`.
 
 `parallel.data.loader` makes batches of what is opened here. It is not imported here: it needs torch, and the
 processes that decode images must do without (see `decoder.py`).
@@ -7,53 +7,74 @@ processes that decode images must do without (see `decoder.py`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from parallel.config import DataConfig, require_one_of
+from parallel.config import DataConfig, ImageFilesConfig, require_one_of
 from parallel.data import digits, dogs_vs_cats, imagenet, synthetic, tiny_imagenet
 from parallel.data.dataset import ArrayImages, DataSet, Images
 from parallel.data.layout import Layout, open_layout
 
-__all__ = ["CLASSES", "IN_MEMORY", "ON_DISK", "ArrayImages", "DataSet", "Images", "known_classes", "known_images",
+__all__ = ["DATA_SETS", "ON_DISK", "ArrayImages", "DataSet", "Images", "Source", "known_classes", "known_images",
            "open_data"]
 
-IN_MEMORY: dict[str, Callable[[DataConfig, int, int], DataSet]] = {
-    "digits": digits.open_digits,
-    "synthetic": synthetic.open_synthetic,
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that `data=` may name, with what is known of it before it is opened."""
+
+    options: DataConfig
+    """Its options with their defaults."""
+    origin: Layout | Callable[[Any, int, int], DataSet]
+    """How its image files lie on disk; or a function that makes it: (options, image size, seed) → data set."""
+    train_images: int | None = None
+    """Training images as published, less those kept for validation. None: data.train_images says."""
+    num_classes: int | None = None
+    """Classes as published. None: data.num_classes says."""
+
+
+DATA_SETS: dict[str, Source] = {
+    "digits": Source(DataConfig("digits"), digits.open_digits, 1_438, 10),
+    "tiny_imagenet": Source(ImageFilesConfig("tiny_imagenet", flip=True), tiny_imagenet.LAYOUT, 100_000, 200),
+    "dogs_vs_cats": Source(ImageFilesConfig("dogs_vs_cats", crop=True, flip=True), dogs_vs_cats.LAYOUT, 22_500, 2),
+    "imagenet": Source(ImageFilesConfig("imagenet", crop=True, flip=True), imagenet.LAYOUT, 1_281_167, 1000),
+    "synthetic": Source(synthetic.SyntheticConfig(), synthetic.open_synthetic),
 }
 
 ON_DISK: dict[str, Layout] = {
-    "tiny_imagenet": tiny_imagenet.LAYOUT,
-    "dogs_vs_cats": dogs_vs_cats.LAYOUT,
-    "imagenet": imagenet.LAYOUT,
+    name: source.origin for name, source in DATA_SETS.items() if isinstance(source.origin, Layout)
 }
-
-CLASSES = {"digits": 10, "tiny_imagenet": 200, "dogs_vs_cats": 2, "imagenet": 1000}
-"""Of each set as it is published, for what is asked without opening it; synthetic has as many as it is told to."""
-
-TRAIN_IMAGES = {"digits": 1438, "tiny_imagenet": 100_000, "dogs_vs_cats": 22_500, "imagenet": 1_281_167,
-                "synthetic": synthetic.TRAIN_IMAGES}
-"""Likewise, as many as are left when some are kept for validation."""
 
 
 def known_classes(data: DataConfig) -> int:
-    """The number of classes that the configured data set has, nothing opened."""
-    return data.num_classes if data.name == "synthetic" else CLASSES[data.name]
+    """Return the number of classes of the configured data set without opening it."""
+    classes = data.num_classes or DATA_SETS[data.name].num_classes
+    if classes is None:
+        raise ValueError(f"data.num_classes=None does not say how many classes data={data.name} has")
+    return classes
 
 
 def known_images(data: DataConfig) -> int:
-    """The number of training images that the configured data set has, nothing opened."""
-    return data.train_images or TRAIN_IMAGES[data.name]
+    """Return the number of training images of the configured data set without opening it."""
+    images = data.train_images or DATA_SETS[data.name].train_images
+    if images is None:
+        raise ValueError(f"data.train_images=None does not say how many images data={data.name} has")
+    return images
 
 
 def open_data(data: DataConfig, image_size: int, seed: int, verbose: bool = False) -> DataSet:
     """Open the data set `data.name` for a model that takes squares of `image_size` pixels.
 
     `seed` is that of synthetic data; splits and subsets of the real sets never change. The first call decodes the
-    images into a cache, which can take long: all ranks may call at once (one builds, the others wait), but do so
-    before a collective starts to count its time-out. `verbose` shows progress and says what was skipped: for one rank.
-    Raises `ValueError`, one sentence, for a folder that is missing, empty, of another layout, or full of broken files.
+    images into a cache, which can take long: all ranks may call at once (one builds, the others wait), but should do
+    so before a collective starts to count its time-out. `verbose` shows progress and reports skipped images; only one
+    rank should set it. Raises `ValueError`, one sentence, for a folder that is missing, empty, of another layout, or
+    full of broken files.
     """
-    require_one_of("data.name", data.name, (*IN_MEMORY, *ON_DISK))
-    if data.name in IN_MEMORY:
-        return IN_MEMORY[data.name](data, image_size, seed)
+    require_one_of("data.name", data.name, tuple(DATA_SETS))
+    origin = DATA_SETS[data.name].origin
+    if not isinstance(origin, Layout):
+        return origin(data, image_size, seed)
+    if not isinstance(data, ImageFilesConfig):
+        raise TypeError(f"data={data.name} is opened with options of type {type(data).__name__}, not ImageFilesConfig")
     return open_layout(data.name, ON_DISK, data, image_size, verbose)

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parallel.config import DataConfig
+from parallel.config import ImageFilesConfig
 from parallel.data.build import Broken, cores, decode_all, progress_bar
 from parallel.data.decode import BrokenImageError, decode
 
@@ -95,7 +95,8 @@ class FileImages:
         return images
 
 
-def open_images(name: str, source: ImageFiles, size: int, data: DataConfig, verbose: bool) -> CachedImages | FileImages:
+def open_images(name: str, source: ImageFiles, size: int, data: ImageFilesConfig,
+                verbose: bool) -> CachedImages | FileImages:
     """Open the images of `source` as squares of `size` pixels, without broken ones; build the cache if there is none.
 
     Several processes may call this at once: one builds, the others wait. `name` is the prefix of the cache's name.
@@ -132,7 +133,7 @@ def fingerprint(source: ImageFiles, size: int, stay: bool) -> str:
     return digest.hexdigest()
 
 
-def _build_once(folder: Path, source: ImageFiles, size: int, stay: bool, data: DataConfig, verbose: bool) -> None:
+def _build_once(folder: Path, source: ImageFiles, size: int, stay: bool, data: ImageFilesConfig, verbose: bool) -> None:
     title, total = f"decoding {folder.name.rpartition('-')[0]}", len(source.files)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +163,7 @@ def _build_once(folder: Path, source: ImageFiles, size: int, stay: bool, data: D
             _build(temporary, source, size, stay, data, progress)
 
 
-def _build(folder: Path, source: ImageFiles, size: int, stay: bool, data: DataConfig,
+def _build(folder: Path, source: ImageFiles, size: int, stay: bool, data: ImageFilesConfig,
            progress: Callable[[int], None]) -> None:
     pixels = None
     if not stay:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from parallel.config import DataConfig, require
+from parallel.config import ImageFilesConfig, require
 from parallel.data.cache import ImageFiles, open_images
 from parallel.data.dataset import PHOTO_MEAN, PHOTO_STD, DataSet, Images, Triple, stored_side, subset
 
@@ -39,7 +39,8 @@ class Layout:
     std: Triple = PHOTO_STD
 
 
-def open_layout(name: str, layouts: Mapping[str, Layout], data: DataConfig, image_size: int, verbose: bool) -> DataSet:
+def open_layout(name: str, layouts: Mapping[str, Layout], data: ImageFilesConfig, image_size: int,
+                verbose: bool) -> DataSet:
     """Open the data set `name` under `data.root`, decoding images that are not in the cache.
 
     Raises `ValueError` if the folder is missing, is empty, or has another layout.

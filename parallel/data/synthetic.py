@@ -6,12 +6,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel.config import DataConfig
+from parallel.config import DataConfig, require
 from parallel.data.dataset import DataSet, stored_side
 
 DISTINCT = 256  # images kept in memory and served in turn: enough that a batch holds no long runs, 38 MB at 224 px
-TRAIN_IMAGES = 12_800
-VAL_IMAGES = 1_280
+
+
+@dataclass(frozen=True)
+class SyntheticConfig(DataConfig):
+    """Options of synthetic data."""
+
+    name: str = "synthetic"
+    train_images: int = 12_800
+    val_images: int = 1_280
+    num_classes: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_classes >= 2, "data.num_classes", self.num_classes, "must be at least 2")
 
 
 @dataclass(frozen=True)
@@ -34,13 +46,13 @@ class RepeatedImages:
         return self.pixels.take(indices % len(self.pixels), axis=0)
 
 
-def open_synthetic(data: DataConfig, image_size: int, seed: int) -> DataSet:
+def open_synthetic(data: SyntheticConfig, image_size: int, seed: int) -> DataSet:
     """Make `data.train_images` and `data.val_images` random images of `data.num_classes` classes from the seed."""
     rng = np.random.default_rng(seed)
     side = stored_side(data, image_size)
     pixels = rng.integers(0, 256, (DISTINCT, side, side, 3), dtype=np.uint8)
     train, val = (RepeatedImages(pixels, rng.integers(0, data.num_classes, count, dtype=np.int64))
-                  for count in (data.train_images or TRAIN_IMAGES, data.val_images or VAL_IMAGES))
+                  for count in (data.train_images, data.val_images))
     names = tuple(str(label) for label in range(data.num_classes))
     flat = 1 / 12 ** 0.5  # standard deviation of a uniform distribution on [0, 1]
     return DataSet(name="synthetic", num_classes=data.num_classes, class_names=names, train=train, val=val,

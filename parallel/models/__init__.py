@@ -1,8 +1,10 @@
-"""The models: one definition each, plain PyTorch. A new one is a file here and a line in `MODELS`."""
+"""The networks: one definition each, plain PyTorch. A new one is a file here and an entry in `MODELS`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,16 +12,26 @@ from torch import nn
 from parallel.config import ModelConfig
 from parallel.models import alexnet, resnet, vgg
 
-MODELS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
-    "alexnet": alexnet.build,
-    "resnet18": resnet.build,
-    "vgg16": vgg.build,
+
+@dataclass(frozen=True)
+class Model:
+    """A network that `model=` may name."""
+
+    options: ModelConfig
+    """Its options with their defaults."""
+    build: Callable[[Any, int], nn.Module]
+    """(options, number of classes) → model, with initial weights from the global generator."""
+
+
+MODELS: dict[str, Model] = {
+    "alexnet": Model(alexnet.AlexNetConfig(), alexnet.build),
+    "resnet18": Model(resnet.ResNet18Config(), resnet.build),
+    "vgg16": Model(vgg.VGG16Config(), vgg.build),
 }
-"""(configuration, number of classes) → model with initial weights from the global generator."""
 
 
 def build_model(config: ModelConfig, num_classes: int, seed: int) -> nn.Module:
-    """The configured model with the weights that `seed` gives, whatever the state of the global generator.
+    """Return the configured model with the weights that `seed` gives, whatever the state of the global generator.
 
     Raises `ValueError` when `model.num_classes` is set and is not the data set's `num_classes`.
     """
@@ -30,4 +42,4 @@ def build_model(config: ModelConfig, num_classes: int, seed: int) -> nn.Module:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MODELS[config.name](config, num_classes)
+        return MODELS[config.name].build(config, num_classes)

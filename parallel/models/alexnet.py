@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
-from parallel.config import ModelConfig
+from parallel.config import ModelConfig, check_dropout, require_one_of
 from parallel.models import weights
 
 
@@ -35,13 +36,30 @@ VARIANTS = {
 }
 
 
+@dataclass(frozen=True)
+class AlexNetConfig(ModelConfig):
+    """Options of AlexNet."""
+
+    name: str = "alexnet"
+    variant: str = "owt"
+    dropout: float = 0.5
+
+    inits: ClassVar[tuple[str, ...]] = ("kaiming", "paper", "torch")
+    least_size: ClassVar[int] = 63
+    poolings: ClassVar[str] = "AlexNet's three poolings"
+
+    def __post_init__(self) -> None:
+        require_one_of("model.variant", self.variant, tuple(VARIANTS))
+        check_dropout(self.dropout)
+        super().__post_init__()
+
+
 class AlexNet(nn.Sequential):
     """AlexNet for `num_classes` classes: images [n, 3, s, s] to logits [n, num_classes].
 
     At 224 (or 227) pixels the last pooling gives a 6×6 map, and `avgpool`, an adaptive average to 6×6, changes
     nothing. Smaller images leave a smaller map (64 pixels: 1×1), which `avgpool` repeats to 6×6; larger ones are
     averaged down. So fc6 has 9216 inputs, and the network the same number of parameters, at every image size.
-    Raises `ValueError` for images that the poolings leave nothing of.
     """
 
     def __init__(self, *, variant: str, num_classes: int, image_size: int, dropout: float, init: str) -> None:
@@ -62,8 +80,6 @@ class AlexNet(nn.Sequential):
                 layers[f"pool{i + 1}"] = nn.MaxPool2d(3, 2)
                 side = (side - 3) // 2 + 1
             width = v.channels[i]
-        if side < 1:
-            raise ValueError(f"model.image_size={image_size} is too small: AlexNet needs at least 63 pixels")
         layers["avgpool"] = nn.AdaptiveAvgPool2d(6)
         layers["flatten"] = nn.Flatten()
         width *= 36
@@ -92,7 +108,7 @@ def init_paper(model: nn.Module, repeat: float) -> None:
 INITS = {**weights.INITS, "paper": init_paper}
 
 
-def build(config: ModelConfig, num_classes: int) -> AlexNet:
-    """The configured AlexNet."""
-    return AlexNet(variant=str(config.variant), num_classes=num_classes, image_size=config.image_size,
-                   dropout=config.dropout or 0.0, init=config.init)
+def build(config: AlexNetConfig, num_classes: int) -> AlexNet:
+    """Return the configured AlexNet."""
+    return AlexNet(variant=config.variant, num_classes=num_classes, image_size=config.image_size,
+                   dropout=config.dropout, init=config.init)

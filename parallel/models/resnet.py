@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from parallel.config import ModelConfig
@@ -9,6 +12,16 @@ from parallel.models.weights import INITS
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
 """Channels, and the stride with which a stage begins (He et al. 2016, table 1, 18-layer), two blocks each."""
+
+
+@dataclass(frozen=True)
+class ResNet18Config(ModelConfig):
+    """Options of ResNet-18."""
+
+    name: str = "resnet18"
+
+    least_size: ClassVar[int] = 32
+    poolings: ClassVar[str] = "ResNet-18's five halvings"
 
 
 class Block(nn.Module):
@@ -61,6 +74,6 @@ class ResNet18(nn.Module):
         return x
 
 
-def build(config: ModelConfig, num_classes: int) -> ResNet18:
-    """The configured ResNet-18."""
+def build(config: ResNet18Config, num_classes: int) -> ResNet18:
+    """Return the configured ResNet-18."""
     return ResNet18(num_classes=num_classes, init=config.init)

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
-from parallel.config import ModelConfig
+from parallel.config import ModelConfig, check_dropout
 from parallel.models.weights import INITS
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and convolutions between two poolings (Simonyan and Zisserman 2015, table 1, configuration D)."""
+
+
+@dataclass(frozen=True)
+class VGG16Config(ModelConfig):
+    """Options of VGG-16."""
+
+    name: str = "vgg16"
+    dropout: float = 0.5
+
+    least_size: ClassVar[int] = 32
+    poolings: ClassVar[str] = "VGG-16's five poolings"
+
+    def __post_init__(self) -> None:
+        check_dropout(self.dropout)
+        super().__post_init__()
 
 
 class VGG16(nn.Sequential):
@@ -45,7 +62,7 @@ class VGG16(nn.Sequential):
         INITS[init](self, max(1.0, 7 / side))
 
 
-def build(config: ModelConfig, num_classes: int) -> VGG16:
-    """The configured VGG-16."""
-    return VGG16(num_classes=num_classes, image_size=config.image_size, dropout=config.dropout or 0.0,
+def build(config: VGG16Config, num_classes: int) -> VGG16:
+    """Return the configured VGG-16."""
+    return VGG16(num_classes=num_classes, image_size=config.image_size, dropout=config.dropout,
                  init=config.init)

@@ -7,20 +7,17 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from parallel.cluster import Cluster, open_cluster
-from parallel.config import Config, require
-from parallel.data import known_classes, known_images
-from parallel.graph import Graph, trace
-from parallel.models import build_model
+from parallel.config import Config
+from parallel.data import known_images
+from parallel.graph import Graph
+from parallel.graph.configured import graph_of
 from parallel.plans import Layout, make_plan
+from parallel.prediction.plans import plan_of
 from parallel.program.lowering import lower
 from parallel.simulator.cost_model import CostModel
 from parallel.simulator.simulate import simulate
 from parallel.simulator.timeline import Timeline
-from parallel.strategies import build_plan
-from parallel.strategies.strategy import Setting
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Prediction:
     @property
     def label(self) -> str:
         """Strategy and scheme."""
-        return " ".join(filter(None, (self.config.strategy.name, self.config.strategy.scheme)))
+        return self.config.strategy.label
 
     @property
     def batch_size(self) -> int:
@@ -101,19 +98,7 @@ class Predictor:
 
     def predict(self, config: Config, weak: bool = False) -> Prediction:
         """Return the prediction on the configured cluster; see `predict`."""
-        return predict(config, self.graph(config), open_cluster(config.cluster, worker_count(config)), weak)
-
-
-def graph_of(config: Config) -> Graph:
-    """Return the graph of the configured model, traced on the meta device."""
-    side, classes = config.model.image_size, config.model.num_classes or known_classes(config.data)
-    with torch.device("meta"):
-        return trace(build_model(config.model, classes, 0), (3, side, side))
-
-
-def worker_count(config: Config) -> int:
-    """Return the number of workers to predict for."""
-    return 1 if config.strategy.name == "single" else config.workers or 1
+        return predict(config, self.graph(config), open_cluster(config.cluster, config.worker_count()), weak)
 
 
 def predict(config: Config, graph: Graph, cluster: Cluster, weak: bool = False) -> Prediction:
@@ -123,13 +108,10 @@ def predict(config: Config, graph: Graph, cluster: Cluster, weak: bool = False) 
     `ValueError` if the strategy makes no plan, or its plan does not fit the model, the batch or the
     cluster.
     """
-    require(config.strategy.name != "ddp", "strategy", "ddp", "makes no plan to simulate: torch's own "
-            "DistributedDataParallel runs")
-    workers = worker_count(config)
+    workers = config.worker_count()
     precision, own_batch = config.trainer.precision, config.trainer.batch_size
     batch = own_batch * workers if weak else own_batch
-    setting = Setting(batch, precision, config.cluster)
-    program = lower(graph, build_plan(graph, workers, config.strategy, setting), batch)
+    program = lower(graph, plan_of(config, graph, batch), batch)
     timeline = simulate(program, cluster, precision, CostModel(graph, batch, cluster, precision))
     alone = lower(graph, make_plan(graph, 1, {graph.ops[0].name: Layout(on=(0,))}), own_batch)
     scaled = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, batch_size=batch))

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from parallel.graph.box import Box
 from parallel.plans.text import span_of
+from parallel.program.precision import ACTIVATION_BYTES
 from parallel.program.program import Backward, Forward, Program, Segment, Start, Step, Update, Wait
+from parallel.results.formatting import size
 
 SYNC_BYTES = 4
 """Gradients and weights travel in fp32 at least."""
@@ -24,6 +26,15 @@ class StepRow:
     """Bytes that the step starts to send."""
     received: int
     """Bytes that it waits for; what a `U` sends and receives of weights is waited for in the next forward."""
+
+
+STEP_COLUMNS = ("step", "what", "box", "sends", "receives")
+
+
+def step_cells(program: Program, worker: int, precision: str) -> list[list[str]]:
+    """Return a row of text for every step of `worker` under `STEP_COLUMNS`."""
+    return [[row.step, row.what, row.box, *(size(count) if count else "" for count in (row.sent, row.received))]
+            for row in step_rows(program, worker, ACTIVATION_BYTES[precision])]
 
 
 def step_rows(program: Program, worker: int, itemsize: int) -> list[StepRow]:

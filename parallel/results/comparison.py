@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from parallel.config import STRATEGIES, TrainerConfig
+from parallel.config import TrainerConfig
 from parallel.results.formatting import count
 from parallel.results.records import Record, Workload, plan_fingerprint
 from parallel.results.statistics import Speedup, Summary, speedup, summarise
@@ -29,6 +29,9 @@ TREATMENT = ("channels_last", "compile")
 and its baseline."""
 EPOCH_PARTS = ("compute_s", "communication_s", "data_wait_s", "idle_s")
 """Fields of `Epoch` that its seconds divide into."""
+
+ORDER = ("single", "data_parallel", "model_parallel", "one_weird_trick", "searched", "from_file", "ddp")
+"""Order of strategies in tables and palettes; others follow."""
 
 Options = tuple[tuple[str, Any], ...]
 Role = Literal["", "baseline", "machine"]
@@ -153,6 +156,11 @@ def baseline_of(record: Record, records: Iterable[Record], threads: int | None) 
                  and hardware(r) == hardware(record) and _treatment(r) == _treatment(record))
 
 
+def strategy_place(strategy: str) -> int:
+    """Return the place of a strategy in `ORDER`; those that are not in it share the last."""
+    return ORDER.index(strategy) if strategy in ORDER else len(ORDER)
+
+
 def epoch_times(records: Iterable[Record]) -> tuple[float, ...]:
     """Return the seconds of every epoch of the records."""
     return tuple(e.seconds for r in records for e in r.epochs)
@@ -218,7 +226,7 @@ def _reference(key: Key, parallel: Sequence[Key]) -> tuple[int | None, Role]:
 
 def _order(result: Result) -> tuple[Any, ...]:
     key = result.key
-    place = STRATEGIES.index(key.strategy) if key.strategy in STRATEGIES else len(STRATEGIES)
+    place = strategy_place(key.strategy)
     return not key.baseline, key.workers, key.threads or 0, place, key.strategy, result.scheme
 
 

@@ -12,6 +12,8 @@ DEFAULTS = {"micro_batches": 1, "pipeline": "1f1b", "update": "step", "bucket_mb
             "time_limit_s": 60.0, "candidates": 3, "confirm": False, "confirm_steps": 5,
             "plans": ".cache/parallel/plans"}
 """Options of all strategies in format 1."""
+NUM_CLASSES = 1000
+"""Default of data.num_classes in format 1, which had it for every data set though it was only read for synthetic."""
 
 
 def upgraded(values: dict[str, Any]) -> dict[str, Any]:
@@ -23,5 +25,9 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
               if name in DEFAULTS and value != DEFAULTS[name]]
     if options.get("path") is not None and isinstance(values.get("plan"), str):
         words.append(f"plan {plan_fingerprint(values['plan'])}")
-    return {**values, "format": 2, "label": " ".join(str(word) for word in words if word is not None),
+    data = structure(dict[str, Any], config.get("data", {}), "config.data")
+    if data.get("num_classes") == NUM_CLASSES:
+        data = {name: value for name, value in data.items() if name != "num_classes"}
+    return {**values, "config": {**config, "data": data}, "format": 2,
+            "label": " ".join(str(word) for word in words if word is not None),
             "baseline": values.get("strategy") == "single" and values.get("workers") == 1}

@@ -12,7 +12,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from parallel.config import Config
+from parallel.config import TrainerConfig
 from parallel.config.strategy import BASELINE
 from parallel.results.comparison import TREATMENT, Comparison, Result
 from parallel.results.records import Record, Workload
@@ -22,6 +22,8 @@ HARMLESS = ("trainer.epochs", "trainer.seed", "data.root", "data.cache", "data.c
             "data.decoders",
             *(f"trainer.{name}" for name in TREATMENT))
 """Fields that may differ between compared runs without a note."""
+CACHE = ("data.cache", "data.cache_limit_gb", "data.decoders")
+"""Fields that change neither the workload nor where it lies."""
 VERSIONS = ("python", "torch", "numpy", "parallel", "git_commit")
 
 
@@ -42,15 +44,15 @@ def baseline_command(record: Record) -> str | None:
     """
     if not record.config:
         return None
-    defaults = dataclasses.asdict(Config())
+    defaults = {f"trainer.{name}": value for name, value in dataclasses.asdict(TrainerConfig()).items()}
     stated = set(f.name for f in dataclasses.fields(Workload))
     words = [f"strategy={BASELINE}", "workers=1"]
     for group in ("model", "data", "trainer"):
         values = record.config.get(group, {})
         words += [f"{group}={values['name']}"] if "name" in values else []
         for name, value in values.items():
-            chosen = name in stated or value != defaults[group].get(name)
-            if name != "name" and value is not None and chosen:
+            chosen = name in stated or value != defaults.get(f"{group}.{name}")
+            if name != "name" and value is not None and chosen and f"{group}.{name}" not in CACHE:
                 words.append(f"{group}.{name}={value}")
     words += [f"cluster.device={record.device.split(':')[0]}", f"cluster.threads={record.threads}"]
     return "python -m parallel.train " + " ".join(shlex.quote(word) for word in words)

@@ -1,7 +1,7 @@
-"""The strategies: a page each, a function from graph and configuration to a plan. A new one is a file and a line here.
+"""The strategies: a file each, with its options and a function (graph, workers, options) → plan.
 
-`ddp` is not among them: torch's own DistributedDataParallel makes no plan. It is the outside reference, in
-`parallel/runtime/execution/ddp.py`.
+A new one is a file here and an entry in `STRATEGIES`. Two strategies have no file: the plan of `searched` is found by
+a search (`parallel/search/resolve.py`), and `ddp` is torch's own engine (`parallel/training/engines.py`).
 """
 
 from __future__ import annotations
@@ -9,24 +9,25 @@ from __future__ import annotations
 from parallel.config import StrategyConfig
 from parallel.graph import Graph
 from parallel.plans import Plan
-from parallel.strategies.data_parallel import data_parallel
-from parallel.strategies.from_file import from_file
-from parallel.strategies.model_parallel import model_parallel
-from parallel.strategies.one_weird_trick import one_weird_trick
-from parallel.strategies.searched import searched
-from parallel.strategies.single import single
-from parallel.strategies.strategy import Setting, Strategy
+from parallel.strategies.data_parallel import DataParallel, data_parallel
+from parallel.strategies.from_file import FromFile, from_file
+from parallel.strategies.model_parallel import ModelParallel, model_parallel
+from parallel.strategies.one_weird_trick import OneWeirdTrick, one_weird_trick
+from parallel.strategies.single import Single, single
+from parallel.strategies.strategy import Strategy
+
+__all__ = ["STRATEGIES", "DataParallel", "FromFile", "ModelParallel", "OneWeirdTrick", "Single", "Strategy",
+           "build_plan"]
 
 STRATEGIES: dict[str, Strategy] = {
-    "single": single,
-    "data_parallel": data_parallel,
-    "model_parallel": model_parallel,
-    "one_weird_trick": one_weird_trick,
-    "searched": searched,
-    "from_file": from_file,
+    "single": Strategy(Single(), single),
+    "data_parallel": Strategy(DataParallel(), data_parallel),
+    "model_parallel": Strategy(ModelParallel(), model_parallel),
+    "one_weird_trick": Strategy(OneWeirdTrick(), one_weird_trick),
+    "from_file": Strategy(FromFile(), from_file),
 }
 
 
-def build_plan(graph: Graph, workers: int, config: StrategyConfig, setting: Setting | None = None) -> Plan:
-    """The plan of the configured strategy. Raises `ValueError` when it does not fit the model or the workers."""
-    return STRATEGIES[config.name](graph, workers, config, setting or Setting())
+def build_plan(graph: Graph, workers: int, options: StrategyConfig) -> Plan:
+    """Return the plan of a strategy of `STRATEGIES`. Raises `ValueError` where it does not fit model or workers."""
+    return STRATEGIES[options.name].build(graph, workers, options)

@@ -1,19 +1,32 @@
-"""A plan that was written by hand, or saved by an earlier run."""
+"""A plan that was written by hand or kept by an earlier run."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from parallel.config import StrategyConfig, require
 from parallel.graph import Graph
 from parallel.plans import Plan, read_plan
-from parallel.strategies.strategy import Setting
 
 
-def from_file(graph: Graph, workers: int, config: StrategyConfig, setting: Setting) -> Plan:
-    """The plan in the file `config.path`."""
-    require(config.path is not None, "strategy.path", None, "must name the plan file of strategy=from_file")
-    path = Path(str(config.path))
+@dataclass(frozen=True)
+class FromFile(StrategyConfig):
+    """Which file."""
+
+    name: str = "from_file"
+    path: str | None = None
+    """The plan file; it must be given."""
+
+    def full_label(self, plan: str | None) -> str:
+        """Return the label with the fingerprint of the plan: the path says nothing of what is in the file."""
+        return f"{self.label} plan {plan}"
+
+
+def from_file(graph: Graph, workers: int, options: FromFile) -> Plan:
+    """Return the plan in the file `options.path`."""
+    require(options.path is not None, "strategy.path", None, "must name the plan file of strategy=from_file")
+    path = Path(str(options.path))
     require(path.is_file(), "strategy.path", path, "is not a file")
     try:
         return read_plan(path.read_text(encoding="utf-8"), graph, workers)

@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from parallel.config import StrategyConfig, require, require_one_of
+from parallel.config import PIPELINES, StrategyConfig, require, require_one_of
 from parallel.graph import Graph, whole_part
 from parallel.plans import Layout, Plan, make_plan
-from parallel.strategies.strategy import Setting, weighted
+from parallel.strategies.strategy import weighted
 
 
-def model_parallel(graph: Graph, workers: int, config: StrategyConfig, setting: Setting) -> Plan:
-    """The plan; `config.scheme` is layers (default) or tensor; `config.micro_batches` above 1 make a pipeline."""
-    scheme = config.scheme or "layers"
-    require_one_of("strategy.scheme", scheme, ("layers", "tensor"))
-    layouts = _layers(graph, workers) if scheme == "layers" else _tensor(graph, workers)
-    return make_plan(graph, workers, layouts, micro_batches=config.micro_batches, pipeline=config.pipeline)
+@dataclass(frozen=True)
+class ModelParallel(StrategyConfig):
+    """How the weights are divided, and the pipeline of micro-batches."""
+
+    name: str = "model_parallel"
+    scheme: str = "layers"
+    """layers: consecutive ops on different workers; tensor: every weighted op split in c."""
+    micro_batches: int = 1
+    """1 is the naive split, more a pipeline."""
+    pipeline: str = "1f1b"
+    """Order of the micro-batches: fill_drain or 1f1b."""
+
+    def __post_init__(self) -> None:
+        require_one_of("strategy.scheme", self.scheme, ("layers", "tensor"))
+        require_one_of("strategy.pipeline", self.pipeline, PIPELINES)
+        require(self.micro_batches >= 1, "strategy.micro_batches", self.micro_batches, "must be at least 1")
+
+
+def model_parallel(graph: Graph, workers: int, options: ModelParallel) -> Plan:
+    """Return the plan of the scheme."""
+    layouts = _layers(graph, workers) if options.scheme == "layers" else _tensor(graph, workers)
+    return make_plan(graph, workers, layouts, micro_batches=options.micro_batches, pipeline=options.pipeline)
 
 
 def _tensor(graph: Graph, workers: int) -> dict[str, Layout]:
-    """Every weighted op split in c; the ops between follow."""
+    """Split every weighted op in c; the ops between follow."""
     return {op.name: Layout(on=tuple(range(workers)), c=workers) for op in weighted(graph)}
 
 
 def _layers(graph: Graph, workers: int) -> dict[str, Layout]:
-    """Consecutive ops on consecutive workers, cut before ops that multiply so that the most loaded worker has least."""
+    """Place consecutive ops on consecutive workers, cut before ops that multiply so that the largest load is least."""
     stages = [op for op in weighted(graph) if op.multiply_adds(whole_part(op, 1))]  # a batch norm stays with its conv
     require(workers <= len(stages), "workers", workers,
             f"are more than the {len(stages)} layers with weights that scheme layers can place")
     starts = balance([cost_of(graph, op.name) for op in stages], workers)
-    firsts, worker = {stages[start].name: worker for worker, start in enumerate(starts)}, 0
+    firsts = {stages[start].name: worker for worker, start in enumerate(starts)}
     placed = {}
+    worker = 0
     for op in graph:  # each by name: on a branch, an op would follow its producer on an earlier worker
         worker = max(worker, firsts.get(op.name, 0))
         placed[op.name] = Layout(on=(worker,))
@@ -38,19 +56,19 @@ def _layers(graph: Graph, workers: int) -> dict[str, Layout]:
 
 
 UPDATE_MULTIPLY_ADDS = 40
-"""What updating one weight costs, in multiply-adds of the same worker. An update moves 20 bytes (weight, gradient and
+"""Cost of updating one weight, in multiply-adds of the same worker. An update moves 20 bytes (weight, gradient and
 momentum read, weight and momentum written): 0.89 ns on one core, where a multiply-add of fc6 takes 0.023 ns.
 """
 
 
 def cost_of(graph: Graph, name: str, samples: int = 32) -> int:
-    """Relative cost of one weighted op in a step: forward and twice that for backward, and the update."""
+    """Return the relative cost of one weighted op in a step: forward, twice that for backward, and the update."""
     op = graph[name]
     return 3 * op.multiply_adds(whole_part(op, samples)) + UPDATE_MULTIPLY_ADDS * op.parameter_count
 
 
 def balance(costs: Sequence[int], workers: int) -> list[int]:
-    """Where to cut a chain into `workers` runs, none empty, so that the largest sum is smallest: first item of each."""
+    """Cut a chain into `workers` runs, none empty, whose largest sum is smallest; return the first item of each."""
     best: dict[tuple[int, int], tuple[int, list[int]]] = {}
 
     def solve(first: int, runs: int) -> tuple[int, list[int]]:

@@ -1,6 +1,6 @@
-"""The plan of a run whose strategy is `searched`: worker 0 searches, all workers take what it found.
+"""The plan of a run whose strategy is `searched`: worker 0 searches, and all workers take its plan.
 
-With `strategy.confirm=true` all workers run the best predicted candidates for some steps, and the fastest wins.
+With `strategy.confirm=true` all workers run the best predicted candidates for some steps, and the fastest is taken.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from parallel.cluster import Cluster, open_cluster
-from parallel.config import Config
+from parallel.cluster import open_cluster
+from parallel.config import Config, Searched, TrainerConfig
 from parallel.graph import Graph
 from parallel.models import build_model
 from parallel.plans import Plan
@@ -24,64 +24,69 @@ from parallel.program.precision import DTYPES
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
-from parallel.strategies.saved import SavedPlan
-from parallel.strategies.searched import Candidate, confirm, find, keep, reusable
-from parallel.strategies.strategy import Setting
+from parallel.search.kept_plans import KeptPlan
+from parallel.search.resolve import Candidate, Request, confirm, find, keep, reuse
+from parallel.strategies.named import named_plans
 
 WARM_UP = 2
 """Untimed steps of each candidate."""
 
 
-def settle(config: Config, graph: Graph, num_classes: int, world: World) -> Plan:
-    """The plan that all workers run. Raises `ValueError` on every worker for what worker 0 cannot search for."""
-    setting = Setting(config.trainer.batch_size, config.trainer.precision, config.cluster)
-    answer = world.gather(_answer(config, graph, setting, world) if world.rank == 0 else None)[0]
+def resolve_plan(config: Config, options: Searched, graph: Graph, world: World) -> Plan:
+    """Return the plan, the same on all workers. Raises `ValueError` on every worker if worker 0's search refuses."""
+    answer = world.gather(_search(config, options, graph, world) if world.rank == 0 else None)[0]
     if isinstance(answer, str):
         raise ValueError(answer)
     if answer is None:
-        raise RuntimeError("worker 0 has no plan to tell")
-    saved, chosen = answer.saved, answer.candidates[: config.strategy.candidates]
-    if config.strategy.confirm and chosen:
-        model = build_model(config.model, num_classes, seed=0)
-        own = [_time(config, graph, model, candidate.plan, world) for candidate in chosen]
-        seconds = world.gather(own)[0]  # one worker's times decide, for all
-        saved = confirm(saved, chosen, seconds)
-        if world.rank == 0:
-            keep(saved, answer.cluster, config.strategy)
-            _tell("timed: " + ", ".join(f"{label} {1000 * s:.1f} ms a step" for label, s in saved.confirmed.items()))
-    return saved.plan
+        raise RuntimeError("worker 0 sent no plan")
+    kept = answer.kept
+    timed = answer.candidates[: options.candidates]
+    if not options.confirm or not timed:
+        return kept.plan
+    model = build_model(config.model, graph.ops[-2].shape[0], seed=0)
+    own = [_step_seconds(config.trainer, graph, model, candidate.plan, world, options.confirm_steps)
+           for candidate in timed]
+    kept = confirm(kept, timed, world.gather(own)[0])  # worker 0's times decide for all
+    if world.rank == 0:
+        keep(kept, _request(config, options, graph, world))
+        _tell("timed: " + ", ".join(f"{label} {1000 * s:.1f} ms a step" for label, s in kept.confirmed.items()))
+    return kept.plan
 
 
 @dataclass(frozen=True)
 class _Answer:
-    """What worker 0 found, or knew already; then there are no candidates."""
+    """The plan that worker 0 found or had kept; a kept one has no candidates."""
 
-    saved: SavedPlan
+    kept: KeptPlan
     candidates: Sequence[Candidate]
-    cluster: Cluster
 
 
-def _answer(config: Config, graph: Graph, setting: Setting, world: World) -> _Answer | str:
-    """What worker 0 has to say: a plan, or the sentence that says why there is none."""
+def _request(config: Config, options: Searched, graph: Graph, world: World) -> Request:
+    return Request(graph, world.size, config.trainer.batch_size, config.trainer.precision,
+                   open_cluster(config.cluster, world.size), options)
+
+
+def _search(config: Config, options: Searched, graph: Graph, world: World) -> _Answer | str:
+    """Return a plan with its candidates, or the sentence that says why there is none."""
     try:
-        cluster = open_cluster(setting.cluster, world.size)
-        saved = reusable(graph, world.size, config.strategy, setting, cluster)
+        request = _request(config, options, graph, world)
+        kept = reuse(request)
         candidates: list[Candidate] = []
-        if saved is None:
+        if kept is None:
             _tell("searching for the fastest plan")
-            saved, candidates = find(graph, world.size, config.strategy, setting, cluster, progress=_tell)
+            named = named_plans(graph, world.size, request.batch_size)
+            kept, candidates = find(request, named, progress=_tell)
     except ValueError as error:
         return str(error)
-    predicted = f"{1000 * saved.predicted_step_s:.1f} ms a step"
-    _tell(f"plan {saved.plan.fingerprint}, predicted {predicted}: {saved.certificate}")
-    return _Answer(saved, candidates, cluster)
+    predicted = f"{1000 * kept.predicted_step_s:.1f} ms a step"
+    _tell(f"plan {kept.plan.fingerprint}, predicted {predicted}: {kept.certificate}")
+    return _Answer(kept, candidates)
 
 
-def _time(config: Config, graph: Graph, model: nn.Module, plan: Plan, world: World) -> float:
-    """Median seconds of a step of the plan, on random images."""
-    trainer = config.trainer
-    runtime = Runtime(lower(graph, plan, trainer.batch_size), model, world,
-                      EngineOptions.from_config(trainer))
+def _step_seconds(trainer: TrainerConfig, graph: Graph, model: nn.Module, plan: Plan, world: World,
+                  steps: int) -> float:
+    """Return the median time of a step of the plan, on random images."""
+    runtime = Runtime(lower(graph, plan, trainer.batch_size), model, world, EngineOptions.from_config(trainer))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(trainer.batch_size, *graph.input_shape, generator=generator)
     labels = torch.randint(graph.ops[-2].shape[0], (trainer.batch_size,), generator=generator)
@@ -90,7 +95,7 @@ def _time(config: Config, graph: Graph, model: nn.Module, plan: Plan, world: Wor
     images = images.contiguous(memory_format=layout)
     labels = labels[runtime.label_positions].to(world.device)
     seconds = []
-    for step in range(WARM_UP + config.strategy.confirm_steps):
+    for step in range(WARM_UP + steps):
         world.barrier()
         begin = time.perf_counter()
         runtime.train_step(images, labels, step=step, lr=0.0)

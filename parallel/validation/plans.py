@@ -29,7 +29,6 @@ from parallel.search.space import Space, space_of
 from parallel.simulator.cost_model import CostModel
 from parallel.simulator.simulate import simulate
 from parallel.strategies.named import named_plans
-from parallel.strategies.strategy import Setting
 
 Choice = Mapping[str, int]
 """Index of the candidate of each op that the space decides."""
@@ -91,7 +90,7 @@ class PlanChooser:
     def choose(self, runners_up: int, drawn: int, seed: int) -> list[PredictedPlan]:
         """Return the plans of all kinds, each plan once."""
         named = {"single": make_plan(self.graph, self.workers, {self.graph.ops[0].name: Layout(on=(0,))}),
-                 **named_plans(self.graph, self.workers, Setting(self.batch_size, self.precision))}
+                 **named_plans(self.graph, self.workers, self.batch_size)}
         optimum = self.optimum(named)
         names: dict[Plan, tuple[str, str]] = {}
         for label, plan in named.items():

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from parallel.config import ModelConfig, StrategyConfig
+from parallel.config import Ddp, StrategyConfig
 from parallel.graph import Graph, trace
-from parallel.models.alexnet import AlexNet, build
+from parallel.models.alexnet import AlexNet, AlexNetConfig, build
 from parallel.models.resnet import Block
 from parallel.plans import Plan, read_plan
-from parallel.strategies import build_plan
+from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, Single, build_plan
 from parallel.verification.parity import Case
 
 CLASSES = 10
@@ -44,7 +44,7 @@ class DefaultPlan:
 def thin_alexnet(variant: str) -> nn.Sequential:
     """Return AlexNet's layers, in order and with their kernels, groups and dropout, but thinner."""
     with torch.device("meta"):
-        full: AlexNet = build(ModelConfig(variant=variant), CLASSES)
+        full: AlexNet = build(AlexNetConfig(variant=variant), CLASSES)
     layers = OrderedDict[str, nn.Module]()
     width = 3
     for name, layer in full.named_children():
@@ -81,26 +81,22 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
 """By name: the model and the shape of its images."""
 
 
-def _strategy(name: str, **options: object) -> StrategyConfig:
-    return StrategyConfig(name, **options)  # type: ignore[arg-type]
-
-
 DEFAULT_PLANS = (
-    DefaultPlan("single", "alexnet original", 1, 8, _strategy("single")),
-    DefaultPlan("data_parallel", "alexnet owt", 3, 8, _strategy("data_parallel")),
-    DefaultPlan("data_parallel, network", "alexnet owt", 2, 7, _strategy("data_parallel"), shared_memory=False),
-    DefaultPlan("ddp", "alexnet owt", 2, 8, _strategy("ddp")),
-    DefaultPlan("model_parallel tensor", "alexnet owt", 3, 6, _strategy("model_parallel", scheme="tensor")),
-    DefaultPlan("model_parallel layers, 1F1B", "alexnet owt", 3, 8, _strategy("model_parallel", micro_batches=4)),
+    DefaultPlan("single", "alexnet original", 1, 8, Single()),
+    DefaultPlan("data_parallel", "alexnet owt", 3, 8, DataParallel()),
+    DefaultPlan("data_parallel, network", "alexnet owt", 2, 7, DataParallel(), shared_memory=False),
+    DefaultPlan("ddp", "alexnet owt", 2, 8, Ddp()),
+    DefaultPlan("model_parallel tensor", "alexnet owt", 3, 6, ModelParallel(scheme="tensor")),
+    DefaultPlan("model_parallel layers, 1F1B", "alexnet owt", 3, 8, ModelParallel(micro_batches=4)),
     DefaultPlan("model_parallel layers, fill-drain", "alexnet original", 2, 9,
-                _strategy("model_parallel", micro_batches=3, pipeline="fill_drain"), shared_memory=False),
-    DefaultPlan("one_weird_trick a", "alexnet owt", 3, 8, _strategy("one_weird_trick", scheme="a")),
-    DefaultPlan("one_weird_trick b", "alexnet owt", 2, 8, _strategy("one_weird_trick", scheme="b")),
-    DefaultPlan("one_weird_trick b, pass", "alexnet owt", 2, 8, _strategy("one_weird_trick", scheme="b", update="pass"),
+                ModelParallel(micro_batches=3, pipeline="fill_drain"), shared_memory=False),
+    DefaultPlan("one_weird_trick a", "alexnet owt", 3, 8, OneWeirdTrick(scheme="a")),
+    DefaultPlan("one_weird_trick b", "alexnet owt", 2, 8, OneWeirdTrick(scheme="b")),
+    DefaultPlan("one_weird_trick b, pass", "alexnet owt", 2, 8, OneWeirdTrick(scheme="b", update="pass"),
                 shared_memory=False),
-    DefaultPlan("one_weird_trick c", "alexnet owt", 2, 8, _strategy("one_weird_trick", scheme="c")),
+    DefaultPlan("one_weird_trick c", "alexnet owt", 2, 8, OneWeirdTrick(scheme="c")),
     DefaultPlan("one_weird_trick c, pass", "alexnet original", 3, 9,
-                _strategy("one_weird_trick", scheme="c", update="pass")),
+                OneWeirdTrick(scheme="c", update="pass")),
     DefaultPlan("height and width", "alexnet original", 4, 5, """
         {workers: 4, ops: {conv1: {h: 2, w: 2, on: [0, 2, 1, 3]}, pool2: {h: 4, on: [3, 1, 0, 2]},
          conv3: {w: 3, on: [1, 0, 2]}, pool5: {h: 2, on: [2, 3]}, fc6: {n: 2, on: [0, 1]}}}"""),
@@ -139,4 +135,4 @@ def default_cases(steps: int) -> list[tuple[DefaultPlan, Case]]:
 def _plan(default: DefaultPlan, graph: Graph) -> Plan | None:
     if isinstance(default.plan, str):
         return read_plan(default.plan, graph)
-    return None if default.plan.name == "ddp" else build_plan(graph, default.workers, default.plan)
+    return build_plan(graph, default.workers, default.plan) if default.plan.makes_plan else None

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from parallel.config import ClusterConfig, Config, require
 from parallel.graph import trace
 from parallel.models import build_model
+from parallel.prediction.plans import plan_of
 from parallel.runtime.communication.chaos import Chaos
 from parallel.runtime.communication.spawn import spawn_workers
 from parallel.runtime.execution.ddp import check_ddp_batch
-from parallel.strategies import build_plan
-from parallel.strategies.strategy import Setting
 from parallel.verification.default_plans import DefaultPlan, default_cases
 from parallel.verification.parity import Case, Difference, compare_cases
 
@@ -27,11 +26,10 @@ def verify(config: Config, steps: int, batch_size: int | None = None, chaos: Cha
     Raises `ValueError` for a strategy that does not fit.
     """
     require(steps >= 1, "steps", steps, "must be at least 1")
-    workers = 1 if config.strategy.name == "single" else config.workers or 1
+    workers = config.worker_count()
     model = build_model(config.model, config.model.num_classes or 10, config.trainer.seed)
     shape = (3, config.model.image_size, config.model.image_size)
-    setting = Setting(config.trainer.batch_size, config.trainer.precision, config.cluster)
-    plan = None if config.strategy.name == "ddp" else build_plan(trace(model, shape), workers, config.strategy, setting)
+    plan = plan_of(config, trace(model, shape)) if config.strategy.makes_plan else None
     if batch_size is None:
         unit = 2 * workers * (1 if plan is None else plan.micro_batches)
         batch_size = unit * math.ceil(8 / unit)

@@ -6,13 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from parallel.config import DATA_SETS, Config, DataConfig, ModelConfig, StrategyConfig
-from parallel.data import CLASSES, IN_MEMORY, ON_DISK, known_classes
-from parallel.data.digits import open_digits
-from parallel.data.synthetic import open_synthetic
-from parallel.plan import classes_of, main, plan_of
+from parallel.cli.compose import compose_config
+from parallel.data import DATA_SETS, known_classes, open_data
+from parallel.graph.configured import classes_of, graph_of
+from parallel.plan import main
+from parallel.plans import Plan
 from parallel.plans.text import compact
+from parallel.prediction.plans import plan_of
 from tests.support.commands import Run
+
+
+def weird_plan(*overrides: str) -> Plan:
+    config = compose_config(["strategy=one_weird_trick", "workers=2", *overrides])
+    return plan_of(config, graph_of(config))
 
 
 def output_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -24,8 +30,7 @@ def test_the_plan_is_printed_compactly_with_what_it_costs(capsys: pytest.Capture
     out = output_of(capsys, "strategy=one_weird_trick", "strategy.scheme=a", "workers=2", "trainer.batch_size=128",
                     "data=imagenet")
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    _, plan = plan_of(Config(data=DataConfig(name="imagenet"), workers=2,
-                             strategy=StrategyConfig("one_weird_trick", scheme="a")))
+    plan = weird_plan("data=imagenet")
     assert lines[0] == f"one_weird_trick a: plan {plan.fingerprint}, 2 workers, global batch 128, fp32"
     assert lines[1].startswith("alexnet owt, 64 px, 1000 classes: 61,100,840 parameters")
     assert lines[3:6] == ["conv1 … drop6 n2 @0,1", "fc6 … fc8 c2 @0,1", "loss n2 @0,1"]
@@ -85,18 +90,16 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(
 
 
 def test_compact_joins_only_consecutive_ops() -> None:
-    _, plan = plan_of(Config(workers=2, strategy=StrategyConfig("one_weird_trick", scheme="a")))
-    assert [(names, str(layout)) for names, layout in compact(plan)] == [
+    assert [(names, str(layout)) for names, layout in compact(weird_plan())] == [
         ("conv1 … drop6", "n2 @0,1"), ("fc6 … fc8", "c2 @0,1"), ("loss", "n2 @0,1")]
 
 
 def test_classes_are_known_without_opening_the_data() -> None:
-    assert {*CLASSES, "synthetic"} == {*IN_MEMORY, *ON_DISK} == {*DATA_SETS}
-    digits, synthetic = DataConfig(name="digits"), DataConfig(name="synthetic", num_classes=7)
-    assert known_classes(digits) == open_digits(digits, 64, 0).num_classes
-    assert known_classes(synthetic) == open_synthetic(synthetic, 64, 0).num_classes == 7
-    assert [CLASSES[name] for name in ("tiny_imagenet", "dogs_vs_cats", "imagenet")] == [200, 2, 1000]
-    assert classes_of(Config(data=digits, model=ModelConfig(num_classes=1000))) == 1000
+    for overrides in (["data=digits"], ["data=synthetic", "data.num_classes=7"]):
+        data = compose_config(overrides).data
+        assert known_classes(data) == open_data(data, 64, 0).num_classes
+    assert [DATA_SETS[name].num_classes for name in ("tiny_imagenet", "dogs_vs_cats", "imagenet")] == [200, 2, 1000]
+    assert classes_of(compose_config(["model.num_classes=1000"])) == 1000
 
 
 def test_the_command(run: Run) -> None:

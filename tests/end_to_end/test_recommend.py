@@ -178,7 +178,7 @@ def test_a_first_word_means_all_of_its_kind() -> None:
     (["--html"], "--html= must name the file"),
     (["--html", "nowhere/page.html"], "lies in a folder that does not exist"),
     (["--fast"], "flag=--fast is not known"),
-    (["model.size=3", "clusters=dgx1"], "model.size is not a known key"),
+    (["model.size=3", "clusters=dgx1"], "model.size=3 does not belong to model=alexnet"),
 ])
 def test_bad_input_is_one_line_and_code_2(arguments: list[str], message: str,
                                           capsys: pytest.CaptureFixture[str]) -> None:

@@ -121,7 +121,7 @@ def test_the_drawing_is_svg_with_a_bar_for_every_event(tmp_path: Path, capsys: p
     (["--svg"], "--svg= must name the file to write"),
     (["--trace", "nowhere/a.json", "cluster=dgx1"], "--trace=nowhere/a.json lies in a folder that does not exist"),
     (["-m", "--svg", "a.svg", "workers=1,2"], "--svg=a.svg needs one configuration"),
-    (["strategy=ddp", "cluster=dgx1"], "strategy=ddp makes no plan to simulate"),
+    (["strategy=ddp", "cluster=dgx1"], "strategy=ddp makes no plan"),
     (["cluster=dgx2"], "cluster=dgx2 is not known"),
     (["cluster=dgx1", "workers=16", "strategy=data_parallel"], "workers=16 is more than the 8 of cluster dgx1"),
     (["cluster=dgx1", "trainer.precision=bf16"], "trainer.precision=bf16 has no times in cluster dgx1"),

@@ -22,7 +22,7 @@ from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS, Timing
 from parallel.config import ClusterConfig, StrategyConfig
 from parallel.graph import Graph, whole_part
 from parallel.program.lowering import lower
-from parallel.strategies import build_plan
+from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, build_plan
 from tests.support.commands import Run
 from tests.support.small_models import MODELS, graph_of
 
@@ -43,10 +43,10 @@ class TestShapes:
         assert len(list(compositions("nckhw", 8))) == math.comb(3 + 4, 4), "three factors of 2 into five dims"
 
     @pytest.mark.parametrize("strategy, workers", [
-        (StrategyConfig(name="data_parallel"), 2), (StrategyConfig(name="one_weird_trick", scheme="a"), 2),
-        (StrategyConfig(name="one_weird_trick", scheme="c"), 2),
-        (StrategyConfig(name="model_parallel", scheme="tensor"), 4),
-        (StrategyConfig(name="model_parallel", scheme="layers", micro_batches=4), 3)])
+        (DataParallel(), 2), (OneWeirdTrick(scheme="a"), 2),
+        (OneWeirdTrick(scheme="c"), 2),
+        (ModelParallel(scheme="tensor"), 4),
+        (ModelParallel(scheme="layers", micro_batches=4), 3)])
     def test_named_plans_ask_for_nothing_else(self, strategy: StrategyConfig, workers: int) -> None:
         graph, batch = graph_of("tower"), 24
         there = {op: {shape.key for shape in of} for op, of in op_shapes(graph, batch, workers).items()}

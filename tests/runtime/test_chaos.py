@@ -23,7 +23,7 @@ from parallel.runtime.execution.parameters import HeldBucket, Parameters
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.execution.step import StepRun
 from parallel.runtime.instrumentation.clock import Clock
-from parallel.strategies import build_plan
+from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, build_plan
 from tests.support.small_models import CLASSES, build, graph_of
 from tests.support.workers import WorkerError, Workers
 
@@ -84,10 +84,10 @@ def steps(runtime: Runtime, images: Tensor, labels: Tensor) -> dict[tuple[str, s
 
 
 PLANS = [
-    (2, StrategyConfig("data_parallel")),
-    (3, StrategyConfig("model_parallel", micro_batches=3)),
-    (2, StrategyConfig("one_weird_trick", scheme="c", update="pass")),
-    (3, StrategyConfig("model_parallel", scheme="tensor")),
+    (2, DataParallel()),
+    (3, ModelParallel(micro_batches=3)),
+    (2, OneWeirdTrick(scheme="c", update="pass")),
+    (3, ModelParallel(scheme="tensor")),
 ]
 
 
@@ -124,7 +124,7 @@ MISSING = {
 @pytest.mark.parametrize("missing", MISSING)
 @pytest.mark.parametrize("shared_memory", [True, False], ids=["memory", "network"])
 def test_a_missing_wait_shows(workers: Workers, missing: str, shared_memory: bool) -> None:
-    plan = text_of(2, StrategyConfig("data_parallel"))
+    plan = text_of(2, DataParallel())
     right = workers.run(2, train, plan, shared_memory, None, None)[0]
     try:
         wrong = workers.run(2, train, plan, shared_memory, CHAOS, MISSING[missing], timeout=20.0)[0]
@@ -135,7 +135,7 @@ def test_a_missing_wait_shows(workers: Workers, missing: str, shared_memory: boo
 
 
 def test_what_is_only_sent_must_be_waited_for(workers: Workers) -> None:
-    plan = text_of(2, StrategyConfig("model_parallel"))
+    plan = text_of(2, ModelParallel())
     with pytest.raises(WorkerError, match=r"exchange \d+ of micro-batch 0, forward starts again and was never waited"):
         workers.run(2, train, plan, True, CHAOS, (StepRun, "close", nothing), timeout=20.0)
 

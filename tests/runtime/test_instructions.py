@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from parallel.config import ClusterConfig, StrategyConfig
+from parallel.config import ClusterConfig
 from parallel.graph import trace
 from parallel.program.lowering import lower
 from parallel.runtime.communication.world import open_world
@@ -19,7 +19,7 @@ from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.execution.step import StepRun
 from parallel.runtime.failure.errors import InstructionFailed
 from parallel.runtime.failure.wording import describe_error
-from parallel.strategies import build_plan
+from parallel.strategies import ModelParallel, build_plan
 from tests.support.small_models import CLASSES, build
 from tests.support.workers import WorkerError, Workers
 
@@ -30,7 +30,7 @@ def train(workers: int, fails: str = "") -> list[str]:
     """Train one step and evaluate; the instruction `fails` of worker 0 raises. Returns what the profiler names."""
     network, shape = build("tower")
     graph = trace(network, shape)
-    plan = build_plan(graph, workers, StrategyConfig("model_parallel", micro_batches=6))
+    plan = build_plan(graph, workers, ModelParallel(micro_batches=6))
     program = lower(graph, plan, BATCH)
     torch.manual_seed(0)
     images, labels = torch.randn(BATCH, *shape), torch.randint(CLASSES, (BATCH,))

@@ -24,7 +24,7 @@ from parallel.runtime.communication.spawn import spawn_workers
 from parallel.runtime.communication.world import open_world
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
-from parallel.strategies import build_plan
+from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, Single, build_plan
 from parallel.verification.parity import Case, Difference, compare_cases, random_batch
 from tests.support.small_models import CLASSES, MODELS, build, graph_of, plans
 from tests.support.workers import WorkerError, Workers
@@ -51,23 +51,21 @@ def check(workers: Workers, model: str, plan: Plan, batch_size: int, bucket_byte
 
 OWT_SCHEMES = (("a", "step"), ("b", "step"), ("b", "pass"), ("c", "step"), ("c", "pass"))
 NAMED = [
-    (1, StrategyConfig(name="single")),
-    (1, StrategyConfig(name="model_parallel")),
-    (1, StrategyConfig(name="one_weird_trick", scheme="c", update="pass")),
-    *((n, StrategyConfig(name="data_parallel")) for n in (1, 2, 3, 4)),
-    *((n, StrategyConfig(name="model_parallel", scheme="tensor")) for n in (2, 3, 4)),
-    (3, StrategyConfig(name="model_parallel", scheme="tensor", micro_batches=2)),
-    *((n, StrategyConfig(name="model_parallel", micro_batches=m, pipeline=pipeline))
+    (1, Single()),
+    (1, ModelParallel()),
+    (1, OneWeirdTrick(scheme="c", update="pass")),
+    *((n, DataParallel()) for n in (1, 2, 3, 4)),
+    *((n, ModelParallel(scheme="tensor")) for n in (2, 3, 4)),
+    (3, ModelParallel(scheme="tensor", micro_batches=2)),
+    *((n, ModelParallel(micro_batches=m, pipeline=pipeline))
       for n, m in ((2, 1), (2, 2), (2, 4), (3, 4), (4, 1), (4, 3), (4, 6)) for pipeline in ("fill_drain", "1f1b")),
-    *((n, StrategyConfig(name="one_weird_trick", scheme=scheme, update=update))
+    *((n, OneWeirdTrick(scheme=scheme, update=update))
       for n in (2, 3, 4) for scheme, update in OWT_SCHEMES),
 ]
 
 
 def title(n: int, s: StrategyConfig) -> str:
-    parts = [n, s.name, s.scheme or "", s.update if s.name == "one_weird_trick" else "",
-             f"{s.micro_batches} {s.pipeline}" if s.micro_batches > 1 else ""]
-    return " ".join(str(part) for part in parts if part)
+    return f"{n} {s.full_label(None)}"
 
 
 @pytest.mark.parametrize(("n", "strategy"), NAMED, ids=[title(*case) for case in NAMED])
@@ -161,9 +159,9 @@ def test_plans_drawn_at_random(workers: Workers, model: str) -> None:
 
 
 LATE = {
-    "pipeline": (4, StrategyConfig(name="model_parallel", micro_batches=6)),
-    "passes that update": (3, StrategyConfig(name="one_weird_trick", scheme="b", update="pass")),
-    "data parallel": (4, StrategyConfig(name="data_parallel")),
+    "pipeline": (4, ModelParallel(micro_batches=6)),
+    "passes that update": (3, OneWeirdTrick(scheme="b", update="pass")),
+    "data parallel": (4, DataParallel()),
     "space, then partial sums": None,
     "batch norm in space and channels": None,
     "branches of a pass": None,
@@ -201,12 +199,12 @@ def observe(model: str, text: str, batch_size: int, shared_memory: bool) -> dict
 
 
 @pytest.mark.parametrize(("n", "strategy"), [
-    (2, StrategyConfig(name="data_parallel")),
-    (3, StrategyConfig(name="model_parallel", scheme="tensor")),
-    (4, StrategyConfig(name="model_parallel", micro_batches=3)),
-    (3, StrategyConfig(name="one_weird_trick", scheme="a")),
-    (4, StrategyConfig(name="one_weird_trick", scheme="b", update="pass")),
-    (2, StrategyConfig(name="one_weird_trick", scheme="c", update="pass")),
+    (2, DataParallel()),
+    (3, ModelParallel(scheme="tensor")),
+    (4, ModelParallel(micro_batches=3)),
+    (3, OneWeirdTrick(scheme="a")),
+    (4, OneWeirdTrick(scheme="b", update="pass")),
+    (2, OneWeirdTrick(scheme="c", update="pass")),
 ], ids=lambda value: title(0, value) if isinstance(value, StrategyConfig) else str(value))
 @pytest.mark.parametrize("shared_memory", [True, False], ids=["memory", "network"])
 def test_bytes_sent(workers: Workers, n: int, strategy: StrategyConfig, shared_memory: bool) -> None:
@@ -264,7 +262,7 @@ def test_the_test_s_own_workers_report_what_they_raise_and_start_again(workers: 
 def test_a_world_of_another_size_than_the_plan_s_is_refused() -> None:
     network, shape = build("tower")
     graph = trace(network, shape)
-    plan = build_plan(graph, 2, StrategyConfig(name="data_parallel"))
+    plan = build_plan(graph, 2, DataParallel())
     with (open_world(ClusterConfig(device="cpu")) as world,
           pytest.raises(ValueError, match="^workers=1 does not fit the plan, which is for 2$")):
         Runtime(lower(graph, plan, 4), network, world, EngineOptions(seed=0))

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from parallel.config import ClusterConfig, StrategyConfig
+from parallel.config import ClusterConfig
 from parallel.graph import trace
 from parallel.program.lowering import lower
 from parallel.runtime.communication.world import open_world
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
-from parallel.strategies import build_plan
+from parallel.strategies import DataParallel, OneWeirdTrick, build_plan
 from tests.support.small_models import CLASSES, build
 from tests.support.workers import Workers
 
@@ -31,8 +31,8 @@ def one_after_another(count: int) -> list[tuple[int, int]]:
     """Return what is alive after each of `count` runtimes with alternating plans."""
     network, shape = build("tower")
     graph, left = trace(network, shape), []
-    plans = [build_plan(graph, 2, StrategyConfig("data_parallel")),
-             build_plan(graph, 2, StrategyConfig("one_weird_trick", scheme="a"))]
+    plans = [build_plan(graph, 2, DataParallel()),
+             build_plan(graph, 2, OneWeirdTrick(scheme="a"))]
     images, labels = torch.randn(6, *shape), torch.randint(CLASSES, (6,))
     with open_world(ClusterConfig(device="cpu")) as world:
         for i in range(count):

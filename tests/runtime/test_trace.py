@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from parallel.cli.compose import compose_config
-from parallel.config import Config, StrategyConfig, TrainerConfig
-from parallel.prediction.predict import graph_of
+from parallel.config import TrainerConfig
+from parallel.graph.configured import graph_of
 from parallel.program import Backward, Forward, Start, Update, Wait
 from parallel.program.lowering import lower
 from parallel.runtime.instrumentation.trace import chosen_step
@@ -69,4 +69,4 @@ def test_what_cannot_be_traced_is_refused() -> None:
     with pytest.raises(ValueError, match="trainer.trace=-1 must be true, false or the number of a step"):
         TrainerConfig(trace=-1)
     with pytest.raises(ValueError, match="trainer.trace=True needs a plan, and strategy=ddp has none"):
-        Config(trainer=TrainerConfig(trace=True), strategy=StrategyConfig(name="ddp"))
+        compose_config(["trainer.trace=true", "strategy=ddp"])

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from parallel.config import ClusterConfig, Config, DataConfig, ModelConfig, StrategyConfig, TrainerConfig
-from parallel.graph import Graph, trace
+from parallel.cli.compose import compose_config
+from parallel.config import ClusterConfig, StrategyConfig
+from parallel.graph import Graph
+from parallel.graph.configured import model_graph
 from parallel.models import build_model
 from parallel.plans import read_plan
 from parallel.program import Program
@@ -22,9 +24,11 @@ from parallel.runtime.communication.world import World, open_world
 from parallel.runtime.execution import available_memory as host
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
-from parallel.strategies import build_plan
-from parallel.training import trainer
+from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, Single, build_plan
+from parallel.training import engines
+from parallel.training.job import prepare
 from tests.support.commands import Run
+from tests.support.options import model_options
 
 CONV, FULLY_CONNECTED = 2_469_696, 58_631_144
 GATHERED = 9216 + 4096 + 4096
@@ -32,28 +36,26 @@ GATHERED = 9216 + 4096 + 4096
 CLASSES = 1000
 FACTOR = 2.5
 """The estimate of memory is at most so many times what a process took."""
-PLANS: dict[str, dict[str, object]] = {
-    "data_parallel": {"name": "data_parallel"},
-    "tensor": {"name": "model_parallel", "scheme": "tensor"},
-    "pipeline": {"name": "model_parallel", "micro_batches": 4},
-    "owt-a": {"name": "one_weird_trick", "scheme": "a"},
-    "owt-b": {"name": "one_weird_trick", "scheme": "b"},
-    "owt-c": {"name": "one_weird_trick", "scheme": "c"},
-    "owt-pass": {"name": "one_weird_trick", "scheme": "c", "update": "pass"},
+PLANS: dict[str, StrategyConfig] = {
+    "data_parallel": DataParallel(),
+    "tensor": ModelParallel(scheme="tensor"),
+    "pipeline": ModelParallel(micro_batches=4),
+    "owt-a": OneWeirdTrick(),
+    "owt-b": OneWeirdTrick(scheme="b"),
+    "owt-c": OneWeirdTrick(scheme="c"),
+    "owt-pass": OneWeirdTrick(scheme="c", update="pass"),
 }
 
 
 def graph_of(name: str = "alexnet", image_size: int = 64, variant: str | None = None) -> Graph:
-    with torch.device("meta"):
-        model = build_model(ModelConfig(name, variant, image_size=image_size), CLASSES, 0)
-        return trace(model, (3, image_size, image_size))
+    return model_graph(model_options(name, variant, image_size), CLASSES)
 
 
 OWT, RESNET = graph_of(), graph_of("resnet18")
 
 
-def program_of(workers: int, batch: int, graph: Graph = OWT, **strategy: object) -> Program:
-    return lower(graph, build_plan(graph, workers, StrategyConfig(**strategy)), batch)  # type: ignore[arg-type]
+def program_of(workers: int, batch: int, strategy: StrategyConfig, graph: Graph = OWT) -> Program:
+    return lower(graph, build_plan(graph, workers, strategy), batch)
 
 
 # Bytes.
@@ -62,7 +64,7 @@ def program_of(workers: int, batch: int, graph: Graph = OWT, **strategy: object)
 @pytest.mark.parametrize("workers", [2, 3, 4])
 def test_data_parallel_beside_its_closed_form(workers: int) -> None:
     """2 (N − 1) / N × all weights of 4 bytes: half of it gradient sums, half weights; no exchange."""
-    program = program_of(workers, 12, name="data_parallel")
+    program = program_of(workers, 12, DataParallel())
     expected = 2 * (workers - 1) / workers * (CONV + FULLY_CONNECTED) * 4
     for worker in range(workers):
         sent = program.sent(worker, 4)
@@ -75,7 +77,7 @@ def test_data_parallel_beside_its_closed_form(workers: int) -> None:
 def test_one_weird_trick_beside_its_closed_form(workers: int) -> None:
     """2 (N − 1) / N × conv weights; (N − 1) · b samples' activations each way; of the logits every worker has 1/N."""
     local = 16
-    program = program_of(workers, local * workers, name="one_weird_trick", scheme="a")
+    program = program_of(workers, local * workers, OneWeirdTrick())
     weights = 2 * (workers - 1) / workers * CONV * 4
     activations = (workers - 1) * local * GATHERED * 4
     logits = (workers - 1) * local * CLASSES // workers * 4
@@ -97,7 +99,7 @@ def test_one_weird_trick_beside_its_closed_form(workers: int) -> None:
 def test_the_steps_send_what_the_program_sends_and_what_is_sent_is_received(
     graph: Graph, name: str, workers: int, itemsize: int
 ) -> None:
-    program = program_of(workers, 24, graph, **PLANS[name])
+    program = program_of(workers, 24, PLANS[name], graph)
     rows = [step_rows(program, worker, itemsize) for worker in range(workers)]
     assert [sum(row.sent for row in of_worker) for of_worker in rows] == [
         program.bytes_sent(worker, itemsize) for worker in range(workers)]
@@ -114,7 +116,7 @@ def test_multiply_adds_are_three_forwards_less_the_images_gradient_however_split
     expected = 24 * (3 * OWT.multiply_adds - first)
     for workers in (1, 2, 3):
         for options in PLANS.values():
-            program = program_of(workers, 24, **options)
+            program = program_of(workers, 24, options)
             assert sum(program.multiply_adds(worker) for worker in range(workers)) == expected
 
 
@@ -122,7 +124,7 @@ def test_multiply_adds_are_three_forwards_less_the_images_gradient_however_split
 
 
 def test_parameters_and_momentum() -> None:
-    program = program_of(2, 8, name="data_parallel")
+    program = program_of(2, 8, DataParallel())
     memory = [memory_of(program, worker, "fp32") for worker in range(2)]
     assert [m.weights for m in memory] == [4 * (CONV + FULLY_CONNECTED)] * 2
     assert sum(m.momentum for m in memory) == 4 * (CONV + FULLY_CONNECTED)  # a shard each
@@ -136,17 +138,17 @@ def test_activations_follow_the_schedule() -> None:
     """A first stage holds all micro-batches under fill-drain; under 1F1B as many as there are stages to the loss."""
     held = {}
     for pipeline in ("fill_drain", "1f1b"):
-        program = program_of(2, 32, name="model_parallel", micro_batches=8, pipeline=pipeline)
+        program = program_of(2, 32, ModelParallel(micro_batches=8, pipeline=pipeline))
         held[pipeline] = [memory_of(program, worker, "fp32").activations for worker in range(2)]
     assert held["fill_drain"][0] == 4 * held["1f1b"][0]
-    whole = memory_of(program_of(2, 32, name="model_parallel"), 0, "fp32").activations
+    whole = memory_of(program_of(2, 32, ModelParallel()), 0, "fp32").activations
     assert held["fill_drain"][0] == whole
 
 
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("workers", [1, 3])
 def test_activations_and_messages_grow_with_the_batch_and_with_the_precision(name: str, workers: int) -> None:
-    small, large = (program_of(workers, batch, **PLANS[name]) for batch in (36, 72))
+    small, large = (program_of(workers, batch, PLANS[name]) for batch in (36, 72))
     for worker in range(workers):
         of_small, of_large = memory_of(small, worker, "fp32"), memory_of(large, worker, "fp32")
         assert 0 < 2 * of_small.activations == of_large.activations
@@ -158,7 +160,7 @@ def test_activations_and_messages_grow_with_the_batch_and_with_the_precision(nam
 
 def test_messages_keep_what_is_sent_and_let_go_of_what_is_used() -> None:
     """What is only sent is kept until the step ends; what was received, until its backward or its producer's."""
-    program = program_of(2, 64, name="model_parallel", micro_batches=8)
+    program = program_of(2, 64, ModelParallel(micro_batches=8))
     message = 4 * program.exchanges[0, 0].holds[0].volume
     assert len(program.exchanges) == 8
     assert memory_of(program, 1, "fp32").messages == 8 * message
@@ -180,12 +182,12 @@ def test_ops_keep_more_than_their_output_where_backward_needs_more() -> None:
     assert OWT["drop6"].kept_bytes(drop, 4) == 2 * 4 * drop.box.volume
 
 
-def measure(strategy: dict[str, object], name: str, variant: str | None, image_size: int,
+def measure(strategy: StrategyConfig, name: str, variant: str | None, image_size: int,
             batch: int) -> tuple[int, Memory]:
     """Peak of the resident memory of this process while it trains, above what it had; and the estimate."""
-    model = ModelConfig(name, variant, image_size=image_size)
+    model = model_options(name, variant, image_size)
     with open_world(ClusterConfig(device="cpu")) as world:
-        program = program_of(1, batch, graph_of(name, image_size, variant), **strategy)
+        program = program_of(1, batch, strategy, graph_of(name, image_size, variant))
         torch.nn.functional.conv2d(torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3))
         # The most so far counts what this process had when it was forked, of a parent that may be large: begin anew.
         Path("/proc/self/clear_refs").write_text("5")
@@ -213,7 +215,7 @@ def test_a_process_takes_no_more_than_the_estimate_and_not_much_less(run: Run, m
 
 
 def test_a_plan_too_large_for_memory_is_refused() -> None:
-    program = program_of(2, 8, name="one_weird_trick", scheme="a")
+    program = program_of(2, 8, OneWeirdTrick())
     need = [memory_of(program, worker, "fp32").total for worker in range(2)]
     refuse_too_large(program, "fp32", need)
     refuse_too_large(program, "fp32", [None, None])
@@ -223,12 +225,11 @@ def test_a_plan_too_large_for_memory_is_refused() -> None:
 
 
 def test_the_trainer_refuses_before_it_builds(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config(data=DataConfig(name="digits"), strategy=StrategyConfig("single"), trainer=TrainerConfig())
-    job = trainer.prepare(config, verbose=False)
-    monkeypatch.setattr(trainer, "available_memory", lambda device: 10_000_000)
-    monkeypatch.setattr(trainer, "build_model", lambda *_: pytest.fail("the model was built"))
+    job = prepare(compose_config([]), verbose=False)
+    monkeypatch.setattr(engines, "available_memory", lambda device: 10_000_000)
+    monkeypatch.setattr(engines, "build_model", lambda *_: pytest.fail("the model was built"))
     with pytest.raises(ValueError, match=r"too large for worker 0: it needs about 1\.\d\d GB .* 0\.01 GB are free"):
-        trainer.make_engine(job, World(0, 1, torch.device("cpu"), "none"))
+        engines.open_engine(job, World(0, 1, torch.device("cpu"), "none"))
 
 
 def test_available_memory_is_shared_by_the_workers_of_a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,6 +272,6 @@ def test_available_memory_is_what_control_groups_leave(own: str, files: dict[str
 
 if __name__ == "__main__":
     side, images_per_step, network, *named_variant = sys.argv[1:]
-    took, expected_memory = measure({"name": "single"}, network, named_variant[0] if named_variant else None, int(side),
+    took, expected_memory = measure(Single(), network, named_variant[0] if named_variant else None, int(side),
                                     int(images_per_step))
     print(json.dumps([took, expected_memory.total]))

@@ -19,7 +19,7 @@ from parallel.cli import application
 from parallel.config import Config
 from parallel.data.loader import Batch, Loader
 from parallel.runtime.execution.runtime import Runtime
-from parallel.training import trainer
+from parallel.training import engines, loop, trainer
 
 
 class Failing(Runtime):
@@ -39,9 +39,9 @@ class Hanging(Loader):
 
 def train(config: Config, run_dir: Path) -> None:
     if os.environ["ALTER"] == "fail":
-        trainer.Runtime = Failing  # type: ignore[misc]
+        engines.Runtime = Failing  # type: ignore[misc]
     elif os.environ["ALTER"] == "hang":
-        trainer.Loader = Hanging  # type: ignore[misc]
+        loop.Loader = Hanging  # type: ignore[misc]
     else:
         torch.compile = partial(torch.compile, backend="aot_eager", fullgraph=True)
     trainer.train(config, run_dir)

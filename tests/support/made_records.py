@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from parallel.config import Config
-from parallel.config.strategy import BASELINE, StrategyConfig, strategy_label
+from parallel.cli.choices import CHOICES
+from parallel.config import Config, DataConfig, StrategyConfig
+from parallel.config.strategy import BASELINE
+from parallel.models.alexnet import AlexNetConfig
 from parallel.results.records import Epoch, Record, Workload
 
 WORKLOAD = Workload(model="alexnet", variant="owt", num_classes=10, image_size=64, data="digits",
@@ -34,13 +36,13 @@ def made_epochs(seconds: Sequence[float]) -> tuple[Epoch, ...]:
 def made_record(strategy: str = "single", seconds: Sequence[float] = (10.0, 11.0, 12.0),
                 **changes: Any) -> Record:
     """A record of `strategy` with these epoch times; `changes` are fields of `Record`."""
-    config = dataclasses.asdict(Config())
-    config["strategy"]["name"] = strategy
-    config["strategy"].update(changes.pop("options", {}))
+    choice: Any = CHOICES["strategy"].get(strategy, StrategyConfig(strategy))
+    scheme = {"scheme": changes["scheme"]} if changes.get("scheme") is not None else {}
+    options = dataclasses.replace(choice, **scheme, **changes.pop("options", {}))
+    config = dataclasses.asdict(Config(AlexNetConfig(), DataConfig("digits"), options))
     config["trainer"].update(changes.pop("trainer", {}))
     values: dict[str, Any] = {
-        "label": strategy_label(StrategyConfig(**{**config["strategy"], "scheme": changes.get("scheme")}),
-                                None),
+        "label": options.full_label(None), "scheme": options.scheme,
         "baseline": strategy == BASELINE and changes.get("workers", 1) == 1,
         "name": strategy, "sweep": "demo", "started": "2026-01-02T03:04:05Z",
         "finished": "2026-01-02T03:05:05Z",

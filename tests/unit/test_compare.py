@@ -92,8 +92,7 @@ def test_only_the_same_threads_and_treatment_make_a_baseline(changes: dict[str, 
 
 
 def test_missing_baseline_names_the_command_that_runs_it() -> None:
-    record = made_record("data_parallel", threads=2, options={"bucket_mb": 1.0},
-                         trainer={"lr": 0.5, "seed": 0},
+    record = made_record("data_parallel", threads=2, trainer={"lr": 0.5, "seed": 0},
                          workload=dataclasses.replace(WORKLOAD))
     (comparison,) = compare([record])
     (first, *_) = notes(comparison)

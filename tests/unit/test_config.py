@@ -10,26 +10,28 @@ import pytest
 
 from parallel.cli import compose
 from parallel.cli.application import claim_run_dir, fit_world
-from parallel.config import DATA_SETS, MODELS, STRATEGIES, Config
+from parallel.cli.choices import CHOICES
+from parallel.config import Config, DataConfig, ImageFilesConfig
+from parallel.models.alexnet import AlexNetConfig
+from parallel.strategies import FromFile, ModelParallel, Single
 
 
 def test_the_default_configuration_is_that_of_the_dataclasses() -> None:
-    assert compose.compose_config([]) == Config()
+    assert compose.compose_config([]) == Config(AlexNetConfig(), DataConfig("digits"), Single())
 
 
 def options(group: str) -> set[str]:
-    return {path.stem for path in (compose.CONF / group).glob("*.yaml")}
+    return {path.stem for path in (compose.CONF / group).glob("*.yaml")} | {*CHOICES.get(group, ())}
 
 
-def test_every_choice_of_the_dataclasses_has_a_file() -> None:
-    assert (options("strategy"), options("data"), options("model")) == (set(STRATEGIES), set(DATA_SETS), set(MODELS))
-
-
-@pytest.mark.parametrize("group, name", [(group, name) for group in compose.GROUPS for name in sorted(options(group))])
-def test_every_shipped_file_composes(group: str, name: str) -> None:
+@pytest.mark.parametrize("group, name", [
+    (group, name) for group in (*compose.GROUPS, "experiment") for name in sorted(options(group))])
+def test_every_choice_composes(group: str, name: str) -> None:
     config = compose.compose_config([f"{group}={name}"])
     if group in ("strategy", "data", "model", "tracker"):
         assert getattr(config, group).name == name
+    if group in CHOICES:
+        assert getattr(config, group) == CHOICES[group][name]
 
 
 @pytest.mark.parametrize("name, data, image_size, batch_size", [
@@ -39,14 +41,16 @@ def test_an_experiment_is_a_diff(name: str, data: str, image_size: int, batch_si
     config = compose.compose_config([f"experiment={name}", "strategy=ddp", "trainer.epochs=7"])
     assert (config.data.name, config.model.image_size, config.trainer.batch_size) == (data, image_size, batch_size)
     assert (config.strategy.name, config.trainer.epochs) == ("ddp", 7), "the command line has the last word"
-    assert config.trainer.momentum == Config().trainer.momentum, "what it does not name is the default"
+    default = compose.compose_config([])
+    assert config.trainer.momentum == default.trainer.momentum, "what it does not name is the default"
 
 
 def test_the_documented_keys_exist() -> None:
     config = compose.compose_config([
-        "strategy=from_file", "strategy.scheme=a", "strategy.path=plan.yaml", "workers=4", "model=alexnet",
+        "strategy=from_file", "strategy.path=plan.yaml", "workers=4", "model=alexnet",
         "model.num_classes=200", "model.image_size=224", "data=tiny_imagenet", "data.root=/data", "trainer.epochs=2",
         "trainer.batch_size=64", "trainer.precision=bf16", "trainer.seed=3"])
+    assert isinstance(config.strategy, FromFile) and isinstance(config.data, ImageFilesConfig)
     assert (config.strategy.path, config.workers, config.data.root, config.trainer.precision) == \
         ("plan.yaml", 4, "/data", "bf16")
 
@@ -59,6 +63,13 @@ def test_the_documented_keys_exist() -> None:
     (["experiment=nope"], ["experiment=nope", "tiny_imagenet"]),
     (["hydra/launcher=nope"], ["hydra/launcher=nope", "basic, torchrun"]),
     (["strategy.name=nope"], ["strategy=nope", "data_parallel"]),
+    (["strategy.scheme=a"], ["strategy.scheme=a does not belong to strategy=single; its options are: none"]),
+    (["strategy=one_weird_trick", "strategy.micro_batches=2"],
+     ["strategy.micro_batches=2 does not belong to strategy=one_weird_trick; its options are: scheme, update"]),
+    (["+strategy.scheme=a"], ["strategy.scheme=a does not belong to strategy=single; its options are: none"]),
+    (["strategy=model_parallel", "strategy.micro_batches=two"], ["strategy.micro_batches", "'two'", "Integer"]),
+    (["data=digits", "data.root=/data"], ["data.root=/data does not belong to data=digits"]),
+    (["strategy=3"], ["strategy=3", "single, data_parallel"]),
     (["trainer=3"], ["trainer=3", "conf/trainer/"]),
     (["trainer.epoch=3"], ["trainer.epoch", "not a known key", "epochs"]),
     (["+trainer.epoch=3"], ["trainer.epoch", "not a known key", "epochs"]),
@@ -70,8 +81,9 @@ def test_the_documented_keys_exist() -> None:
     (["model.image_size=32"], ["model.image_size=32", "63"]),
     (["model=vgg16", "model.image_size=31"], ["model.image_size=31", "VGG-16's five poolings", "32"]),
     (["model.variant=nope"], ["model.variant=nope", "owt, original, ungrouped"]),
-    (["model=vgg16", "model.variant=owt"], ["model.variant=owt", "vgg16", "no variants"]),
-    (["model=resnet18", "model.dropout=0.1"], ["model.dropout=0.1", "resnet18", "no dropout"]),
+    (["model=vgg16", "model.variant=owt"],
+     ["model.variant=owt does not belong to model=vgg16; its options are: num_classes"]),
+    (["model=resnet18", "model.dropout=0.1"], ["model.dropout=0.1 does not belong to model=resnet18"]),
     (["model=resnet18", "model.init=paper"], ["model.init=paper", "kaiming, torch"]),
     (["trainer.lr=${oc.env:NO_SUCH_VARIABLE}"], ["trainer.lr", "NO_SUCH_VARIABLE"]),
     (["trainer.epochs=1,2"], ["trainer.epochs=1,2", "--multirun"]),
@@ -108,6 +120,23 @@ def test_a_file_is_checked_against_the_schema(tmp_path: Path) -> None:
     (tmp_path / "trainer" / "mine.yaml").write_text("epochs: many\n")
     with pytest.raises(ValueError, match=r"trainer\.epochs.*'trainer/mine'.*'many'.*Integer"):
         compose.compose_config([f"hydra.searchpath=[file://{tmp_path}]", "trainer=mine"])
+
+
+def test_a_file_of_one_s_own_may_start_from_a_choice(tmp_path: Path) -> None:
+    (tmp_path / "strategy").mkdir()
+    (tmp_path / "strategy" / "mine.yaml").write_text("defaults: [model_parallel]\nmicro_batches: 4\n")
+    own = f"hydra.searchpath=[file://{tmp_path}]"
+    assert compose.compose_config([own, "strategy=mine"]).strategy == ModelParallel(micro_batches=4)
+    (tmp_path / "strategy" / "mine.yaml").write_text("name: model_parallel\nmicro_batches: 2\n")
+    assert compose.compose_config([own, "strategy=mine"]).strategy == ModelParallel(micro_batches=2)
+    (tmp_path / "strategy" / "mine.yaml").write_text("name: single\nscheme: a\n")
+    with pytest.raises(ValueError, match="^strategy.scheme=a does not belong to strategy=single; its"):
+        compose.compose_config([own, "strategy=mine"])
+
+
+def test_the_shared_part_of_a_sweep_has_no_options_of_what_is_swept() -> None:
+    parsed = compose.parse_overrides(["strategy=one_weird_trick,model_parallel", "strategy.scheme=a", "workers=2"])
+    assert compose.shared_overrides(parsed) == ["workers=2"]
 
 
 def sweep(*overrides: str) -> list[str]:

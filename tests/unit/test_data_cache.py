@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parallel.config import DataConfig
+from parallel.config import ImageFilesConfig
 from parallel.data import build
 from parallel.data import cache as caching
 from parallel.data.cache import CachedImages, FileImages, ImageFiles, open_images
@@ -36,15 +37,15 @@ def source(tmp_path: Path) -> ImageFiles:
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> DataConfig:
-    return DataConfig(name="imagenet", cache=str(tmp_path / "cache"), decoders=2)
+def data(tmp_path: Path) -> ImageFilesConfig:
+    return ImageFilesConfig(name="imagenet", cache=str(tmp_path / "cache"), decoders=2)
 
 
-def opened(source: ImageFiles, data: DataConfig, size: int = SIZE) -> CachedImages | FileImages:
+def opened(source: ImageFiles, data: ImageFilesConfig, size: int = SIZE) -> CachedImages | FileImages:
     return open_images("set-train", source, size, data, verbose=True)
 
 
-def caches(data: DataConfig) -> set[str]:
+def caches(data: ImageFilesConfig) -> set[str]:
     return {path.name for path in Path(data.cache).iterdir() if path.is_dir()}
 
 
@@ -59,7 +60,7 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.01)
 
 
-def test_reads_the_decoded_files_in_any_order(source: ImageFiles, data: DataConfig) -> None:
+def test_reads_the_decoded_files_in_any_order(source: ImageFiles, data: ImageFilesConfig) -> None:
     images = opened(source, data)
     rows = np.array([299, 0, 64, 63, 0])
     assert isinstance(images, CachedImages) and len(images) == COUNT and images.size == SIZE
@@ -67,14 +68,14 @@ def test_reads_the_decoded_files_in_any_order(source: ImageFiles, data: DataConf
     assert (images.labels == source.labels).all()
 
 
-def test_is_built_once(source: ImageFiles, data: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_built_once(source: ImageFiles, data: ImageFilesConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     first = opened(source, data)
     monkeypatch.setattr(caching, "decode_all", None)  # would be called
     rows = np.arange(COUNT)
     assert (opened(source, data).read(rows) == first.read(rows)).all()
 
 
-def test_other_settings_or_other_files_make_another_cache(source: ImageFiles, data: DataConfig) -> None:
+def test_other_settings_or_other_files_make_another_cache(source: ImageFiles, data: ImageFilesConfig) -> None:
     opened(source, data)
     opened(source, data, size=SIZE + 1)
     assert len(caches(data)) == 2
@@ -87,7 +88,7 @@ def test_other_settings_or_other_files_make_another_cache(source: ImageFiles, da
     assert len(opened(part, data)) == COUNT // 2 and len(caches(data)) == 4
 
 
-def test_broken_images_are_skipped_and_listed(tmp_path: Path, data: DataConfig,
+def test_broken_images_are_skipped_and_listed(tmp_path: Path, data: ImageFilesConfig,
                                               caplog: pytest.LogCaptureFixture) -> None:
     source = write_files(tmp_path / "images", Variety(sides=(24, 40), broken=3))
     with caplog.at_level(logging.WARNING):
@@ -102,19 +103,19 @@ def test_broken_images_are_skipped_and_listed(tmp_path: Path, data: DataConfig,
 
 
 @pytest.mark.parametrize("limit", [64.0, 0.0])
-def test_more_than_one_percent_broken_is_an_error(limit: float, tmp_path: Path, data: DataConfig) -> None:
+def test_more_than_one_percent_broken_is_an_error(limit: float, tmp_path: Path, data: ImageFilesConfig) -> None:
     source = write_files(tmp_path / "images", Variety(sides=(24, 40), broken=4))
-    data.cache_limit_gb = limit
+    data = dataclasses.replace(data, cache_limit_gb=limit)
     with pytest.raises(ValueError, match=r"data.root=.* too many broken images: at least 4 of 300 .*; one is 0.jpg \("):
         opened(source, data)
     assert caches(data) == set()
 
 
-def test_too_large_a_set_stays_jpeg(tmp_path: Path, data: DataConfig, caplog: pytest.LogCaptureFixture) -> None:
+def test_too_large_a_set_stays_jpeg(tmp_path: Path, data: ImageFilesConfig, caplog: pytest.LogCaptureFixture) -> None:
     source = write_files(tmp_path / "images", Variety(sides=(24, 40), broken=3))
-    data.cache_limit_gb = COUNT * SIZE * SIZE * 3 / 1e9
+    data = dataclasses.replace(data, cache_limit_gb=COUNT * SIZE * SIZE * 3 / 1e9)
     assert isinstance(opened(source, data), CachedImages)  # just fits
-    data.cache_limit_gb *= 0.999
+    data = dataclasses.replace(data, cache_limit_gb=0.999 * data.cache_limit_gb)
     with caplog.at_level(logging.WARNING):
         images = opened(source, data)
     assert isinstance(images, FileImages)
@@ -126,7 +127,7 @@ def test_too_large_a_set_stays_jpeg(tmp_path: Path, data: DataConfig, caplog: py
         images.read(np.array([296]))
 
 
-def test_damaged_cache_is_refused(source: ImageFiles, data: DataConfig) -> None:
+def test_damaged_cache_is_refused(source: ImageFiles, data: ImageFilesConfig) -> None:
     opened(source, data)
     (folder,) = caches(data)
     os.truncate(Path(data.cache) / folder / "images.npy", 1000)
@@ -134,20 +135,20 @@ def test_damaged_cache_is_refused(source: ImageFiles, data: DataConfig) -> None:
         opened(source, data)
 
 
-def test_errors_leave_nothing_behind(source: ImageFiles, data: DataConfig, tmp_path: Path) -> None:
+def test_errors_leave_nothing_behind(source: ImageFiles, data: ImageFilesConfig, tmp_path: Path) -> None:
     unreadable = source.root / "5.jpg"
     unreadable.unlink()
     unreadable.mkdir()  # can't be read as a file, whoever tries: permissions would not stop root
     with pytest.raises(OSError, match="Is a directory.*5.jpg"):
         opened(source, data)
     assert caches(data) == set()
-    data.cache = str(tmp_path / "file")
+    data = dataclasses.replace(data, cache=str(tmp_path / "file"))
     Path(data.cache).write_text("")
     with pytest.raises(ValueError, match="data.cache=.* can't be written"):
         opened(source, data)
 
 
-def test_no_room_on_the_disk(source: ImageFiles, data: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_on_the_disk(source: ImageFiles, data: ImageFilesConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("usage", (), {"free": COUNT * SIZE * SIZE * 3 - 1})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(ValueError, match="data.cache=.* has 0.0 GB free and the decoded images take"):
@@ -155,7 +156,7 @@ def test_no_room_on_the_disk(source: ImageFiles, data: DataConfig, monkeypatch: 
     assert caches(data) == set()
 
 
-def test_a_decoder_that_dies_is_an_error(source: ImageFiles, data: DataConfig,
+def test_a_decoder_that_dies_is_an_error(source: ImageFiles, data: ImageFilesConfig,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     decode = build.Decoder.decode
 
@@ -179,7 +180,7 @@ OPEN_IN_A_PROCESS = """
 import logging, sys, time
 from pathlib import Path
 import numpy as np
-from parallel.config import DataConfig
+from parallel.config import ImageFilesConfig
 from parallel.data import build, cache
 logging.basicConfig(level=logging.INFO)
 root, folder, count, size, pause = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
@@ -189,19 +190,19 @@ def slow(fd, done):
     time.sleep(float(pause) if done else 0)
 cache._tell_done = slow
 files = cache.ImageFiles(root, tuple(f"{row}.jpg" for row in range(count)), np.zeros(count, dtype=np.int64))
-data = DataConfig(name="imagenet", cache=folder, decoders=2)
+data = ImageFilesConfig(name="imagenet", cache=folder, decoders=2)
 print(cache.open_images("set-train", files, size, data, verbose=True).read(np.arange(count)).sum())
 """
 
 
-def start(source: ImageFiles, data: DataConfig, pause: float) -> subprocess.Popen[str]:
+def start(source: ImageFiles, data: ImageFilesConfig, pause: float) -> subprocess.Popen[str]:
     """A process that opens the cache and waits `pause` seconds after every chunk that it builds."""
     return subprocess.Popen(
         [sys.executable, "-c", OPEN_IN_A_PROCESS, str(source.root), data.cache, str(COUNT), str(SIZE), str(pause)],
         cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_of_several_processes_one_builds_and_the_others_wait(source: ImageFiles, data: DataConfig) -> None:
+def test_of_several_processes_one_builds_and_the_others_wait(source: ImageFiles, data: ImageFilesConfig) -> None:
     processes = [start(source, data, pause=0.15) for _ in range(3)]
     answers = [process.communicate(timeout=60) for process in processes]
     assert len({out for out, _ in answers}) == 1 and all(process.returncode == 0 for process in processes)
@@ -210,7 +211,7 @@ def test_of_several_processes_one_builds_and_the_others_wait(source: ImageFiles,
     assert len(caches(data)) == 1
 
 
-def half_built(source: ImageFiles, data: DataConfig) -> subprocess.Popen[str]:
+def half_built(source: ImageFiles, data: ImageFilesConfig) -> subprocess.Popen[str]:
     """A process that stands still in the middle of a build."""
     process = start(source, data, pause=1000)
     wait_for(lambda: any(path.read_text() not in ("", "0") for path in Path(data.cache).glob("*.lock")), "a chunk")
@@ -230,7 +231,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_a_killed_builder_is_replaced(source: ImageFiles, data: DataConfig) -> None:
+def test_a_killed_builder_is_replaced(source: ImageFiles, data: ImageFilesConfig) -> None:
     builder = half_built(source, data)
     decoders = children(builder.pid)
     waiter = start(source, data, pause=0)
@@ -246,7 +247,7 @@ def test_a_killed_builder_is_replaced(source: ImageFiles, data: DataConfig) -> N
     wait_for(lambda: not any(map(is_running, decoders)), "the decoders to end with their parent")
 
 
-def test_an_interrupted_builder_cleans_up(source: ImageFiles, data: DataConfig) -> None:
+def test_an_interrupted_builder_cleans_up(source: ImageFiles, data: ImageFilesConfig) -> None:
     builder = half_built(source, data)
     builder.send_signal(signal.SIGINT)
     _, said = builder.communicate(timeout=20)

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parallel.config import DataConfig
+from parallel.config import DataConfig, ImageFilesConfig
 from parallel.data import ON_DISK, DataSet, open_data
 from scripts.write_image_layouts import LAYOUTS, Variety, digit_pictures
 
@@ -29,13 +29,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def opened(layout: str, root: Path, cache: str) -> DataSet:
-    return open_data(DataConfig(name=DATA_SET[layout], root=str(root), cache=cache, decoders=2), 64, seed=0)
+    return open_data(ImageFilesConfig(name=DATA_SET[layout], root=str(root), cache=cache, decoders=2), 64, seed=0)
 
 
 def recognised(data: DataSet) -> float:
     """Share of the images whose label is that of the nearest digit in the source: labels that got shifted against
     their images would leave a tenth of ten classes, half of two."""
-    digits = open_data(DataConfig(), image_size=64, seed=0)
+    digits = open_data(DataConfig("digits"), image_size=64, seed=0)
 
     def features(images: np.ndarray) -> np.ndarray:
         flat = images[:, 4::8, 4::8, 0].reshape(len(images), -1).astype(np.float32)
@@ -98,7 +98,7 @@ def test_another_layout(roots: dict[str, Path], cache: str) -> None:
 @pytest.mark.parametrize("layout", ["tiny_imagenet", "imagenet", "dogs_vs_cats"])
 def test_no_root_missing_root_empty_root(layout: str, cache: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"data.root=None must be the folder of data={layout}"):
-        open_data(DataConfig(name=layout, cache=cache), 64, 0)
+        open_data(ImageFilesConfig(name=layout, cache=cache), 64, 0)
     with pytest.raises(ValueError, match="data.root=.*nowhere is not a folder; looked for"):
         opened(layout, tmp_path / "nowhere", cache)
     with pytest.raises(ValueError, match="data.root=.* is an empty folder; looked for"):

@@ -1,30 +1,22 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
-import yaml
 
-from parallel.config import DATA_SETS, DataConfig
-from parallel.data import IN_MEMORY, ON_DISK, open_data
+from parallel.config import DataConfig
+from parallel.data import DATA_SETS, known_classes, known_images, open_data
 from parallel.data.dataset import ArrayImages, stored_side, subset
-
-CONF = Path(__file__).parents[2] / "conf" / "data"
-
-
-def test_every_data_set_has_an_entry_everywhere() -> None:
-    assert {*IN_MEMORY, *ON_DISK} == set(DATA_SETS) == {path.stem for path in CONF.glob("*.yaml")}
+from parallel.data.synthetic import SyntheticConfig
 
 
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_shipped_configuration_is_valid_and_fits_the_default_model(name: str) -> None:
-    values = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    data = DataConfig(**values)
-    assert data.name == name
-    assert stored_side(data, 64) >= 64
+def test_the_default_options_are_of_that_name_and_fit_the_default_model(name: str) -> None:
+    options = DATA_SETS[name].options
+    assert options.name == name
+    assert stored_side(options, 64) >= 64
+    assert known_classes(options) >= 2 and known_images(options) >= 1
 
 
 def test_digits() -> None:
-    digits = open_data(DataConfig(), image_size=64, seed=0)
+    digits = open_data(DataConfig("digits"), image_size=64, seed=0)
     assert (len(digits.train), len(digits.val), digits.num_classes) == (1438, 359, 10)
     assert digits.class_names == tuple("0123456789")
     image = digits.train.read(np.array([0]))
@@ -36,7 +28,7 @@ def test_digits() -> None:
 
 
 def test_digits_are_split_by_class_without_overlap_and_always_alike() -> None:
-    one, other = (open_data(DataConfig(), image_size=64, seed=seed) for seed in (0, 1))
+    one, other = (open_data(DataConfig("digits"), image_size=64, seed=seed) for seed in (0, 1))
     share = np.bincount(one.train.labels) / (np.bincount(one.train.labels) + np.bincount(one.val.labels))
     assert np.abs(share - 0.8).max() < 0.004
     assert (one.train.read(np.arange(9)) == other.train.read(np.arange(9))).all()
@@ -46,7 +38,7 @@ def test_digits_are_split_by_class_without_overlap_and_always_alike() -> None:
 
 def test_digits_labels_fit_their_images() -> None:
     """The nearest training image has the same label for nearly every test image: 98 % is this set's known value."""
-    digits = open_data(DataConfig(), image_size=64, seed=0)
+    digits = open_data(DataConfig("digits"), image_size=64, seed=0)
     train, val = (images.read(np.arange(len(images)))[:, 4::8, 4::8, 0].reshape(len(images), -1).astype(np.float32)
                   for images in (digits.train, digits.val))
     nearest = ((val[:, None] - train[None]) ** 2).sum(axis=2).argmin(axis=1)
@@ -54,7 +46,7 @@ def test_digits_labels_fit_their_images() -> None:
 
 
 def test_synthetic_follows_its_seed_and_its_counts() -> None:
-    data = DataConfig(name="synthetic", train_images=1000, val_images=30, num_classes=7)
+    data = SyntheticConfig(train_images=1000, val_images=30, num_classes=7)
     one, same, other = (open_data(data, image_size=64, seed=seed) for seed in (0, 0, 1))
     assert (len(one.train), len(one.val), one.num_classes) == (1000, 30, 7)
     assert set(one.train.labels) == set(range(7)) and one.train.labels.dtype == np.int64
@@ -68,19 +60,19 @@ def test_subset_is_drawn_from_everywhere_and_refuses_more_than_there_is() -> Non
     rows = subset("train", 1000, 100)
     assert len(set(rows)) == 100 and (np.diff(rows) > 0).all() and rows[0] < 100 and rows[-1] > 900
     assert (rows == subset("train", 1000, 100)).all()
-    assert len(open_data(DataConfig(train_images=64, val_images=32), 64, 0).train) == 64
+    assert len(open_data(DataConfig("digits", train_images=64, val_images=32), 64, 0).train) == 64
     with pytest.raises(ValueError, match="data.val_images=360 is more than the 359"):
-        open_data(DataConfig(val_images=360), 64, 0)
+        open_data(DataConfig("digits", val_images=360), 64, 0)
 
 
 def test_stored_side() -> None:
-    assert stored_side(DataConfig(), 224) == 224
-    assert stored_side(DataConfig(crop=True), 224) == 256
-    assert stored_side(DataConfig(stored_size=300), 224) == 300
+    assert stored_side(DataConfig("digits"), 224) == 224
+    assert stored_side(DataConfig("digits", crop=True), 224) == 256
+    assert stored_side(DataConfig("digits", stored_size=300), 224) == 300
     with pytest.raises(ValueError, match="data.stored_size=64 must be at least model.image_size=224"):
-        stored_side(DataConfig(stored_size=64), 224)
+        stored_side(DataConfig("digits", stored_size=64), 224)
     with pytest.raises(ValueError, match="data.stored_size=224 leaves no room for data.crop"):
-        stored_side(DataConfig(stored_size=224, crop=True), 224)
+        stored_side(DataConfig("digits", stored_size=224, crop=True), 224)
 
 
 def test_array_images_checks_its_arrays() -> None:

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter, defaultdict
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from parallel.config import ModelConfig, StrategyConfig
 from parallel.graph import INPUT, Graph, trace
 from parallel.graph.box import Box
 from parallel.models import build_model
+from parallel.models.alexnet import AlexNetConfig
 from parallel.plans import Plan, read_plan
 from parallel.program import Program
 from parallel.program.lowering import BUCKET_BYTES, lower
-from parallel.strategies import build_plan
+from parallel.strategies import STRATEGIES, build_plan
+from tests.support.options import model_options
 from tests.support.small_models import MODELS, graph_of, plans
 
 with torch.device("meta"):
-    OWT = trace(build_model(ModelConfig(image_size=224), 1000, seed=0), (3, 224, 224))
+    OWT = trace(build_model(AlexNetConfig(image_size=224), 1000, seed=0), (3, 224, 224))
 CONV, FULLY_CONNECTED = 2_469_696, 58_631_144
 GATHERED = 9216 + 4096 + 4096
 GRAPHS = {name: graph_of(name) for name in MODELS}
 
 
-def program_of(workers: int, batch: int, graph: Graph = OWT, **strategy: object) -> Program:
-    return lower(graph, build_plan(graph, workers, StrategyConfig(**strategy)), batch)  # type: ignore[arg-type]
+def program_of(workers: int, batch: int, graph: Graph = OWT, *, name: str, **options: Any) -> Program:
+    strategy = dataclasses.replace(STRATEGIES[name].options, **options)
+    return lower(graph, build_plan(graph, workers, strategy), batch)
 
 
 def edges(program: Program) -> list[str]:
@@ -295,7 +299,7 @@ def test_bytes_of_a_residual_network_and_of_vgg(workers: int) -> None:
     """ResNet-18: the ring of all weights, and for 4,800 channels three sums in float64, to all others, both ways."""
     def graph(name: str) -> Graph:
         with torch.device("meta"):
-            return trace(build_model(ModelConfig(name), 1000, seed=0), (3, 64, 64))
+            return trace(build_model(model_options(name), 1000, seed=0), (3, 64, 64))
 
     ring, others = 8 * (workers - 1) / workers, workers - 1
     resnet = program_of(workers, 16, graph("resnet18"), name="data_parallel")

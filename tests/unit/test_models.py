@@ -6,17 +6,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parallel.config import ModelConfig
-from parallel.graph import Graph, trace
+from parallel.graph import Graph
+from parallel.graph.configured import model_graph
 from parallel.models import build_model
+from parallel.models.alexnet import AlexNetConfig
+from parallel.models.resnet import ResNet18Config
+from tests.support.options import model_options
 
 PARAMETERS = {"owt": 61_100_840, "original": 60_965_224, "ungrouped": 62_378_344}
 
 
 def graph(variant: str | None, size: int = 224, name: str = "alexnet") -> Graph:
-    with torch.device("meta"):
-        model = build_model(ModelConfig(name, variant, image_size=size), 1000, seed=0)
-    return trace(model, (3, size, size))
+    return model_graph(model_options(name, variant, size), 1000)
 
 
 @pytest.mark.parametrize(("variant", "count"), PARAMETERS.items())
@@ -53,7 +54,7 @@ def test_order_of_a_residual_block_s_ops() -> None:
 
 @pytest.mark.parametrize("name", ["vgg16", "resnet18"])
 def test_initial_weights_of_the_other_models(name: str) -> None:
-    model = build_model(ModelConfig(name, image_size=32), 10, seed=0)
+    model = build_model(model_options(name, image_size=32), 10, seed=0)
     with torch.no_grad():
         assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     norms = {path for path, layer in model.named_modules() if isinstance(layer, nn.BatchNorm2d)}
@@ -68,7 +69,7 @@ def test_initial_weights_of_the_other_models(name: str) -> None:
 
 def test_initial_weights_of_resnet_are_the_seed_s_and_as_configured() -> None:
     kaiming, again, other, default = (
-        [p.detach() for p in build_model(ModelConfig("resnet18", init=init), 10, seed).parameters()]
+        [p.detach() for p in build_model(ResNet18Config(init=init), 10, seed).parameters()]
         for init, seed in (("kaiming", 3), ("kaiming", 3), ("kaiming", 4), ("torch", 3)))
     assert all(map(torch.equal, kaiming, again))
     assert not torch.equal(kaiming[0], other[0])
@@ -114,11 +115,11 @@ def test_owt_drops_before_its_linear_layers_and_does_not_normalise() -> None:
 
 def test_sixty_four_pixels_and_weights_from_the_seed_alone() -> None:
     torch.manual_seed(5)
-    one = build_model(ModelConfig(init="torch", dropout=0.25), 10, seed=7)
+    one = build_model(AlexNetConfig(init="torch", dropout=0.25), 10, seed=7)
     after = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(after, torch.rand(1)), "building a model moved the global generator"
-    two = build_model(ModelConfig(init="torch"), 10, seed=7)  # the global generator stands elsewhere now
+    two = build_model(AlexNetConfig(init="torch"), 10, seed=7)  # the global generator stands elsewhere now
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert {layer.p for layer in one.children() if isinstance(layer, nn.Dropout)} == {0.25}
     with torch.no_grad():
@@ -126,7 +127,7 @@ def test_sixty_four_pixels_and_weights_from_the_seed_alone() -> None:
 
 
 def weights_of(init: str, size: int, *, variant: str = "owt", seed: int = 0) -> dict[str, Tensor]:
-    model = build_model(ModelConfig(variant=variant, init=init, image_size=size), 100, seed)
+    model = build_model(AlexNetConfig(variant=variant, init=init, image_size=size), 100, seed)
     return {name: tensor.detach() for name, tensor in model.named_parameters()}
 
 
@@ -163,4 +164,4 @@ def test_torch_initialisation_is_uniform() -> None:
 def test_class_count_that_does_not_fit_the_data_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^model.num_classes=1000 does not fit the data set, which has 10 classes; "
                                          r"leave it out or set it to 10$"):
-        build_model(ModelConfig(num_classes=1000), 10, seed=0)
+        build_model(AlexNetConfig(num_classes=1000), 10, seed=0)

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from torch import nn
 
-from parallel.config import StrategyConfig
 from parallel.graph import Graph, trace
 from parallel.graph.box import Box
 from parallel.graph.ops import Part
 from parallel.plans import Layout, Plan, check_batch, follow, make_plan, read_plan
-from parallel.strategies import build_plan
+from parallel.strategies import DataParallel, build_plan
 from tests.support.small_models import graph_of, plans
 
 TOWER, TOWERS = graph_of("tower"), graph_of("towers")
@@ -224,7 +223,7 @@ def test_a_batch_that_cannot_be_cut_is_refused(text: str, batch: int, sentence: 
 
 
 def test_a_batch_that_can_be_cut_unevenly_is_not_refused() -> None:
-    check_batch(TOWER, build_plan(TOWER, 4, StrategyConfig(name="data_parallel")), 7)
+    check_batch(TOWER, build_plan(TOWER, 4, DataParallel()), 7)
 
 
 def test_graphs_know_their_ops() -> None:

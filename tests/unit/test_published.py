@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from parallel.cli.compose import compose_config
-from parallel.config import StrategyConfig
-from parallel.prediction.predict import graph_of
+from parallel.graph.configured import graph_of
+from parallel.strategies import Single
 from scripts.beside_published import PUBLISHED, epochs, hours, predicted, ranks
 
 NUMBERS = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
@@ -38,7 +38,7 @@ def test_ranks() -> None:
 def test_one_gpu_takes_as_long_as_its_images() -> None:
     published = NUMBERS["one_weird_trick"]
     config = compose_config([*published["overrides"], "trainer.batch_size=128"])
-    found = predicted(config, graph_of(config), StrategyConfig("single"), 1)
+    found = predicted(config, graph_of(config), Single(), 1)
     assert hours(found, 90) == pytest.approx(90 * 1_281_167 * found.timeline.loaded_step_s / 128 / 3600)
     assert hours(found, 90) == pytest.approx(published["single_hours"], rel=0.2)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from markupsafe import Markup
 
-from parallel.config import STRATEGIES
+from parallel.cli.choices import CHOICES
 from parallel.results.comparison import compare
 from parallel.results.records import Epoch, Record
 from parallel.results.report import Section, write_report
@@ -102,8 +102,8 @@ def test_several_workloads_and_further_sections() -> None:
 
 
 def test_strategies_have_colours_of_their_own() -> None:
-    colours = [strategy_colour(strategy) for strategy in STRATEGIES]
-    assert len(set(colours)) == len(STRATEGIES) < len(PALETTE)
+    colours = [strategy_colour(strategy) for strategy in CHOICES["strategy"]]
+    assert len(set(colours)) == len(CHOICES["strategy"]) < len(PALETTE)
     assert strategy_colour("unknown") == PALETTE[-1]
     assert all(f"--{colour[6:-1]}:" in page([]) for colour in PALETTE)
 

@@ -8,7 +8,6 @@ from random import Random
 
 import pytest
 
-from parallel.config import StrategyConfig
 from parallel.graph import Graph
 from parallel.plans import Layout, Plan, make_plan
 from parallel.program.lowering import lower
@@ -16,9 +15,9 @@ from parallel.program.required_memory import memory_of
 from parallel.search import Found, SearchConfig, search
 from parallel.search.mcmc import mcmc
 from parallel.simulator.simulate import simulate
+from parallel.strategies import DataParallel
 from parallel.strategies.data_parallel import data_parallel
 from parallel.strategies.named import named_plans
-from parallel.strategies.strategy import Setting
 from tests.support.made_clusters import Rates, link
 from tests.support.made_searches import case, cluster_of
 from tests.support.small_models import graph_of
@@ -45,7 +44,7 @@ def test_the_optimum_is_what_it_says(name: str, workers: int) -> None:
     assert best.certificate.startswith("optimal: no plan is faster among ")
     assert best.step_s == pytest.approx(step_s(graph, best.plan), rel=NEAR)
     assert best.looked_at["space"] > 0 and best.seconds > 0
-    for plan in named_plans(graph, workers, Setting(BATCH, "fp32", None)).values():  # type: ignore[arg-type]
+    for plan in named_plans(graph, workers, BATCH).values():
         assert best.step_s <= step_s(graph, plan) * (1 + NEAR)
 
 
@@ -137,7 +136,7 @@ def test_an_interrupt_gives_the_best_so_far() -> None:
     graph = graph_of("tower")
     config = SearchConfig(method="mcmc", time_limit_s=60)
     early = search(graph, BATCH, 2, cluster_of(2), "fp32", config, progress=hear,
-                   start=(data_parallel(graph, 2, StrategyConfig("data_parallel"), None),))  # type: ignore[arg-type]
+                   start=(data_parallel(graph, 2, DataParallel()),))
     assert early.stopped == "interrupted"
     assert early.step_s <= step_s(graph, make_plan(graph, 2, {"conv1": Layout((0, 1), n=2)})) * (1 + NEAR)
     assert "proposals: best " in heard[0]

@@ -13,9 +13,9 @@ import torch
 
 from parallel.cluster import Cluster
 from parallel.cluster.files import read_cluster
-from parallel.config import ModelConfig
 from parallel.graph import Graph, trace
 from parallel.models import build_model
+from parallel.models.alexnet import AlexNetConfig
 from parallel.plans import Layout, Plan, check_batch, make_plan
 from parallel.program.lowering import lower
 from parallel.search import SearchConfig, search
@@ -192,7 +192,7 @@ def test_unequal_stages_win_over_slow_links(workers: int, gain: float) -> None:
     """AlexNet over 1 Gbit Ethernet: convolutions on all workers but one, linear layers on that one."""
     cluster = read_cluster((FOLDER / "ethernet_1g.yaml").read_text(encoding="utf-8")).resized(workers)
     with torch.device("meta"):
-        graph = trace(build_model(ModelConfig(image_size=224), 1000, seed=0), (3, 224, 224))
+        graph = trace(build_model(AlexNetConfig(image_size=224), 1000, seed=0), (3, 224, 224))
     inside, best = (search(graph, 1024, workers, cluster, "fp32", SearchConfig(pipelines=on))
                     for on in (False, True))
     assert best.step_s < (1 - gain) * inside.step_s

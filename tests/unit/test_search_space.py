@@ -8,21 +8,21 @@ from random import Random
 import pytest
 import torch
 
-from parallel.config import ModelConfig, StrategyConfig
 from parallel.graph import Graph, trace
 from parallel.models import build_model
+from parallel.models.alexnet import AlexNetConfig
 from parallel.plans import Layout, check_batch, make_plan
 from parallel.search.space import block_sizes, divisors, leaders_of, space_of, splits
+from parallel.strategies import DataParallel
 from parallel.strategies.data_parallel import data_parallel
 from parallel.strategies.named import named_plans
-from parallel.strategies.strategy import Setting
 from tests.support.made_searches import case, cluster_of
 from tests.support.small_models import graph_of
 
 
 def alexnet(image_size: int = 64) -> Graph:
     with torch.device("meta"):
-        model = build_model(ModelConfig(image_size=image_size), 10, seed=0)
+        model = build_model(AlexNetConfig(image_size=image_size), 10, seed=0)
     return trace(model, (3, image_size, image_size))
 
 
@@ -79,14 +79,14 @@ def test_every_plan_of_the_space_is_legal_and_found_again() -> None:
 def test_named_plans_lie_in_the_space_or_are_pipelines_and_passes(workers: int) -> None:
     space = space_of(ALEXNET, 128, workers, cluster_of(8))
     found = {label: space.find(plan) is not None for label, plan in
-             named_plans(ALEXNET, workers, Setting(128, "fp32", None)).items()}  # type: ignore[arg-type]
+             named_plans(ALEXNET, workers, 128).items()}
     assert found["data_parallel"] and found["one_weird_trick a"] and found["model_parallel tensor"]
     assert workers == 1 or not any(found[label] for label in found if label[-1] in "bc248")
 
 
 def test_plans_on_other_workers_are_not_in_the_space() -> None:
     space = space_of(ALEXNET, 128, 2, cluster_of(2))
-    assert space.find(data_parallel(ALEXNET, 2, StrategyConfig("data_parallel"), None)) is not None  # type: ignore
+    assert space.find(data_parallel(ALEXNET, 2, DataParallel())) is not None
     turned = make_plan(ALEXNET, 2, {"conv1": Layout((1, 0), n=2)})
     assert space.find(turned) is None
 

@@ -8,15 +8,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from parallel.cluster import Cluster, open_cluster
-from parallel.config import Config, StrategyConfig, one_line, require
+from parallel.config import Config, Searched, StrategyConfig, one_line, require
 from parallel.graph import Graph
 from parallel.prediction.predict import Prediction, Predictor, predict
 from parallel.results.formatting import size
+from parallel.strategies import Single
 from parallel.strategies.named import NAMED
 
-SINGLE, SEARCHED = "single", "searched"
-STRATEGIES: Mapping[str, StrategyConfig] = {
-    SINGLE: StrategyConfig(SINGLE), **{label: config for label, _, config in NAMED}, SEARCHED: StrategyConfig(SEARCHED)}
+SINGLE = "single"
+SEARCHED = "searched"
+STRATEGIES: Mapping[str, StrategyConfig] = {SINGLE: Single(), **NAMED, SEARCHED: Searched()}
 """Options of each strategy by label."""
 
 
@@ -98,8 +99,9 @@ def options(question: Question, progress: Callable[[str], None] = lambda text: N
 
 def _configured(config: Config, workers: int, batch_size: int, label: str) -> Config:
     """Return the configuration of one option."""
-    # Overrides of `strategy` are options of the search: method, time limit, folder of plans.
-    strategy = dataclasses.replace(config.strategy, name=SEARCHED) if label == SEARCHED else STRATEGIES[label]
+    # What was configured of a search holds for the label `searched`: method, time limit, folder of plans.
+    searched = label == SEARCHED and isinstance(config.strategy, Searched)
+    strategy = config.strategy if searched else STRATEGIES[label]
     trainer = dataclasses.replace(config.trainer, batch_size=batch_size)
     return dataclasses.replace(config, workers=workers, strategy=strategy, trainer=trainer)
 

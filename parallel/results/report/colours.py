@@ -3,7 +3,7 @@ light and dark."""
 
 from __future__ import annotations
 
-from parallel.config import STRATEGIES
+from parallel.results.comparison import strategy_place
 
 PALETTE = tuple(f"var(--series-{number})" for number in range(1, 9))
 
@@ -11,5 +11,4 @@ PALETTE = tuple(f"var(--series-{number})" for number in range(1, 9))
 def strategy_colour(strategy: str) -> str:
     """Return the colour of a strategy, the same in every plot: the palette in the order of the
     strategies."""
-    place = STRATEGIES.index(strategy) if strategy in STRATEGIES else len(STRATEGIES)
-    return PALETTE[min(place, len(PALETTE) - 1)]
+    return PALETTE[min(strategy_place(strategy), len(PALETTE) - 1)]

@@ -1,8 +1,8 @@
-"""Plans that a search has found, as files: the plan's own form, and above it what was predicted, for what.
+"""Files of plans that a search found: above the plan's own text, its prediction and what it was searched for.
 
     searched:
       workload: 5f0c…           hash of the model, the batch, the precision, the workers and the search's options
-      cluster: 1a2b3c4d         fingerprint of the cluster that it was priced on
+      cluster: 1a2b3c4d         fingerprint of the cluster that it was predicted on
       method: exact
       seed: 0
       predicted_step_s: 0.3141
@@ -12,7 +12,7 @@
     workers: 2
     …
 
-`strategy=from_file` reads the same file, without asking where it came from.
+`strategy=from_file` reads the same files.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from parallel.plans import Plan, read_plan
 
 
 @dataclass(frozen=True)
-class SavedPlan:
-    """A plan that was found, and how."""
+class KeptPlan:
+    """A plan that a search found, with its prediction."""
 
     plan: Plan
     workload: str
@@ -53,22 +53,22 @@ class SavedPlan:
         return yaml.safe_dump({"searched": head}, sort_keys=False, width=120, allow_unicode=True) + str(self.plan)
 
 
-def save(saved: SavedPlan, path: Path) -> None:
+def save(kept: KeptPlan, path: Path) -> None:
     """Write the file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.write_text(str(saved), encoding="utf-8")
+    beside.write_text(str(kept), encoding="utf-8")
     beside.replace(path)
 
 
-def load(path: Path, graph: Graph, workers: int) -> SavedPlan:
-    """The plan in the file. Raises `ValueError` for one that is damaged or fits another model."""
+def load(path: Path, graph: Graph, workers: int) -> KeptPlan:
+    """Read the plan in the file. Raises `ValueError` for one that is damaged or fits another model."""
     text = path.read_text(encoding="utf-8")
     try:
         plan = read_plan(text, graph, workers)
         head = yaml.safe_load(text).get("searched")
         require(isinstance(head, dict), "searched", head, "must be the mapping that the search wrote")
-        return SavedPlan(
+        return KeptPlan(
             plan=plan, workload=str(head["workload"]), cluster=str(head["cluster"]), method=str(head["method"]),
             seed=int(head["seed"]), predicted_step_s=float(head["predicted_step_s"]),
             bound_step_s=float(head["bound_step_s"]), certificate=str(head["certificate"]),

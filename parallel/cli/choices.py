@@ -1,0 +1,17 @@
+"""What `model=`, `data=` and `strategy=` may name, each with its options at their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from parallel.config import DataConfig, Ddp, ModelConfig, Searched, StrategyConfig
+from parallel.data import DATA_SETS
+from parallel.models import MODELS
+from parallel.strategies import STRATEGIES
+
+CHOICES: Mapping[str, Mapping[str, ModelConfig | DataConfig | StrategyConfig]] = {
+    "model": {name: model.options for name, model in MODELS.items()},
+    "data": {name: source.options for name, source in DATA_SETS.items()},
+    "strategy": {**{name: strategy.options for name, strategy in STRATEGIES.items()},
+                 "searched": Searched(), "ddp": Ddp()},
+}

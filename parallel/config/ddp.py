@@ -1,0 +1,23 @@
+"""Options of `strategy=ddp`: torch's own DistributedDataParallel, the outside reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from parallel.config.checks import require
+from parallel.config.strategy import StrategyConfig
+
+
+@dataclass(frozen=True)
+class Ddp(StrategyConfig):
+    """How DDP sums gradients."""
+
+    name: str = "ddp"
+    bucket_mb: float = 25.0
+    """torch's bucket_cap_mb."""
+
+    makes_plan: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require(self.bucket_mb > 0, "strategy.bucket_mb", self.bucket_mb, "must be positive")

@@ -1,0 +1,56 @@
+"""What is known of a run before its workers meet: the data, the model's graph, the plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parallel.config import Config, Searched
+from parallel.data import DataSet, open_data
+from parallel.graph import Graph
+from parallel.graph.configured import model_graph
+from parallel.plans import Plan
+from parallel.program.precision import DTYPES
+from parallel.runtime.communication.world import World
+from parallel.strategies import build_plan
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, checked as far as one process can."""
+
+    config: Config
+    workers: int
+    data: DataSet
+    graph: Graph
+    plan: Plan | None
+    """None: the strategy makes no plan, or a plan is searched for and the workers have not met yet."""
+
+    @property
+    def label(self) -> str:
+        """The strategy as rows and bars name it."""
+        return self.config.strategy.label
+
+
+def prepare(config: Config, verbose: bool) -> Job:
+    """Open the data and make the plan. `verbose` shows the progress of decoding; only one rank should set it."""
+    data = open_data(config.data, config.model.image_size, config.trainer.seed, verbose)
+    graph = model_graph(config.model, data.num_classes)
+    workers = config.worker_count()
+    later = isinstance(config.strategy, Searched) or not config.strategy.makes_plan
+    plan = None if later else build_plan(graph, workers, config.strategy)
+    return Job(config, workers, data, graph, plan)
+
+
+def describe(job: Job, world: World) -> str:
+    """Describe the run in two lines: the model's size; workers, threads, batch and plan."""
+    config = job.config
+    model = config.model
+    graph = job.graph
+    size = graph.parameter_count * DTYPES[config.trainer.precision].itemsize
+    plan = "" if job.plan is None else f", plan {job.plan.fingerprint}"
+    place = f"cpu, cluster.threads={config.cluster.threads}" if world.device.type == "cpu" else "cuda"
+    return (f"{model.label}, {model.image_size} px, {job.data.num_classes} classes: "
+            f"{graph.parameter_count:,} parameters, {size / 2**20:.0f} MB, "
+            f"{graph.multiply_adds / 1e9:.2f} G multiply-adds an image\n"
+            f"{job.label}: workers={job.workers} on {place}; {job.data.name}, "
+            f"global batch {config.trainer.batch_size}, {config.trainer.precision}{plan}")

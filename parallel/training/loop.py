@@ -1,0 +1,199 @@
+"""The training loop: the same for every strategy, around an engine that does the steps.
+
+An epoch is timed between barriers; validation, records and tracking lie outside. Warm-up steps come before the first
+epoch: they run at learning rate 0, so that they change no weight, and their momentum is forgotten.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from parallel.config import TrainerConfig
+from parallel.data.loader import Batch, Loader, LoaderOptions
+from parallel.program.precision import DTYPES
+from parallel.results.records import Epoch
+from parallel.runtime.communication.world import World
+from parallel.runtime.execution.engine import Engine
+from parallel.runtime.execution.runtime import Runtime
+from parallel.runtime.failure.errors import NotFinite
+from parallel.runtime.failure.nonfinite import NonfiniteCheck
+from parallel.runtime.instrumentation.trace import StepTrace, chosen_step
+from parallel.training.job import Job
+from parallel.training.progress import Progress
+
+
+def open_check(job: Job, world: World) -> NonfiniteCheck | None:
+    """Return the check for infinities and NaNs, if the configuration asks for it."""
+    if not job.config.trainer.check_finite:
+        return None
+    if job.plan is None:
+        return NonfiniteCheck(job.graph, world, job.config.trainer.batch_size)
+    return NonfiniteCheck(job.graph, world, job.config.trainer.batch_size, job.plan.micro_batches,
+                       job.plan.update == "pass")
+
+
+def learning_rate(config: TrainerConfig, epoch: int, progress: float) -> float:
+    """Return the learning rate in epoch `epoch`, from 0, at the share `progress` of all steps.
+
+    Scaling rules: linear, Goyal et al. 2017, section 2.1; square root, Krizhevsky 2014, section 5.
+    """
+    ratio = config.batch_size / config.base_batch_size
+    lr = config.lr * {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[config.lr_scaling]
+    if config.schedule == "step":
+        return lr * config.gamma ** (epoch // config.step_epochs)
+    if config.schedule == "cosine":
+        return lr * 0.5 * (1 + math.cos(math.pi * progress))
+    return lr
+
+
+class Loop:
+    """The epochs of one run on one worker."""
+
+    def __init__(self, job: Job, world: World, engine: Engine, check: NonfiniteCheck | None = None) -> None:
+        self._job = job
+        self._world = world
+        self._engine = engine
+        self._check = check
+        self._config = job.config.trainer
+        self._train = self._loader(train=True)
+        self._val = self._loader(train=False)
+        self._progress = Progress(self._config.epochs, len(self._train), job.label,
+                                  batch_size=self._config.batch_size, enabled=world.rank == 0)
+        traced = chosen_step(self._config.trace, len(self._train), self._config.epochs)
+        self._trace = StepTrace(engine, traced) if traced is not None and isinstance(engine, Runtime) else None
+
+    def _loader(self, train: bool) -> Loader:
+        config = self._job.config
+        data = self._job.data
+        return Loader(
+            data.train if train else data.val,
+            LoaderOptions.from_config(config, data, DTYPES[config.trainer.precision]), train=train,
+            image_positions=self._engine.image_positions, label_positions=self._engine.label_positions,
+            device=self._world.device,
+        )
+
+    def run(self, after_epoch: Callable[[Epoch], None], trace_path: Path | None) -> None:
+        """Train all epochs; `after_epoch` is called after each. A trace is written to `trace_path`, if there is one."""
+        with self._progress:
+            self._warm_up()
+            for epoch in range(self._config.epochs):
+                row = self._epoch(epoch, trace_path)
+                after_epoch(row)
+                self._progress.epoch(row)
+
+    def _warm_up(self) -> None:
+        self._progress.phase("warm-up")
+        self._world.watch.at("warm-up")
+        batches = self._train.epoch(0)
+        for _, batch in zip(range(self._config.warmup_steps), batches, strict=False):
+            self._engine.train_step(batch.images, batch.labels, step=0, lr=0.0)
+            self._engine.evaluate_step(batch.images, batch.labels)
+        batches.close()  # type: ignore[attr-defined]
+        self._engine.forget_momentum()
+        self._world.started()
+
+    def _batches(self, epoch: int) -> Iterator[Batch]:
+        """Yield the epoch's batches, and note the time spent waiting for them."""
+        batches = iter(self._train.epoch(epoch))
+        watch = self._world.watch
+        for step in count(epoch * len(self._train)):
+            watch.at(f"step {step}")
+            watch.does("loading data")
+            with self._engine.clock.loading():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            watch.goes_on()
+            yield batch
+
+    def _epoch(self, epoch: int, trace_path: Path | None) -> Epoch:
+        """Train and validate one epoch; the numbers are those of all workers."""
+        engine = self._engine
+        world = self._world
+        steps = len(self._train)
+        sent = engine.bytes_sent
+        world.barrier()
+        engine.clock.reset()
+        begin = time.perf_counter()
+        total, lr = self._steps(epoch)
+        own_end = time.perf_counter() - begin
+        world.watch.at(f"the end of epoch {epoch + 1}")
+        world.barrier()
+        seconds = time.perf_counter() - begin
+        split = self._split(seconds, own_end)
+        if self._trace is not None and epoch * steps <= self._trace.step < (epoch + 1) * steps:
+            self._trace.write(world, trace_path)
+        train_loss = world.sum(total).item() / steps
+        if not math.isfinite(train_loss):
+            raise NotFinite(f"the mean training loss of epoch {epoch + 1} is {train_loss}: trainer.check_finite=true "
+                            f"names the step and the op where that begins; trainer.lr={lr:g} may be too large")
+        sent_by_all = world.sum(torch.tensor(engine.bytes_sent - sent, dtype=torch.float64, device=world.device))
+        memory = max(world.gather(peak_memory(world.device)))
+        val_loss, top1, top5 = self._validate()
+        if not math.isfinite(val_loss):
+            raise NotFinite(f"the validation loss after epoch {epoch + 1} is {val_loss}, though the training loss was "
+                            f"{train_loss:g}: trainer.lr={lr:g} may be too large")
+        return Epoch(
+            epoch=epoch + 1, seconds=seconds, images_per_second=steps * self._config.batch_size / seconds,
+            train_loss=train_loss, val_loss=val_loss, val_top1=top1, val_top5=top5, **split,
+            bytes_sent=round(sent_by_all.item()), peak_memory_bytes=memory, lr=lr,
+        )
+
+    def _steps(self, epoch: int) -> tuple[Tensor, float]:
+        """Train on all batches; return the sum of this worker's losses and the last step's learning rate."""
+        steps = len(self._train)
+        first = epoch * steps
+        total = torch.zeros((), dtype=torch.float64, device=self._world.device)
+        lr = 0.0
+        for i, batch in enumerate(self._batches(epoch)):
+            lr = learning_rate(self._config, epoch, (first + i) / (steps * self._config.epochs))
+            if self._trace is not None:
+                self._trace.before(first + i)
+            loss = self._engine.train_step(batch.images, batch.labels, step=first + i, lr=lr)
+            if self._trace is not None:
+                self._trace.after(first + i)
+            if self._check is not None:
+                self._check.after(first + i, loss)
+            total += loss
+            self._progress.step(epoch + 1, i + 1, loss)
+        return total, lr
+
+    def _split(self, seconds: float, own_end: float) -> dict[str, float]:
+        """Return the mean over the workers of the parts of the epoch's time; only the wait for data if the engine
+        hides the rest."""
+        clock = self._engine.clock
+        world = self._world
+        split = clock.split(seconds, own_end, world.gather(clock.starts))
+        means = {}
+        for field in dataclasses.fields(split):
+            value = torch.tensor(getattr(split, field.name), dtype=torch.float64, device=world.device)
+            means[field.name] = world.sum(value).item() / world.size
+        return means if self._engine.splits_time else {"data_wait_s": means["data_wait_s"]}
+
+    def _validate(self) -> tuple[float, float, float]:
+        """Return the mean loss and the top-1 and top-5 accuracy over the validation images."""
+        self._progress.phase("validation")
+        self._world.watch.at("the validation")
+        sums = torch.zeros(4, dtype=torch.float64, device=self._world.device)
+        for batch in self._val.epoch(0):
+            sums += self._engine.evaluate_step(batch.images, batch.labels)
+        loss, top1, top5, images = self._world.sum(sums).tolist()
+        return loss / images, top1 / images, top5 / images
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak so far in bytes: allocated on a GPU, resident in the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts kilobytes, on macOS bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
