@@ -25,6 +25,7 @@ from tests.support.waiting import wait_for
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "FAKE_JOB")
 IMPORTING_S = 120.0
+ENDING_S = 30.0
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -44,8 +45,7 @@ def forking_python() -> str:
 
 
 def _stop(server: subprocess.Popen[bytes], folder: Path) -> None:
-    server.kill()
-    server.wait()
+    server.communicate(timeout=ENDING_S)  # closes its standard input, on which it ends what it forked, and itself
     shutil.rmtree(folder)
 
 

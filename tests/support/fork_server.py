@@ -7,8 +7,8 @@ process group and ends with its exit code. A command so started differs from one
 in what is imported already, which saves the seconds of importing torch. `sys.executable` of the forked process is
 FOLDER/python as well: torchrun's workers, a sweep's jobs and decoder processes are forked, too.
 
-A client that is gone takes its process with it. The server ends at the end of its standard input, which is when the
-process that started it ends.
+A client that is gone takes its process with it. The server ends, and all its processes with it, at the end of its
+standard input, which is when the process that started it ends.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ class Server:
         while True:
             for key, _ in self._selector.select():
                 if key.fileobj is sys.stdin:
+                    for pid in self._pids.values():
+                        os.killpg(pid, signal.SIGKILL)
                     return None
                 if key.fileobj is self._listener:
                     client, _ = self._listener.accept()
