@@ -58,7 +58,7 @@ def test_two_nodes_share_one_run_directory(start: Start, tmp_path: Path) -> None
                    "--master-addr=127.0.0.1", f"--master-port={port}", "-m", JOB, "strategy=ddp", "workers=2")
              for rank in range(2)]
     for node in nodes:
-        _, err = node.communicate(timeout=120)
+        _, err = node.communicate(timeout=600)
         assert node.returncode == 0, err
     assert [path.name for path in (tmp_path / "runs").glob("*/*.json")] == ["record.json"]
 

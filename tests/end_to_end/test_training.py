@@ -52,7 +52,7 @@ def curve(record: Record) -> list[float]:
 
 @pytest.mark.slow
 def test_digits_reach_90_percent_after_three_epochs(run: Run, tmp_path: Path) -> None:
-    done = run(TRAIN, "experiment=digits", "strategy=single", "cluster.threads=2", "tracker=none", timeout=300)
+    done = run(TRAIN, "experiment=digits", "strategy=single", "cluster.threads=2", "tracker=none", timeout=1200)
     assert done.returncode == 0, done.stderr
     record = only_record(tmp_path)
     accuracy = [epoch.val_top1 or 0.0 for epoch in record.epochs]
@@ -85,7 +85,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
                *EXACT)
     with starting(folder) as start:
         process = start(*command)
-        out, err = process.communicate(timeout=400)
+        out, err = process.communicate(timeout=1800)
     records = {path.parent.name: read_record(path) for path in (folder / "runs").rglob("record.json")}
     yield Sweep(folder, command, CompletedProcess(command, process.returncode, out, err), records)
 
@@ -119,7 +119,7 @@ def test_so_does_every_variant(arguments: list[str], sweep: Sweep, tmp_path: Pat
 
 def test_the_sweep_again_skips_all(sweep: Sweep) -> None:
     with starting(sweep.folder) as start:
-        out, err = start(*sweep.command).communicate(timeout=120)
+        out, err = start(*sweep.command).communicate(timeout=600)
     assert f"{len(STRATEGIES)} skipped" in out and "done" not in out, out + err
     assert [path.name for path in (sweep.folder / "runs").iterdir()] == ["mine"]
 
@@ -167,7 +167,7 @@ def test_two_nodes_make_one_run(start: Start, tmp_path: Path) -> None:
                    "workers=2", f"hydra.run.dir=node-{rank}", *FEW, "tracker=none") for rank in range(2)]
     outs = []
     for node in nodes:
-        out, err = node.communicate(timeout=120)
+        out, err = node.communicate(timeout=600)
         assert node.returncode == 0, err
         outs.append(out)
     assert {path.name for path in tmp_path.iterdir()} == {"node-0"}, "rank 1 writes nothing"

@@ -127,7 +127,7 @@ def test_a_missing_wait_shows(workers: Workers, missing: str, shared_memory: boo
     plan = text_of(2, DataParallel())
     right = workers.run(2, train, plan, shared_memory, None, None)[0]
     try:
-        wrong = workers.run(2, train, plan, shared_memory, CHAOS, MISSING[missing], timeout=20.0)[0]
+        wrong = workers.run(2, train, plan, shared_memory, CHAOS, MISSING[missing], timeout=120.0)[0]
     except WorkerError as error:
         assert "never waited for" in str(error)
     else:
@@ -137,7 +137,7 @@ def test_a_missing_wait_shows(workers: Workers, missing: str, shared_memory: boo
 def test_what_is_only_sent_must_be_waited_for(workers: Workers) -> None:
     plan = text_of(2, ModelParallel())
     with pytest.raises(WorkerError, match=r"exchange \d+ of micro-batch 0, forward starts again and was never waited"):
-        workers.run(2, train, plan, True, CHAOS, (StepRun, "close", nothing), timeout=20.0)
+        workers.run(2, train, plan, True, CHAOS, (StepRun, "close", nothing), timeout=120.0)
 
 
 def read_early_and_late(shared_memory: bool) -> list[list[float]]:

@@ -72,11 +72,11 @@ def test_all_others_name_a_worker_that_was(sent: signal.Signals, words: str, sta
     def epochs() -> int:
         return sum(len(path.read_text().splitlines()) for path in tmp_path.rglob("epochs.csv.part"))
 
-    wait_for(lambda: epochs() > 2 or process.poll() is not None, 90)
+    wait_for(lambda: epochs() > 2 or process.poll() is not None, 400)
     assert process.poll() is None
     os.kill(ranks_of(tmp_path.name)[1], sent)
     began = time.monotonic()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert time.monotonic() - began < 30, "torchrun alone waits 30 s for a stopped worker"
     for rank in (0, 2):
@@ -101,7 +101,7 @@ def test_a_worker_that_hangs_is_named_by_all_and_by_itself(torchrun: Run, tmp_pa
 def test_without_the_launcher_all_end(start: Start, tmp_path: Path) -> None:
     process = start("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "parallel.train", *SMALL,
                     "trainer.epochs=100000", environment={MARK: tmp_path.name})
-    wait_for(lambda: bool(list(tmp_path.rglob("epochs.csv.part"))) or process.poll() is not None, 90)
+    wait_for(lambda: bool(list(tmp_path.rglob("epochs.csv.part"))) or process.poll() is not None, 400)
     wait_for(lambda: len(ranks_of(tmp_path.name)) == 2, 10)
     process.kill()
     wait_for(lambda: marked(tmp_path.name) == [], 30)

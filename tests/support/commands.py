@@ -91,7 +91,7 @@ class Ended:
 
 
 def run_module(world: int, module: str, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None,
-               timeout: float = 120.0) -> Ended:
+               timeout: float = 600.0) -> Ended:
     """Run `python -m module arguments` in `folder`: with `world` 1 as plain python, else as torchrun's workers.
 
     torchrun itself is left out: no process watches the ranks, and each ends by itself.

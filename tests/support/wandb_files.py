@@ -13,5 +13,5 @@ def read_back(run_dir: Path) -> list[dict[str, Any]]:
     """The log records of the only offline run in `run_dir`."""
     (run,) = (run_dir / "wandb").glob("offline-run-*")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -32,7 +32,7 @@ class Workers:
     def __init__(self) -> None:
         self._sets: dict[int, WorkerSet] = {}
 
-    def run(self, workers: int, function: Callable[..., Any], *args: Any, timeout: float = 60.0) -> list[Any]:
+    def run(self, workers: int, function: Callable[..., Any], *args: Any, timeout: float = 300.0) -> list[Any]:
         """Call `function(*args)` on `workers` processes at once; return their results by rank.
 
         If one raises, all of these processes are ended, since its peers wait for it, and `WorkerError` has its

@@ -204,7 +204,7 @@ def start(source: ImageFiles, data: ImageFilesConfig, pause: float) -> subproces
 
 def test_of_several_processes_one_builds_and_the_others_wait(source: ImageFiles, data: ImageFilesConfig) -> None:
     processes = [start(source, data, pause=0.15) for _ in range(3)]
-    answers = [process.communicate(timeout=60) for process in processes]
+    answers = [process.communicate(timeout=300) for process in processes]
     assert len({out for out, _ in answers}) == 1 and all(process.returncode == 0 for process in processes)
     assert sum(f"{COUNT} images into" in said for _, said in answers) == 1
     assert int(answers[0][0]) == expected(source, np.arange(COUNT)).sum()
@@ -238,7 +238,7 @@ def test_a_killed_builder_is_replaced(source: ImageFiles, data: ImageFilesConfig
     assert waiter.stderr is not None and "waiting" in waiter.stderr.readline()
     builder.send_signal(signal.SIGKILL)
     builder.communicate()
-    out, said = waiter.communicate(timeout=60)
+    out, said = waiter.communicate(timeout=300)
     assert waiter.returncode == 0 and "images into" in said
     assert int(out) == expected(source, np.arange(COUNT)).sum()
     (name,) = caches(data)  # also: what the dead one left is gone
@@ -250,6 +250,6 @@ def test_a_killed_builder_is_replaced(source: ImageFiles, data: ImageFilesConfig
 def test_an_interrupted_builder_cleans_up(source: ImageFiles, data: ImageFilesConfig) -> None:
     builder = half_built(source, data)
     builder.send_signal(signal.SIGINT)
-    _, said = builder.communicate(timeout=20)
+    _, said = builder.communicate(timeout=120)
     assert builder.returncode != 0 and "KeyboardInterrupt" in said
     assert caches(data) == set()
