@@ -15,8 +15,8 @@ from parallel.runtime.execution.ddp import check_ddp_batch
 from parallel.verification.default_plans import DefaultPlan, default_cases
 from parallel.verification.parity import Case, Difference, compare_cases
 
-TIMEOUT_S = 120.0
-"""How long a worker may wait for another: worker 0 also runs the reference, in float64."""
+TIMEOUT_S = 600.0
+"""How long a worker may wait for another: worker 0 also runs the reference, a whole model in float64."""
 
 
 def verify(config: Config, steps: int, batch_size: int | None = None, chaos: Chaos | None = None) -> Difference:
