@@ -119,7 +119,7 @@ def test_one_failing_rank_ends_all_and_is_named(action: str, root: str, torchrun
     began = time.monotonic()
     done = torchrun(2, JOB, "strategy=ddp", environment=fake(**{"ddp@1": action}))
     assert done.returncode != 0
-    assert time.monotonic() - began < 40, "not after the collective's timeout"
+    assert time.monotonic() - began < 600, "not after the 1800 s of the collective's timeout"
     cause = done.stderr.partition("Root Cause (first observed failure)")[2]
     assert root in cause and "rank      : 1" in cause
     assert root in done.stderr.partition("Root Cause")[0], "the rank itself said it, too"

@@ -226,10 +226,10 @@ def test_compiling_takes_whole_segments_and_changes_nothing(world: int, strategy
 
 def test_a_rank_that_fails_in_training_ends_all(torchrun: Run, tmp_path: Path) -> None:
     began = time.monotonic()
-    done = torchrun(2, ALTERED, "strategy=data_parallel", *FEW, "tracker=none",
+    done = torchrun(2, ALTERED, "strategy=data_parallel", *FEW, "tracker=none", "cluster.timeout_s=900",
                     environment={MARK: tmp_path.name, "ALTER": "fail"})
     assert done.returncode == 1
-    assert time.monotonic() - began < 45, "not after the 60 s that a collective may wait"
+    assert time.monotonic() - began < 600, "not after the 900 s that a worker may wait"
     before, _, cause = done.stderr.partition("Root Cause (first observed failure)")
     assert "rank      : 1" in cause and "RuntimeError: boom in step 1" in cause
     assert "altered_training.py" in before and "boom in step 1" in before

@@ -90,7 +90,7 @@ def test_a_worker_that_hangs_is_named_by_all_and_by_itself(torchrun: Run, tmp_pa
     began = time.monotonic()
     done = torchrun(3, ALTERED, *SMALL, environment={MARK: tmp_path.name, "ALTER": "hang"})
     assert done.returncode == 1
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 300
     for rank in range(3):
         assert re.search(rf"^error: worker {rank} ends in step 1: worker 1 has not come to where others wait for it: "
                          r"in step 1 it has been loading data for \d\.\d s \(cluster.timeout_s=3\)", done.stderr,
@@ -102,9 +102,9 @@ def test_without_the_launcher_all_end(start: Start, tmp_path: Path) -> None:
     process = start("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "parallel.train", *SMALL,
                     "trainer.epochs=100000", environment={MARK: tmp_path.name})
     wait_for(lambda: bool(list(tmp_path.rglob("epochs.csv.part"))) or process.poll() is not None, 400)
-    wait_for(lambda: len(ranks_of(tmp_path.name)) == 2, 10)
+    wait_for(lambda: len(ranks_of(tmp_path.name)) == 2, 60)
     process.kill()
-    wait_for(lambda: marked(tmp_path.name) == [], 30)
+    wait_for(lambda: marked(tmp_path.name) == [], 120)
     _, err = process.communicate()
     for rank in range(2):
         assert re.search(rf"^error: worker {rank} ends in .*: the store at .* does not answer", err, re.M), err
