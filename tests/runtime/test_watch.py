@@ -80,7 +80,7 @@ def test_all_others_name_a_worker_that_was(sent: signal.Signals, words: str, sta
     assert process.returncode == 1
     assert time.monotonic() - began < 30, "torchrun alone waits 30 s for a stopped worker"
     for rank in (0, 2):
-        assert re.search(rf"^error: worker {rank} ends in .*: worker 1 {words}: no sign of life for \d\.\d s, "
+        assert re.search(rf"^error: worker {rank} ends in .*: worker 1 {words}: no sign of life for \d+\.\d s, "
                          r"the last one in (step \d+|the )", err, re.M), err
     assert marked(tmp_path.name) == []
     assert list(tmp_path.rglob("record.json")) == []
@@ -93,7 +93,7 @@ def test_a_worker_that_hangs_is_named_by_all_and_by_itself(torchrun: Run, tmp_pa
     assert time.monotonic() - began < 300
     for rank in range(3):
         assert re.search(rf"^error: worker {rank} ends in step 1: worker 1 has not come to where others wait for it: "
-                         r"in step 1 it has been loading data for \d\.\d s \(cluster.timeout_s=3\)", done.stderr,
+                         r"in step 1 it has been loading data for \d+\.\d s \(cluster.timeout_s=3\)", done.stderr,
                          re.M), done.stderr
     assert marked(tmp_path.name) == []
 

@@ -168,11 +168,21 @@ def open_world(cluster: ClusterConfig, chaos: Chaos | None = None) -> Iterator[W
     # times more slowly with denormal numbers. They are below 1e-37, so no result changes. All
     # strategies and the baseline are treated alike.
     torch.set_flush_denormal(True)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    if size == 1:
-        yield World(0, 1, device, "none", chaos=chaos)
-        return
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if size == 1:
+            yield World(0, 1, device, "none", chaos=chaos)
+        else:
+            with _join(cluster, rank, size, device, chaos) as world:
+                yield world
+    finally:
+        torch.set_flush_denormal(False)  # as torch starts: a process may do something else afterwards
+
+
+@contextmanager
+def _join(cluster: ClusterConfig, rank: int, size: int, device: torch.device, chaos: Chaos | None) -> Iterator[World]:
+    """Join the other workers in a process group that a thread watches."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     start_timeout = timedelta(seconds=max(START_TIMEOUT_S, cluster.timeout_s))
     store, _, _ = next(rendezvous("env://", rank, size, timeout=start_timeout))
