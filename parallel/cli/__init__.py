@@ -1,1 +1,2 @@
-"""What commands share: composing the configuration, errors and exit codes, run directories, ranks, sweeps."""
+"""What commands share: composing the configuration, errors and exit codes, run directories, ranks,
+sweeps."""

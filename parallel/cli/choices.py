@@ -1,4 +1,4 @@
-"""What `model=`, `data=` and `strategy=` may name, each with its options at their defaults."""
+"""The choices of `model=`, `data=` and `strategy=`, each with its default options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shell of a command that runs in one process: arguments, help, console, progress, errors and exit codes.
+"""Run a command in one process: arguments, help, console, progress, errors and exit codes.
 
     COMMAND = Command(__doc__, flags=("--steps",), files=("--svg",), keys=("epoch_s",), width=120)
 
@@ -7,8 +7,8 @@
     if __name__ == "__main__":
         sys.exit(COMMAND.run(body, sys.argv[1:]))
 
-Exit codes: 0 done; 2 bad input, after one line on standard error; 130 Ctrl-C; the others are the command's own.
-Commands that run under torchrun use `parallel.cli.ranked`.
+Exit codes: 0 success; 2 invalid input, with one line on standard error; 130 Ctrl-C. A command may
+define others. Commands that run under torchrun use `parallel.cli.ranked`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ HELP = ("--help", "-h")
 
 @dataclass(frozen=True)
 class Given:
-    """The arguments of one call."""
+    """The parsed arguments of a command."""
 
     flags: frozenset[str] = frozenset()
     files: Mapping[str, Path] = field(default_factory=dict)
-    """Values of the flags that take a file, by flag."""
+    """Files by flag."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """Values of the command's own keys, by key."""
     rest: tuple[str, ...] = ()
@@ -42,21 +42,22 @@ class Given:
 
 @dataclass(frozen=True)
 class Command:
-    """What a command accepts and how wide it prints."""
+    """The arguments that a command accepts, and the width of its output."""
 
     help: str | None
-    """Printed for --help: the docstring of the command's module."""
+    """Text that --help prints: the docstring of the command's module."""
     flags: tuple[str, ...] = ()
     """Flags without a value: `--steps`."""
     files: tuple[str, ...] = ()
-    """Flags whose value is a file to write, as `--svg FILE` or `--svg=FILE`, in a folder that exists."""
+    """Flags that take a file to write, as `--svg FILE` or `--svg=FILE`. Its folder must exist."""
     keys: tuple[str, ...] = ()
-    """Keys that belong to the command and not to the configuration: `epoch_s=600`."""
+    """Keys of the command itself, which are not part of the configuration: `epoch_s=600`."""
     width: int = 120
-    """Columns of the console where it is not a terminal."""
+    """Width of the output in columns if it does not go to a terminal."""
 
     def run(self, body: Callable[[Given, Console], int], arguments: Sequence[str]) -> int:
-        """Run `body` and return the exit code. Each distinct warning is printed once, after the output."""
+        """Run `body` and return the exit code. Print each distinct warning once, after the
+        output."""
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             code = self._run(body, arguments)
@@ -65,7 +66,10 @@ class Command:
         return code
 
     def read(self, arguments: Sequence[str]) -> Given:
-        """Sort the arguments. Raises `ValueError` for an unknown flag, a repeated key or a file that has no folder."""
+        """Parse the arguments.
+
+        Raises `ValueError` for an unknown flag, a repeated key, or a file in a missing folder.
+        """
         flags: set[str] = set()
         files: dict[str, Path] = {}
         keys: dict[str, str] = {}
@@ -108,7 +112,7 @@ class Command:
 
 
 def open_console(width: int, *, stderr: bool = False) -> Console:
-    """Return a console of `width` columns, or as wide as the terminal if it is one."""
+    """Return a console with the width of the terminal, or of `width` columns without a terminal."""
     console = Console(stderr=stderr)
     if not console.is_terminal:
         console.width = width
@@ -117,6 +121,9 @@ def open_console(width: int, *, stderr: bool = False) -> Console:
 
 @contextlib.contextmanager
 def progress(doing: str) -> Iterator[Callable[[str], None]]:
-    """Show on a terminal's standard error what goes on; calling the result with a text adds it: `predicting dgx1`."""
+    """Show a status line on standard error if it is a terminal.
+
+    Yields a function that appends a text to it: `predicting dgx1`.
+    """
     with Console(stderr=True).status(doing) as status:
         yield lambda text: status.update(f"{doing} {text}")

@@ -1,7 +1,8 @@
-"""Run a command to its end, and leave nothing of it behind when it, or this process, is stopped.
+"""Run a command, and end its whole process tree when it fails or this process is stopped.
 
-torchrun puts each worker into a session of its own, so that no process group holds the whole tree. Every process of
-the tree inherits a mark in its environment instead, by which Linux finds the ones that outlived the command.
+torchrun starts each worker in its own session, so no process group covers the whole tree. Instead,
+every process of the tree inherits a mark in its environment. On Linux the mark finds processes that
+outlived the command.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from types import FrameType
 
 MARK = "PARALLEL_PROCESS_TREE"
 STOPS = (signal.SIGTERM, signal.SIGHUP)
-"""Signals that end this process, besides Ctrl-C, which Python turns into KeyboardInterrupt."""
+"""Signals that end this process, in addition to Ctrl-C, which raises KeyboardInterrupt."""
 
 
 class Stopped(SystemExit):
-    """This process was told to end; the exit code is the shell's, 128 + the signal's number."""
+    """Raised when a signal ends this process. The exit code is 128 + the number of the signal."""
 
 
 def run(command: Sequence[str], environment: Mapping[str, str], grace_s: float) -> int:
-    """Run `command` with this process's console and return its exit code (negative: the signal that ended it).
+    """Run `command` on this console and return its exit code (negative: the signal that ended it).
 
-    After a failure, Ctrl-C or SIGTERM nothing of its process tree is left: it is asked to end, and killed after
-    `grace_s` seconds. The command gets a session of its own, so that a Ctrl-C on the terminal reaches it only from
-    here, once.
+    After a failure, Ctrl-C or SIGTERM, the whole process tree is terminated, and killed if it has
+    not ended within `grace_s` seconds. The command runs in its own session: a Ctrl-C on the
+    terminal reaches only this process, which then ends the command.
     """
     mark = secrets.token_hex(8)
     process: subprocess.Popen[bytes] | None = None
@@ -62,7 +63,7 @@ def _end(process: subprocess.Popen[bytes] | None, mark: str, grace_s: float) -> 
                 os.kill(pid, sign)
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline:
-            # A process loses its environment, and with it the mark, a moment before it has ended.
+            # A process loses its environment, and the mark with it, shortly before it ends.
             seen.update(marked(mark))
             if (process is None or process.poll() is not None) and not any(runs(pid) for pid in seen):
                 return
@@ -70,7 +71,7 @@ def _end(process: subprocess.Popen[bytes] | None, mark: str, grace_s: float) -> 
 
 
 def runs(pid: int) -> bool:
-    """Whether the process has not ended; one that its parent has not asked for (a zombie) has."""
+    """Return whether the process is running. A zombie is not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
     except OSError:
@@ -78,14 +79,14 @@ def runs(pid: int) -> bool:
 
 
 def marked(mark: str) -> list[int]:
-    """The living processes that carry `mark`. Needs Linux's /proc; elsewhere none are found."""
+    """Return the running processes with `mark`, found in Linux's /proc; none on other systems."""
     wanted = f"{MARK}={mark}".encode()
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             environment = (folder / "environ").read_bytes()
         except OSError:
-            continue  # ended meanwhile, or another user's
+            continue  # the process has ended, or belongs to another user
         if wanted in environment.split(b"\0"):
             found.append(int(folder.name))
     return found
@@ -106,7 +107,10 @@ def _stops_raise() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stops_ignored() -> Iterator[None]:
-    """While the tree is being ended, another Ctrl-C must not leave half of it: the end comes within seconds anyway."""
+    """Ignore signals while the tree is being ended, so that another Ctrl-C cannot leave part of it.
+
+    The end takes only seconds.
+    """
     signs = (*STOPS, signal.SIGINT)
     before = {sign: signal.signal(sign, signal.SIG_IGN) for sign in signs}
     try:

@@ -1,6 +1,7 @@
-"""The shell of a command whose process may be one rank of several: errors, who prints them, and exit codes.
+"""Run a command that may have several ranks: report each error once and set the exit code.
 
-Exit codes: 0 done; 1 a crash (with its traceback) or a sweep with a failed job; 2 bad input (one sentence); 130 Ctrl-C.
+Exit codes: 0 success; 1 a crash (with its traceback) or a sweep with a failed job; 2 invalid input
+(one sentence); 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from parallel.config import Config, one_line, require
 from parallel.runtime.failure.errors import RunEnded, WorkerLost
 
 FULL_ERROR = "PARALLEL_FULL_ERROR"
-"""Set this environment variable to get the traceback of bad input, too."""
+"""Environment variable; if it is set, invalid input prints a traceback, too."""
 
 
 def config_of_world(ranks: Ranks, overrides: Sequence[str], module: str) -> Config:
-    """Return the composed configuration. Raises `ValueError` if it needs another number of workers than there are."""
+    """Return the composed configuration. Raises `ValueError` if `workers` is not the world size."""
     config = compose_config(overrides)
     workers = config.workers or ranks.world
     require(workers == ranks.world, "workers", workers, f"needs a world of {workers}, and this one has {ranks.world}: "
@@ -31,10 +32,10 @@ def config_of_world(ranks: Ranks, overrides: Sequence[str], module: str) -> Conf
 
 
 def run_ranked(body: Callable[[Ranks], None]) -> None:
-    """Run `body` and end the process with the exit code for what came of it; return only where nothing went wrong.
+    """Run `body`; if it fails, report the error and end the process with its exit code.
 
-    A `body` that fails should leave its process group open: closing it makes the other ranks fail, too, and their
-    errors might seem to be the first.
+    A `body` that fails should leave its process group open. Closing it would make the other ranks
+    fail as well, and their errors might appear to come first.
     """
     try:
         ranks = Ranks.from_environment(os.environ)
@@ -65,14 +66,17 @@ def run_ranked(body: Callable[[Ranks], None]) -> None:
         _end(1, ranks)
     except Exception as error:
         ranks.report(f"{type(error).__name__}: {error}", traceback.format_exc())
-        sys.excepthook(type(error), error, error.__traceback__)  # torch's names the rank in every line
+        sys.excepthook(type(error), error, error.__traceback__)  # torch's hook puts the rank before every line
         ranks.stay()
         _end(1, ranks)
 
 
 def _end(code: int, ranks: Ranks) -> NoReturn:
-    """End a process that failed. With more ranks it ends at once: taking down the process group could abort the
-    interpreter, which loses the exit code, or wait for a collective that never comes."""
+    """End this process after a failure.
+
+    With several ranks it ends without clean-up. Destroying the process group could abort the
+    interpreter, which loses the exit code, or wait for a collective that never starts.
+    """
     if ranks.world > 1:
         sys.stdout.flush()
         sys.stderr.flush()

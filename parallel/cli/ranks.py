@@ -1,9 +1,9 @@
-"""Who this process is among those of one job, and the few words that they exchange outside a process group.
+"""Communication between the ranks of a job before there is a process group.
 
-Under torchrun every rank starts on its own. Before there is a process group they must agree on the run directory,
-and when all of them refuse the same bad input, one of them should say so. Both go through the key-value store that
-`torch.distributed.rendezvous("env://")` joins: torchrun's own where it shares it, else one that rank 0 opens and that
-`init_process_group` later shares. torch is imported only where there is more than one rank.
+Under torchrun each rank starts separately. The ranks must agree on a run directory, and if all of
+them reject the same input, only one should print the error. Both use the key-value store that
+`torch.distributed.rendezvous("env://")` joins: torchrun's own store if it is shared, otherwise one
+that rank 0 opens and `init_process_group` uses later. With one rank, torch is not imported.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch.distributed import Store
 
-STORE_TIMEOUT = timedelta(seconds=60)  # torchrun starts the ranks of all nodes together; importing torch takes seconds
-FOLLOWER_S = 0.5  # torchrun ends all ranks when one is gone: the first to fail must have spoken by then
-STAY_S = 1.0  # the store may go with the first rank: the others must have heard by then whose fault it is
+STORE_TIMEOUT = timedelta(seconds=60)
+"""torchrun starts the ranks of all nodes together, and importing torch takes seconds."""
+FOLLOWER_S = 0.5
+"""Delay of ranks that fail after the first. torchrun ends all ranks as soon as one exits, so the
+first one needs this time to report its error."""
+STAY_S = 1.0
+"""Time that a failed rank keeps the store alive, so that the others can read the cause from it."""
 
 
 @dataclass
 class Ranks:
-    """This process's place in its job."""
+    """The rank of this process, and its connection to the other ranks of the job."""
 
     rank: int = 0
     world: int = 1
@@ -37,7 +41,10 @@ class Ranks:
 
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> Ranks:
-        """Read RANK and WORLD_SIZE; neither set means one process on its own. `ValueError` if they make no sense."""
+        """Read RANK and WORLD_SIZE. If neither is set, the job has one process.
+
+        Raises `ValueError` for invalid values.
+        """
         if "RANK" not in environment and "WORLD_SIZE" not in environment:
             return Ranks(environment=environment)
         numbers = {}
@@ -52,7 +59,7 @@ class Ranks:
         return Ranks(rank, world, launched=True, environment=environment)
 
     def share(self, name: str, make: Callable[[], str]) -> str:
-        """Rank 0's `make()`, on every rank. Its `ValueError` is raised on every rank, too."""
+        """Return rank 0's `make()` on every rank. Its `ValueError` is raised on every rank, too."""
         if self.world == 1:
             return make()
         store = self._join()
@@ -74,17 +81,19 @@ class Ranks:
         return value
 
     def report(self, message: str, details: str) -> bool:
-        """Leave `details` where torchrun looks for a rank's error; return whether this rank should print `message`.
+        """Write `details` to torchrun's error file. Return whether this rank should print
+        `message`.
 
-        It should not if another rank reported the same before. torchrun takes the error with the smallest time, in
-        whole seconds, for the root cause: ranks that fail because another one did follow it by a second each.
+        It should not if the first rank to fail reported the same message. torchrun considers the
+        error with the smallest timestamp, in whole seconds, the root cause. So each rank that fails
+        later adds a second for each failure before its own.
         """
         order, repeated = 1, False
         if self.world > 1:
             try:
                 order, repeated = self._claim(message)
             except (ValueError, RuntimeError) as error:
-                # Without the store nobody knows who was first: every rank speaks for itself.
+                # Without the store the first failure is unknown, so every rank prints its error.
                 if str(error) != message:
                     print(f"rank {self.rank} can't reach the others: {error}", file=sys.stderr, flush=True)
         path = self.environment.get("TORCHELASTIC_ERROR_FILE")
@@ -97,7 +106,7 @@ class Ranks:
         return not repeated
 
     def stay(self) -> None:
-        """Wait a moment for all ranks to report an error: what this one knows, they learn from the store."""
+        """Keep the store alive until all ranks have reported an error, at most `STAY_S`."""
         deadline = time.monotonic() + STAY_S
         while self.world > 1 and time.monotonic() < deadline:
             try:
@@ -108,14 +117,15 @@ class Ranks:
             time.sleep(0.05)
 
     def _claim(self, message: str) -> tuple[int, bool]:
-        """How many ranks failed so far, this one included, and whether the first of them said the same."""
+        """Return the number of failed ranks including this one, and whether the first failure is
+        the same."""
         store = self._join()
         order = store.add("failures", 1)
         if order == 1:
             store.set("failure", message)
             return order, False
         deadline = time.monotonic() + FOLLOWER_S
-        while time.monotonic() < deadline:  # store.wait would print a warning of its own when time is up
+        while time.monotonic() < deadline:  # store.wait would print a warning at its timeout
             if store.check(["failure"]):
                 return order, store.get("failure").decode() == message
             time.sleep(0.02)
@@ -136,7 +146,7 @@ class Ranks:
                 reason = str(error).splitlines()[0]
                 raise ValueError(f"the ranks can't meet at MASTER_ADDR={address}, MASTER_PORT={port}: "
                                  f"{reason}") from error
-            # A restarted group must not read what the one before it wrote.
+            # A restarted group must not read the entries of the previous one.
             attempt = self.environment.get("TORCHELASTIC_RESTART_COUNT", "0")
             self._store = PrefixStore(f"parallel/launch/{attempt}", store)
         return self._store

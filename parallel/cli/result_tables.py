@@ -1,4 +1,4 @@
-"""Comparisons and validations on the console."""
+"""Print comparisons and validations on the console."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from parallel.results.validation_table import WORDS as VALIDATION_WORDS
 from parallel.results.validation_table import describe as describe_validation
 
 WIDE = 10_000
-"""Columns of a console that is not a terminal: a result stays on one line, for grep and for
+"""Columns if the output does not go to a terminal: each result stays on one line, for grep and
 logs."""
 STYLES = {"baseline": "dim", "machine": "dim italic"}
 

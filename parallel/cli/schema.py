@@ -1,7 +1,8 @@
-"""The configuration's types as Hydra knows them, and the way from a composed node back to a `Config`.
+"""Register the types of the configuration with Hydra, and convert a composed node to a `Config`.
 
-A file of conf/ and an override are checked against these types where they stand. The choices of `choices.CHOICES` are
-registered with Hydra from their dataclasses, so that they need no file in conf/.
+Hydra checks files in conf/ and overrides against these types, so an error names the file or the
+override. The choices in `choices.CHOICES` are registered from their dataclasses and need no file in
+conf/.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ GROUPS = (*CHOICES, *FIXED)
 
 @dataclass
 class Schema:
-    """`Config` with its groups left open: which dataclass a group has is decided by what the group names."""
+    """`Config` with untyped groups: the dataclass of a group depends on the choice in it."""
 
     model: Any = None
     data: Any = None
@@ -37,7 +38,7 @@ class Schema:
 
 
 def register_schema() -> None:
-    """Make the types of the configuration known to Hydra."""
+    """Register the types of the configuration with Hydra."""
     store = ConfigStore.instance()
     root = OmegaConf.structured(Schema)
     for group, options in FIXED.items():
@@ -49,14 +50,16 @@ def register_schema() -> None:
 
 
 def typed_node(options: Any) -> DictConfig:
-    """Return a node of the type of `options` that overrides may change, though the dataclass is frozen."""
+    """Return a node with the type of `options` that overrides may change, although the dataclass is
+    frozen."""
     node = OmegaConf.structured(options)
     OmegaConf.set_readonly(node, None)
     return node
 
 
 def config_of(values: Mapping[str, Any]) -> Config:
-    """Return the validated `Config` of a composed configuration. `ValueError` names field, value and rule."""
+    """Return the validated `Config`. Raises `ValueError` that names the field, the value and the
+    rule."""
     known = [field.name for field in dataclasses.fields(Config)]
     for key in values:
         require(key in known, key, values[key], f"is not a known key; the configuration has {', '.join(sorted(known))}")
@@ -65,7 +68,7 @@ def config_of(values: Mapping[str, Any]) -> Config:
 
 
 def options_of(group: str, values: Mapping[str, Any]) -> Any:
-    """Return the options of one group, of the type that its name asks for."""
+    """Return the options of a group as the dataclass of its choice."""
     require(isinstance(values, Mapping), group, values, "must be a mapping of options")
     if group in CHOICES:
         require_one_of(group, values.get("name"), tuple(sorted(CHOICES[group])))
@@ -79,7 +82,7 @@ def options_of(group: str, values: Mapping[str, Any]) -> Any:
 
 
 def unknown_key(group: str, key: str, values: Mapping[str, Any], stated: str = "") -> str:
-    """Return the sentence that refuses the key of a group; `stated` is "=value" where the value is known."""
+    """Return the error message for an invalid key; `stated` is "=value" if the value is known."""
     if group in FIXED:
         names = sorted(vars(FIXED[group]))
         return f"{group}.{key} is not a known key; {group} has {', '.join(names)}"

@@ -1,7 +1,7 @@
-"""The jobs of a sweep, each a torchrun process tree of its own, one after the other.
+"""Run the jobs of a sweep one after another, each in its own torchrun process tree.
 
-A job has its own world size and run directory. What is finished is skipped; a failed job does not end the sweep; its
-error is shown when it fails, and a line for every job at the end.
+Each job has its own world size and run directory. Finished jobs are skipped. A failed job does not
+end the sweep: its error is printed at once, and a summary at the end has one line per job.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from parallel.cli import process_tree
 from parallel.config import Config, require
 from parallel.results.record_files import RECORD, read_record
 
-RENDEZVOUS_TIMEOUT_S = 86400  # a node may have to wait while another does a job that needs one node only
-NO_ERROR = "no rank left an error: what it printed stands above"
+RENDEZVOUS_TIMEOUT_S = 86400
+"""A node may have to wait while another one runs a job that needs only one node."""
+NO_ERROR = "no rank reported an error; its output is above"
 
 
 class SweepFailed(Exception):
-    """Some jobs of a sweep failed; their errors are on the console already."""
+    """Raised after a sweep with failed jobs, whose errors have been printed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Torchrun:
-    """How torchrun is started: conf/hydra/launcher/torchrun.yaml explains the fields."""
+    """Options of torchrun. conf/hydra/launcher/torchrun.yaml explains the fields."""
 
     module: str | None = None
     nnodes: int = 1
@@ -42,26 +43,27 @@ class Torchrun:
     grace_s: float = 15.0
 
     def __post_init__(self) -> None:
-        where = "hydra.launcher"  # composed by Hydra without a schema, so that the types are checked here
+        where = "hydra.launcher"  # composed by Hydra without a schema, so types are checked here
         for name in ("nnodes", "node_rank", "master_port"):
             require(type(getattr(self, name)) is int, f"{where}.{name}", getattr(self, name), "must be a whole number")
         require(self.nnodes >= 1, f"{where}.nnodes", self.nnodes, "must be at least 1")
         require(0 <= self.node_rank < self.nnodes, f"{where}.node_rank", self.node_rank,
-                f"must be from 0 to below nnodes={self.nnodes}")
-        require(0 < self.master_port < 65536, f"{where}.master_port", self.master_port, "must be a port, 1 to 65535")
+                f"must be at least 0 and below nnodes={self.nnodes}")
+        require(0 < self.master_port < 65536, f"{where}.master_port", self.master_port,
+                "must be a port from 1 to 65535")
         require(type(self.stop_on_failure) is bool, f"{where}.stop_on_failure", self.stop_on_failure,
                 "must be true or false")
         require(isinstance(self.grace_s, (int, float)) and self.grace_s >= 0, f"{where}.grace_s", self.grace_s,
-                "must be seconds, not negative")
+                "must be a number of seconds, at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One job, checked: what it runs, where, and on how many workers."""
+    """A validated job of a sweep."""
 
     index: int
     overrides: tuple[str, ...]
-    """Hydra's, for the job's own command line; its run directory among them."""
+    """Hydra overrides of the job's command line, including its run directory."""
     config: Config
     workers: int
     run_dir: Path
@@ -69,13 +71,13 @@ class Job:
 
     @property
     def label(self) -> str:
-        """The job's folder within the sweep: `strategy=single`."""
+        """Folder of the job within the sweep: `strategy=single`."""
         return os.path.relpath(self.run_dir, self.sweep_dir)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: done, skipped, failed, interrupted or not started."""
+    """Result of a job: done, skipped, failed, interrupted or not started."""
 
     job: Job
     status: str
@@ -84,9 +86,10 @@ class Outcome:
 
 
 def run_jobs(jobs: Sequence[Job], torchrun: Torchrun) -> None:
-    """Run the jobs in order and print a summary, also when interrupted.
+    """Run the jobs in order and print a summary, also after an interruption.
 
-    `ValueError`, before any job runs, for a damaged record or a port in use; `SweepFailed` at the end if any failed.
+    Raises `ValueError` before the first job for a damaged record or a port in use, and
+    `SweepFailed` at the end if a job failed.
     """
     skipped = {job.index for job in jobs if finished(job.run_dir, job.config)}
     for job in jobs:
@@ -99,11 +102,11 @@ def run_jobs(jobs: Sequence[Job], torchrun: Torchrun) -> None:
             workers = "1 worker" if job.workers == 1 else f"{job.workers} workers"
             print(f"[{number}/{len(jobs)}] {job.label}, {workers}, {job.run_dir}", flush=True)
             if job.index in skipped:
-                outcomes[job.index] = Outcome(job, "skipped", detail="finished before")
+                outcomes[job.index] = Outcome(job, "skipped", detail="already finished")
             elif torchrun.node_rank > 0 and not _spans_nodes(job, torchrun):
                 outcomes[job.index] = Outcome(job, "skipped", detail="runs on node 0 alone")
             else:
-                outcomes[job.index] = Outcome(job, "interrupted")  # what it is if it never returns
+                outcomes[job.index] = Outcome(job, "interrupted")  # replaced if it returns
                 outcomes[job.index] = _run(job, torchrun)
             if outcomes[job.index].status == "failed" and torchrun.stop_on_failure:
                 break
@@ -115,16 +118,19 @@ def run_jobs(jobs: Sequence[Job], torchrun: Torchrun) -> None:
 
 
 def finished(run_dir: Path, config: Config) -> bool:
-    """Whether `run_dir` holds the whole run of exactly this configuration. `ValueError` if its record is damaged."""
+    """Return whether `run_dir` has the record of a finished run with exactly this configuration.
+
+    Raises `ValueError` if the record is damaged.
+    """
     if not (run_dir / RECORD).exists():
         return False
     return bool(read_record(run_dir).config == json.loads(json.dumps(dataclasses.asdict(config))))
 
 
 def set_aside(run_dir: Path, sweep_dir: Path) -> Path | None:
-    """Move a finished run of another configuration out of the sweep, to `<sweep>.replaced/`: a result is never lost.
+    """Move the finished run in `run_dir`, of another configuration, to `<sweep>.replaced/`.
 
-    None if there is no finished run in `run_dir`.
+    Returns the new path, or None if `run_dir` has no finished run.
     """
     if not (run_dir / RECORD).exists():
         return None
@@ -134,7 +140,7 @@ def set_aside(run_dir: Path, sweep_dir: Path) -> Path | None:
 
 
 def numbered(path: Path) -> Iterator[Path]:
-    """`path`, then `path-2`, `path-3`, and so on."""
+    """Yield `path`, then `path-2`, `path-3`, and so on."""
     yield path
     number = 2
     while True:
@@ -143,7 +149,7 @@ def numbered(path: Path) -> Iterator[Path]:
 
 
 def command(job: Job, torchrun: Torchrun) -> list[str]:
-    """The command line of a job."""
+    """Return the command line of a job."""
     if _spans_nodes(job, torchrun):
         meeting = [f"--nnodes={torchrun.nnodes}", f"--node-rank={torchrun.node_rank}",
                    f"--master-addr={torchrun.master_addr}", f"--master-port={torchrun.master_port + job.index}",
@@ -155,7 +161,10 @@ def command(job: Job, torchrun: Torchrun) -> list[str]:
 
 
 def started_module() -> str:
-    """The module that this process was started with (`python -m …`). `ValueError` if it was started otherwise."""
+    """Return the module that this process was started with (`python -m …`).
+
+    Raises `ValueError` if it was not started with a module.
+    """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None:
         raise ValueError("hydra.launcher.module=None must name the module to run: this process was not started "
@@ -164,7 +173,7 @@ def started_module() -> str:
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
-    """How many jobs came to which end, and a line for each."""
+    """Return the number of jobs by status, and a line for each job."""
     counts = ", ".join(f"{number} {status}" for status in ("done", "skipped", "failed", "interrupted", "not started")
                        if (number := sum(outcome.status == status for outcome in outcomes)))
     lines = [f"{outcome.status:<11} {outcome.seconds:8.1f} s  {outcome.job.label}  {outcome.detail}".rstrip()
@@ -183,14 +192,15 @@ def _run(job: Job, torchrun: Torchrun) -> Outcome:
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="parallel_sweep_") as folder:
         error_file = Path(folder) / "error.json"
-        # torchrun sets OMP_NUM_THREADS for more than one worker only; the baseline gets the same treatment.
+        # torchrun sets OMP_NUM_THREADS only for several workers; the baseline must be treated
+        # alike.
         environment = {**os.environ, "TORCHELASTIC_ERROR_FILE": str(error_file),
                        "OMP_NUM_THREADS": str(job.config.cluster.threads)}
         try:
             code = process_tree.run(command(job, torchrun), environment, torchrun.grace_s)
         finally:
             if sys.stdout.isatty():
-                print("\x1b[?25h", end="", flush=True)  # a progress bar that was killed left the cursor hidden
+                print("\x1b[?25h", end="", flush=True)  # a killed progress bar leaves the cursor hidden
         seconds = time.monotonic() - start
         if code == 0:
             return Outcome(job, "done", seconds)
@@ -200,7 +210,8 @@ def _run(job: Job, torchrun: Torchrun) -> Outcome:
 
 
 def _read_error(path: Path) -> str:
-    """The error of the rank that failed first, as torchrun's agent passes it on: a traceback, or one sentence."""
+    """Return the error of the first rank to fail from torchrun's file: a traceback or one
+    sentence."""
     if not path.exists():
         return NO_ERROR
     message = json.loads(path.read_text(encoding="utf-8"))["message"]
@@ -211,7 +222,7 @@ def _read_error(path: Path) -> str:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just given up is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # count a port that was just released as free
         try:
             probe.bind(("", port))
         except OSError:

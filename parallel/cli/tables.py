@@ -1,4 +1,4 @@
-"""Rich tables and lines as all commands print them."""
+"""Print Rich tables and lines, in the style of all commands."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from rich.text import Text
 
 
 def plain_table(columns: Sequence[str], *, words: Sequence[str] = (), rows: Iterable[Sequence[str]] = ()) -> Table:
-    """Return a table without lines: columns named in `words` aligned left and folded, the others right and whole.
+    """Return a table without borders.
 
-    Cells are taken as they are: a `[` in them is no markup.
+    Columns in `words` are aligned left and may wrap; the others are aligned right and do not wrap.
+    A `[` in a cell is not markup.
     """
     table = Table(box=None, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
     for name in columns:
@@ -31,6 +32,6 @@ def add_row(table: Table, cells: Sequence[str], style: str | None = None) -> Non
 
 
 def print_lines(console: Console, *lines: str) -> None:
-    """Print lines of plain text, which are left as long as they are."""
+    """Print lines of plain text without wrapping them."""
     for line in lines:
         console.print(Text(line), soft_wrap=True)

@@ -1,4 +1,5 @@
-"""Values of commands' own keys: words, whole numbers, seconds, and keys with a prefix as an options dataclass."""
+"""Parse the values of commands' own keys: words, numbers, seconds, and prefixed keys as a
+dataclass."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ T = TypeVar("T")
 def words(name: str, value: str) -> list[str]:
     """Return the distinct words of `a,b,c` or `[a,b,c]`."""
     found = [word.strip() for word in value.strip("[]").split(",")]
-    require(all(found), name, value, "must be words with commas between them")
+    require(all(found), name, value, "must be words separated by commas")
     return list(dict.fromkeys(found))
 
 
@@ -22,7 +23,7 @@ def whole_numbers(name: str, value: str) -> list[int]:
     """Return the distinct positive whole numbers of `1,2,4`, sorted."""
     found = words(name, value)
     for word in found:
-        require(word.isdecimal() and int(word) >= 1, name, word, "must be a whole number, at least 1")
+        require(word.isdecimal() and int(word) >= 1, name, word, "must be a whole number of at least 1")
     return sorted({int(word) for word in found})
 
 
@@ -37,7 +38,7 @@ def positive_seconds(name: str, value: str) -> float:
 
 
 def prefixed_options(cls: type[T], prefix: str, arguments: Sequence[str]) -> tuple[T, list[str]]:
-    """Return the arguments `prefix.key=value` as the dataclass `cls`, and the other arguments."""
+    """Return the arguments of the form `prefix.key=value` as a `cls`, and the other arguments."""
     own = [argument.removeprefix(f"{prefix}.") for argument in arguments if argument.startswith(f"{prefix}.")]
     for argument in own:
         require("=" in argument, prefix, argument, f"must have a value: {prefix}.{argument}=value")

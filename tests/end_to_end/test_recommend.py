@@ -163,7 +163,7 @@ def test_a_first_word_means_all_of_its_kind() -> None:
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["workers=0"], "workers=0 must be a whole number, at least 1"),
+    (["workers=0"], "workers=0 must be a whole number of at least 1"),
     (["workers=1,x"], "workers=x must be a whole number"),
     (["workers="], "workers= must be words"),
     (["workers=1", "workers=2"], "workers=2 is given twice; the first was 1"),
