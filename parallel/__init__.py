@@ -1,1 +1,2 @@
-"""Compare ways of training one network on more than one device: every strategy is a plan, one runtime runs any plan."""
+"""Compare ways of training a network on several devices: every strategy is a plan, and one runtime
+runs any plan."""

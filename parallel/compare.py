@@ -38,10 +38,10 @@ STDOUT = Path("-")
 
 
 def print_and_export(given: Given, console: Console) -> int:
-    """Print the comparisons and validations, and write the files that were asked for."""
+    """Print the comparisons and validations, and write the requested files."""
     folders = [Path(argument) for argument in given.rest]
     require(len(folders) > 0, "folders", len(folders),
-            "must be at least 1: give run directories or folders of them")
+            "must be at least 1: give run directories or folders that contain them")
     exporters = {"--json": as_json, "--csv": as_csv}
     exports = {flag: exporters[flag] for flag in exporters if flag in given.files}
     if STDOUT in given.files.values():

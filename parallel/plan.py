@@ -1,15 +1,18 @@
-"""See what a plan does before running it: python -m parallel.plan [--steps | --yaml] [override …]
+"""Show what a plan does before running it.
+
+    python -m parallel.plan [--steps | --yaml] [override …]
 
     python -m parallel.plan strategy=one_weird_trick workers=2 trainer.batch_size=128
     python -m parallel.plan strategy=one_weird_trick workers=2 --yaml > plan.yaml
 
-prints where every op is computed and, for each worker, the parameters that it holds, the bytes that it sends in a
-step, its multiply-adds, and the memory that it needs (an upper estimate). The arguments are those of parallel.train.
+Prints the layout of every op and, for each worker, the parameters that it holds, the bytes that it
+sends per step, its multiply-adds, and the memory that it needs (an upper estimate). Overrides are
+those of parallel.train.
 
-    --steps   also every step of each worker
-    --yaml    only the plan file, for strategy=from_file strategy.path=plan.yaml
+    --steps   print every step of each worker, too
+    --yaml    print only the plan file, for strategy=from_file strategy.path=plan.yaml
 
-No process is started and no data set opened. Exit code 2 for a plan that is not possible.
+Starts no process and opens no data set. Exit code 2 for an invalid plan.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from parallel.config import Config
 
 
 def train(config: Config, run_dir: Path) -> None:
-    """Train one run; the engines are imported once the configuration has proved good."""
+    """Train one run. The engines are imported only after the configuration has been validated."""
     from parallel.training.trainer import train as run
 
     run(config, run_dir)

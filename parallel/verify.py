@@ -1,14 +1,17 @@
 """Check plans against plain single-process PyTorch, in float64, with dropout on.
 
-    python -m parallel.verify                                    the default plans: every strategy, split and kind of op
+    python -m parallel.verify [key=value …] [override …]
+
+    python -m parallel.verify      checks the default plans: every strategy, split and kind of op
     python -m parallel.verify strategy=one_weird_trick strategy.scheme=c workers=4 steps=3
 
-trains and evaluates both sides on random images and prints the largest relative differences of losses, gradients,
-weights, running statistics and evaluation. Exit code 1 if one is above 1e-10; then both sides run again, and the first
-op whose forward or backward differs is printed.
+Trains and evaluates both sides on random images, and prints the largest relative differences of
+losses, gradients, weights, running statistics and evaluation. If one is above 1e-10, both sides run
+again, the first op whose forward or backward differs is printed, and the exit code is 1.
 
     steps=3         optimizer steps
-    chaos=true      delay messages at random, and poison what is read too early (default: for the default plans only)
+    chaos=true      delay messages at random, and fill tensors with NaN until they have arrived
+                    (default: for the default plans only)
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ COMMAND = Command(__doc__, keys=("steps", "chaos"), width=132)
 
 
 def body(given: Given, console: Console) -> int:
-    """Verify; the exit code is 0 if all is equal, and 1 otherwise."""
+    """Verify and return the exit code: 0 if everything is equal, otherwise 1."""
     steps = given.keys.get("steps", "3")
     require(steps.isdecimal(), "steps", steps, "must be a whole number")
     one_strategy = any(override.startswith("strategy=") for override in given.rest)

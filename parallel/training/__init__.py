@@ -1,1 +1,1 @@
-"""Training a model as configured: the job, the plan that it runs, the loop over epochs."""
+"""Training of a configured model: the job, its plan, the loop over epochs."""

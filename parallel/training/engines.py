@@ -1,6 +1,6 @@
-"""The table of engines: what trains under each strategy.
+"""The engine of each strategy.
 
-A strategy that makes a plan is trained by the runtime, which runs any plan. The others are outside references, and
+Strategies that make a plan use the runtime, which runs any plan. The others are outside references;
 each has an entry in `ENGINES`.
 """
 
@@ -25,12 +25,16 @@ EngineFactory = Callable[[Job, World, "Observer | None"], Engine]
 
 
 def open_engine(job: Job, world: World, observer: Observer | None = None) -> Engine:
-    """Return the engine of the job's strategy. Raises `ValueError` if it does not fit the workers or their memory."""
+    """Return the engine of the job's strategy.
+
+    Raises `ValueError` if the plan or the batch does not fit the workers or their memory.
+    """
     return ENGINES.get(job.config.strategy.name, runtime_engine)(job, world, observer)
 
 
 def runtime_engine(job: Job, world: World, observer: Observer | None) -> Runtime:
-    """Return the runtime of the job's plan. Raises `ValueError` for a plan that needs more memory than there is."""
+    """Return the runtime of the job's plan. Raises `ValueError` if the plan needs too much
+    memory."""
     if job.plan is None:
         raise RuntimeError(f"strategy={job.config.strategy.name} has neither a plan nor an entry in ENGINES")
     trainer = job.config.trainer
@@ -54,4 +58,4 @@ def ddp_engine(job: Job, world: World, observer: Observer | None) -> DDPEngine:
 ENGINES: Mapping[str, EngineFactory] = {
     "ddp": ddp_engine,
 }
-"""Engines of the strategies that make no plan, by the strategy's name."""
+"""Engines of strategies without a plan, by the name of the strategy."""

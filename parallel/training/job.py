@@ -1,4 +1,4 @@
-"""What is known of a run before its workers meet: the data, the model's graph, the plan."""
+"""The parts of a run that need no process group: the data, the graph of the model, the plan."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ from parallel.strategies import build_plan
 
 @dataclass(frozen=True)
 class Job:
-    """One run, checked as far as one process can."""
+    """A run, validated as far as a single process can."""
 
     config: Config
     workers: int
     data: DataSet
     graph: Graph
     plan: Plan | None
-    """None: the strategy makes no plan, or a plan is searched for and the workers have not met yet."""
+    """None: the strategy makes no plan, or the plan has yet to be searched for."""
 
     @property
     def label(self) -> str:
-        """The strategy as rows and bars name it."""
+        """Label of the strategy in tables and progress bars."""
         return self.config.strategy.label
 
 
 def prepare(config: Config, verbose: bool) -> Job:
-    """Open the data and make the plan. `verbose` shows the progress of decoding; only one rank should set it."""
+    """Open the data and make the plan.
+
+    `verbose` shows the progress of decoding; only one rank should set it.
+    """
     data = open_data(config.data, config.model.image_size, config.trainer.seed, verbose)
     graph = model_graph(config.model, data.num_classes)
     workers = config.worker_count()

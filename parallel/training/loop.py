@@ -1,7 +1,8 @@
-"""The training loop: the same for every strategy, around an engine that does the steps.
+"""The training loop, the same for every strategy; an engine runs the steps.
 
-An epoch is timed between barriers; validation, records and tracking lie outside. Warm-up steps come before the first
-epoch: they run at learning rate 0, so that they change no weight, and their momentum is forgotten.
+The time of an epoch is measured between barriers and excludes validation, records and tracking.
+Warm-up steps precede the first epoch. They have learning rate 0, so they change no weights, and the
+momentum is reset after them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from parallel.training.progress import Progress
 
 
 def open_check(job: Job, world: World) -> NonfiniteCheck | None:
-    """Return the check for infinities and NaNs, if the configuration asks for it."""
+    """Return the check for infinities and NaNs, or None without `trainer.check_finite`."""
     if not job.config.trainer.check_finite:
         return None
     if job.plan is None:
@@ -43,7 +44,8 @@ def open_check(job: Job, world: World) -> NonfiniteCheck | None:
 
 
 def learning_rate(config: TrainerConfig, epoch: int, progress: float) -> float:
-    """Return the learning rate in epoch `epoch`, from 0, at the share `progress` of all steps.
+    """Return the learning rate in epoch `epoch` (from 0) after the fraction `progress` of all
+    steps.
 
     Scaling rules: linear, Goyal et al. 2017, section 2.1; square root, Krizhevsky 2014, section 5.
     """
@@ -83,7 +85,8 @@ class Loop:
         )
 
     def run(self, after_epoch: Callable[[Epoch], None], trace_path: Path | None) -> None:
-        """Train all epochs; `after_epoch` is called after each. A trace is written to `trace_path`, if there is one."""
+        """Train all epochs and call `after_epoch` after each; write the trace, if any, to
+        `trace_path`."""
         with self._progress:
             self._warm_up()
             for epoch in range(self._config.epochs):
@@ -103,7 +106,7 @@ class Loop:
         self._world.started()
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield the epoch's batches, and note the time spent waiting for them."""
+        """Yield the batches of an epoch, and record the time spent waiting for them."""
         batches = iter(self._train.epoch(epoch))
         watch = self._world.watch
         for step in count(epoch * len(self._train)):
@@ -117,7 +120,7 @@ class Loop:
             yield batch
 
     def _epoch(self, epoch: int, trace_path: Path | None) -> Epoch:
-        """Train and validate one epoch; the numbers are those of all workers."""
+        """Train and validate one epoch. The result covers all workers."""
         engine = self._engine
         world = self._world
         steps = len(self._train)
@@ -136,7 +139,7 @@ class Loop:
         train_loss = world.sum(total).item() / steps
         if not math.isfinite(train_loss):
             raise NotFinite(f"the mean training loss of epoch {epoch + 1} is {train_loss}: trainer.check_finite=true "
-                            f"names the step and the op where that begins; trainer.lr={lr:g} may be too large")
+                            f"names the first step and op with such a value; trainer.lr={lr:g} may be too large")
         sent_by_all = world.sum(torch.tensor(engine.bytes_sent - sent, dtype=torch.float64, device=world.device))
         memory = max(world.gather(peak_memory(world.device)))
         val_loss, top1, top5 = self._validate()
@@ -150,7 +153,8 @@ class Loop:
         )
 
     def _steps(self, epoch: int) -> tuple[Tensor, float]:
-        """Train on all batches; return the sum of this worker's losses and the last step's learning rate."""
+        """Train on all batches; return the sum of this worker's losses and the last learning
+        rate."""
         steps = len(self._train)
         first = epoch * steps
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
@@ -169,8 +173,10 @@ class Loop:
         return total, lr
 
     def _split(self, seconds: float, own_end: float) -> dict[str, float]:
-        """Return the mean over the workers of the parts of the epoch's time; only the wait for data if the engine
-        hides the rest."""
+        """Return the parts of the epoch's time, as means over the workers.
+
+        If the engine does not record its waits, only the wait for data is returned.
+        """
         clock = self._engine.clock
         world = self._world
         split = clock.split(seconds, own_end, world.gather(clock.starts))
@@ -192,7 +198,8 @@ class Loop:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak so far in bytes: allocated on a GPU, resident in the process on a CPU."""
+    """Return the peak memory so far in bytes: allocated memory on a GPU, resident memory on a
+    CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts kilobytes, on macOS bytes

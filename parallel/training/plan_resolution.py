@@ -1,6 +1,7 @@
-"""The plan of a run whose strategy is `searched`: worker 0 searches, and all workers take its plan.
+"""Resolve the plan of `strategy=searched`: worker 0 searches, and all workers use its plan.
 
-With `strategy.confirm=true` all workers run the best predicted candidates for some steps, and the fastest is taken.
+With `strategy.confirm=true`, all workers run the best predicted candidates for some steps, and use
+the one that was measured as the fastest.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ WARM_UP = 2
 
 
 def resolve_plan(config: Config, options: Searched, graph: Graph, world: World) -> Plan:
-    """Return the plan, the same on all workers. Raises `ValueError` on every worker if worker 0's search refuses."""
+    """Return the same plan on all workers. Raises `ValueError` on all of them if the search
+    fails."""
     answer = world.gather(_search(config, options, graph, world) if world.rank == 0 else None)[0]
     if isinstance(answer, str):
         raise ValueError(answer)
@@ -46,7 +48,7 @@ def resolve_plan(config: Config, options: Searched, graph: Graph, world: World) 
     model = build_model(config.model, graph.ops[-2].shape[0], seed=0)
     own = [_step_seconds(config.trainer, graph, model, candidate.plan, world, options.confirm_steps)
            for candidate in timed]
-    kept = confirm(kept, timed, world.gather(own)[0])  # worker 0's times decide for all
+    kept = confirm(kept, timed, world.gather(own)[0])  # the times of worker 0 decide
     if world.rank == 0:
         keep(kept, _request(config, options, graph, world))
         _tell("timed: " + ", ".join(f"{label} {1000 * s:.1f} ms a step" for label, s in kept.confirmed.items()))
@@ -55,7 +57,7 @@ def resolve_plan(config: Config, options: Searched, graph: Graph, world: World) 
 
 @dataclass(frozen=True)
 class _Answer:
-    """The plan that worker 0 found or had kept; a kept one has no candidates."""
+    """The plan that worker 0 found or had kept. A kept plan has no candidates."""
 
     kept: KeptPlan
     candidates: Sequence[Candidate]
@@ -67,7 +69,7 @@ def _request(config: Config, options: Searched, graph: Graph, world: World) -> R
 
 
 def _search(config: Config, options: Searched, graph: Graph, world: World) -> _Answer | str:
-    """Return a plan with its candidates, or the sentence that says why there is none."""
+    """Return a plan with its candidates, or an error message."""
     try:
         request = _request(config, options, graph, world)
         kept = reuse(request)

@@ -1,7 +1,7 @@
-"""Shows how far a run is: a bar that stays in its line on a terminal, a line per epoch anywhere else.
+"""Progress of a run: a bar on a terminal, otherwise a line per epoch.
 
-`step` is called in the training loop of one rank, so it must not slow that rank down: it counts, and draws at most
-twice a second, without a thread of its own.
+One rank calls `step` in its training loop, where it must not take time: it counts, draws at most
+twice per second, and starts no thread.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from rich.text import Text
 from parallel.results.records import Epoch
 
 DRAW_EVERY_S = 0.5
-"""Drawing takes about a millisecond: a fifth of a per cent of the time at this pace."""
+"""Seconds between drawings. One takes about a millisecond, so drawing takes 0.2 % of the time."""
 
 
 class Progress:
     """The progress of one run of `epochs` × `steps_per_epoch` steps of `batch_size` images.
 
-    Not `enabled` (every rank but one), it shows nothing.
+    It shows nothing unless `enabled`, which should be set on one rank only.
     """
 
     def __init__(self, epochs: int, steps_per_epoch: int, label: str, *, batch_size: int, enabled: bool = True,
@@ -42,10 +42,10 @@ class Progress:
         self._epoch = 0
 
     def step(self, epoch: int, step: int, loss: SupportsFloat | None = None) -> None:
-        """Step `step` of epoch `epoch` is done, both from 1.
+        """Count step `step` of epoch `epoch` as done; both start at 1.
 
-        `loss`: a number, or a tensor of one. It is read only when the line is drawn, so that a device is not made to
-        wait at every step.
+        `loss` is a number or a tensor with one element. It is read only when the bar is drawn, so
+        not every step synchronises with the device.
         """
         if self._live is None:
             return
@@ -60,13 +60,13 @@ class Progress:
             if self._loss is not None:
                 parts.append(f"loss {float(self._loss):.3f}")
             if now > self._epoch_started:
-                # An epoch's clock starts at the end of its first step that was seen.
+                # The clock of an epoch starts at the end of the first step that was reported.
                 images = (self._done - self._epoch_base) * self._batch
                 parts.append(f"{images / (now - self._epoch_started):.0f} images/s")
             self._draw(now, "  ".join(parts))
 
     def phase(self, name: str) -> None:
-        """Show what goes on besides training steps: `validation`, `warm-up`."""
+        """Show a phase other than training steps: `validation`, `warm-up`."""
         if self._live is not None:
             self._draw(time.perf_counter(), name)
 
@@ -74,7 +74,7 @@ class Progress:
         """Print the line of an epoch that has ended."""
         if self._enabled:
             self._console.print(Text(epoch_line(epoch, self._epochs, self._label)), soft_wrap=True)
-            # Behind a pipe the line would otherwise wait for the buffer to fill.
+            # In a pipe the line would otherwise stay in the buffer until it is full.
             self._console.file.flush()
 
     def __enter__(self) -> Progress:
@@ -102,7 +102,7 @@ class Progress:
 
 
 def epoch_line(epoch: Epoch, epochs: int, label: str) -> str:
-    """An epoch in one line; what was not measured is left out."""
+    """Return an epoch as one line, without values that were not measured."""
     parts = [f"{label}  epoch {epoch.epoch}/{epochs}", f"{epoch.seconds:.2f} s"]
     for value, form in (
         (epoch.images_per_second, "{:.1f} images/s"), (epoch.train_loss, "loss {:.4f}"),
@@ -116,7 +116,7 @@ def epoch_line(epoch: Epoch, epochs: int, label: str) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
+    """Return seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -19,7 +19,7 @@ from parallel.training.job import Job
 
 
 def now() -> str:
-    """Return the time as records have it."""
+    """Return the current time in the format of records."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 

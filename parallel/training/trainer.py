@@ -1,4 +1,4 @@
-"""One run from its configuration to its record."""
+"""Training from a configuration to a record."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from parallel.training.record import make_record, now
 
 
 def train(config: Config, run_dir: Path) -> None:
-    """Train as configured, on the workers that torchrun started; worker 0 writes the record into `run_dir`.
+    """Train as configured on the workers that torchrun started; worker 0 writes the record to
+    `run_dir`.
 
-    Raises `ValueError`, before any step, for what cannot be run.
+    Raises `ValueError` before the first step for an invalid configuration.
     """
     choose_device(config.cluster)
     job = prepare(config, verbose=os.environ.get("RANK", "0") == "0")

@@ -1,1 +1,2 @@
-"""Holding a plan against plain PyTorch: parity of losses, gradients and weights, and the first difference."""
+"""Verification of plans: compare losses, gradients and weights with plain PyTorch, and find the
+first difference."""

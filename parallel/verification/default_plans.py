@@ -1,7 +1,7 @@
-"""The plans that `python -m parallel.verify` checks by itself: every strategy, split, scheme and kind of op.
+"""The default plans of `python -m parallel.verify`: every strategy, split, scheme and kind of op.
 
-The models are the real ones with fewer channels and features, on images that are not square, so that all plans are
-checked within a minute. Degrees mostly do not divide what they split.
+The models have fewer channels and features than the real ones, and take images that are not square.
+Checking all plans takes less than a minute. Most degrees do not divide the size of their dim.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from parallel.verification.parity import Case
 
 CLASSES = 10
 THINNER = {nn.Conv2d: 16, nn.Linear: 64}
-"""How many times fewer channels and features than AlexNet has."""
+"""Factors by which AlexNet's channels and features are reduced."""
 
 
 @dataclass(frozen=True)
 class DefaultPlan:
-    """A plan to check by default."""
+    """A default plan and its model."""
 
     label: str
     model: str
@@ -36,13 +36,15 @@ class DefaultPlan:
     workers: int
     batch_size: int
     plan: StrategyConfig | str
-    """A named strategy, or a plan's text."""
+    """Options of a named strategy, or the text of a plan."""
     shared_memory: bool = True
-    """False: messages go through the process group, as between hosts."""
+    """Whether workers pass messages in shared memory; False: through the process group, as between
+    hosts."""
 
 
 def thin_alexnet(variant: str) -> nn.Sequential:
-    """Return AlexNet's layers, in order and with their kernels, groups and dropout, but thinner."""
+    """Return AlexNet with fewer channels and features: the same layers, kernels, groups and
+    dropout."""
     with torch.device("meta"):
         full: AlexNet = build(AlexNetConfig(variant=variant), CLASSES)
     layers = OrderedDict[str, nn.Module]()
@@ -63,9 +65,10 @@ def thin_alexnet(variant: str) -> nn.Sequential:
 
 
 def thin_resnet() -> nn.Sequential:
-    """Return layers of ResNet-18: a padded pooling, a block as it is, and one that projects.
+    """Return a small ResNet: a padded pooling, an identity block, and a block with a projection.
 
-    The pooling reads negative numbers, as it does not in ResNet-18: after a ReLU, zeros would do for padding.
+    Unlike in ResNet-18, the pooling reads negative numbers. After a ReLU, padding with zeros would
+    go unnoticed.
     """
     return nn.Sequential(OrderedDict(
         conv1=nn.Conv2d(3, 6, 7, stride=2, padding=3, bias=False), bn1=nn.BatchNorm2d(6),
@@ -78,7 +81,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "alexnet original": (lambda: thin_alexnet("original"), (3, 96, 80)),
     "resnet": (thin_resnet, (3, 29, 33)),
 }
-"""By name: the model and the shape of its images."""
+"""Constructor of each model, and the shape of its images, by name."""
 
 
 DEFAULT_PLANS = (
@@ -120,7 +123,7 @@ DEFAULT_PLANS = (
 
 
 def default_cases(steps: int) -> list[tuple[DefaultPlan, Case]]:
-    """Build the models and plans. Plans for the same model share its initial weights."""
+    """Return the default plans with their cases. Cases of one model share its initial weights."""
     models: dict[str, nn.Module] = {}
     graphs: dict[str, Graph] = {}
     with torch.random.fork_rng(devices=[]):

@@ -1,10 +1,14 @@
-"""Where a plan's training first departs from plain PyTorch: the step, the op, the worker and the box.
+"""Find where the training of a plan first differs from plain PyTorch: step, op, worker and box.
 
-Both sides run again with an observer and are compared step by step: first the outputs of all ops in forward order;
-then, from the last op to the first, what each op's backward gives, the gradients of its parameters and of its inputs;
-then the updated weights. The first difference in this order cannot be the consequence of another op's fault. An op is
-compared if plain PyTorch computes it in a layer of the same name. Functions called in a residual network have no layer:
-they are covered by the ops that read them.
+Both sides run again with an observer. Each step is compared in this order:
+
+    1. the outputs of all ops, in forward order
+    2. the gradients of each op's parameters and inputs, from the last op to the first
+    3. the updated weights
+
+So the first difference cannot be a consequence of an error in another op. An op is compared if
+plain PyTorch computes it in a layer of the same name. Function calls, as in a residual network,
+have no layer; the ops that read their outputs cover them.
 """
 
 from __future__ import annotations
@@ -20,29 +24,30 @@ from parallel.graph.box import Box, Span
 from parallel.runtime.instrumentation.observe import Observer
 
 NEGLIGIBLE = 1e-4
-"""Share of the largest magnitude among all gradients, or all weights, below which a tensor counts as rounding."""
+"""Fraction of the largest magnitude among all gradients (or all weights) below which a tensor is
+considered rounding error."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A worker's part of an op's output, or of its gradient."""
+    """A worker's part of the output of an op, or of the gradient of that output."""
 
     box: Box
-    """[n, …]; its span of samples may be another micro-batch's, `rows` has the positions."""
+    """[n, …]. Its span of samples may be that of another micro-batch; `rows` has the positions."""
     rows: Tensor
     """int64 [n], positions in the global batch."""
     tensor: Tensor
 
 
 class Recorder(Observer):
-    """Keeps a step's outputs and their gradients."""
+    """Records the outputs of a step and their gradients."""
 
     def __init__(self) -> None:
         self.outputs: dict[str, list[Piece]] = {}
         self.gradients: dict[str, list[Piece]] = {}
 
     def clear(self) -> None:
-        """Forget the last step."""
+        """Discard the records of the last step."""
         self.outputs, self.gradients = {}, {}
 
     def output(self, op: str, box: Box, rows: Tensor, tensor: Tensor) -> None:
@@ -53,7 +58,7 @@ class Recorder(Observer):
 
 
 def _record(pieces: dict[str, list[Piece]], op: str, box: Box, rows: Tensor, tensor: Tensor) -> None:
-    if len(tensor) == len(rows):  # otherwise a sum over samples, which plain PyTorch has in no layer
+    if len(tensor) == len(rows):  # otherwise a sum over samples, which no layer computes
         pieces.setdefault(op, []).append(Piece(box, rows, tensor.clone()))
 
 
@@ -63,12 +68,12 @@ Recorded = tuple[Mapping[str, Sequence[Piece]], Mapping[str, Sequence[Piece]]]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a difference is, and how large."""
+    """Location and size of a difference."""
 
     what: str
-    """The computation: `forward of pool2`."""
+    """Computation: `forward of pool2`."""
     where: str
-    """The part: `worker 1, box [0:16, 0:192, 3:7, 0:7]`."""
+    """Worker and box: `worker 1, box [0:16, 0:192, 3:7, 0:7]`."""
     difference: float
     """Relative to the largest magnitude of the reference's values."""
 
@@ -78,10 +83,11 @@ class Place:
 
 def compare_step(graph: Graph, passes: Sequence[Span], ours: Sequence[Recorded], theirs: Recorded,
                  gradients: Mapping[str, tuple[Tensor, Tensor]], tolerance: float) -> Place | None:
-    """Return the first difference above `tolerance` in a step's forward and backward, or None.
+    """Return the first difference above `tolerance` in forward and backward of a step, or None.
 
-    `passes` are spans of samples, each trained on with the weights that the pass before it left. `ours` is by worker.
-    `gradients` has those of each parameter (`conv1.weight`) in the last pass, ours and theirs.
+    `passes` are the spans of samples between updates of the weights. `ours` has a record for each
+    worker. `gradients` has the gradients of the last pass by parameter (`conv1.weight`): ours and
+    theirs.
     """
     for number, samples in enumerate(passes):
         known = gradients if number == len(passes) - 1 else {}
@@ -93,7 +99,8 @@ def compare_step(graph: Graph, passes: Sequence[Span], ours: Sequence[Recorded],
 
 
 def compare_named(what: str, pairs: Mapping[str, tuple[Tensor, Tensor]], tolerance: float) -> Place | None:
-    """Return the first tensor whose two versions, ours and theirs, differ by more than `tolerance`, or None."""
+    """Return the first pair of tensors, ours and theirs, that differ by more than `tolerance`, or
+    None."""
     scale = magnitude(theirs for _, theirs in pairs.values())
     for name, pair in pairs.items():
         if not (difference := relative(*pair, scale)) <= tolerance:
@@ -104,9 +111,9 @@ def compare_named(what: str, pairs: Mapping[str, tuple[Tensor, Tensor]], toleran
 def relative(ours: Tensor, theirs: Tensor, scale: float) -> float:
     """Return the largest difference of two tensors, relative to the second's largest magnitude.
 
-    The divisor is at least `NEGLIGIBLE` times `scale`, the largest magnitude of all tensors of the
-    kind: a gradient that is nothing but rounding, such as that of a bias before batch
-    normalisation, has no magnitude of its own.
+    The divisor is at least `NEGLIGIBLE` times `scale`, the largest magnitude among all tensors of
+    the same kind. Otherwise a gradient that consists of rounding errors, such as that of a bias
+    before a batch normalisation, would be compared with itself.
     """
     return ((ours - theirs).abs().max() / theirs.abs().max().clamp_min(max(NEGLIGIBLE * scale, 1e-300))).item()
 
@@ -117,7 +124,7 @@ def magnitude(tensors: Iterable[Tensor]) -> float:
 
 
 def _only(samples: Span, pieces: Mapping[str, Sequence[Piece]]) -> dict[str, list[Piece]]:
-    """Return the rows of all pieces that are among the samples."""
+    """Return the pieces with only the rows of the given samples."""
     result: dict[str, list[Piece]] = {}
     for op, of_op in pieces.items():
         for piece in of_op:
@@ -155,9 +162,10 @@ def _compare_pass(graph: Graph, ours: Sequence[Recorded], theirs: Recorded,
 
 def _compare(op: str, ours: Sequence[Mapping[str, Sequence[Piece]]], theirs: Mapping[str, Sequence[Piece]],
              tolerance: float, adds: bool) -> tuple[str, float] | None:
-    """Return where the workers' pieces differ most from the whole tensor, and by how much.
+    """Return where the workers' pieces differ most from the whole tensor, and the difference.
 
-    None if they do not differ, or if the reference has no such tensor. `adds`: pieces of the same box are partial sums.
+    None if they do not differ, or if the reference does not have the tensor. With `adds`, pieces of
+    the same box are partial sums.
     """
     if op not in theirs:
         return None
@@ -200,7 +208,7 @@ def _index(piece: Piece) -> tuple[Tensor, ...]:
 
 
 def _box(wrong: Tensor, piece: Piece) -> Box:
-    """Return the smallest box of the whole tensor that holds everything wrong in the piece."""
+    """Return the smallest box of the whole tensor that contains all wrong elements of the piece."""
     places = wrong.nonzero()
     low, high = places.min(dim=0).values.tolist(), places.max(dim=0).values.tolist()
     rows = sorted((int(piece.rows[low[0]]), int(piece.rows[high[0]])))

@@ -1,8 +1,13 @@
-"""Parity: train and evaluate a plan beside plain single-process PyTorch, in float64 with dropout on, and compare.
+"""Parity: compare training and evaluation of a plan with plain single-process PyTorch.
 
-After every step are compared the loss, all summed gradients, and the evaluation of a batch: loss, top-1 and top-5
-hits, samples. After the last step all weights and the running statistics of batch normalisations. Every difference is
-relative, and may be at most `TOLERANCE`. Where one is larger, both sides run again to find where it begins.
+Both run in float64 with dropout on. Compared are
+
+    after each step       loss; summed gradients; evaluation of a batch: loss, top-1 and top-5 hits,
+                          number of samples
+    after the last step   weights; running statistics of batch normalisations
+
+Every relative difference must be at most `TOLERANCE`. If one is larger, both sides run again to
+find the first difference (`first_difference`).
 """
 
 from __future__ import annotations
@@ -35,19 +40,20 @@ from parallel.verification.reference import Optimizer, Passes, Reference, evalua
 TOLERANCE = 1e-10
 OPTIMIZER = Optimizer(lr=0.01, momentum=0.9, weight_decay=0.0005)
 LABEL_RANKS = (0, 4, 5, 1)
-"""Ranks of an evaluated sample's label among its logits: on both sides of the edges of top-1 and top-5."""
+"""Ranks of the labels of evaluated samples among their logits, on both sides of the limits of top-1
+and top-5."""
 EVALUATED = ("loss", "top-1 hits", "top-5 hits", "samples")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A plan to compare, with everything that the comparison depends on."""
+    """A plan, and everything that its comparison depends on."""
 
     model: nn.Module
     plan: Plan | None
-    """None: torch's DDP."""
+    """None: torch's DDP is compared."""
     shape: tuple[int, ...]
-    """Of an image."""
+    """Shape of an image: (c, h, w)."""
     batch_size: int
     steps: int = 3
     seed: int = 0
@@ -58,7 +64,8 @@ class Case:
 
     @cached_property
     def program(self) -> Program | None:
-        """The lowered plan, after its dry run. Raises `ValueError` if the batch does not fit the plan."""
+        """The lowered plan, after its dry run. Raises `ValueError` if the batch does not fit the
+        plan."""
         if self.plan is None:
             return None
         program = lower(self.graph, self.plan, self.batch_size)
@@ -67,7 +74,7 @@ class Case:
 
     @property
     def passes(self) -> int:
-        """How many times a step updates the layers of passes."""
+        """Number of updates per step of the layers that every pass updates."""
         return self.plan.micro_batches if self.plan is not None and self.plan.update == "pass" else 1
 
 
@@ -81,35 +88,35 @@ class Difference:
     statistics: float = 0.0
     """Running means and variances of batch normalisations."""
     evaluation: float = 0.0
-    """Loss, top-1 and top-5 hits, and number of samples of evaluated batches."""
+    """Loss, top-1 and top-5 hits, and number of samples in evaluation."""
     worst: str = ""
-    """The tensor or number with the largest difference."""
+    """Name of the quantity with the largest difference."""
     first: str = ""
-    """Where the difference begins, if there is one."""
+    """Location of the first difference; empty if there is none."""
 
     @property
     def by_quantity(self) -> dict[str, float]:
-        """The five differences by name."""
+        """All five differences by name."""
         return {name: getattr(self, name) for name in ("losses", "gradients", "weights", "statistics", "evaluation")}
 
     @property
     def largest(self) -> float:
-        """The largest of the five; NaN if one is."""
+        """Largest of the five differences; NaN if one of them is NaN."""
         return max(self.by_quantity.values(), key=_nan_last)
 
     @property
     def ok(self) -> bool:
-        """Whether all are within the tolerance; NaN is not."""
+        """Whether all differences are within the tolerance. NaN is not."""
         return self.largest <= TOLERANCE
 
 
 def compare_worker(case: Case, chaos: Chaos | None = None) -> Difference:
-    """Compare one case on this worker and its peers; only worker 0's result counts."""
+    """Compare one case on this worker and its peers. Only the result of worker 0 is meaningful."""
     return compare_cases([case], ClusterConfig(device="cpu"), chaos)[0]
 
 
 def compare_cases(cases: Sequence[Case], cluster: ClusterConfig, chaos: Chaos | None = None) -> list[Difference]:
-    """Compare cases, all of as many workers, one after the other, up to the first with a difference."""
+    """Compare cases with the same number of workers in order; stop after the first difference."""
     found: list[Difference] = []
     with open_world(cluster, chaos) as world:
         world.started()
@@ -124,14 +131,14 @@ def compare_cases(cases: Sequence[Case], cluster: ClusterConfig, chaos: Chaos | 
 
 
 def random_batch(step: int, size: int, shape: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor]:
-    """Return the images and labels of a global batch, which depend on nothing but the arguments."""
+    """Return the images and labels of a global batch. They depend only on the arguments."""
     generator = torch.Generator().manual_seed(step)
     images = torch.randn(size, *shape, dtype=torch.float64, generator=generator)
     return images, torch.randint(classes, (size,), generator=generator)
 
 
 def largest_difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> tuple[float, str]:
-    """Return the largest relative difference of two sets of tensors, and the name of that tensor.
+    """Return the largest relative difference between two sets of tensors, and the tensor's name.
 
     Raises `RuntimeError` if the sets have different names.
     """
@@ -154,7 +161,7 @@ Engine = DDPEngine | Runtime
 
 
 class _Comparison:
-    """One worker's side of a case; worker 0 also runs the reference."""
+    """The comparison of a case on one worker. Worker 0 also runs the reference."""
 
     def __init__(self, case: Case, world: World) -> None:
         self._case, self._world = case, world
@@ -168,7 +175,7 @@ class _Comparison:
         return Runtime(case.program, case.model, self._world, options, keep_gradients=True, observer=observer)
 
     def _reference(self) -> Reference | None:
-        """The reference on worker 0, None on the others."""
+        """Return the reference on worker 0, None on the others."""
         if self._world.rank > 0:
             return None
         passes, program = None, self._case.program
@@ -178,13 +185,14 @@ class _Comparison:
         return Reference(self._case.model, OPTIMIZER, seed=self._case.seed, passes=passes)
 
     def _tensors(self, engine: Engine, kind: str) -> dict[str, Tensor]:
-        """Gather the engine's gradients, weights or buffers by the reference's names; DDP has no buffers to gather."""
+        """Gather gradients, weights or buffers, by the reference's names. DDP gathers no
+        buffers."""
         if kind == "buffers" and isinstance(engine, DDPEngine):
             return {}
         return {f"{op}.{name}": tensor for (op, name), tensor in engine.gathered(kind).items()}
 
     def _train(self, step: int, engine: Engine, reference: Reference | None) -> tuple[float, float]:
-        """Train both by one step and return their losses."""
+        """Train both sides for one step and return their losses."""
         case = self._case
         self._world.watch.at(f"step {step}")
         images, labels = random_batch(step, case.batch_size, case.shape, self._classes)
@@ -193,9 +201,10 @@ class _Comparison:
         return loss.item(), math.nan if reference is None else reference.train_step(images, labels, step)
 
     def _evaluate(self, step: int, engine: Engine, reference: Reference | None) -> dict[str, tuple[Tensor, Tensor]]:
-        """Evaluate a batch on both and return pairs of sums by name, ours first; empty on other workers than 0.
+        """Evaluate a batch on both sides and return pairs of sums by name, ours first.
 
-        The reference chooses the labels by rank, see `LABEL_RANKS`; the last row only fills the batch.
+        The labels are chosen from the reference's logits by rank (`LABEL_RANKS`). The last row is
+        padding. The result is empty on all workers but 0.
         """
         images, _ = random_batch(1000 + step, self._case.batch_size, self._case.shape, self._classes)
         labels = logits = None
@@ -207,7 +216,7 @@ class _Comparison:
             labels[-1] = -1
         labels = self._world.gather(labels)[0]
         if labels is None:
-            raise RuntimeError("worker 0 has chosen no labels")
+            raise RuntimeError("worker 0 chose no labels")
         ours = self._world.sum(engine.evaluate_step(images[engine.image_positions], labels[engine.label_positions]))
         if logits is None:
             return {}
@@ -219,12 +228,13 @@ class _Comparison:
         return self._case.graph[LOSS].input_shapes[0][0]
 
     def differences(self) -> Difference:
-        """Return the largest differences; they are meaningful on worker 0."""
+        """Return the largest differences. Only those of worker 0 are meaningful."""
         engine, reference = self._engine(), self._reference()
         found: dict[str, list[tuple[float, str]]] = {name: [(0.0, "")] for name in Difference().by_quantity}
         for step in range(self._case.steps):
             loss, expected = self._train(step, engine, reference)
-            # Evaluate first: to gather the weights for a comparison waits for what an evaluation must wait for itself.
+            # Evaluate first: gathering weights would wait for them, and hide a missing wait in
+            # evaluation.
             evaluated = self._evaluate(step, engine, reference)
             gradients = self._tensors(engine, "gradients")
             if reference is not None:
@@ -244,7 +254,8 @@ class _Comparison:
                           largest["evaluation"], worst=max(worst.values(), key=_entry_nan_last)[1])
 
     def first(self) -> str:
-        """Run the same steps again and return where the first difference is; on every worker."""
+        """Run the same steps again and return the location of the first difference, on every
+        worker."""
         own, plain = Recorder(), Recorder()
         engine, reference = self._engine(own), self._reference()
         if reference is not None:
@@ -254,7 +265,8 @@ class _Comparison:
             plain.clear()
             self._train(step, engine, reference)
             evaluated = self._evaluate(step, engine, reference)
-            # DDP's workers each have the mean over their own samples: their gradients are not comparable.
+            # Each DDP worker has the mean over its own samples, so its gradients are not
+            # comparable.
             ours = self._world.gather_to_first((own.outputs, own.gradients if isinstance(engine, Runtime) else {}))
             gathered = {kind: self._tensors(engine, kind) for kind in ("gradients", "weights", "buffers")}
             place: Place | None = None
@@ -273,12 +285,13 @@ class _Comparison:
 
     @property
     def _spans(self) -> list[Span]:
-        """Spans of samples that are trained on one after the other, each with updated weights."""
+        """Spans of samples between updates of the weights."""
         return [cut(self._case.batch_size, self._case.passes, i) for i in range(self._case.passes)]
 
 
 def _apart(ours: Tensor, theirs: Tensor) -> float:
-    """Return the relative difference of two numbers; of hits, which may be none, relative to one at least."""
+    """Return the relative difference of two numbers; the absolute one if `theirs` is 0, as hits may
+    be."""
     return relative(ours, theirs, 0.0) if theirs.item() else abs(ours.item())
 
 

@@ -1,7 +1,8 @@
-"""Plain single-process training and evaluation: the reference that a plan is compared with.
+"""The reference of verification: training and evaluation in plain single-process PyTorch.
 
-It shares no code with the runtime. Dropout masks follow the definition in `parallel/graph/ops/dropout.py`, implemented
-a second time here, in NumPy; top-1 and top-5 come from the rank of the label's logit instead of from `topk`.
+It shares no code with the runtime. Dropout masks are defined in `parallel/graph/ops/dropout.py` and
+implemented a second time here, in NumPy. Top-1 and top-5 use the rank of the label's logit instead
+of `topk`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Options of SGD."""
+    """Hyperparameters of SGD."""
 
     lr: float
     momentum: float
@@ -28,7 +29,8 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Passes:
-    """Krizhevsky's variable batch size (2014, section 4.2): the layers from `first` on are updated in every pass."""
+    """Variable batch size (Krizhevsky 2014, section 4.2): layers from `first` on are updated in
+    every pass."""
 
     count: int
     first: str
@@ -36,10 +38,10 @@ class Passes:
 
 
 class Reference:
-    """A copy of `model`, trained in one process on the whole batch: forward, backward, SGD."""
+    """A copy of `model`, trained in one process on the whole batch with SGD."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, *, seed: int, passes: Passes | None = None) -> None:
-        """Raises `ValueError` if `passes` are asked of a model that cannot be run one part at a time."""
+        """Raises `ValueError` if `passes` is given and the model is not an `nn.Sequential`."""
         self.model = copy.deepcopy(model).double()
         self._at = _Position(seed)
         for name, layer in list(self.model.named_modules()):
@@ -51,8 +53,8 @@ class Reference:
         cut = 1
         if passes is not None and passes.count > 1:
             if not isinstance(self.model, nn.Sequential):
-                raise ValueError(f"update=pass has no reference for {type(model).__name__}: it is no nn.Sequential, "
-                                 "which could be run a part at a time")
+                raise ValueError(f"update=pass has no reference for {type(model).__name__}: the model must be an "
+                                 "nn.Sequential, so that its parts can run separately")
             layers = list(self.model.children())
             cut = [name for name, _ in self.model.named_children()].index(passes.first)
         self._front, self._back = nn.Sequential(*layers[:cut]), nn.Sequential(*layers[cut:])
@@ -64,20 +66,21 @@ class Reference:
 
         self._front_sgd, self._back_sgd = sgd(self._front), sgd(self._back)
         self.gradients: dict[str, Tensor] = {}
-        """The last step's gradients by parameter; the last pass's for a layer that every pass updates."""
+        """Gradients of the last step by parameter; those of the last pass for layers that every
+        pass updates."""
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The parameters by name."""
+        """Parameters by name."""
         return {name: p.detach() for name, p in self.model.named_parameters()}
 
     @property
     def statistics(self) -> dict[str, Tensor]:
-        """The running means and variances of the batch normalisations by name."""
+        """Running means and variances of batch normalisations by name."""
         return {name: b for name, b in self.model.named_buffers() if not name.endswith("num_batches_tracked")}
 
     def rows(self, count: int) -> Tensor:
-        """Return the positions in the batch of the `count` samples that are being computed."""
+        """Return the positions in the batch of the `count` samples of the current pass."""
         return torch.arange(self._at.first, self._at.first + count)
 
     def train_step(self, images: Tensor, labels: Tensor, step: int) -> float:
@@ -118,7 +121,7 @@ class Reference:
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """Evaluate the model: dropout off, running statistics."""
+        """Return the logits in evaluation mode: dropout off, running statistics."""
         self.model.eval()
         logits: Tensor = self.model(images)
         return logits
@@ -135,7 +138,7 @@ def evaluate(logits: Tensor, labels: Tensor) -> list[float]:
 
 @dataclass
 class _Position:
-    """The place in the training that the dropout masks depend on."""
+    """The step and the samples that dropout masks depend on."""
 
     seed: int
     step: int = 0
@@ -155,7 +158,10 @@ class _Dropout(nn.Module):
 
 
 def mask(seed: int, step: int, op: str, first: int, shape: Sequence[int], p: float) -> np.ndarray:
-    """Return which elements of a tensor of `shape` (samples first) are kept; `first` is its first sample's position."""
+    """Return which elements of a tensor of `shape` (samples first) are kept.
+
+    `first` is the position of the first sample in the batch.
+    """
     word = lambda value: np.array([value], dtype=np.uint32)  # noqa: E731
     with np.errstate(over="ignore"):
         key = _mix(_mix(_mix(word(seed)) + word(step)) + word(zlib.crc32(op.encode())))

@@ -1,4 +1,4 @@
-"""Verification on worker processes of this machine: one configured strategy, or all default plans."""
+"""Verify one configured strategy or all default plans, in worker processes on this machine."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from parallel.verification.default_plans import DefaultPlan, default_cases
 from parallel.verification.parity import Case, Difference, compare_cases
 
 TIMEOUT_S = 600.0
-"""How long a worker may wait for another: worker 0 also runs the reference, a whole model in float64."""
+"""Time limit of a wait for another worker; worker 0 also trains the whole model in float64."""
 
 
 def verify(config: Config, steps: int, batch_size: int | None = None, chaos: Chaos | None = None) -> Difference:
     """Compare the configured strategy with plain PyTorch.
 
-    Without a `batch_size` it is the smallest from 8 that gives every part of every pass two samples or a multiple.
-    Raises `ValueError` for a strategy that does not fit.
+    Without `batch_size`, the global batch is the smallest multiple of 2 · workers · micro-batches
+    that is at least 8. Raises `ValueError` for a strategy that does not fit.
     """
     require(steps >= 1, "steps", steps, "must be at least 1")
     workers = config.worker_count()
@@ -41,12 +41,15 @@ def verify(config: Config, steps: int, batch_size: int | None = None, chaos: Cha
 
 def verify_defaults(steps: int, chaos: Chaos | None, timeout_s: float = TIMEOUT_S,
                     ) -> Iterator[tuple[DefaultPlan, Difference]]:
-    """Compare all default plans and yield the results. Plans run in groups, each up to its first difference."""
+    """Compare the default plans and yield the results.
+
+    Plans run in groups; a group stops after its first difference.
+    """
     require(steps >= 1, "steps", steps, "must be at least 1")
     worlds: dict[tuple[int, bool], list[tuple[DefaultPlan, Case]]] = {}
     for default, case in default_cases(steps):
         worlds.setdefault((default.workers, default.shared_memory), []).append((default, case))
-    # The plans of a world run in the same processes. The world with most of them goes first: it finds most mistakes.
+    # Plans for the same number of workers run in the same processes. The largest group goes first.
     for (workers, shared_memory), together in sorted(worlds.items(), key=lambda item: -len(item[1])):
         plans, cases = zip(*together, strict=True)
         cluster = ClusterConfig(device="cpu", shared_memory=shared_memory, timeout_s=timeout_s)
@@ -55,6 +58,6 @@ def verify_defaults(steps: int, chaos: Chaos | None, timeout_s: float = TIMEOUT_
 
 def _spawn(cases: Sequence[Case], workers: int, cluster: ClusterConfig, chaos: Chaos | None) -> list[Difference]:
     for case in cases:
-        _ = case.program  # refuses what does not fit before any process starts
+        _ = case.program  # raises ValueError for an invalid case before any process starts
     found: list[Difference] = spawn_workers(compare_cases, workers, cases, cluster, chaos)[0]
     return found
