@@ -1,7 +1,7 @@
 """The data sets by name. A new one is a file beside these and an entry in `DATA_SETS`.
 
-`parallel.data.loader` makes batches of what is opened here. It is not imported here: it needs torch, and the
-processes that decode images must do without (see `decoder.py`).
+`parallel.data.loader` makes batches of an open data set. It is not imported here, because it needs
+torch and the processes that decode images must not import it (see `decoder.py`).
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ __all__ = ["DATA_SETS", "ON_DISK", "ArrayImages", "DataSet", "Images", "Source",
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that `data=` may name, with what is known of it before it is opened."""
+    """A choice of `data=`, with what is known about the data set before it is opened."""
 
     options: DataConfig
-    """Its options with their defaults."""
+    """Default options."""
     origin: Layout | Callable[[Any, int, int], DataSet]
-    """How its image files lie on disk; or a function that makes it: (options, image size, seed) → data set."""
+    """Layout of the image files on disk, or a function (options, image size, seed) → data set."""
     train_images: int | None = None
-    """Training images as published, less those kept for validation. None: data.train_images says."""
+    """Number of training images of the published set, without those kept for validation. None:
+    data.train_images."""
     num_classes: int | None = None
-    """Classes as published. None: data.num_classes says."""
+    """Number of classes of the published set. None: data.num_classes."""
 
 
 DATA_SETS: dict[str, Source] = {
@@ -50,7 +51,7 @@ def known_classes(data: DataConfig) -> int:
     """Return the number of classes of the configured data set without opening it."""
     classes = data.num_classes or DATA_SETS[data.name].num_classes
     if classes is None:
-        raise ValueError(f"data.num_classes=None does not say how many classes data={data.name} has")
+        raise ValueError(f"data.num_classes=None must be the number of classes of data={data.name}")
     return classes
 
 
@@ -58,18 +59,19 @@ def known_images(data: DataConfig) -> int:
     """Return the number of training images of the configured data set without opening it."""
     images = data.train_images or DATA_SETS[data.name].train_images
     if images is None:
-        raise ValueError(f"data.train_images=None does not say how many images data={data.name} has")
+        raise ValueError(f"data.train_images=None must be the number of training images of data={data.name}")
     return images
 
 
 def open_data(data: DataConfig, image_size: int, seed: int, verbose: bool = False) -> DataSet:
-    """Open the data set `data.name` for a model that takes squares of `image_size` pixels.
+    """Open the data set `data.name` for a model with square inputs of `image_size` pixels.
 
-    `seed` is that of synthetic data; splits and subsets of the real sets never change. The first call decodes the
-    images into a cache, which can take long: all ranks may call at once (one builds, the others wait), but should do
-    so before a collective starts to count its time-out. `verbose` shows progress and reports skipped images; only one
-    rank should set it. Raises `ValueError`, one sentence, for a folder that is missing, empty, of another layout, or
-    full of broken files.
+    `seed` determines synthetic data; splits and subsets of real data sets never change. The first
+    call decodes the images into a cache, which can take long. All ranks may call at once (one
+    builds the cache, the others wait), but not while a collective with a timeout is pending.
+    `verbose` shows progress and reports skipped images; only one rank should set it. Raises
+    `ValueError` for a folder that is missing, is empty, has another layout, or has too many broken
+    files.
     """
     require_one_of("data.name", data.name, tuple(DATA_SETS))
     origin = DATA_SETS[data.name].origin

@@ -1,4 +1,4 @@
-"""Decoding many files with many processes that write into one memory-mapped array."""
+"""Decode files with several processes that write into one memory-mapped array."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def decode_all(root: Path, files: Sequence[str], size: int, pixels: Path | None,
     done = 0
     starts = range(0, len(files), CHUNK)
     with contextlib.ExitStack() as stack:
-        # A thread for each decoder process only waits for its answers.
+        # Each decoder process has a thread that waits for its answers.
         pool = stack.enter_context(ThreadPoolExecutor(processes, "decode"))
         idle = SimpleQueue[Decoder]()
         for _ in range(min(processes, len(starts))):
@@ -79,7 +79,7 @@ class Decoder:
     def __init__(self, size: int, pixels: Path | None) -> None:
         package = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-        # NumPy's BLAS would start a useless thread per core in each of them.
+        # Otherwise NumPy's BLAS would start a useless thread per core in each process.
         environment = os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "parallel.data.decoder", str(size), str(pixels or "")],

@@ -4,12 +4,13 @@
                                  cache.json      settings, versions, and the broken files with the reason
     <cache>/<name>-<fingerprint>.lock            held by the process that builds; contains the number of images decoded
 
-The fingerprint covers the settings and the path, length and modification time of every file, so a cache of other
-settings or files is never read. The folder appears by one rename, when it is complete. The lock is the kernel's
-(flock), which is released when its holder dies; the next process removes what was left.
+The fingerprint covers the settings and the path, length and modification time of every file, so a
+cache for other settings or files is never read. A complete folder is renamed into place. The lock
+is the kernel's (flock): it is released if its holder dies, and the next process removes the
+incomplete folder.
 
-A data set too large for the cache stays as files (`FileImages`). All files are still decoded once to find broken ones,
-and the folder then holds only `cache.json`.
+A data set that is too large for the cache stays in its files (`FileImages`). All files are still
+decoded once to find broken ones; the folder then contains only `cache.json`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from parallel.config import ImageFilesConfig
 from parallel.data.build import Broken, cores, decode_all, progress_bar
 from parallel.data.decode import BrokenImageError, decode
 
-FORMAT = 1  # raise it when the same files and settings would give different content
+FORMAT = 1  # increase it when the content for the same files and settings changes
 GB = 1e9
 POLL_S = 0.1
 
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Labelled image files of one split, as they lie on disk."""
+    """Labelled image files of one split."""
 
     root: Path
     files: tuple[str, ...]
@@ -71,7 +72,7 @@ class CachedImages:
 
 
 class FileImages:
-    """Images that stay files; threads decode them when they are read."""
+    """Images in files, which threads decode when they are read."""
 
     def __init__(self, source: ImageFiles, size: int, threads: int) -> None:
         self._source, self.labels, self.size = source, source.labels, size
@@ -88,7 +89,7 @@ class FileImages:
             try:
                 images[row] = decode(path.read_bytes(), self.size)
             except BrokenImageError as error:
-                raise ValueError(f"{path} was whole when the cache was built and is broken now: {error}") from error
+                raise ValueError(f"{path} is broken, but was not when the cache was built: {error}") from error
 
         for _ in self._pool.map(fill, range(len(indices))):
             pass
@@ -97,11 +98,13 @@ class FileImages:
 
 def open_images(name: str, source: ImageFiles, size: int, data: ImageFilesConfig,
                 verbose: bool) -> CachedImages | FileImages:
-    """Open the images of `source` as squares of `size` pixels, without broken ones; build the cache if there is none.
+    """Open the images of `source` as squares of `size` pixels, without broken ones; build the cache
+    if there is none.
 
-    Several processes may call this at once: one builds, the others wait. `name` is the prefix of the cache's name.
-    `verbose` shows progress and reports skipped images; only one rank should set it. Raises `ValueError` if more than
-    1 % of the images are broken, or if the cache cannot be written or is damaged.
+    Several processes may call this at once: one builds, the others wait. `name` is the prefix of
+    the cache's name. `verbose` shows progress and reports skipped images; only one rank should set
+    it. Raises `ValueError` if more than 1 % of the images are broken, or if the cache cannot be
+    written or is damaged.
     """
     decoded = len(source.files) * size * size * 3
     stay = decoded > data.cache_limit_gb * GB
@@ -122,7 +125,8 @@ def open_images(name: str, source: ImageFiles, size: int, data: ImageFilesConfig
 
 
 def fingerprint(source: ImageFiles, size: int, stay: bool) -> str:
-    """Return the hash of the settings and files, 16 hexadecimal digits. Raises `ValueError` if a file is missing."""
+    """Return the hash of the settings and files, 16 hexadecimal digits. Raises `ValueError` if a
+    file is missing."""
     digest = hashlib.blake2b(json.dumps([FORMAT, size, stay]).encode(), digest_size=8)
     for file in source.files:
         try:
@@ -171,8 +175,8 @@ def _build(folder: Path, source: ImageFiles, size: int, stay: bool, data: ImageF
         needed, free = int(np.prod(shape)), shutil.disk_usage(folder).free
         if needed > free:
             raise ValueError(f"data.cache={data.cache} has {free / GB:.1f} GB free and the decoded images take "
-                             f"{needed / GB:.1f} GB: give another folder, or a data.cache_limit_gb below that, and "
-                             "they stay JPEG")
+                             f"{needed / GB:.1f} GB: choose another folder, or set data.cache_limit_gb below that "
+                             "to keep the images as JPEG")
         pixels = folder / "images.npy"
         np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape)
     broken = decode_all(source.root, source.files, size, pixels, data.decoders or cores(), progress)
@@ -208,14 +212,16 @@ def _map_pixels(folder: Path, count: int, size: int) -> np.ndarray:
 
 
 def _damaged(folder: Path, reason: object) -> ValueError:
-    return ValueError(f"the cache {folder} is damaged ({reason}): remove it, and it is built again")
+    return ValueError(f"the cache {folder} is damaged ({reason}): remove it, so that it is built again")
 
 
 @contextlib.contextmanager
 def _whole_or_nothing(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes `folder` if the block succeeds, and is removed otherwise.
+    """Yield a temporary folder that becomes `folder` if the block succeeds, and is removed
+    otherwise.
 
-    Requires the folder's lock: any other temporary folder then belongs to a dead process, and is removed.
+    The caller must hold the folder's lock. Other temporary folders belong to dead processes and are
+    removed.
     """
     for left in folder.parent.glob(f"{folder.name}.tmp-*"):
         shutil.rmtree(left)

@@ -1,4 +1,4 @@
-"""The interface of data sets: labelled images that are read by index."""
+"""Interface of data sets: labelled images that are read by index."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from parallel.config import DataConfig, require
 
 Triple = tuple[float, float, float]
 
-# Mean and standard deviation per channel of ImageNet's training images in [0, 1], the usual choice for photographs.
+# Mean and standard deviation per channel of ImageNet's training images in [0, 1], the usual choice
+# for photographs.
 PHOTO_MEAN: Triple = (0.485, 0.456, 0.406)
 PHOTO_STD: Triple = (0.229, 0.224, 0.225)
 
@@ -32,7 +33,8 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Return the images at `indices`, in that order: uint8 [k, size, size, 3]. Called from a background thread."""
+        """Return the images at `indices`, in that order: uint8 [k, size, size, 3]. Called from a
+        background thread."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,12 @@ class ArrayImages:
 
 
 def stored_side(data: DataConfig, image_size: int) -> int:
-    """Return the side of the stored image in pixels: data.stored_size, or the size that the model needs.
+    """Return the side of the stored image in pixels: data.stored_size, or the size that the model
+    needs.
 
-    With a random crop and no size given, it is 8/7 of the model's: 256 for 224, as in AlexNet's paper (section 4.1).
-    Raises `ValueError` if the model's image does not fit, or if the crop has no room to move.
+    With random crops, the default is 8/7 of the model's size: 256 for 224, as in AlexNet's paper
+    (section 4.1). Raises `ValueError` if the stored image is smaller than the model's, or not
+    larger with random crops.
     """
     side = data.stored_size
     if side is None:
@@ -92,18 +96,19 @@ def stored_side(data: DataConfig, image_size: int) -> int:
 
 
 def subset(split: str, available: int, wanted: int | None) -> np.ndarray:
-    """Return the rows of a split that are used, ascending: all, or `wanted` of them, drawn with a fixed seed.
+    """Return the sorted rows of a split to use: all, or `wanted` of them, drawn with a fixed seed.
 
-    `split` is train or val. Raises `ValueError` if more images are wanted than there are.
+    `split` is train or val. Raises `ValueError` if `wanted` is more than `available`.
     """
     if wanted is None:
         return np.arange(available)
-    require(wanted <= available, f"data.{split}_images", wanted, f"is more than the {available} that there are")
+    require(wanted <= available, f"data.{split}_images", wanted, f"is more than the {available} images of the split")
     return np.sort(np.random.default_rng(SUBSET_SEED).permutation(available)[:wanted])
 
 
 def stratified_split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Split rows into a part with `share` of each class, rounded, and the rest; both ascending."""
+    """Split rows into a part with the (rounded) fraction `share` of each class, and the rest; both
+    sorted."""
     rng = np.random.default_rng(seed)
     first = []
     for label in np.unique(labels):

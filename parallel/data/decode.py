@@ -1,4 +1,5 @@
-"""Decoding one image file to a square of pixels. Imports no torch, so that decoder processes start fast."""
+"""Decode an image file to a square of pixels. Does not import torch, so that decoder processes
+start fast."""
 
 from __future__ import annotations
 
@@ -15,16 +16,16 @@ DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, st
 
 
 class BrokenImageError(ValueError):
-    """The bytes of a file are not an image that can be decoded to the end."""
+    """Raised for a file that is not an image or cannot be decoded to its end."""
 
 
 def decode(data: bytes, size: int) -> np.ndarray:
     """Return the centre square of an image, resized with antialiasing: uint8 [size, size, 3], RGB.
 
-    Equal to resizing the shorter side to `size` and cropping the centre, in one step. Grey images become RGB.
-    simplejpeg decodes flawless JPEG; PNG, CMYK and JPEG with recoverable faults (some files of ImageNet and
-    PetImages) go through Pillow. A truncated file is broken: half of an image with the label of the whole would be
-    noise in the training set. Raises `BrokenImageError`.
+    This equals resizing the shorter side to `size` and cropping the centre, in one step. Grey
+    images become RGB. simplejpeg decodes valid JPEG; Pillow decodes PNG, CMYK and JPEG with
+    recoverable errors (some files of ImageNet and PetImages). A truncated file counts as broken:
+    half of an image would be noise in the training set. Raises `BrokenImageError`.
     """
     try:
         image = Image.fromarray(_decode_jpeg(data, size))
@@ -39,11 +40,11 @@ def decode(data: bytes, size: int) -> np.ndarray:
 
 
 def _decode_jpeg(data: bytes, size: int) -> np.ndarray:
-    """Decode to uint8 [h, w, 3]; raise `ValueError` for anything but a flawless grey or RGB JPEG."""
+    """Decode to uint8 [h, w, 3]. Raises `ValueError` for anything but a valid grey or RGB JPEG."""
     if simplejpeg.decode_jpeg_header(data)[2] in ("CMYK", "YCCK"):
         raise ValueError("CMYK: turbojpeg converts it to RGB only approximately")
-    # The decoder shrinks a large JPEG to no less than twice the requested size, so that the antialiased resize
-    # still determines the result.
+    # The decoder shrinks a large JPEG to no less than twice the requested size, so that the
+    # antialiased resize still determines the result.
     image: np.ndarray = simplejpeg.decode_jpeg(data, "RGB", min_height=2 * size, min_width=2 * size)
     return image
 
@@ -53,6 +54,6 @@ def _decode_any(data: bytes) -> Image.Image:
         with Image.open(io.BytesIO(data)) as image:
             return image.convert("RGB")
     except UnidentifiedImageError as error:
-        raise BrokenImageError(f"its {len(data)} bytes are of no known image format") from error
+        raise BrokenImageError(f"its {len(data)} bytes have no known image format") from error
     except DAMAGED as error:
         raise BrokenImageError(str(error) or type(error).__name__) from error

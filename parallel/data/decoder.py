@@ -6,9 +6,9 @@ and with it torch, into every process, and its processes outlive a parent that i
 
 SIZE is the side in pixels, PIXELS the .npy file to write into, or "" to only check that the files
 decode. A request is a line `{"start": row, "files": [path, …]}` on stdin. The answer is a line on
-stdout: `{"broken": [[row, reason], …]}`, or `{"failed": "…"}` when a file cannot be read, which is
-a fault of the disk and not of the image. The process ends when its stdin is closed, however its
-parent ends.
+stdout: `{"broken": [[row, reason], …]}`, or `{"failed": "…"}` if a file cannot be read (an error of
+the disk, not of the image). The process ends when its stdin is closed, which also happens when the
+parent is killed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The 1,797 handwritten digits that ship with scikit-learn (8×8 scans): no download, real accuracy.
 
-Source: UCI "Optical Recognition of Handwritten Digits", test part, as `sklearn.datasets.load_digits`.
+Source: UCI "Optical Recognition of Handwritten Digits", test part, as
+`sklearn.datasets.load_digits`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ WHITE = 16.0  # the largest value of a pixel in the source
 
 
 def open_digits(data: DataConfig, image_size: int, seed: int) -> DataSet:
-    """Open the digits with a fixed, stratified 80/20 split, resized bilinearly from 8×8 to the stored size.
+    """Open the digits with a fixed, stratified 80/20 split, resized bilinearly from 8×8 to the
+    stored size.
 
     Images stay in memory, one byte per pixel: 90 MB at 224 pixels.
     """

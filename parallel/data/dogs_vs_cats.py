@@ -1,8 +1,9 @@
-"""Dogs vs. Cats: 25,000 photographs, two classes, sizes from tiny to a thousand pixels.
+"""Dogs vs. Cats: 25,000 photographs of two classes, with sizes up to a thousand pixels.
 
-Two distributions exist and are told apart: Kaggle's competition folder (`train/cat.0.jpg`, `train/dog.0.jpg`) and
-Microsoft's download (`PetImages/Cat/0.jpg`, `PetImages/Dog/0.jpg`), which contains broken files. Neither has a labelled
-validation split: a tenth of each class, drawn with a fixed seed, serves as one.
+There are two distributions: Kaggle's competition folder (`train/cat.0.jpg`, `train/dog.0.jpg`) and
+Microsoft's download (`PetImages/Cat/0.jpg`, `PetImages/Dog/0.jpg`), which contains broken files.
+The layout is detected. Neither has a labelled validation split: a tenth of each class, drawn with a
+fixed seed, is used for validation.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def listing(root: Path) -> Listing:
         classes = [[name for name in found if name.startswith(f"{label}.")] for label in CLASSES]
     for label, files in zip(CLASSES, classes, strict=True):
         if not files:
-            raise ValueError(f"data.root={root} has no images of a {label}")
+            raise ValueError(f"data.root={root} has no images of class {label}")
     every = labelled(root, classes)
     train, val = stratified_split(every.labels, TRAIN_SHARE, SPLIT_SEED)
     return Listing(CLASSES, every.take(train), every.take(val))

@@ -1,6 +1,8 @@
-"""ImageNet (ILSVRC 2012) in class folders: 1,281,167 training and 50,000 validation images of 1000 classes.
+"""ImageNet (ILSVRC 2012) in class folders: 1,281,167 training and 50,000 validation images of 1000
+classes.
 
-A few are PNG or CMYK despite their JPEG names. Any other photographs in class folders are read in the same way.
+A few are PNG or CMYK despite their JPEG names. Other images in class folders can be read in the
+same way.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from parallel.data.layout import Layout, Listing, folders, images_in, labelled
 
 
 def find(root: Path) -> Path | None:
-    """Return `root` if the class folders hold images themselves; in Tiny ImageNet they lie one folder deeper."""
+    """Return `root` if its class folders contain images; in Tiny ImageNet they are one level
+    deeper."""
     for part in ("train", "val"):
         classes = folders(root / part)
         if not classes or not images_in(root / part / classes[0]):
@@ -24,7 +27,7 @@ def listing(root: Path) -> Listing:
     names = folders(root / "train")
     unknown = sorted(set(folders(root / "val")) - set(names))
     if unknown:
-        raise ValueError(f"data.root={root} has the class {unknown[0]} in val/ and not in train/")
+        raise ValueError(f"data.root={root} has the class {unknown[0]} in val/ but not in train/")
     train, val = ([[f"{part}/{name}/{file}" for file in images_in(root / part / name)] for name in names]
                   for part in ("train", "val"))
     for name, files in zip(names, train, strict=True):

@@ -1,4 +1,4 @@
-"""Data sets on disk: recognising, listing and opening a folder."""
+"""Data sets on disk: recognise, list and open a folder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class Layout:
     text: str
     """Description of the layout, for error messages."""
     find: Callable[[Path], Path | None]
-    """Return the folder with this layout: the given one or one just below it; None if there is none."""
+    """Return the folder with this layout: the given one or one just below it; None if there is
+    none."""
     listing: Callable[[Path], Listing]
     """List a folder that `find` returned. Raises `ValueError` if something is missing."""
     mean: Triple = PHOTO_MEAN
@@ -59,7 +60,8 @@ def open_layout(name: str, layouts: Mapping[str, Layout], data: ImageFilesConfig
 
 
 def find_root(name: str, layouts: Mapping[str, Layout], given: str | None) -> Path:
-    """Return the folder with the layout of `name`. Raises `ValueError` with what was expected and what is there."""
+    """Return the folder with the layout of `name`. Raises `ValueError` that names the expected
+    layout."""
     layout = layouts[name]
     require(given is not None, "data.root", given, f"must be the folder of data={name}: {layout.text}")
     root = Path(given or "").expanduser()
@@ -70,11 +72,11 @@ def find_root(name: str, layouts: Mapping[str, Layout], given: str | None) -> Pa
     require(any(root.iterdir()), "data.root", given, f"is an empty folder; looked for {layout.text}")
     others = [other for other, its in layouts.items() if its.find(root) is not None]
     hint = f"; it looks like data={others[0]}" if others else ""
-    raise ValueError(f"data.root={given} is of another layout: looked for {layout.text}{hint}")
+    raise ValueError(f"data.root={given} has another layout: looked for {layout.text}{hint}")
 
 
 def folders(path: Path) -> list[str]:
-    """Return the names of the folders in `path`, sorted; none if `path` is no folder."""
+    """Return the sorted names of the folders in `path`; none if `path` is not a folder."""
     if not path.is_dir():
         return []
     with os.scandir(path) as entries:
@@ -82,7 +84,7 @@ def folders(path: Path) -> list[str]:
 
 
 def images_in(path: Path) -> list[str]:
-    """Return the names of the image files in `path`, sorted; none if `path` is no folder."""
+    """Return the sorted names of the image files in `path`; none if `path` is not a folder."""
     if not path.is_dir():
         return []
     with os.scandir(path) as entries:

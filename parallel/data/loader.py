@@ -1,8 +1,9 @@
-"""Batches of a data set: read ahead by a thread, cropped, flipped and normalised on the device.
+"""Batches of a data set: prefetched by a thread, then cropped, flipped and normalised on the
+device.
 
-A worker asks for positions of the global batch. What is at a position depends on the seed, the
-epoch and the step only (`order.py`), so every strategy trains on the same images in the same order,
-however it splits the batch.
+A worker loads the positions of the global batch that it needs. The sample at a position depends
+only on the seed, the epoch and the step (`order.py`), so every strategy trains on the same images
+in the same order, however it splits the batch.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Raw:
-    """A batch as the thread hands it over."""
+    """A batch as the thread produces it."""
 
     pixels: Tensor
     """uint8 [k, stored, stored, 3]"""
@@ -45,12 +46,12 @@ class _Raw:
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How batches are made; equal on every worker."""
+    """Options of batches, equal on every worker."""
 
     batch_size: int
     """Global."""
     image_size: int
-    """Side of the images handed out, in pixels."""
+    """Side of the images in the batches, in pixels."""
     mean: Triple
     """Per channel, of pixels in [0, 1]."""
     std: Triple
@@ -67,7 +68,7 @@ class LoaderOptions:
 
     @staticmethod
     def from_config(config: Config, data: DataSet, dtype: torch.dtype) -> LoaderOptions:
-        """Return the options that the configuration asks for."""
+        """Return the configured options."""
         trainer = config.trainer
         return LoaderOptions(
             batch_size=trainer.batch_size, image_size=config.model.image_size, mean=data.mean, std=data.std,
@@ -80,12 +81,12 @@ class Loader:
 
     def __init__(self, images: Images, options: LoaderOptions, *, train: bool, image_positions: Sequence[int],
                  label_positions: Sequence[int], device: torch.device) -> None:
-        """The positions are those that this worker needs, in its order, from 0 to batch_size - 1.
+        """Positions are those that this worker needs, in its order, from 0 to batch_size - 1.
 
-        `train` shuffles, crops, flips, and drops the last partial batch. Otherwise the loader keeps
-        the order of the set, takes the centre, and pads the last batch. Raises `ValueError` if the
-        set is smaller than one training batch, the images are smaller than `image_size`, or a
-        position is outside the batch.
+        With `train`, the loader shuffles, crops, flips, and drops the last partial batch. Otherwise
+        it keeps the order of the set, takes the centre, and pads the last batch. Raises
+        `ValueError` if the set is smaller than one training batch, the images are smaller than
+        `image_size`, or a position is outside the batch.
         """
         batch_size, image_size = options.batch_size, options.image_size
         require(batch_size >= 1, "trainer.batch_size", batch_size, "must be at least 1")
@@ -138,7 +139,7 @@ class Loader:
             indices = order[step * batch:(step + 1) * batch]
             labels = np.full(batch, PADDING, dtype=np.int64)
             labels[:len(indices)] = self._images.labels[indices]
-            padded = np.resize(indices, batch)  # repeats them; a training batch is full already
+            padded = np.resize(indices, batch)  # repeats images; training batches are full already
             draws = draw(seed, epoch, step, batch, room, crop, flip)
             yield _Raw(self._pin(self._read_pixels(padded[self._image_positions])),
                        self._pin(labels[self._label_positions]), draws.take(self._image_positions))

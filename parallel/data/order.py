@@ -1,7 +1,9 @@
-"""Data order and augmentation: the images of a batch, their crops and flips, as functions of the seed alone.
+"""Order and augmentation of data: the images of a batch, their crops and flips depend only on the
+seed.
 
-Every worker draws for the whole global batch and then takes its positions. So the sample at a position does not
-depend on the worker that loads it, on the number of workers, or on what was loaded before.
+Every worker draws random numbers for the whole global batch and takes those of its positions. So
+the sample at a position does not depend on the worker that loads it, on the number of workers, or
+on what was loaded before.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Independent streams of one seed, as spawn keys: NumPy pads entropy with zeros, so [s, e] and [s, e, 0] would be
-# the same stream.
+# Independent streams of one seed, as spawn keys: NumPy pads entropy with zeros, so [s, e] and [s,
+# e, 0] would be the same stream.
 ORDER, AUGMENT = 0, 1
 
 
@@ -37,7 +39,10 @@ def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
 
 
 def draw(seed: int, epoch: int, step: int, batch: int, room: int, crop: bool, flip: bool) -> Draws:
-    """Draw for a batch whose stored images are `room` pixels larger than the crop; without `crop`, the centre."""
+    """Return the draws of a batch whose stored images are `room` pixels larger than the crop.
+
+    Without `crop`, all crops are at the centre.
+    """
     uniform = _generator(seed, AUGMENT, epoch, step).random((batch, 3))
     if crop:
         offsets = (uniform[:, :2] * (room + 1)).astype(np.int64)

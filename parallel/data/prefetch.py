@@ -11,9 +11,10 @@ T = TypeVar("T")
 
 
 class Prefetch(Generic[T]):
-    """Iterate over `items` up to `depth` ahead in a thread, which ends with the items or at `close`.
+    """Iterate over `items` in a thread, up to `depth` items ahead of the consumer.
 
-    An error of `items` is raised to the consumer after the items before it. The thread calls `setup` first.
+    The thread calls `setup` first. It ends with the items or at `close`. An error in `items` is
+    raised to the consumer after the items that precede it.
     """
 
     def __init__(self, items: Iterator[T], depth: int, setup: Callable[[], None]) -> None:
@@ -22,7 +23,7 @@ class Prefetch(Generic[T]):
         self._changed = threading.Condition()
         self._ended = self._closed = False
         self._error: BaseException | None = None
-        # A daemon thread, so that a program that does not close its iterator can still end.
+        # A daemon thread, so that a program can end without closing its iterator.
         self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
         self._thread.start()
 

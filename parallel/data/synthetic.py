@@ -1,4 +1,4 @@
-"""Random pixels with random labels, to measure everything but the reading of images."""
+"""Random pixels with random labels, to measure everything except reading images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from parallel.config import DataConfig, require
 from parallel.data.dataset import DataSet, stored_side
 
-DISTINCT = 256  # images kept in memory and served in turn: enough that a batch holds no long runs, 38 MB at 224 px
+DISTINCT = 256
+"""Number of images in memory, which repeat in turn; 38 MB at 224 px."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class SyntheticConfig(DataConfig):
 
 @dataclass(frozen=True)
 class RepeatedImages:
-    """Many images, of which only the first few are distinct: image i is `pixels[i % len(pixels)]`."""
+    """Many images, of which only the first few are distinct: image i is `pixels[i %
+    len(pixels)]`."""
 
     pixels: np.ndarray
     """uint8 [distinct, size, size, 3]"""
@@ -47,7 +49,8 @@ class RepeatedImages:
 
 
 def open_synthetic(data: SyntheticConfig, image_size: int, seed: int) -> DataSet:
-    """Make `data.train_images` and `data.val_images` random images of `data.num_classes` classes from the seed."""
+    """Make `data.train_images` and `data.val_images` random images with `data.num_classes`
+    classes."""
     rng = np.random.default_rng(seed)
     side = stored_side(data, image_size)
     pixels = rng.integers(0, 256, (DISTINCT, side, side, 3), dtype=np.uint8)

@@ -1,6 +1,8 @@
-"""Tiny ImageNet: 200 classes, 100,000 training and 10,000 validation images of 64×64, some of them grey.
+"""Tiny ImageNet: 200 classes, 100,000 training and 10,000 validation images of 64×64, some of them
+grey.
 
-As in `tiny-imagenet-200.zip` of Stanford's CS231n; its test part has no labels and is not used.
+Source: `tiny-imagenet-200.zip` of Stanford's CS231n. Its test images have no labels and are not
+used.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ def find(root: Path) -> Path | None:
 
 
 def listing(root: Path) -> Listing:
-    """Classes in the order of wnids.txt; the label of a validation image from val_annotations.txt."""
+    """List the images. Classes are ordered as in wnids.txt; val_annotations.txt labels the
+    validation images."""
     wnids = (root / "wnids.txt").read_text().split()
     classes = []
     for wnid in wnids:
@@ -33,7 +36,8 @@ def listing(root: Path) -> Listing:
 
 
 def _val(root: Path, label_of: dict[str, int]) -> ImageFiles:
-    """Each line of val_annotations.txt: file name, wnid and four numbers of a bounding box, separated by tabs."""
+    """Read val_annotations.txt. A line has a file name, a wnid and a bounding box, separated by
+    tabs."""
     files, labels = [], []
     for number, line in enumerate((root / "val" / "val_annotations.txt").read_text().splitlines(), 1):
         fields = line.split("\t")

@@ -73,7 +73,7 @@ def test_plan_files(plan: str | None, words: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize("arguments, words", [
     (["data=imagenet"], ["data.root=None must be the folder of data=imagenet: train/<wnid>/*.JPEG"]),
     (["data=dogs_vs_cats", "data.root=empty"], ["data.root=empty is an empty folder; looked for train/cat.N.jpg"]),
-    (["data=imagenet", "data.root=cats"], ["data.root=cats is of another layout", "it looks like data=dogs_vs_cats"]),
+    (["data=imagenet", "data.root=cats"], ["data.root=cats has another layout", "it looks like data=dogs_vs_cats"]),
     (["data=dogs_vs_cats", "data.root=cats", "data.train_images=null"],
      ["data.root=cats/train holds too many broken images"]),
     (["strategy=nope"], ["strategy=nope is not known; it must be one of data_parallel, ddp"]),

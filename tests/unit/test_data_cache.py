@@ -123,7 +123,7 @@ def test_too_large_a_set_stays_jpeg(tmp_path: Path, data: ImageFilesConfig, capl
     assert len(images) == COUNT - 3 and (images.labels == source.labels[3:]).all()
     assert (images.read(np.array([296, 0, 0])) == expected(source, np.array([299, 3, 3]))).all()
     (source.root / "299.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match="299.jpg was whole when the cache was built and is broken now"):
+    with pytest.raises(ValueError, match="299.jpg is broken, but was not when the cache was built"):
         images.read(np.array([296]))
 
 

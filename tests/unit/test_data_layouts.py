@@ -86,12 +86,12 @@ def test_each_layout_is_recognised_as_itself_only(layout: str, roots: dict[str, 
 
 
 def test_another_layout(roots: dict[str, Path], cache: str) -> None:
-    with pytest.raises(ValueError, match=r"data.root=.* is of another layout: looked for train/<wnid>/\*.JPEG and .*; "
+    with pytest.raises(ValueError, match=r"data.root=.* has another layout: looked for train/<wnid>/\*.JPEG and .*; "
                                          "it looks like data=dogs_vs_cats"):
         opened("imagenet", roots["petimages"], cache)
     with pytest.raises(ValueError, match="looked for wnids.txt.* it looks like data=imagenet"):
         opened("tiny_imagenet", roots["imagenet"], cache)
-    with pytest.raises(ValueError, match=r"is of another layout: looked for train/cat.N.jpg [^;]*$"):
+    with pytest.raises(ValueError, match=r"has another layout: looked for train/cat.N.jpg [^;]*$"):
         opened("dogs_vs_cats", roots["imagenet"].parent, cache)
 
 
@@ -129,11 +129,11 @@ def test_incomplete_imagenet_and_cats_without_dogs(roots: dict[str, Path], cache
     root = tmp_path / "imagenet"
     shutil.copytree(roots["imagenet"], root)
     (root / "val" / "n00000099").mkdir()
-    with pytest.raises(ValueError, match="has the class n00000099 in val/ and not in train/"):
+    with pytest.raises(ValueError, match="has the class n00000099 in val/ but not in train/"):
         opened("imagenet", root, cache)
     cats = tmp_path / "cats"
     shutil.copytree(roots["dogs_vs_cats"], cats, ignore=shutil.ignore_patterns("dog.*"))
-    with pytest.raises(ValueError, match="data.root=.* has no images of a dog"):
+    with pytest.raises(ValueError, match="data.root=.* has no images of class dog"):
         opened("dogs_vs_cats", cats, cache)
 
 
