@@ -1,4 +1,5 @@
-"""The networks: one definition each, plain PyTorch. A new one is a file here and an entry in `MODELS`."""
+"""The networks: one definition each, plain PyTorch. A new one is a file here and an entry in
+`MODELS`."""
 
 from __future__ import annotations
 
@@ -15,12 +16,13 @@ from parallel.models import alexnet, resnet, vgg
 
 @dataclass(frozen=True)
 class Model:
-    """A network that `model=` may name."""
+    """A choice of `model=`."""
 
     options: ModelConfig
-    """Its options with their defaults."""
+    """Default options."""
     build: Callable[[Any, int], nn.Module]
-    """(options, number of classes) → model, with initial weights from the global generator."""
+    """(options, number of classes) → model with initial weights from the global random
+    generator."""
 
 
 MODELS: dict[str, Model] = {
@@ -31,9 +33,9 @@ MODELS: dict[str, Model] = {
 
 
 def build_model(config: ModelConfig, num_classes: int, seed: int) -> nn.Module:
-    """Return the configured model with the weights that `seed` gives, whatever the state of the global generator.
+    """Return the configured model. Its initial weights depend only on `seed`.
 
-    Raises `ValueError` when `model.num_classes` is set and is not the data set's `num_classes`.
+    Raises `ValueError` if `model.num_classes` is set and differs from the data set's `num_classes`.
     """
     if config.num_classes not in (None, num_classes):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""AlexNet in its three published variants: one plain PyTorch definition that knows nothing of parallelism."""
+"""AlexNet in its three published variants, in plain PyTorch without any parallelism."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from parallel.models import weights
 
 @dataclass(frozen=True)
 class Variant:
-    """What distinguishes one published AlexNet from the next."""
+    """The differences between the published variants of AlexNet."""
 
     channels: tuple[int, int, int, int, int]
     """Output channels of conv1 to conv5."""
@@ -27,11 +27,12 @@ class Variant:
 
 
 VARIANTS = {
-    # Krizhevsky 2014, "One weird trick", footnote 1: a single tower. 61,100,840 parameters at 1000 classes.
+    # Krizhevsky 2014, "One weird trick", footnote 1: a single tower. 61,100,840 parameters at 1000
+    # classes.
     "owt": Variant((64, 192, 384, 256, 256), (1, 1, 1, 1, 1), normalised=False, dropout_first=True),
     # Krizhevsky, Sutskever, Hinton 2012, section 3: two towers. 60,965,224 parameters.
     "original": Variant((96, 256, 384, 384, 256), (1, 2, 1, 2, 2), normalised=True, dropout_first=False),
-    # The 2012 network with the towers joined, as single-GPU code writes it. 62,378,344 parameters.
+    # The 2012 network without groups, as in single-GPU code. 62,378,344 parameters.
     "ungrouped": Variant((96, 256, 384, 384, 256), (1, 1, 1, 1, 1), normalised=True, dropout_first=False),
 }
 
@@ -57,9 +58,10 @@ class AlexNetConfig(ModelConfig):
 class AlexNet(nn.Sequential):
     """AlexNet for `num_classes` classes: images [n, 3, s, s] to logits [n, num_classes].
 
-    At 224 (or 227) pixels the last pooling gives a 6×6 map, and `avgpool`, an adaptive average to 6×6, changes
-    nothing. Smaller images leave a smaller map (64 pixels: 1×1), which `avgpool` repeats to 6×6; larger ones are
-    averaged down. So fc6 has 9216 inputs, and the network the same number of parameters, at every image size.
+    At 224 (or 227) pixels the last pooling gives a 6×6 map, and `avgpool`, an adaptive average to
+    6×6, changes nothing. Smaller images leave a smaller map (64 pixels: 1×1), which `avgpool`
+    repeats to 6×6; larger ones are averaged down. So fc6 has 9216 inputs, and the network the same
+    number of parameters, at every image size.
     """
 
     def __init__(self, *, variant: str, num_classes: int, image_size: int, dropout: float, init: str) -> None:
@@ -74,7 +76,8 @@ class AlexNet(nn.Sequential):
             side = (side + 2 * paddings[i] - kernels[i]) // strides[i] + 1
             layers[f"relu{i + 1}"] = nn.ReLU()
             if v.normalised and i < 2:
-                # alpha is divided by the window's size in PyTorch and not in the 2012 paper (section 3.3).
+                # PyTorch divides alpha by the size of the window; the 2012 paper (section 3.3) does
+                # not.
                 layers[f"norm{i + 1}"] = nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
             if i in (0, 1, 4):
                 layers[f"pool{i + 1}"] = nn.MaxPool2d(3, 2)
@@ -97,7 +100,10 @@ class AlexNet(nn.Sequential):
 
 
 def init_paper(model: nn.Module, repeat: float) -> None:
-    """Krizhevsky et al. 2012, section 5: weights N(0, 0.01²); biases 1 in conv2, conv4, conv5, fc6, fc7, else 0."""
+    """Initialise as Krizhevsky et al. 2012, section 5: weights N(0, 0.01²), biases 0.
+
+    Biases of conv2, conv4, conv5, fc6 and fc7 are 1.
+    """
     ones = {"conv2", "conv4", "conv5", "fc6", "fc7"}
     for name, layer in model.named_children():
         if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:

@@ -11,7 +11,7 @@ from parallel.config import ModelConfig
 from parallel.models.weights import INITS
 
 STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
-"""Channels, and the stride with which a stage begins (He et al. 2016, table 1, 18-layer), two blocks each."""
+"""Channels and first stride of each stage of two blocks (He et al. 2016, table 1, 18-layer)."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,10 @@ class ResNet18Config(ModelConfig):
 
 
 class Block(nn.Module):
-    """[n, c, h, w] to [n, channels, h/stride, w/stride]: two convolutions, to whose output the input is added.
+    """Residual block of two convolutions: [n, c, h, w] to [n, channels, h/stride, w/stride].
 
-    Where the shape changes, `downsample` projects the input (option B of He et al. 2016, section 4.1).
+    Where the shape changes, `downsample` projects the input (option B of He et al. 2016, section
+    4.1).
     """
 
     def __init__(self, width: int, channels: int, stride: int) -> None:
@@ -49,8 +50,8 @@ class Block(nn.Module):
 class ResNet18(nn.Module):
     """ResNet-18 for `num_classes` classes: images [n, 3, s, s] to logits [n, num_classes].
 
-    The map before the average over its positions is 7×7 at 224 pixels, 2×2 at 64, 1×1 at 32 and less. Its parameters
-    have the names that torchvision gives them.
+    The map before the average over its positions is 7×7 at 224 pixels, 2×2 at 64, 1×1 at 32 and
+    less. Parameters have the same names as in torchvision.
     """
 
     def __init__(self, *, num_classes: int, init: str) -> None:

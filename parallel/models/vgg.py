@@ -1,4 +1,5 @@
-"""VGG-16: thirteen convolutions of 3×3 and three fully connected layers, 138,357,544 parameters at 1000 classes."""
+"""VGG-16: thirteen convolutions of 3×3 and three fully connected layers, 138,357,544 parameters at
+1000 classes."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from parallel.config import ModelConfig, check_dropout
 from parallel.models.weights import INITS
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
-"""Channels and convolutions between two poolings (Simonyan and Zisserman 2015, table 1, configuration D)."""
+"""Channels and number of convolutions of each stage (Simonyan and Zisserman 2015, table 1,
+configuration D)."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,10 @@ class VGG16Config(ModelConfig):
 class VGG16(nn.Sequential):
     """VGG-16 for `num_classes` classes: images [n, 3, s, s] to logits [n, num_classes].
 
-    At 224 pixels the last pooling gives a 7×7 map, and `avgpool`, an adaptive average to 7×7, changes nothing. Smaller
-    images leave a smaller map (64 pixels: 2×2), whose positions and averages of neighbours fill the 7×7. So fc6 has
-    25088 inputs, and the network the same number of parameters, at every image size from 32 pixels. Dropout follows
-    fc6 and fc7 (section 3.1).
+    At 224 pixels the last pooling gives a 7×7 map, and `avgpool`, an adaptive average to 7×7,
+    changes nothing. Smaller images leave a smaller map (64 pixels: 2×2), which `avgpool` enlarges
+    to 7×7. So fc6 has 25088 inputs, and the network the same number of parameters, at every image
+    size from 32 pixels. Dropout follows fc6 and fc7 (section 3.1).
     """
 
     def __init__(self, *, num_classes: int, image_size: int, dropout: float, init: str) -> None:

@@ -7,15 +7,17 @@ from torch import nn
 
 
 def init_torch(model: nn.Module, repeat: float = 1.0) -> None:
-    """PyTorch's default (uniform in ±1/√fan_in): what the layers did when they were made."""
+    """Keep PyTorch's default weights, uniform in ±1/√fan_in, from the construction of the
+    layers."""
 
 
 def init_kaiming(model: nn.Module, repeat: float = 1.0) -> None:
-    """He et al. 2015, section 2.2, fan-in: weights N(0, 2/fan_in), biases 0. Batch norms stay at 1 and 0.
+    """Initialise as He et al. 2015, section 2.2 (fan-in): weights N(0, 2/fan_in), biases 0.
 
-    The derivation takes the inputs as independent. Where an average pool repeats its map `repeat` times along each
-    side, those of the first fully connected layer are copies, whose sum has repeat² times the variance, so its weights
-    are `repeat` times smaller.
+    Batch norms keep weight 1 and bias 0. The derivation assumes independent inputs. If an average
+    pooling repeats its map `repeat` times along each side, the inputs of the first fully connected
+    layer are copies, and their sum has repeat² times the variance. So its weights are divided by
+    `repeat`.
     """
     linear = 0
     for layer in model.modules():

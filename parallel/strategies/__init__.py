@@ -1,7 +1,8 @@
-"""The strategies: a file each, with its options and a function (graph, workers, options) → plan.
+"""The strategies. Each has a file with its options and a function (graph, workers, options) → plan.
 
-A new one is a file here and an entry in `STRATEGIES`. Two strategies have no file: the plan of `searched` is found by
-a search (`parallel/search/resolve.py`), and `ddp` is torch's own engine (`parallel/training/engines.py`).
+A new one is a file here and an entry in `STRATEGIES`. Two strategies have no file here: `searched`,
+whose plan comes from a search (`parallel/search/resolve.py`), and `ddp`, which uses torch's engine
+(`parallel/training/engines.py`).
 """
 
 from __future__ import annotations
@@ -29,5 +30,8 @@ STRATEGIES: dict[str, Strategy] = {
 
 
 def build_plan(graph: Graph, workers: int, options: StrategyConfig) -> Plan:
-    """Return the plan of a strategy of `STRATEGIES`. Raises `ValueError` where it does not fit model or workers."""
+    """Return the plan of a strategy in `STRATEGIES`.
+
+    Raises `ValueError` if it does not fit the model or the number of workers.
+    """
     return STRATEGIES[options.name].build(graph, workers, options)

@@ -1,4 +1,4 @@
-"""Every op split over the samples: each worker has all weights and a part of the batch."""
+"""Data parallelism: every op is split in n; each worker has all weights and a part of the batch."""
 
 from __future__ import annotations
 

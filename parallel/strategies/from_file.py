@@ -1,4 +1,4 @@
-"""A plan that was written by hand or kept by an earlier run."""
+"""A plan from a file, written by hand or by an earlier run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class FromFile(StrategyConfig):
 
     name: str = "from_file"
     path: str | None = None
-    """The plan file; it must be given."""
+    """Path of the plan file; required."""
 
     def full_label(self, plan: str | None) -> str:
-        """Return the label with the fingerprint of the plan: the path says nothing of what is in the file."""
+        """Return the label with the fingerprint of the plan, which the path does not determine."""
         return f"{self.label} plan {plan}"
 
 

@@ -1,4 +1,5 @@
-"""The weights are divided among the workers: whole layers each (scheme layers), or a part of every layer (tensor)."""
+"""Model parallelism: workers hold different layers (scheme layers) or parts of every layer
+(tensor)."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ from parallel.strategies.strategy import weighted
 
 @dataclass(frozen=True)
 class ModelParallel(StrategyConfig):
-    """How the weights are divided, and the pipeline of micro-batches."""
+    """The division of the weights, and the pipeline of micro-batches."""
 
     name: str = "model_parallel"
     scheme: str = "layers"
     """layers: consecutive ops on different workers; tensor: every weighted op split in c."""
     micro_batches: int = 1
-    """1 is the naive split, more a pipeline."""
+    """Number of micro-batches; 1: no pipeline."""
     pipeline: str = "1f1b"
     """Order of the micro-batches: fill_drain or 1f1b."""
 
@@ -36,12 +37,15 @@ def model_parallel(graph: Graph, workers: int, options: ModelParallel) -> Plan:
 
 
 def _tensor(graph: Graph, workers: int) -> dict[str, Layout]:
-    """Split every weighted op in c; the ops between follow."""
+    """Split every op with weights in c; the ops between them follow."""
     return {op.name: Layout(on=tuple(range(workers)), c=workers) for op in weighted(graph)}
 
 
 def _layers(graph: Graph, workers: int) -> dict[str, Layout]:
-    """Place consecutive ops on consecutive workers, cut before ops that multiply so that the largest load is least."""
+    """Place consecutive ops on consecutive workers so that the largest load is minimal.
+
+    A stage begins at an op with multiply-adds.
+    """
     stages = [op for op in weighted(graph) if op.multiply_adds(whole_part(op, 1))]  # a batch norm stays with its conv
     require(workers <= len(stages), "workers", workers,
             f"are more than the {len(stages)} layers with weights that scheme layers can place")
@@ -49,26 +53,29 @@ def _layers(graph: Graph, workers: int) -> dict[str, Layout]:
     firsts = {stages[start].name: worker for worker, start in enumerate(starts)}
     placed = {}
     worker = 0
-    for op in graph:  # each by name: on a branch, an op would follow its producer on an earlier worker
+    for op in graph:  # name every op: on a branch, an op would follow its producer to an earlier worker
         worker = max(worker, firsts.get(op.name, 0))
         placed[op.name] = Layout(on=(worker,))
     return placed
 
 
 UPDATE_MULTIPLY_ADDS = 40
-"""Cost of updating one weight, in multiply-adds of the same worker. An update moves 20 bytes (weight, gradient and
-momentum read, weight and momentum written): 0.89 ns on one core, where a multiply-add of fc6 takes 0.023 ns.
+"""Cost of updating one weight, in multiply-adds of the same worker. An update moves 20 bytes
+(weight, gradient and momentum read, weight and momentum written): 0.89 ns on one core, where a
+multiply-add of fc6 takes 0.023 ns.
 """
 
 
 def cost_of(graph: Graph, name: str, samples: int = 32) -> int:
-    """Return the relative cost of one weighted op in a step: forward, twice that for backward, and the update."""
+    """Return the relative cost of an op with weights: forward, twice that for backward, and the
+    update."""
     op = graph[name]
     return 3 * op.multiply_adds(whole_part(op, samples)) + UPDATE_MULTIPLY_ADDS * op.parameter_count
 
 
 def balance(costs: Sequence[int], workers: int) -> list[int]:
-    """Cut a chain into `workers` runs, none empty, whose largest sum is smallest; return the first item of each."""
+    """Cut a chain into `workers` non-empty runs with minimal largest sum; return the first item of
+    each."""
     best: dict[tuple[int, int], tuple[int, list[int]]] = {}
 
     def solve(first: int, runs: int) -> tuple[int, list[int]]:

@@ -1,4 +1,5 @@
-"""The plans that have a name: what a search starts from and must not be worse than."""
+"""The named plans, which a search starts from. Its result is at least as good as the best of
+them."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ NAMED: dict[str, StrategyConfig] = {
     "model_parallel tensor": ModelParallel(scheme="tensor"),
     **{f"model_parallel layers {m}": ModelParallel(micro_batches=m) for m in (1, 2, 4, 8)},
 }
-"""Options by label. Every plan here gives exact SGD: plans that update every pass are another method."""
+"""Options by label. All plans train with exact SGD; plans that update in every pass are not
+included."""
 
 
 def named_plans(graph: Graph, workers: int, batch_size: int) -> dict[str, Plan]:
@@ -27,6 +29,6 @@ def named_plans(graph: Graph, workers: int, batch_size: int) -> dict[str, Plan]:
             plan = build_plan(graph, workers, options)
             check_batch(graph, plan, batch_size)
         except ValueError:
-            continue  # this one does not fit: more stages than layers, a batch that is no multiple, no linear layers
+            continue  # does not fit: too many stages, a batch that is not a multiple, no linear layers
         plans[label] = plan
     return plans

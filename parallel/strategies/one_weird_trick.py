@@ -1,12 +1,14 @@
-"""Convolutions split over the samples, fully connected layers over the features (Krizhevsky 2014).
+"""One weird trick: convolutions split in n, fully connected layers in c (Krizhevsky 2014).
 
-Convolutions have most of the compute and few weights: splitting the samples leaves little to synchronise. Fully
-connected layers have most of the weights and small activations: splitting the features leaves no weight on two
-workers. Between them the samples are exchanged, in one of the paper's three schemes (section 4):
+Convolutions have most of the compute but few weights, so with a split in n there is little to
+synchronise. Fully connected layers have most of the weights but small activations; with a split in
+c no weight is held twice. Between the two kinds of layer, features are exchanged in one of the
+paper's three schemes (section 4):
 
-    a   all workers gather the whole batch's features, then compute the fully connected layers on all of it
-    b   in pass i all workers compute on the samples of worker i
-    c   in each pass every worker sends 1/K of its samples; the next pass's exchange overlaps this pass's compute
+    a   all workers gather the features of the whole batch and compute the fully connected layers
+    b   in pass i, all workers compute on the samples of worker i
+    c   in each pass, every worker sends 1/K of its samples; the exchange of the next pass overlaps
+        with the compute of this one
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ from parallel.strategies.strategy import weighted
 
 @dataclass(frozen=True)
 class OneWeirdTrick(StrategyConfig):
-    """The exchange between convolutions and fully connected layers, and when the latter are updated."""
+    """The exchange before the fully connected layers, and when their weights are updated."""
 
     name: str = "one_weird_trick"
     scheme: str = "a"
-    """a, b or c: see above."""
+    """Scheme of the exchange: a, b or c, see above."""
     update: str = "step"
-    """Fully connected weights are updated once per step (exact SGD) or every pass (the paper's variable batch)."""
+    """Update of the fully connected weights: once per step (exact SGD), or in every pass (the
+    paper's variable batch size)."""
 
     def __post_init__(self) -> None:
         require_one_of("strategy.scheme", self.scheme, SCHEMES)

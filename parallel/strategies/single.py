@@ -1,4 +1,4 @@
-"""Everything on worker 0: the baseline."""
+"""The baseline: everything on worker 0."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from parallel.plans import Layout, Plan, make_plan
 
 @dataclass(frozen=True)
 class Single(StrategyConfig):
-    """No options; always one worker."""
+    """Options of the baseline (none), which always has one worker."""
 
     name: str = "single"
 
@@ -21,5 +21,5 @@ class Single(StrategyConfig):
 
 def single(graph: Graph, workers: int, options: Single) -> Plan:
     """Return the plan with every op on worker 0."""
-    require(workers == 1, "workers", workers, "does not fit strategy=single, which runs on 1")
+    require(workers == 1, "workers", workers, "must be 1 for strategy=single")
     return make_plan(graph, 1, {graph.ops[0].name: Layout(on=(0,))})

@@ -1,4 +1,4 @@
-"""What a strategy is: its options, and a function from a graph, a number of workers and the options to a plan."""
+"""Interface of strategies: options, and a function (graph, workers, options) → plan."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from parallel.plans import Plan
 
 @dataclass(frozen=True)
 class Strategy:
-    """A strategy that makes its plan from the graph alone."""
+    """A strategy whose plan depends only on graph, workers and options."""
 
     options: StrategyConfig
-    """Its options with their defaults."""
+    """Default options."""
     build: Callable[[Graph, int, Any], Plan]
-    """(graph, workers, options) → plan. Raises `ValueError` where the model, the workers and the options do not fit."""
+    """(graph, workers, options) → plan. Raises `ValueError` if they do not fit together."""
 
 
 def weighted(graph: Graph) -> list[Op]:

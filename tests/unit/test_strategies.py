@@ -67,7 +67,7 @@ def test_every_strategy_has_a_program_for_every_variant(strategy: StrategyConfig
 def test_single() -> None:
     plan = build_plan(OWT, 1, Single())
     assert {plan[op.name] for op in OWT} == {Layout(on=(0,))}
-    with refused("workers=2 does not fit strategy=single, which runs on 1"):
+    with refused("workers=2 must be 1 for strategy=single"):
         build_plan(OWT, 2, Single())
 
 
