@@ -1,7 +1,8 @@
 """The configuration of a run: one frozen dataclass per Hydra group, validated at construction.
 
-Nothing here imports Hydra: `parallel.cli.compose` turns `conf/` and the command line into a `Config`, and everything
-below takes these dataclasses. Models, data sets and strategies subclass theirs with the options that belong to them.
+This package does not import Hydra: `parallel.cli.compose` builds a `Config` from `conf/` and the
+command line. Models, data sets and strategies subclass the dataclass of their group and add their
+own options.
 """
 
 from parallel.config.checks import one_line, require, require_one_of

@@ -1,4 +1,4 @@
-"""Checks of user input, and the form of the sentences that they raise."""
+"""Validation of user input, and the format of its error messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 
 def require(ok: bool, name: str, value: object, rule: str) -> None:
-    """Raise `ValueError` with a sentence that names the field, the value and the rule it breaks, unless `ok`."""
+    """Unless `ok`, raise `ValueError` with a sentence that names the field, the value and the
+    rule."""
     if not ok:
         raise ValueError(f"{name}={value} {rule}")
 
@@ -17,5 +18,5 @@ def require_one_of(name: str, value: object, choices: Sequence[str]) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error in one line, as commands print it."""
+    """Return the message of an error as one line, for the console."""
     return " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Configuration of what the workers run on."""
+"""Configuration of the hardware that workers run on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from parallel.config.checks import require, require_one_of
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """What the workers run on."""
+    """The hardware that workers run on, real or simulated."""
 
     device: str = "auto"
     """auto, cpu or cuda (one GPU per worker)."""
@@ -19,15 +19,17 @@ class ClusterConfig:
     threads: int = 1
     """CPU threads of each worker."""
     shared_memory: bool = True
-    """CPU workers of one host hand tensors over in shared memory; false: by the network, as between hosts."""
+    """Whether CPU workers of one host pass tensors in shared memory; false: through the network
+    stack, as between hosts."""
     timeout_s: float = 60.0
-    """How long a worker may wait for another, or give no sign of life, before the run ends."""
+    """Seconds that a worker may wait for another, or be silent, before the run ends."""
     hardware: dict[str, Any] | None = None
-    """Numbers that simulation and search price plans with, written by hand (docs/clusters.md). None: calibrated."""
+    """Cluster description for simulation and search, written by hand (docs/clusters.md). None: use
+    the calibration of this machine."""
     file: str | None = None
-    """A file of such numbers, which goes before `hardware` and the calibration that is kept."""
+    """Path of a cluster file; overrides `hardware` and the calibration of this machine."""
     cache: str = ".cache/parallel/clusters"
-    """Folder in which parallel.calibrate keeps what it measured."""
+    """Folder of the calibrations that parallel.calibrate writes."""
 
     def __post_init__(self) -> None:
         require_one_of("cluster.device", self.device, ("auto", "cpu", "cuda"))

@@ -1,4 +1,4 @@
-"""What the options of every data set have in common, and those of data sets that lie on disk."""
+"""Options that all data sets share, and options of data sets on disk."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from parallel.config.checks import require
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which data set, and how its images are prepared."""
+    """The data set, and the preparation of its images."""
 
     name: str
     stored_size: int | None = None
-    """Side in pixels of the stored square image, at least model.image_size. None: model.image_size, or with crop
-    8/7 of it (256 for 224)."""
+    """Side of the stored square images in pixels, at least model.image_size. None:
+    model.image_size, or 8/7 of it with crop (256 for 224)."""
     crop: bool = False
     """Train on a random crop of the stored image (validation: the centre)."""
     flip: bool = False
     """Train on a random horizontal flip."""
     train_images: int | None = None
-    """Use only this many training images (synthetic: make this many). None: all."""
+    """Number of training images to use (synthetic: to make). None: all."""
     val_images: int | None = None
-    """Use only this many validation images (synthetic: make this many). None: all."""
+    """Number of validation images to use (synthetic: to make). None: all."""
 
     def __post_init__(self) -> None:
         require(self.stored_size is None or self.stored_size >= 1, "data.stored_size", self.stored_size,
@@ -33,22 +33,23 @@ class DataConfig:
 
     @property
     def num_classes(self) -> int | None:
-        """Classes of a data set that has as many as it is told to. None: the data set brings its own."""
+        """Configured number of classes. None: the data set determines it."""
         return None
 
 
 @dataclass(frozen=True)
 class ImageFilesConfig(DataConfig):
-    """A data set of image files, and where their decoded pixels are cached."""
+    """A data set of image files, with a cache of decoded pixels."""
 
     root: str | None = None
-    """Folder of the data set as it is distributed."""
+    """Folder of the data set, in the layout in which it is distributed."""
     cache: str = ".cache/parallel"
-    """Folder of the decoded uint8 caches."""
+    """Folder of the caches of decoded images (uint8)."""
     cache_limit_gb: float = 64.0
-    """A decoded cache larger than this is not made: the images stay JPEG and are decoded by batch."""
+    """Maximum size of a cache in GB. The images of a larger set stay JPEG and are decoded batch by
+    batch."""
     decoders: int | None = None
-    """Processes that decode while a cache is built. None: one per core."""
+    """Number of processes that decode images for a cache. None: one per core."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Options of `strategy=ddp`: torch's own DistributedDataParallel, the outside reference."""
+"""Options of `strategy=ddp`: torch's DistributedDataParallel, the outside reference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the options of every network have in common; a network's own are beside it, in `parallel/models/`."""
+"""Options that all networks share; each network defines its own in `parallel/models/`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from parallel.config.checks import require, require_one_of
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network, and at what size."""
+    """The network and its size."""
 
     name: str
     num_classes: int | None = None
-    """None: as many as the data set has."""
+    """Number of classes. None: that of the data set."""
     image_size: int = 64
     """Height and width of the input in pixels."""
     init: str = "kaiming"
@@ -22,9 +22,9 @@ class ModelConfig:
 
     inits: ClassVar[tuple[str, ...]] = ("kaiming", "torch")
     least_size: ClassVar[int] = 1
-    """Smallest image, in pixels."""
+    """Minimum image size in pixels."""
     poolings: ClassVar[str] = "its poolings"
-    """Why images have a smallest size."""
+    """The layers that require a minimum image size, for error messages."""
 
     def __post_init__(self) -> None:
         require_one_of("model.init", self.init, self.inits)
@@ -35,7 +35,7 @@ class ModelConfig:
 
     @property
     def variant(self) -> str | None:
-        """Which of several published networks of this name. None: there is only one."""
+        """Name of the variant. None: the network has only one."""
         return None
 
     @property

@@ -24,9 +24,9 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     workers: int | None = None
-    """How many workers the plan is for. None: one, or the world that torchrun made."""
+    """Number of workers. None: the world size of torchrun, or one without torchrun."""
     sweep: str | None = None
-    """The sweep that this run belongs to: the W&B group."""
+    """Name of the sweep that this run belongs to; the group in W&B."""
 
     def __post_init__(self) -> None:
         require(self.workers is None or self.workers >= 1, "workers", self.workers, "must be at least 1")
@@ -37,5 +37,6 @@ class Config:
                 f"must be at least model.image_size={self.model.image_size}")
 
     def worker_count(self, world: int = 1) -> int:
-        """Return the number of workers: what the strategy fixes, else `workers`, else the `world` of processes."""
+        """Return the number of workers: that of the strategy if fixed, else `workers`, else
+        `world`."""
         return self.strategy.fixed_workers or self.workers or world

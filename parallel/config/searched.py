@@ -1,4 +1,5 @@
-"""Options of `strategy=searched`: the fastest plan that a search finds on the cluster (docs/search.md)."""
+"""Options of `strategy=searched`: the fastest plan that a search finds for a cluster
+(docs/search.md)."""
 
 from __future__ import annotations
 
@@ -12,23 +13,23 @@ SEARCHES = ("exact", "mcmc", "exhaustive")
 
 @dataclass(frozen=True)
 class Searched(StrategyConfig):
-    """How to search, whether to time what was found, and where found plans are kept."""
+    """The search, the timing of its candidates, and the folder of found plans."""
 
     name: str = "searched"
     method: str = "exact"
-    """exact (with a proof), mcmc or exhaustive."""
+    """Search method: exact (with a proof), mcmc or exhaustive."""
     time_limit_s: float = 60.0
-    """The best plan so far is taken after this time."""
+    """Time limit of the search in seconds; it then returns the best plan so far."""
     confirm: bool = False
-    """Time the best candidates for some steps, and take the fastest."""
+    """Whether to run the best candidates for some steps and use the fastest."""
     candidates: int = 3
-    """With confirm: how many of the best predicted plans are timed."""
+    """With confirm: number of candidates."""
     confirm_steps: int = 5
     """With confirm: timed steps of each candidate."""
     seed: int = 0
     """Seed of mcmc."""
     plans: str = ".cache/parallel/plans"
-    """Folder of found plans; they are used again while model, batch and cluster are the same."""
+    """Folder of found plans. A plan is reused for the same model, batch and cluster."""
 
     def __post_init__(self) -> None:
         require_one_of("strategy.method", self.method, SEARCHES)

@@ -1,7 +1,7 @@
-"""What the options of every strategy have in common; a strategy's own are beside its plan, in `parallel/strategies/`.
+"""Options that all strategies share; each strategy defines its own in `parallel/strategies/`.
 
-Two strategies have no file there, and their options are in this folder: `searched`, whose plan a search finds, and
-`ddp`, which has an engine and no plan.
+Two strategies have no file there, and their options are in this folder: `searched`, whose plan
+comes from a search, and `ddp`, which has an engine instead of a plan.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ UPDATES = ("step", "pass")
 
 @dataclass(frozen=True)
 class StrategyConfig:
-    """Which strategy; a subclass adds the options that belong to it."""
+    """The strategy; subclasses add its options."""
 
     name: str
 
     fixed_workers: ClassVar[int | None] = None
-    """Number of workers that the strategy always takes. None: any number."""
+    """Number of workers that the strategy requires. None: any number."""
     makes_plan: ClassVar[bool] = True
-    """False: an outside reference, which trains without a plan of ours."""
+    """Whether the strategy makes a plan. False: an outside reference with its own engine."""
 
     @property
     def scheme(self) -> str | None:
-        """Which of several plans of the same name. None: there is only one."""
+        """Name of the scheme. None: the strategy has only one."""
         return None
 
     @property
@@ -38,8 +38,11 @@ class StrategyConfig:
         return " ".join(filter(None, (self.name, self.scheme)))
 
     def full_label(self, plan: str | None) -> str:
-        """Return the label with all that tells a run of it from others: options that are not at their defaults, and
-        for a plan that was read from a file its fingerprint `plan`."""
+        """Return the label with everything that distinguishes runs of this strategy.
+
+        These are options with other values than their defaults and, for a plan from a file, its
+        fingerprint `plan`.
+        """
         changed = [f"{option.name}={value}" for option in dataclasses.fields(self)
                    if option.name not in ("name", "scheme") and (value := getattr(self, option.name)) != option.default]
         return " ".join([self.label, *changed])

@@ -1,4 +1,4 @@
-"""Configuration of where epochs are sent besides the record on disk."""
+"""Configuration of the tracker, which receives epochs in addition to the record on disk."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from parallel.config.checks import require_one_of
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """Where the epochs are sent besides the record on disk."""
+    """The tracker, which receives epochs in addition to the record on disk."""
 
     name: str = "wandb"
     """wandb or none."""
     project: str = "parallel"
     mode: str = "auto"
-    """auto: online with a key, offline without; or online, offline."""
+    """auto (online with an API key, otherwise offline), online or offline."""
 
     def __post_init__(self) -> None:
         require_one_of("tracker", self.name, ("wandb", "none"))

@@ -1,4 +1,4 @@
-"""Configuration of the training: equal for every strategy that is compared."""
+"""Configuration of training, the same for all strategies that are compared."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ LR_SCALINGS = ("none", "linear", "sqrt")
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How the model is trained: equal for every strategy that is compared."""
+    """Options of training, the same for all strategies that are compared."""
 
     epochs: int = 3
     batch_size: int = 32
-    """Global: over all workers."""
+    """Global batch size, over all workers."""
     precision: str = "fp32"
     seed: int = 0
     lr: float = 0.002
@@ -33,11 +33,13 @@ class TrainerConfig:
     channels_last: bool = True
     compile: bool = False
     check_finite: bool = False
-    """Stop at the first infinite value or NaN, and name its step and op. Slow: it waits for every op."""
+    """Whether to stop at the first infinity or NaN and name its step and op. Slow: every op is
+    synchronised."""
     trace: bool | int = False
-    """Write what every worker does in one step to trace.json: the number of a step, from 0; true: an early one."""
+    """Step to trace, from 0, or true for an early one: trace.json then shows what every worker does
+    in it."""
     warmup_steps: int = 2
-    """Untimed steps before the first epoch; they change no weight."""
+    """Untimed steps before the first epoch; they change no weights."""
 
     def __post_init__(self) -> None:
         require_one_of("trainer.precision", self.precision, PRECISIONS)
