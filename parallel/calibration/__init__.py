@@ -1,1 +1,2 @@
-"""Calibration: measure computing, messages and overheads of this machine, and write a cluster file."""
+"""Calibration: measure computing, messages and overheads of this machine, and write a cluster
+file."""

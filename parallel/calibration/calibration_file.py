@@ -1,4 +1,4 @@
-"""The file in which the calibration of a machine is kept: find and check it, write it."""
+"""Find, check and write the file with the calibration of a machine."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from parallel.runtime.communication.world import World
 
 def known_calibration(config: Config, options: CalibrationOptions, world: World, nodes: int,
                       ) -> tuple[Path, Cluster | None]:
-    """Return the path of the calibration, and the one that it holds already.
+    """Return the path of the calibration file, and the calibration in it, if any.
 
-    Worker 0 reads the file, which others may not see. Raises `ValueError` for the calibration of
-    another machine.
+    Worker 0 reads the file, since other workers may not have access to it. Raises `ValueError` for
+    the calibration of another machine.
     """
     machine = machine_of(config.cluster, world.size, nodes, memory_format(config.trainer.channels_last))
     named = config.cluster.file
@@ -37,7 +37,7 @@ def known_calibration(config: Config, options: CalibrationOptions, world: World,
 
 
 def write_calibration(cluster: Cluster, path: Path) -> None:
-    """Write the whole file, or, if that fails, nothing."""
+    """Write the file completely or, if that fails, not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.write_text(write_cluster(cluster), encoding="utf-8")

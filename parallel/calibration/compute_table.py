@@ -2,7 +2,7 @@
 
 Runs through the model repeat in rounds, each followed by a whole step, so that the samples of each
 shape are spread over the whole time and a disturbance affects all shapes alike. The workers decide
-together when to stop: they must run the same at the same time.
+together when to stop, since they must run the same ops at the same time.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def measure_links(setup: Setup, timer: OpTimer, compute: Measured) -> Links:
     sources["overlap_slowdown"] = f"measured: {op.op} during messages among all workers"
     if "inside" not in links:
         if "between" not in links:
-            raise RuntimeError("neither inside nor between nodes are there two workers")
+            raise RuntimeError("there are no two workers to measure a link between")
         links["inside"] = links["between"]
         source = "as between nodes: a node has one worker, and nothing is sent inside it"
         sources |= {"inside.latency": source, "inside.bandwidth": source}

@@ -1,4 +1,4 @@
-"""Measure all numbers of this machine, and make a cluster of them.
+"""Measure all parameters of this machine's cluster description.
 
 The time budget goes to messages (a fifth), loading (3 %) and ops (the rest); core contention comes
 on top.

@@ -19,8 +19,9 @@ LOOP_BYTES, LOOP_REPEATS = 1_000_000, 64
 """Small messages repeat up to this many bytes or times, so that barriers around them do not
 count."""
 SLOTS = 4
-"""Number of message names that repeated small messages use in turn. A message waits until the last
-one of its name was read; in a step that was long ago, in a loop it was just now."""
+"""Number of message names that repeated small messages use in turn. A message waits until the
+previous one with its name has been read. In a step this happened long before; in a loop with one
+name it would cause waits."""
 HIDDEN_BYTES = 50_000_000
 """Size of the message under way while the slowdown of computing is measured."""
 LONGER = 1.5
@@ -54,8 +55,8 @@ class Messages:
     def start(self, pattern: Pattern, nbytes: int, turn: int = 0) -> Waiter:
         """Start this worker's sends and receives, and return a function that waits for them.
 
-        Like gradients, received data is left where it arrives. Sent data is in the caches as far as
-        it fits: in a step, it has just been computed.
+        Received data is left where it arrives, as gradients are. Sent data is in the caches as far
+        as it fits, since in a step it has just been computed.
         """
         sends, receives, used = [], [], 0
         for (source, target), share in pattern.sends.items():

@@ -1,10 +1,10 @@
 """Time every op in runs through the model: forward, loss, backward, update, as in a training step.
 
-In a tight loop an op would find its weights in the cache; in a step, the whole model has passed
-through the cache since. So all ops run in order, each on the part to be measured. Inputs are the
-output of the op before, or, where the shapes differ, a fresh copy, as an exchange would leave it.
-Parameters are views of one flat buffer. Gradients are new tensors. All workers run the same at the
-same time.
+In a tight loop an op would find its weights in the cache; in a step, the whole model passes through
+the cache between two uses. So all ops run in order, each on the part to be measured. An input is
+the output of the previous op or, if the shapes differ, a new copy, as after an exchange. Parameters
+are views of one flat buffer. Gradients are new tensors. All workers run the same ops at the same
+time.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class OpTimer:
         value = values.get(producer)
         if value is not None and tuple(value.shape) == box.shape:
             return value.detach().to(value.dtype if wide else self._activations.dtype).requires_grad_(trained)
-        if wide:  # sums of a batch norm: ones, whose variance is zero
+        if wide:  # sums of a batch norm: ones have zero variance
             return torch.ones(box.shape, dtype=torch.float64, device=self._device, requires_grad=trained)
         return self._new(self._activations, box.shape).requires_grad_(trained)
 

@@ -17,4 +17,4 @@ class CalibrationOptions:
     """Whether to discard an earlier calibration instead of extending it."""
 
     def __post_init__(self) -> None:
-        require(self.budget_s > 0, "budget_s", self.budget_s, "must be positive seconds")
+        require(self.budget_s > 0, "budget_s", self.budget_s, "must be a positive number of seconds")

@@ -1,4 +1,4 @@
-"""The shapes to measure: parts of ops that the search may ask for, the most useful first.
+"""The shapes to measure: parts of ops that the search may need, the most useful first.
 
 For each op these are all compositions of degrees over its dims, for 1 to W workers, and all sizes
 of a micro-batch. Parts of a layout differ by at most one position in a dim; a step waits for the

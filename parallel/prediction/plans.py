@@ -1,4 +1,4 @@
-"""The plan of a configuration, whichever strategy makes it, without starting a process."""
+"""The plan of a configuration with any strategy, without starting a process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from parallel.strategies.named import named_plans
 
 
 def plan_of(config: Config, graph: Graph, batch_size: int | None = None) -> Plan:
-    """Return the plan of the configured strategy for a global batch; without one it is `trainer.batch_size`.
+    """Return the plan of the configured strategy for a global batch, by default
+    `trainer.batch_size`.
 
-    A searched plan is taken from where it was kept, or searched for. Raises `ValueError` for a strategy that makes no
-    plan, or whose plan is not possible.
+    With `strategy=searched`, a kept plan is read if there is one; otherwise the search runs. Raises
+    `ValueError` if the strategy makes no plan or an invalid one.
     """
     require(config.strategy.makes_plan, "strategy", config.strategy.name,
             "makes no plan: torch's own DistributedDataParallel runs")

@@ -114,8 +114,8 @@ class PlanChooser:
                       start=tuple(named.values())).plan
 
     def best_start(self, named: Mapping[str, Plan]) -> Choice:
-        """Return the best named plan in the space, for an optimum outside of it, such as a
-        pipeline."""
+        """Return the best named plan in the space, used if the optimum (a pipeline) is not in
+        it."""
         choices = [choice for plan in named.values() if (choice := self.space.find(plan)) is not None]
         return min(choices, key=self.step_s)
 

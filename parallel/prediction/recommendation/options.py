@@ -99,7 +99,7 @@ def options(question: Question, progress: Callable[[str], None] = lambda text: N
 
 def _configured(config: Config, workers: int, batch_size: int, label: str) -> Config:
     """Return the configuration of one option."""
-    # What was configured of a search holds for the label `searched`: method, time limit, folder of plans.
+    # The label `searched` uses the configured method, time limit and folder of plans.
     searched = label == SEARCHED and isinstance(config.strategy, Searched)
     strategy = config.strategy if searched else STRATEGIES[label]
     trainer = dataclasses.replace(config.trainer, batch_size=batch_size)
