@@ -1,4 +1,5 @@
-"""The traced network: its ops, their shapes, and for each op the input box that an output box needs."""
+"""The traced network: its ops, their shapes, and for each op the input box that an output box
+needs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Boxes: half-open hyper-rectangles of a tensor, the one mechanism behind every split.
+"""Boxes: half-open hyper-rectangles of a tensor, the common mechanism of all splits.
 
-A worker holds a box of a tensor and needs a box of another; what it must receive is an intersection.
+A worker holds one box of a tensor and needs another; it receives intersections of its needed box
+with the boxes that other workers hold.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ Span = tuple[int, int]
 
 
 def cut(size: int, degree: int, index: int) -> Span:
-    """Return the span of part `index` when `size` positions are cut into `degree` parts of nearly equal size.
+    """Return the span of part `index` when `size` positions are cut into `degree` parts of nearly
+    equal size.
 
     Sizes differ by at most one.
     """
@@ -46,7 +48,7 @@ class Box:
 
     @property
     def empty(self) -> bool:
-        """Whether the box has no element."""
+        """Whether the box has no elements."""
         return any(stop <= start for start, stop in self.spans)
 
     def __and__(self, other: Box) -> Box:
@@ -57,7 +59,7 @@ class Box:
         return Box((*self.spans[:dim], span, *self.spans[dim + 1 :]))
 
     def within(self, other: Box) -> tuple[slice, ...]:
-        """Return the slices that select this box from a tensor that holds the box `other`."""
+        """Return the slices that select this box from a tensor with the box `other`."""
         return tuple(slice(a - c, b - c) for (a, b), (c, _) in zip(self.spans, other.spans, strict=True))
 
     def __str__(self) -> str:

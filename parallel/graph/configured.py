@@ -1,4 +1,4 @@
-"""Graphs of configured models, traced on the meta device: no weights are made."""
+"""Graphs of configured models, traced on the meta device without allocating weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def model_graph(model: ModelConfig, num_classes: int) -> Graph:
 
 
 def classes_of(config: Config) -> int:
-    """Return the number of classes: as configured, else as many as the data set is known to have."""
+    """Return the configured number of classes, or else that of the data set."""
     return config.model.num_classes or known_classes(config.data)
 
 

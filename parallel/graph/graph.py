@@ -62,7 +62,8 @@ class Graph:
 
     @cached_property
     def trained_ops(self) -> frozenset[str]:
-        """Names of the ops that have a backward pass: those with parameters, and all that come after one of these."""
+        """Names of the ops with a backward pass: those with parameters, and all that depend on
+        one."""
         trained = set[str]()
         for op in self.ops:
             if op.parameters or trained.intersection(op.inputs):
@@ -76,7 +77,8 @@ class Graph:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of the forward pass of one image; the literature's 0.7 GFLOPs of AlexNet."""
+        """Multiply-adds of the forward pass of one image, which the literature calls FLOPs
+        (AlexNet: 0.7 G)."""
         return sum(op.multiply_adds(whole_part(op, 1)) for op in self.ops)
 
 

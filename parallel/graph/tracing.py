@@ -1,4 +1,4 @@
-"""Tracing: from a plain PyTorch model to its `Graph`, by torch.fx."""
+"""Tracing: convert a plain PyTorch model to a `Graph` with torch.fx."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from parallel.graph.ops import FUNCTIONS, IN_PLACE, RULES, CrossEntropy, Op, Sha
 
 
 def trace(model: nn.Module, input_shape: Shape) -> Graph:
-    """Return the graph of `model` for images of `input_shape` (c, h, w), with a cross-entropy loss after the last op.
+    """Return the graph of `model` for images of `input_shape` (c, h, w), with a cross-entropy loss
+    after the last op.
 
-    The op of a layer has the layer's name; the op of a function call is named after the module that makes the call:
-    `layer1.0.add`. A name that is taken gets a number: `add_1`. The model may be on the meta device, because only
-    shapes are computed. Raises `ValueError` for a layer or function without a rule.
+    The op of a layer has the layer's name; the op of a function call is named after the module that
+    makes the call: `layer1.0.add`. If a name is taken, a number is appended: `add_1`. The model may
+    be on the meta device, because only shapes are computed. Raises `ValueError` for a layer or
+    function without a rule.
     """
     try:
         traced = fx.symbolic_trace(model)
@@ -81,10 +83,11 @@ class _Ops:
         self._enter(node, name, build(arguments, options, name, **self._common(node, in_place)))
 
     def _common(self, node: fx.Node, in_place: bool) -> dict[str, tuple[Any, ...]]:
-        """Return the arguments that every rule takes; raise `ValueError` where an op would compute something else."""
+        """Return the arguments that every rule takes; raise `ValueError` where an op would compute
+        something else."""
         producers = _nodes((node.args, node.kwargs))
         if len(set(producers)) < len(producers):
-            raise ValueError(f"node {node.name}: reads {self._names[producers[0]]} twice, which no rule allows")
+            raise ValueError(f"node {node.name}: reads {self._names[producers[0]]} twice, which no op supports")
         if in_place and len(producers[0].users) > 1:
             raise ValueError(f"node {node.name}: changes {self._names[producers[0]]} in place, "
                              "but other nodes read it, too")
@@ -98,7 +101,7 @@ class _Ops:
         return self._input_shape if node.op == "placeholder" else self._shapes[node]
 
     def _free(self, name: str) -> str:
-        """Return the name, or if an op or a layer has it, the name with the first free number."""
+        """Return the name; if an op or a layer has it, append the first free number."""
         numbered = (f"{name}_{i}" for i in count(1))
         return next(n for n in chain([name], numbered) if n not in self._used and n not in self._layers)
 
@@ -123,16 +126,17 @@ class _Ops:
 
 
 def _nodes(value: Any) -> list[fx.Node]:
-    """Return the nodes in an argument, each as often as it occurs."""
+    """Return the nodes in an argument, with repetitions."""
     found: list[fx.Node] = []
     fx.map_arg(value, found.append)
     return found
 
 
 def _shapes(traced: fx.GraphModule, input_shape: Shape) -> dict[fx.Node, Shape]:
-    """Return the shape of every node's tensor without the sample dim, from one forward pass in evaluation mode.
+    """Return the shape of every node's tensor without the sample dim, from one forward pass.
 
-    Evaluation mode, because one image has no batch statistics and the running ones must not change.
+    It runs in evaluation mode: one image has no batch statistics, and the running statistics must
+    not change.
     """
     first = next(traced.parameters())
     training = [module for module in traced.modules() if module.training]

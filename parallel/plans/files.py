@@ -1,7 +1,8 @@
-"""Plan files: reading a plan from YAML. Invalid plans are rejected with the key, the value and the rule.
+"""Read plans from YAML files. Invalid plans are rejected with the key, the value and the rule.
 
-Types and keys are checked by `config.typed`, rules that depend on the graph by `make_plan`. The YAML
-loader is adapted by hand: PyYAML reads the word `on` as true and keeps the last of two equal keys.
+Types and keys are checked by `config.typed`, rules that depend on the graph by `make_plan`. The
+YAML loader is adapted by hand: PyYAML reads the word `on` as true and keeps the last of two equal
+keys.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from parallel.plans.plan import Plan, make_plan
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML loader without booleans, because YAML 1.1 reads the key `on` as true; refuses a key given twice."""
+    """YAML loader without booleans, since YAML 1.1 reads the key `on` as true; rejects repeated
+    keys."""
 
     yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
@@ -50,11 +52,12 @@ class PlanFile:
 
 
 def read_plan(text: str, graph: Graph, workers: int | None = None) -> Plan:
-    """Read the plan in `text` and check it against the graph and, if given, the number of workers."""
+    """Read the plan in `text` and check it against the graph and, if given, the number of
+    workers."""
     try:
         data = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"the plan is not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"the plan is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict) or not isinstance(data.get("ops"), dict):
         raise ValueError("the plan must be a mapping with the keys workers and ops")
     data.pop("searched", None)  # the header of a plan that a search saved

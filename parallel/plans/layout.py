@@ -1,7 +1,7 @@
 """Layouts: how one op is cut into parts, and which worker holds each part.
 
-Parts are numbered row-major over the dims n, c, k, h, w; part i lies on worker `on[i]`. The text form of a layout is
-`n2 c2 @0,1,2,3`.
+Parts are numbered row-major over the dims n, c, k, h, w; part i lies on worker `on[i]`. The text
+form of a layout is `n2 c2 @0,1,2,3`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Layout:
 
     @property
     def parameter_holders(self) -> int:
-        """Number of workers that hold the same box of a parameter, and sum its gradient."""
+        """Number of workers that hold the same box of a parameter and sum its gradient."""
         return self.n * self.h * self.w
 
     def samples_by_index(self, samples: int) -> tuple[int, ...]:
@@ -79,11 +79,12 @@ class Layout:
 
 
 def follow(op: Op, layout: Layout) -> Layout:
-    """Return the layout of an op that follows a producer with `layout`: the same workers, the same parts if possible.
+    """Return the layout of an op that follows a producer with `layout`.
 
-    Where the op cannot be split in a dim, or has too few positions in it, the degree moves to c (on top of the
-    producer's own), or else to n. So a k split becomes a c split of the reduced output, a split feature map becomes
-    split features, and the loss is split in n alone.
+    It has the same workers and, if possible, the same parts. If the op cannot be split in a dim, or
+    has too few positions in it, the degree multiplies that of c or, if this is not possible, that
+    of n. So a k split becomes a c split of the reduced output, a split feature map becomes split
+    features, and the loss is split in n alone.
     """
     return Layout(layout.on, *follow_degrees(op, layout.degrees))
 

@@ -9,7 +9,8 @@ The text form of a plan is YAML:
       fc6: {c: 3, on: [0, 1, 2]}
       fc8: {on: [0]}
 
-An op that is not named follows the producer of its first input other than the images; see `layout.follow`.
+An op that is not named follows the producer of its first input other than the images; see
+`layout.follow`.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from parallel.graph.ops import DIMS
 from parallel.plans.layout import Layout, check_layout, follow
 
 SCHEMES = ("a", "b", "c")
-"""How data-parallel ops hand over to the rest (Krizhevsky 2014, section 4): a, all workers gather at once; b, workers
-take turns; c, every worker sends 1/K of its samples in each pass."""
+"""Schemes of the exchange after data-parallel ops (Krizhevsky 2014, section 4): a, all workers
+gather at once; b, workers take turns; c, every worker sends 1/K of its samples in each pass."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Where and in which order every op of a graph is computed. `make_plan` and `read_plan` validate and build it."""
+    """Placement and order of the ops of a graph. `make_plan` and `read_plan` validate and build
+    it."""
 
     workers: int
     layouts: Mapping[str, Layout] = field(hash=False)
@@ -106,7 +108,7 @@ def make_plan(graph: Graph, workers: int, layouts: Mapping[str, Layout], **setti
 
 
 def check_batch(graph: Graph, plan: Plan, batch_size: int) -> None:
-    """Raise `ValueError` if a global batch of `batch_size` samples cannot be cut as the plan says."""
+    """Raise `ValueError` if the plan cannot divide a global batch of `batch_size` samples."""
     require(batch_size % plan.micro_batches == 0, "trainer.batch_size", batch_size,
             f"must be a multiple of the plan's micro_batches={plan.micro_batches}")
     samples = batch_size // plan.micro_batches

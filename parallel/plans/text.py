@@ -1,4 +1,4 @@
-"""A plan as text: runs of consecutive ops that share a layout."""
+"""Plans as text: runs of consecutive ops that share a layout."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from parallel.plans.plan import Plan
 
 
 def span_of(names: Iterable[str]) -> str:
-    """Return the first and the last of some names, as `first … last`."""
+    """Return the first and the last name as `first … last`."""
     listed = list(names)
     return listed[0] if len(listed) == 1 else f"{listed[0]} … {listed[-1]}"
 

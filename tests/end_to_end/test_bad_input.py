@@ -59,7 +59,7 @@ def test_two_ranks_refuse_once(arguments: list[str], words: list[str], tmp_path:
     (PLAN + "  conv9: {on: [0]}\n", ["plan.yaml: ", "conv9", "conv2"]),
     (PLAN.replace("{", "{n: 3, "), ["plan.yaml: ops.conv1.on=[0] must name as many workers as there are parts, 3"]),
     (PLAN.replace("[0]", "[2]"), ["plan.yaml: ", "2"]),
-    ("ops: [", ["plan.yaml: the plan is not YAML"]),
+    ("ops: [", ["plan.yaml: the plan is not valid YAML"]),
     ("\x00", ["plan.yaml: "]),
     ("", ["plan.yaml: the plan must be a mapping with the keys workers and ops"]),
 ])

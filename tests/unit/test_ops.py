@@ -400,7 +400,7 @@ class Calls(nn.Module):
     (lambda m, x, y: torch.flatten(y), "layer flatten: a flatten of other dims than 1 to -1 has no rule"),
     (lambda m, x, y: y.flatten(1, 2), "layer flatten: a flatten of other dims than 1 to -1 has no rule"),
     (lambda m, x, y: y.view(1, -1), "node view: call_method view has no rule in parallel/graph/ops; add one there"),
-    (lambda m, x, y: y + y, "node add: reads conv twice, which no rule allows"),
+    (lambda m, x, y: y + y, "node add: reads conv twice, which no op supports"),
     (lambda m, x, y: torch.cat([y, y], 1), "node cat: reads conv twice"),
     (lambda m, x, y: m.drop(m.drop(y)), "layer drop: Dropout is used twice; only a layer without weights, statistics"),
     (lambda m, x, y: m.norm(m.norm(y)), "layer norm: BatchNorm2d is used twice"),

@@ -187,7 +187,7 @@ def test_a_plan_that_is_not_legal_is_refused(text: str, sentence: str) -> None:
 
 
 def test_what_is_not_yaml_is_refused_in_one_line() -> None:
-    with pytest.raises(ValueError, match=r"^the plan is not YAML: .*line 1, column 12") as raised:
+    with pytest.raises(ValueError, match=r"^the plan is not valid YAML: .*line 1, column 12") as raised:
         read_plan("{workers: 2: 3", TOWER)
     assert "\n" not in str(raised.value)
 

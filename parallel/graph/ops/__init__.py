@@ -1,7 +1,9 @@
-"""The tables of ops: one line per kind of layer in `RULES`, per function or tensor method in `FUNCTIONS`.
+"""The tables of ops: one line per kind of layer in `RULES`, per function or tensor method in
+`FUNCTIONS`.
 
-A new op is a file in this folder and one line in a table. Graph, plan, program, runtime, simulator and search know ops
-only through `op.Op`. A rule builds one op, or several that belong together; the last one gets the layer's name.
+A new op is a file in this folder and one line in a table. Graph, plan, program, runtime, simulator
+and search know ops only through `op.Op`. A rule builds one op, or several that belong together; the
+last one gets the layer's name.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ FUNCTIONS: dict[Callable[..., Any] | str, tuple[str, Callable[..., Op]]] = {
     **dict.fromkeys((torch.flatten, "flatten"), ("flatten", Flatten.from_call)),
     **dict.fromkeys((torch.relu, F.relu, F.relu_, "relu", "relu_"), ("relu", ReLU.from_call)),
 }
-"""By function, or by name for a tensor method: name of the op, and (arguments and options that are not tensors, name,
-inputs, input_shapes, shape) → op."""
+"""By function, or by name for a tensor method: name of the op, and (arguments and options that are
+not tensors, name, inputs, input_shapes, shape) → op."""
 
 IN_PLACE: tuple[Callable[..., Any] | str, ...] = (operator.iadd, F.relu_, "add_", "relu_")
 """Functions and methods that change their first argument."""

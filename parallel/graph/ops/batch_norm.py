@@ -1,14 +1,15 @@
-"""Batch normalisation (Ioffe and Szegedy 2015, algorithm 1) with statistics of the whole batch, however it is split.
+"""Batch normalisation (Ioffe and Szegedy 2015, algorithm 1) with statistics of the whole batch for
+any split.
 
-A layer becomes two ops. The exchange between them adds up the workers' partial sums, as it does for a k split:
+A layer becomes two ops. The exchange between them adds the workers' partial sums, as for a k split:
 
     bn.sums    S = Σ (1, x, x²) over the part's samples and positions, per channel         [1, c, 3], float64
     bn         mean = S₁ / S₀;  var = S₂ / S₀ − mean²;  y = (x − mean) / √(var + eps) · weight + bias
 
-Each worker computes its sums from the mean and variance of its own part: in float64, S₂ / S₀ − mean² then loses no
-digit that a float32 variance has. Backward runs the other way: every part of `bn` computes its share of ∂L/∂S, the
-transposed exchange adds the shares, and `bn.sums` returns ∂L/∂x = ∂L/∂S₁ + 2x · ∂L/∂S₂. Evaluation uses the running
-statistics; the sums are then zeros that nothing reads.
+Each worker computes its sums from the mean and variance of its own part. In float64, S₂ / S₀ −
+mean² then has the accuracy of a float32 variance. In backward, every part of `bn` computes its
+share of ∂L/∂S, the transposed exchange adds the shares, and `bn.sums` returns ∂L/∂x = ∂L/∂S₁ + 2x ·
+∂L/∂S₂. Evaluation uses the running statistics; the sums are then unused zeros.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ SUMS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSums(Op):
-    """Count, sum and sum of squares per channel, shape (c, 3); a split in n, h or w gives partial sums."""
+    """Count, sum and sum of squares per channel, shape (c, 3); a split in n, h or w gives partial
+    sums."""
 
     @property
     def dims(self) -> str:
@@ -52,7 +54,7 @@ class BatchSums(Op):
 
     @property
     def least_samples(self) -> int:
-        return 2 if math.prod(self.domain[1:]) == 1 else 1  # one value has no variance
+        return 2 if math.prod(self.domain[1:]) == 1 else 1  # a single value has no variance
 
     def output_box(self, part: Part) -> Box:
         return Box(((0, 1), part.box.spans[1], (0, SUMS)))
@@ -153,7 +155,8 @@ class _Sums(torch.autograd.Function):
 
 
 class _Normalise(torch.autograd.Function):
-    """Compute (x − mean) / √(var + eps) · weight + bias with evaluation's fused kernel, which takes mean and var."""
+    """Compute (x − mean) / √(var + eps) · weight + bias with evaluation's fused kernel, which takes
+    mean and var."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None,

@@ -1,4 +1,5 @@
-"""Convolution, split in n, c, k, h, w: an h or w split reads a halo, a k split gives partial sums."""
+"""Convolution. It may be split in n, c, k, h, w: h and w splits read a halo, a k split gives
+partial sums."""
 
 from __future__ import annotations
 
@@ -101,7 +102,8 @@ class Conv2d(Op):
         whole_groups = spans[1][0] % out_per_group == 0 and spans[1][1] % out_per_group == 0
         if len(groups) == 1 or (whole_groups and k == (0, in_per_group)):
             return F.conv2d(x, weight, bias, self.stride, padding, groups=len(groups))
-        # The output channels cover only parts of groups, or the span of k leaves gaps between groups.
+        # Otherwise the output channels cover parts of groups, or the span of k has gaps between
+        # groups.
         outs = []
         for g in groups:
             start, stop = max(spans[1][0], g * out_per_group), min(spans[1][1], (g + 1) * out_per_group)

@@ -57,11 +57,13 @@ class Add(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Dropout(Op):
-    """Zero each element with probability p and scale the rest by 1/(1−p); the mask does not depend on the split."""
+    """Zero each element with probability p and scale the rest by 1/(1−p); the mask does not depend
+    on the split."""
 
     p: float
     number: int = field(init=False, repr=False, compare=False)
-    """Hash of the name, which tells this op's masks from others'. Computed early: torch.compile cannot trace zlib."""
+    """Hash of the name, so that each op has its own masks; precomputed, as torch.compile cannot
+    trace zlib."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "number", zlib.crc32(self.name.encode()))

@@ -1,4 +1,4 @@
-"""Fully connected layer, split in n, c, k."""
+"""Fully connected layer. It may be split in n, c, k."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from parallel.graph.ops.op import Context, Op, Part, Shape
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Op):
-    """y = x Wᵀ + b; a k split gives partial sums, of which the first includes the bias."""
+    """y = x Wᵀ + b. A k split gives partial sums; the first one includes the bias."""
 
     bias: bool
 

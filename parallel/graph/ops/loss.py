@@ -1,4 +1,4 @@
-"""The loss: an op like the others, which reads whole rows of logits."""
+"""The loss, an op that reads whole rows of logits."""
 
 from __future__ import annotations
 

@@ -15,7 +15,8 @@ from parallel.graph.ops.op import Context, Op, Part
 
 @dataclass(frozen=True, kw_only=True)
 class LocalResponseNorm(Op):
-    """Division by a power of the sum of squares over neighbouring channels; a c split reads a halo of channels."""
+    """Division by a power of the sum of squares over neighbouring channels; a c split reads a halo
+    of channels."""
 
     size: int
     alpha: float
@@ -41,7 +42,8 @@ class LocalResponseNorm(Op):
         return (part.box.replace(1, (start - before, stop + after)),)
 
     def kept_bytes(self, part: Part, itemsize: int) -> int:
-        # The output, and five tensors of the input's size: squares, padded squares, mean, scaled mean, its power.
+        # The output, and five tensors of the input's size: squares, padded squares, mean, scaled
+        # mean, its power.
         return (part.box.volume + 5 * self.needs(part)[0].volume) * itemsize
 
     def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:

@@ -27,10 +27,12 @@ DIMS = "nckhw"
 
 @dataclass(frozen=True)
 class Part:
-    """The share of an op that one worker computes: a box of its domain, and a span of its reduction."""
+    """The share of an op that one worker computes: a box of its domain, and a span of its
+    reduction."""
 
     box: Box
-    """Box of the op's domain, [n, *op.domain]: of the output, unless the op sums over samples (`Op.output_box`)."""
+    """Box of the op's domain, [n, *op.domain]: of the output, unless the op sums over samples
+    (`Op.output_box`)."""
     k: Span | None = None
     """Span of the reduction dim; the result is then a partial sum. None: the whole reduction."""
 
@@ -50,7 +52,8 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class Op:
-    """One node of the graph. Each kind of op is a subclass with an entry in the tables of `parallel.graph.ops`."""
+    """One node of the graph. Each kind of op is a subclass with an entry in the tables of
+    `parallel.graph.ops`."""
 
     name: str
     inputs: tuple[str, ...]
@@ -65,7 +68,8 @@ class Op:
 
     @property
     def domain(self) -> Shape:
-        """Sizes of c, h, w that a layout cuts: the output's shape, unless the op reduces those dims."""
+        """Sizes of c, h, w that a layout cuts: the output's shape, unless the op reduces those
+        dims."""
         return self.shape
 
     @property
@@ -123,11 +127,13 @@ class Op:
         return 0
 
     def kept_bytes(self, part: Part, itemsize: int) -> int:
-        """Return an upper bound of the bytes that forward keeps for backward, inputs not counted."""
+        """Return an upper bound of the bytes that forward keeps for backward, inputs not
+        counted."""
         return part.box.volume * itemsize
 
     def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
-        """Return the part's output, computed from the boxes of its inputs. Rows may come from several micro-batches."""
+        """Return the part's output, computed from the boxes of its inputs. Rows may come from
+        several micro-batches."""
         raise NotImplementedError
 
     @property
@@ -147,13 +153,16 @@ def no_rule(name: str, what: str) -> ValueError:
 
 
 def window(out: Span, out_size: int, size: int, kernel: int, stride: int, padding: int) -> tuple[Span, tuple[int, int]]:
-    """Return the input span that the output span `out` of a sliding window reads, and the padding on its two sides.
+    """Return the input span that the output span `out` of a sliding window reads, and the padding
+    on its two sides.
 
-    This is where halos come from: neighbouring output spans read overlapping input spans. A span at the edge of the
-    output reaches the edge of the input, so that an op that is not split needs exactly its input.
+    This is where halos come from: neighbouring output spans read overlapping input spans. A span at
+    the edge of the output reaches the edge of the input, so that an op that is not split needs
+    exactly its input.
     """
     start, stop = out[0] * stride - padding, (out[1] - 1) * stride - padding + kernel
-    # With padding as large as the kernel, a window may lie entirely in the padding and read an empty span.
+    # With padding as large as the kernel, a window may lie entirely in the padding and read an
+    # empty span.
     before, after = max(0, min(-start, stop - start)), max(0, min(stop - size, stop - start))
     first = 0 if out[0] == 0 else min(size, max(0, start))
     last = size if out[1] == out_size else max(0, min(size, stop))

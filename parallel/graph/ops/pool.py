@@ -56,7 +56,7 @@ class MaxPool2d(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveAvgPool2d(Op):
-    """Average over as many windows as the output has positions, whatever the size of the input."""
+    """Average over windows, one for each position of an output with a fixed size."""
 
     @classmethod
     def from_layer(cls, layer: nn.AdaptiveAvgPool2d, name: str, **common: Any) -> AdaptiveAvgPool2d:
@@ -70,7 +70,8 @@ class AdaptiveAvgPool2d(Op):
 
     @property
     def dims(self) -> str:
-        # Windows differ in size, which would need h and w rules of their own for a map that is tiny by then.
+        # Windows differ in size, so h and w would need their own rules, for a map that is tiny
+        # here.
         return "nchw" if self.identity else "nc"
 
     def needs(self, part: Part) -> tuple[Box, ...]:

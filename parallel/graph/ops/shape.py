@@ -31,7 +31,7 @@ class Concat(Op):
         return "nchw"[: len(self.shape) + 1]
 
     def _spans(self, part: Part) -> list[Span]:
-        """Return, for each input, the span of its channels that the part reads; possibly empty."""
+        """Return, for each input, the span of its channels that the part reads; it may be empty."""
         (start, stop), spans, first = part.box.spans[1], list[Span](), 0
         for channels, *_ in self.input_shapes:
             spans.append((min(max(start - first, 0), channels), min(max(stop - first, 0), channels)))
