@@ -1,4 +1,4 @@
-"""A cluster as the simulator and the search see it: how long computing, messages and loading take.
+"""Clusters: the times of computing, messages and loading for the simulator and the search.
 
     Link.seconds(B) = latency + B / bandwidth(B)    bandwidth: a power law between given points
     Cluster.data_s  = images · data_s_per_image     images of the busiest worker, or of a node
@@ -26,7 +26,7 @@ from parallel.graph.ops import Op, Part
 
 
 class Compute(Protocol):
-    """Computing times of one worker in seconds, with other workers on cores of their own.
+    """Computing times of one worker in seconds; other workers use other cores.
 
     `precision` is that of the configuration: fp32, bf16 or fp64.
     """
@@ -126,8 +126,8 @@ class Cluster:
     overlap_slowdown: float = 0.0
     """Share of a message's time, from 0 to 1, by which it delays the computing of its workers."""
     core_contention: tuple[float, ...] = ()
-    """Factors by which compute times grow while 1, 2, … workers of a node compute, where workers
-    share cores. Empty: every worker has cores of its own, and the factor is always 1."""
+    """Factors by which compute times grow while 1, 2, … workers of a node compute, if workers share
+    cores. Empty: every worker has its own cores, and the factor is always 1."""
     shared_memory: bool = False
     """Whether workers of a node pass tensors in shared memory. Pieces are then not packed, and
     updated shards of weights that all of them hold are not sent, since the weights are in shared
@@ -138,7 +138,7 @@ class Cluster:
     data_shared: bool = False
     """Whether the workers of a node load one after the other: few processors, many GPUs."""
     data_overlaps: bool = False
-    """Whether loading overlaps the step, as where processors load while GPUs compute."""
+    """Whether loading overlaps the step, as when processors load while GPUs compute."""
     machine: Mapping[str, str] = field(default_factory=dict, hash=False)
     """The calibrated machine (processor, cores, threads …); empty if written by hand."""
     sources: Mapping[str, str] = field(default_factory=dict, hash=False)

@@ -51,7 +51,7 @@ def read_cluster(text_form: str) -> Cluster:
     try:
         data = yaml.load(text_form, _Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"the cluster is not YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"the cluster is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, Mapping):
         raise ValueError("the cluster file must be a mapping with the keys name, nodes, inside, compute …")
     hardware = data.get("hardware")

@@ -42,7 +42,7 @@ def _read(path: Path) -> Cluster:
     try:
         written = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ValueError(f"cluster.file={path} can't be read: {reason}") from error
     try:
         return read_cluster(written)

@@ -27,7 +27,7 @@ one."""
 
 @dataclass(frozen=True)
 class Roofline:
-    """Compute times of one worker from four properties of its hardware."""
+    """Compute times of one worker, computed from four properties of its hardware."""
 
     peak: Mapping[str, float] = field(hash=False)
     """Peak FLOP/s by precision; a multiply-add counts as two."""

@@ -1,4 +1,5 @@
-"""Programs: a plan lowered to a list of steps per worker, backward included; their order, bytes and memory."""
+"""Programs: a plan lowered to a list of steps per worker, backward included; their order, bytes and
+memory."""
 
 from __future__ import annotations
 

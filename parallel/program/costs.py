@@ -1,4 +1,4 @@
-"""What a program costs each worker, as rows of text: parameters, bytes sent, multiply-adds, memory."""
+"""Costs of a program for each worker as text: parameters, bytes sent, multiply-adds, memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from parallel.results.formatting import size
 COST_COLUMNS = ("worker", "parameters", "momentum", "sent: forward", "backward", "gradients", "weights", "all",
                 "multiply-adds")
 MEMORY_PARTS = tuple(field.name for field in dataclasses.fields(Memory) if field.name != "other")
-"""The parts of the need that differ between programs; `other` is a constant."""
+"""Parts of the required memory that differ between programs; `other` is a constant."""
 MEMORY_COLUMNS = ("memory", *MEMORY_PARTS, "need")
 
 
 def cost_rows(program: Program, precision: str) -> list[list[str]]:
-    """Return a row for each worker under `COST_COLUMNS`, for one step; with several workers, a last one for all."""
+    """Return a row under `COST_COLUMNS` for each worker and one step, and totals if there are
+    several."""
     numbers = []
     for worker in range(program.plan.workers):
         sent = program.sent(worker, ACTIVATION_BYTES[precision])

@@ -1,14 +1,17 @@
-"""Dry run of a program: walk every worker's steps without computing anything, and refuse what could not run.
+"""Dry run of a program: walk every worker's steps without computing anything, and reject invalid
+programs.
 
 `dry_run` checks, in this order,
 
-1. each worker by itself (`_Walk`): every step that the worker takes part in is there once; it forwards after its
-   inputs have arrived, starts an exchange after the value is computed, waits after the start, goes backward after all
-   readers' gradients have arrived, sums gradients when they are complete, and updates what is summed;
-2. each pair of workers (`_check_matching`): both start their common messages in the same order, which is how
-   transports match a send with its receive;
-3. all workers together (`_check_progress`): with starts that do not block, and waits and updates that block until
-   every peer has sent, all lists run to their end. Otherwise the program deadlocks.
+1. the steps of each worker (`_Walk`). Every step that the worker takes part in occurs exactly once.
+   A forward follows the arrival of its inputs; the start of an exchange follows the computation of
+   its value; a wait follows its start; a backward follows the arrival of all readers' gradients; a
+   gradient sum follows the last contribution; an update follows its gradient sum;
+2. each pair of workers (`_check_matching`). Both start their common messages in the same order, by
+   which transports match sends with receives;
+3. all workers together (`_check_progress`). Starts do not block; waits and updates block until
+every
+   peer has sent. All lists must run to their end; otherwise the program deadlocks.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ Message = tuple[object, ...]
 
 
 class ProgramError(RuntimeError):
-    """A program that cannot run: the worker, its step, the reason, and the schedule around the step."""
+    """Raised for an invalid program, with the worker, its step, the reason, and the steps around
+    it."""
 
     def __init__(self, program: Program, worker: int, position: int, reason: str) -> None:
         steps = program.steps[worker]
@@ -36,7 +40,8 @@ class ProgramError(RuntimeError):
 
 
 def dry_run(program: Program) -> None:
-    """Raise `ProgramError` unless every worker's steps are complete, in order, matched, and free of deadlock."""
+    """Raise `ProgramError` unless every worker's steps are complete, in order, matched, and free of
+    deadlock."""
     links = _Links(program)
     for worker in range(program.plan.workers):
         _Walk(program, links, worker).run()
@@ -67,7 +72,7 @@ class _Links:
 
 
 class _Walk:
-    """One worker's steps in order, with what is done so far."""
+    """A walk through one worker's steps, with the state after the steps so far."""
 
     def __init__(self, program: Program, links: _Links, worker: int) -> None:
         self._program, self._links, self._worker = program, links, worker
@@ -103,14 +108,14 @@ class _Walk:
             self._fail(reason)
 
     def _own_batches(self, segment: int) -> list[int | None]:
-        """The micro-batches that a segment's steps are for."""
+        """Return the micro-batches of a segment's steps."""
         return [None] if self._program.segments[segment].merged else list(range(self._program.plan.micro_batches))
 
     def _batches(self, m: int | None) -> Iterable[int]:
         return range(self._program.plan.micro_batches) if m is None else (m,)
 
     def _computed(self, op: str, m: int) -> tuple[int, int | None]:
-        """The segment and micro-batch of the step that computes `op` for the micro-batch m."""
+        """Return the segment and micro-batch of the step that computes `op` for micro-batch m."""
         segment = self._links.segment_of[op]
         return segment.index, None if segment.merged else m
 
@@ -193,7 +198,7 @@ class _Walk:
         return self._program.updates_every_pass(self._program.buckets[bucket])
 
     def _check_complete(self) -> None:
-        """Every step that the worker takes part in has been there."""
+        """Check that no step of the worker is missing."""
         missing: list[Step] = []
         for segment in self._program.segments:
             if self._worker not in segment.workers:
@@ -213,7 +218,7 @@ class _Walk:
 
 
 def _check_matching(program: Program) -> None:
-    """Every pair of workers starts its common messages in the same order."""
+    """Check that every pair of workers starts its common messages in the same order."""
     messages = [_messages(program, worker) for worker in range(program.plan.workers)]
     for one, other in combinations(range(program.plan.workers), 2):
         ours, theirs = messages[one][other], messages[other][one]
@@ -229,7 +234,8 @@ def _check_matching(program: Program) -> None:
 
 
 def _messages(program: Program, worker: int) -> dict[int, list[tuple[int, Message]]]:
-    """Per peer, the messages that the worker starts with it, in order: (position of the step, message)."""
+    """Return the messages that the worker starts with each peer, in order, as (position of the
+    step, message)."""
     found = defaultdict[int, list[tuple[int, Message]]](list)
     for position, step in enumerate(program.steps[worker]):
         common: list[tuple[Message, Iterable[int]]] = []
@@ -253,13 +259,13 @@ def _name(message: Message) -> str:
 
 
 def _check_progress(program: Program) -> None:
-    """No set of workers waits for each other for ever."""
+    """Check that the program does not deadlock."""
     at = [0] * program.plan.workers
     sent = set[tuple[object, ...]]()
     sums, updates = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
 
     def awaited(worker: int) -> set[int]:
-        """The workers whose messages the next step still needs."""
+        """Return the workers whose messages the next step still needs."""
         match program.steps[worker][at[worker]]:
             case Wait(index, m, backward):
                 transfers = program.exchanges[index, m].transfers
@@ -289,5 +295,5 @@ def _check_progress(program: Program) -> None:
     if stuck:
         worker = min(stuck)
         others = ", ".join(f"worker {peer} at {step}" for peer, step in stuck.items() if peer != worker)
-        raise ProgramError(program, worker, at[worker], f"deadlock: it waits for workers {sorted(awaited(worker))}, "
-                           f"and {others or 'nobody else'} waits, too")
+        raise ProgramError(program, worker, at[worker], f"deadlock: it waits for workers {sorted(awaited(worker))}; "
+                           f"also waiting: {others or 'no other worker'}")

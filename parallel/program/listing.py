@@ -1,4 +1,4 @@
-"""The steps of a program as text: one row for every step of a worker."""
+"""The steps of a program as text, one row for every step of a worker."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from parallel.program.program import Backward, Forward, Program, Segment, Start,
 from parallel.results.formatting import size
 
 SYNC_BYTES = 4
-"""Gradients and weights travel in fp32 at least."""
+"""Bytes per element of gradients and weights in messages: at least those of fp32."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,13 @@ class StepRow:
     step: str
     what: str
     box: str
-    """Of the output that is computed, held or needed; of a bucket, the span that the worker updates."""
+    """Box of the output that is computed, held or needed; for a bucket, the span that the worker
+    updates."""
     sent: int
     """Bytes that the step starts to send."""
     received: int
-    """Bytes that it waits for; what a `U` sends and receives of weights is waited for in the next forward."""
+    """Bytes that the step waits for. The weights that `U` receives are waited for in the next
+    forward."""
 
 
 STEP_COLUMNS = ("step", "what", "box", "sends", "receives")
@@ -38,12 +40,13 @@ def step_cells(program: Program, worker: int, precision: str) -> list[list[str]]
 
 
 def step_rows(program: Program, worker: int, itemsize: int) -> list[StepRow]:
-    """A row for every step of `worker`; activations have `itemsize` bytes a number."""
+    """Return a row for every step of `worker`; activations have `itemsize` bytes per element."""
     return [_row(program, worker, step, itemsize) for step in program.steps[worker]]
 
 
 def marked_schedule(program: Program, worker: int, position: int, around: int = 4) -> str:
-    """The steps of `worker` around the one at `position`, one per line, that one marked."""
+    """Return the steps of `worker` around the one at `position`, one per line; that one is
+    marked."""
     steps = program.steps[worker]
     first, last = max(0, position - around), min(len(steps), position + around + 1)
     lines = [f"worker {worker}, {len(steps)} steps:"]
@@ -90,7 +93,8 @@ def _own(program: Program, bucket: int, worker: int) -> int:
 
 
 def _output(program: Program, segment: Segment, m: int | None, worker: int) -> str:
-    """Boxes of the last op's output; adjoining ones of several micro-batches in one."""
+    """Return the box of the last op's output; adjacent boxes of several micro-batches are
+    merged."""
     boxes: list[Box] = []
     for batch in range(program.plan.micro_batches) if m is None else [m]:
         box = program.output(segment.ops[-1], worker, batch)

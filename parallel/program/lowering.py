@@ -1,7 +1,8 @@
-"""Lowering: from a plan, a graph and a batch size to a program.
+"""Lowering: convert a plan, a graph and a batch size to a program.
 
-`_segments`   groups ops; a new segment begins where an edge needs an exchange or the workers change.
-`_exchange`   makes one exchange per micro-batch of every edge between segments, unless every worker
+`_segments`   groups ops; a new segment begins where an edge needs an exchange or the workers
+change. `_exchange`   makes one exchange per micro-batch of every edge between segments, unless
+every worker
               needs exactly the box that it holds.
 `_buckets`    groups parameters: the same box on the same workers, in the order in which backward
               completes their gradients.
@@ -22,11 +23,12 @@ from parallel.program.program import Backward, Bucket, Exchange, Forward, Progra
 from parallel.program.schedule import Task, schedule
 
 BUCKET_BYTES = 1 << 20
-"""Parameters smaller than this share a bucket: below it, the latency of a message outweighs its transfer."""
+"""Parameters smaller than this share a bucket: below it, the latency of a message outweighs its
+transfer."""
 
 
 def lower(graph: Graph, plan: Plan, batch_size: int) -> Program:
-    """Return the program of `plan`. Raises `ValueError` if the batch cannot be cut as the plan says."""
+    """Return the program of `plan`. Raises `ValueError` if the plan cannot divide the batch."""
     check_batch(graph, plan, batch_size)
     program = Program(graph, plan, batch_size, (), {}, (), _merged(graph, plan), (), ((),) * plan.workers)
     segments, edges = _segments(program)
@@ -38,7 +40,8 @@ def lower(graph: Graph, plan: Plan, batch_size: int) -> Program:
 
 
 def _merged(graph: Graph, plan: Plan) -> frozenset[str]:
-    """Return the leading ops, split in n like the first, that schemes b and c compute for the whole batch at once."""
+    """Return the leading ops, split in n like the first, that schemes b and c compute for the whole
+    batch at once."""
     if plan.scheme == "a":
         return frozenset()
     first, merged = plan[graph.ops[0].name], set[str]()
@@ -49,7 +52,8 @@ def _merged(graph: Graph, plan: Plan) -> frozenset[str]:
 
 
 def _segments(program: Program) -> tuple[tuple[Segment, ...], list[tuple[str, str, int]]]:
-    """Return the segments, and the edges that need an exchange: (producer, consumer, index of its input)."""
+    """Return the segments, and the edges that need an exchange: (producer, consumer, index of its
+    input)."""
     plan, groups, edges = program.plan, list[list[str]](), list[tuple[str, str, int]]()
     for op in program.graph:
         crossing = [i for i, producer in enumerate(op.inputs) if producer != INPUT
@@ -71,7 +75,8 @@ def _segments(program: Program) -> tuple[tuple[Segment, ...], list[tuple[str, st
 
 
 def _same_samples(program: Program, one: str, other: str) -> bool:
-    """Return whether every worker computes both ops for the same samples; on branches they may differ."""
+    """Return whether every worker computes both ops for the same samples; on branches they may
+    differ."""
     def samples(op: str, worker: int, m: int) -> Span:
         part = program.part(op, worker, m)
         return (0, 0) if part is None else part.box.spans[0]
@@ -81,12 +86,14 @@ def _same_samples(program: Program, one: str, other: str) -> bool:
 
 
 def _different(program: Program) -> range:
-    """Return one micro-batch of each kind: all are cut alike, except in scheme b, where each is on another worker."""
+    """Return the micro-batches to examine: one, or in scheme b all, since each is on another
+    worker."""
     return range(program.plan.micro_batches if program.plan.scheme == "b" else 1)
 
 
 def _local(program: Program, producer: str, op: Op, which: int) -> bool:
-    """Return whether every worker needs of input `which` exactly the box that it holds, and no partial sums."""
+    """Return whether every worker holds exactly the box of input `which` that it needs, without
+    partial sums."""
     if (producer in program.merged) != (op.name in program.merged) or _adds(program, producer):
         return False
     workers = {*program.plan[producer].on, *program.plan[op.name].on}
@@ -117,7 +124,8 @@ def _exchange(program: Program, index: int, m: int, producer: str, consumer: str
 
 
 def _buckets(program: Program, segments: tuple[Segment, ...]) -> tuple[Bucket, ...]:
-    """Return the buckets in the order in which backward completes them; each lies within one segment."""
+    """Return the buckets in the order in which backward completes them; each lies within one
+    segment."""
     buckets: list[Bucket] = []
 
     def close(workers: tuple[int, ...], entries: list[tuple[str, str, Box]]) -> None:
@@ -171,7 +179,7 @@ def _steps(program: Program) -> tuple[tuple[Step, ...], ...]:
     steps: list[list[Step]] = [[] for _ in range(plan.workers)]
 
     def emit(step: Start | Wait) -> None:
-        """Append the step to the workers that it concerns: a start to all of them, a wait to those that receive."""
+        """Append a start to all workers of the exchange, or a wait to those that receive."""
         exchange = program.exchanges[step.exchange, step.micro_batch]
         receivers = exchange.holds if step.backward else exchange.needs
         for worker in exchange.workers if isinstance(step, Start) else receivers:
@@ -201,7 +209,8 @@ def _steps(program: Program) -> tuple[tuple[Step, ...], ...]:
         for index in into[segment.index]:
             for m in batches:
                 emit(Wait(index, m, False))
-                # Schemes b and c: the exchange of the next pass overlaps with the compute of this pass.
+                # Schemes b and c: the exchange of the next pass overlaps with the compute of this
+                # pass.
                 if program.exchanges[index, m].value in program.merged and m + 1 < plan.micro_batches:
                     emit(Start(index, m + 1, False))
         for worker in segment.workers:

@@ -1,4 +1,5 @@
-"""Bytes per element and torch dtypes of each `trainer.precision`; the only place that knows them."""
+"""Bytes per element and torch dtypes of each `trainer.precision`; the only place that knows
+them."""
 
 from __future__ import annotations
 

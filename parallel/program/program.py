@@ -1,6 +1,7 @@
 """Programs: a plan lowered to a list of steps for each worker, backward included.
 
-A *segment* is a run of ops on the same workers with no exchange between them. The steps of a worker are
+A *segment* is a run of ops on the same workers with no exchange between them. The steps of a worker
+are
 
     F2:1    forward of segment 2 for micro-batch 1 (F2: for all micro-batches at once)
     B2:1    its backward; `sync` names the buckets whose gradients it completes and starts to sum
@@ -8,7 +9,8 @@ A *segment* is a run of ops on the same workers with no exchange between them. T
     W3:1>   wait for exchange 3 of micro-batch 1, forward; <W3:1 waits for its transpose
     U4      wait for the summed gradients of bucket 4, then update its parameters
 
-All workers follow one global order, each running the steps that concern it, so no plan can deadlock.
+All workers follow one global order, each running the steps that concern it, so no plan can
+deadlock.
 """
 
 from __future__ import annotations
@@ -35,12 +37,14 @@ class Segment:
     ops: tuple[str, ...]
     workers: frozenset[int]
     merged: bool
-    """Whether it runs once a step for all micro-batches together (the data-parallel ops of schemes b and c)."""
+    """Whether it runs once a step for all micro-batches together (the data-parallel ops of schemes
+    b and c)."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """A box of a tensor that moves from one worker to another, or stays on one (source = target)."""
+    """A box of a tensor that moves from one worker to another, or stays on one (source =
+    target)."""
 
     source: int
     target: int
@@ -61,7 +65,8 @@ class Exchange:
     holds: Mapping[int, Box]
     needs: Mapping[int, Box]
     adds: bool
-    """Whether the boxes held are partial sums, which the forward direction adds where they overlap."""
+    """Whether the boxes held are partial sums, which the forward direction adds where they
+    overlap."""
     wide: bool = False
     """Whether it moves float64 whatever the precision: the statistics of a batch normalisation."""
 
@@ -74,7 +79,8 @@ class Exchange:
 
     @cached_property
     def moved(self) -> tuple[Mapping[int, int], Mapping[int, int]]:
-        """Elements that each worker sends to others, and that each receives; backward swaps the two."""
+        """Elements that each worker sends to others, and that each receives; backward swaps the
+        two."""
         held, needed = (np.array([boxes[worker].spans for worker in boxes], dtype=np.int64)
                         for boxes in (self.holds, self.needs))  # [workers, dims, 2]
         overlaps = np.ones((len(held), len(needed)), dtype=np.int64)
@@ -103,7 +109,8 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Parameters whose gradients are summed together: the same workers hold the same boxes of them."""
+    """Parameters whose gradients are summed together: the same workers hold the same boxes of
+    them."""
 
     index: int
     parameters: tuple[tuple[str, str], ...]
@@ -135,7 +142,8 @@ class Forward:
 
 @dataclass(frozen=True)
 class Backward:
-    """Backward of a segment for a micro-batch; it starts to sum the gradients of the buckets in `sync`."""
+    """Backward of a segment for a micro-batch; it starts to sum the gradients of the buckets in
+    `sync`."""
 
     segment: int
     micro_batch: int | None
@@ -233,26 +241,30 @@ class Program:
         return layout.part(self.graph[op], worker, samples)
 
     def output(self, op: str, worker: int, micro_batch: int) -> Box | None:
-        """Return the box of the output of `op` that `worker` computes for a micro-batch; None if it has no part."""
+        """Return the box of the output of `op` that `worker` computes for a micro-batch; None if it
+        has no part."""
         part = self.part(op, worker, micro_batch)
         return None if part is None else self.graph[op].output_box(part)
 
     def inputs(self, worker: int, micro_batch: int, op: str) -> tuple[Box, ...]:
-        """Return the boxes that the worker's part of `op` reads, one per input; empty if it has no part."""
+        """Return the boxes that the worker's part of `op` reads, one per input; empty if it has no
+        part."""
         part = self.part(op, worker, micro_batch)
         return () if part is None else self.graph[op].needs(part)
 
     @property
     def loss_scale(self) -> float:
-        """Factor of each sample's loss: one over the batch, or over the pass if every pass updates the weights."""
+        """Factor of each sample's loss: one over the batch, or over the pass if every pass updates
+        the weights."""
         passes = self.plan.micro_batches if self.plan.update == "pass" and LOSS not in self.merged else 1
         return passes / self.batch_size
 
     def sent(self, worker: int, itemsize: int) -> Sent:
-        """Return the bytes that the worker sends in one step: exchanges at `itemsize`, gradient sync at least in fp32.
+        """Return the bytes that the worker sends in one step: exchanges at `itemsize`, gradient
+        sync at least in fp32.
 
-        A bucket of B elements on K workers costs each of them about 2·(K−1)/K·B elements: it sends the gradients of
-        the other shards, and then its own updated shard to all others.
+        A bucket of B elements on K workers costs each of them about 2·(K−1)/K·B elements: it sends
+        the gradients of the other shards, and then its own updated shard to all others.
         """
         forward = backward = sums = gathers = 0
         for exchange in self.exchanges.values():
@@ -289,7 +301,8 @@ class Program:
     def multiply_adds(self, worker: int) -> int:
         """Return the multiply-adds of the worker in one step.
 
-        Backward takes as many as forward for the weights, and as many again for the input unless no weights precede.
+        Backward takes as many as forward for the weights, and as many again for the input unless no
+        weights precede.
         """
         total, trained = 0, set[str]()
         for op in self.graph:

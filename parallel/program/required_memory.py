@@ -1,4 +1,4 @@
-"""Memory that each worker of a program needs: an upper estimate, from the program alone.
+"""Upper estimate of the memory that each worker of a program needs, computed from the program.
 
     weights      parameters that the worker holds; in bf16 also their bf16 copies
     gradients    one per parameter held, and a second copy in buckets that are joined or reordered to be sent
@@ -12,10 +12,10 @@
     model        the whole model, from which the worker copies its part; its memory may be freed in small pieces
     other        scratch space of kernels, threads, the transport: a constant
 
-The need is the sum. It is high on purpose: activations and messages may peak at different times, and outputs
-that the next op overwrites are counted. On a CPU it was 1.0 to 2.4 times what the process took, in nine runs
-of all strategies; most where a worker holds a small part of the model. The interpreter, its libraries, a
-GPU's context and the data set are not included.
+The estimate is the sum. It is high on purpose: activations and messages may peak at different
+times, and outputs that the next op overwrites are counted. In nine runs of all strategies on a CPU
+it was 1.0 to 2.4 times the measured memory; the factor is largest if a worker holds a small part of
+the model. The interpreter, its libraries, a GPU's context and the data set are not included.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from parallel.program.precision import ACTIVATION_BYTES, WEIGHT_BYTES
 from parallel.program.program import Backward, Bucket, Exchange, Forward, Program, Segment, Start, Wait
 
 FLOAT_BATCHES, BYTE_BATCHES = 2, 4
-"""Batches that the loader keeps: in use and next as floats; two ready, one in hand, one being read as bytes."""
+"""Batches that the loader keeps: as floats, the current and the next one; as bytes, two ready, one
+being converted, one being read."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def memory_of(program: Program, worker: int, precision: str) -> Memory:
 
 
 def refuse_too_large(program: Program, precision: str, available: Sequence[int | None]) -> None:
-    """Raise `ValueError` if a worker needs more bytes than `available`, which is by worker and None where unknown."""
+    """Raise `ValueError` if a worker needs more bytes than `available`, by worker; None:
+    unknown."""
     for worker, there in enumerate(available):
         need = memory_of(program, worker, precision).total
         if there is not None and need > there:
@@ -85,12 +87,13 @@ def refuse_too_large(program: Program, precision: str, available: Sequence[int |
 
 
 def _is_copied(bucket: Bucket) -> bool:
-    """Return whether gradients are copied: several are joined, and those of convolutions change memory order."""
+    """Return whether gradients are copied: if several are joined, or a convolution's change memory
+    order."""
     return len(bucket.boxes) > 1 or len(bucket.boxes[0].spans) > 2
 
 
 def _images(program: Program, worker: int) -> int:
-    """Return the elements of the images that the worker loads; images are never split."""
+    """Return the elements of the images that the worker loads. Images are loaded whole."""
     channels, height, width = program.graph.input_shape
     readers = [op for op in program.graph if INPUT in op.inputs]
     samples = {part.box.spans[0] for op in readers for m in range(program.plan.micro_batches)
@@ -119,7 +122,8 @@ def _peaks(program: Program, worker: int, itemsize: int) -> tuple[int, int]:
              if isinstance(step, Wait)}
     activations = most_activations = messages = most_messages = 0
     gradients: dict[tuple[int, int | None], int] = {}
-    """Bytes of gradients, received or left by a later segment, by the segment and micro-batch that will use them."""
+    """Bytes of gradients that were received or left by a later segment, by the segment and
+    micro-batch that will use them."""
 
     def leave(value: str, m: int | None, size: int) -> None:
         key = producers[value], None if value in program.merged else m
@@ -140,7 +144,7 @@ def _peaks(program: Program, worker: int, itemsize: int) -> tuple[int, int]:
                 passing, lasting = _buffers(exchange, worker, backward, itemsize)
                 messages += passing + lasting if begins else -passing
                 if backward and begins != ((index, m, True) in waits) and (index, m, False) in waits:
-                    # The value that forward received, and now its gradient, is used up.
+                    # The value that forward received and its gradient are no longer needed.
                     messages -= _buffers(exchange, worker, False, itemsize)[1]
                 if backward and not begins:
                     leave(exchange.value, m, lasting)
@@ -150,7 +154,8 @@ def _peaks(program: Program, worker: int, itemsize: int) -> tuple[int, int]:
 
 def _left(program: Program, segment: Segment, m: int | None, worker: int, itemsize: int,
           exchanged: Set[tuple[str, str]]) -> list[tuple[str, int]]:
-    """Return the gradients (value, bytes) that backward of a segment leaves for earlier segments of this worker."""
+    """Return the gradients (value, bytes) that backward of a segment leaves for earlier segments of
+    this worker."""
     own, found = {*segment.ops, INPUT}, list[tuple[str, int]]()
     for name in segment.ops:
         for value in program.graph[name].inputs:
@@ -172,7 +177,7 @@ def _batches(program: Program, m: int | None) -> Sequence[int]:
 
 
 def _buffers(exchange: Exchange, worker: int, backward: bool, itemsize: int) -> tuple[int, int]:
-    """Return the bytes of one direction of an exchange: of its messages, until the wait, and of its result.
+    """Return the bytes of one direction of an exchange: messages until the wait, and result.
 
     Sent boxes are copied. Received boxes go straight to their place, unless they are to be added.
     """

@@ -1,17 +1,18 @@
-"""Pipeline schedules: the order in which segments compute micro-batches, fill-drain or 1F1B.
+"""Pipeline schedules, fill-drain and 1F1B: the order in which segments compute micro-batches.
 
-One list scheduler over unit costs (forward 1, backward 2) produces all of them. A task runs when its dependencies have
-ended and all its workers are idle; forwards go before backwards, and early micro-batches before late ones. Schedules
-differ only in the number of micro-batches that a segment may have in flight:
+One list scheduler over unit costs (forward 1, backward 2) produces all of them. A task runs when
+its dependencies have ended and all its workers are idle; forwards go before backwards, and early
+micro-batches before late ones. Schedules differ only in the number of micro-batches that a segment
+may have in flight:
 
     fill_drain  all (GPipe, Huang et al. 2019)
     1f1b        the number of pipeline stages from the segment to the loss: warm-up, steady state of one forward and
                 one backward, cool-down (PipeDream-flush, Narayanan et al. 2021, section 2.2)
     passes      one, so that every pass reads the weights that the previous pass updated
 
-The order in which tasks start is a total order that respects every dependency; all workers follow it.
-One micro-batch needs no scheduler: forwards run in the order of the graph and backwards in reverse,
-which the simulator's recurrence relies on.
+The order in which tasks start is a total order that respects every dependency; all workers follow
+it. One micro-batch needs no scheduler: forwards run in the order of the graph and backwards in
+reverse, which the simulator's recurrence relies on.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def schedule(
     workers: Sequence[frozenset[int]], merged: Sequence[bool], edges: Sequence[tuple[int, int]], micro_batches: int,
     pipeline: str,
 ) -> list[Task]:
-    """Return all tasks in order. `workers` and `merged` are per segment; `edges` are (producer, consumer) segments."""
+    """Return all tasks in order. `workers` and `merged` are per segment; `edges` are (producer,
+    consumer) segments."""
     count = len(workers)
     if micro_batches == 1:
         forwards = [Task(False, s, None if merged[s] else 0) for s in range(count)]
@@ -46,7 +48,8 @@ def schedule(
         return [Task(backward, segment, m) for m in batches]
 
     def at(segment: int, backward: bool, m: int | None) -> list[Task]:
-        """Return the tasks of a neighbouring segment for micro-batch m: all of them if either side is merged."""
+        """Return the tasks of a neighbouring segment for micro-batch m: all of them if either side
+        is merged."""
         return [t for t in tasks_of(segment, backward) if m is None or t.micro_batch in (None, m)]
 
     dependencies: dict[Task, list[Task]] = {}

@@ -266,7 +266,7 @@ class TestFiles:
         with pytest.raises(ValueError, match=words):
             cluster_of(written(**{path: value}))
 
-    @pytest.mark.parametrize("text_of, words", [("a: [", "is not YAML"), ("- a", "must be a mapping")])
+    @pytest.mark.parametrize("text_of, words", [("a: [", "is not valid YAML"), ("- a", "must be a mapping")])
     def test_text_that_is_not_a_cluster(self, text_of: str, words: str) -> None:
         with pytest.raises(ValueError, match=words):
             read_cluster(text_of)

@@ -116,8 +116,8 @@ def test_workers_that_wait_for_each_other_are_found() -> None:
         assert str(steps[0]) == "F0"
         rest = [step for step in steps[1:] if step not in early]
         blocked = with_steps(blocked, worker, [steps[0], *early, *rest])
-    with pytest.raises(ProgramError, match=r"^worker 0, W0:1>: deadlock: it waits for workers \[1\], and worker 1 at "
-                                           r"W0:2>, worker 2 at W0:0> waits, too"):
+    with pytest.raises(ProgramError, match=r"^worker 0, W0:1>: deadlock: it waits for workers \[1\]; also waiting: "
+                                           r"worker 1 at W0:2>, worker 2 at W0:0>"):
         dry_run(blocked)
 
 
