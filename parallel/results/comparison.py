@@ -231,7 +231,7 @@ def _order(result: Result) -> tuple[Any, ...]:
 
 
 def _schemes(keys: Iterable[Key]) -> dict[Key, str]:
-    """Return what to call each configuration besides its strategy."""
+    """Return the label of each configuration, without its strategy."""
     defaults = dataclasses.asdict(TrainerConfig())
     schemes = {}
     for key in keys:

@@ -1,4 +1,4 @@
-"""Records of format 1, as they were written before records had `label` and `baseline`."""
+"""Records of format 1, which did not have the fields `label` and `baseline`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ DEFAULTS = {"micro_batches": 1, "pipeline": "1f1b", "update": "step", "bucket_mb
             "plans": ".cache/parallel/plans"}
 """Options of all strategies in format 1."""
 NUM_CLASSES = 1000
-"""Default of data.num_classes in format 1, which had it for every data set though it was only read for synthetic."""
+"""Default of data.num_classes in format 1, where all data sets had it but only synthetic read
+it."""
 
 
 def upgraded(values: dict[str, Any]) -> dict[str, Any]:

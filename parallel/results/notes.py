@@ -1,4 +1,4 @@
-"""Notes that a reader of a comparison needs besides its numbers, one sentence each.
+"""Notes on a comparison, which readers need in addition to its numbers, one sentence each.
 
 They name missing speedups with the command that runs the baseline, missing intervals, and
 everything besides the strategy that differs between the runs.
@@ -23,7 +23,7 @@ HARMLESS = ("trainer.epochs", "trainer.seed", "data.root", "data.cache", "data.c
             *(f"trainer.{name}" for name in TREATMENT))
 """Fields that may differ between compared runs without a note."""
 CACHE = ("data.cache", "data.cache_limit_gb", "data.decoders")
-"""Fields that change neither the workload nor where it lies."""
+"""Fields that change neither the workload nor its location."""
 VERSIONS = ("python", "torch", "numpy", "parallel", "git_commit")
 
 

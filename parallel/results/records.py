@@ -1,4 +1,4 @@
-"""The record of a run: what was run, where, and the measurements of every epoch.
+"""The record of a run: configuration, environment, and the measurements of every epoch.
 
 Tables, plots, the report and the tracker's summary are computed from records; `record_files` keeps
 them on disk, and `docs/records.md` explains each field.
@@ -13,13 +13,13 @@ from typing import Any
 from parallel.config import require
 
 FORMAT = 2
-"""Version of the fields below. Format 1 is read, too (`format_1`); a reader refuses any other."""
+"""Version of the fields below. Format 1 can be read, too (`format_1`); any other is rejected."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """Everything that must be equal for two times to be comparable. None: the source does not
-    say."""
+    state the value."""
 
     model: str
     variant: str | None
@@ -73,20 +73,20 @@ class Record:
     name: str
     sweep: str | None = None
     started: str | None
-    """ISO 8601 in UTC, as is `finished`. None: the source does not say."""
+    """ISO 8601 in UTC, as is `finished`. None: the source does not state it."""
     finished: str | None
     command: str
     workload: Workload
     strategy: str
     scheme: str | None = None
     label: str
-    """The strategy with what tells it from other runs of it, as Hydra overrides: `model_parallel
+    """The strategy with everything that distinguishes its runs, as Hydra overrides: `model_parallel
     layers micro_batches=4`."""
     baseline: bool
-    """Whether this is a run that speedups are measured against: the whole network on one worker."""
+    """Whether speedups are measured against this run: the whole network on one worker."""
     workers: int
     threads: int | None
-    """CPU threads of each worker. None: the source does not say."""
+    """CPU threads of each worker. None: the source does not state them."""
     device: str
     backend: str | None
     warmup_steps: int | None

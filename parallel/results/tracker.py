@@ -20,8 +20,8 @@ from parallel.config import TrackerConfig
 from parallel.results.records import Epoch
 
 INIT_TIMEOUT_S = 20.0
-"""Time to wait for the server before the run goes offline: below the 60 s that the other ranks wait
-for this one."""
+"""Time to wait for the server before the run goes offline, less than the 60 s for which other ranks
+wait for this one."""
 FINISH_TIMEOUT_S = 60.0
 """Time to wait for uploads at the end; the data stays on disk."""
 NAMES = {

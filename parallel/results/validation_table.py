@@ -47,7 +47,7 @@ def plan_table(plans: Sequence[ValidatedPlan]) -> tuple[list[str], list[list[str
 
 
 def describe(validation: Validation) -> str:
-    """Return what was measured, in one line."""
+    """Return a description of the measurement in one line."""
     return (f"{validation.model}, {validation.image_size} px, {validation.num_classes} classes, "
             f"{validation.precision}; {validation.device}, {count(validation.threads, 'thread')} per worker; "
             f"{len(validation.rows)} measurements of {count(validation.plans, 'plan')}; "
@@ -74,7 +74,7 @@ def summary(plans: Sequence[ValidatedPlan]) -> list[list[str]]:
 
 def _line(name: str, found: Statistics) -> list[str]:
     terms = found.terms
-    of_a_kind = name.endswith("plans")  # nobody chooses among plans of one kind only: no rank, no regret
+    of_a_kind = name.endswith("plans")  # plans of one kind do not compete: no rank, no regret
     return [name, str(found.rows), percent(found.mean), percent(found.largest),
             "-" if found.tau is None or of_a_kind else f"{found.tau:.3f}",
             "-" if of_a_kind else f"{found.regret:.3f}",

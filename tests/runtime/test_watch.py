@@ -41,8 +41,8 @@ def test_a_silent_worker_is_to_blame_after_the_timeout_and_sooner_if_there_is_tr
 
 def test_of_the_living_the_one_that_does_not_wait_is_to_blame() -> None:
     chain = {0: WAITS, 1: replace(WAITS, doing="waiting for worker 2: gradients of bucket 0"), 2: LOADS}
-    assert "worker 2 has not come to where others wait for it: in step 17 it has been loading data for 3.2 s" in str(
-        find_blame(0, chain, FRESH, 3.0, WAITED))
+    assert ("worker 2 has not reached the point where others wait for it: in step 17 it has been loading data "
+            "for 3.2 s") in str(find_blame(0, chain, FRESH, 3.0, WAITED))
     assert find_blame(0, chain, FRESH, 3.0, None) is None
     ring = {0: WAITS, 1: replace(WAITS, doing="waiting for worker 0: barrier")}
     assert "all workers wait for each other" in str(find_blame(0, ring, FRESH, 3.0, WAITED))
@@ -92,9 +92,9 @@ def test_a_worker_that_hangs_is_named_by_all_and_by_itself(torchrun: Run, tmp_pa
     assert done.returncode == 1
     assert time.monotonic() - began < 300
     for rank in range(3):
-        assert re.search(rf"^error: worker {rank} ends in step 1: worker 1 has not come to where others wait for it: "
-                         r"in step 1 it has been loading data for \d+\.\d s \(cluster.timeout_s=3\)", done.stderr,
-                         re.M), done.stderr
+        assert re.search(rf"^error: worker {rank} ends in step 1: worker 1 has not reached the point where "
+                         r"others wait for it: in step 1 it has been loading data for \d+\.\d s \(cluster.timeout_s=3\)",
+                         done.stderr, re.M), done.stderr
     assert marked(tmp_path.name) == []
 
 

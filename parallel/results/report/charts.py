@@ -103,7 +103,7 @@ def speedup_bars(results: Sequence[Result]) -> str:
 
 
 def split_bars(results: Sequence[Result]) -> str:
-    """Return bars of the mean epoch time, divided into what the workers did."""
+    """Return bars of the mean epoch time, divided into the parts of `PARTS`."""
     split = [(result, parts) for result in results if (parts := result.time_split()) is not None]
     whole = {result.key: sum(parts.values()) for result, parts in split}
     x = Scale(0.0, 1.02 * max(whole.values()), LEFT, WIDTH - RIGHT)

@@ -1,4 +1,4 @@
-"""Chaos mode: messages arrive late on purpose, so that a missing wait always shows.
+"""Chaos mode: messages arrive late on purpose, so that a missing wait is always detected.
 
 A transport in chaos mode postpones everything it sends by a random delay, at most until its worker
 next blocks, so a run that does not deadlock without delays does not deadlock with them.

@@ -81,7 +81,7 @@ class PeerSlot:
         self._key, self._peer, self._tokens = key, peer, tokens
         self._sent, self._read = token_name(key, "sent"), token_name(key, "read")
         self._number = 0
-        """Of the file that is mapped."""
+        """Number of the mapped file."""
         self._memory: mmap.mmap | None = None
 
     def content(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -98,7 +98,7 @@ class PeerSlot:
 
 
 class Signal:
-    """Tokens by which two workers tell each other that they have come this far."""
+    """Tokens by which two workers notify each other that they have reached a point."""
 
     def __init__(self, key: MessageKey, peer: int, tokens: Tokens) -> None:
         self._key, self._peer, self._tokens = key, peer, tokens
@@ -129,7 +129,7 @@ class SharedMemory:
         return self._own_tokens
 
     def send(self, key: MessageKey, peer: int, tensor: Tensor) -> None:
-        """Hand a tensor, of any strides, to a neighbour."""
+        """Send a tensor with any strides to a neighbour."""
         key = (self._number, *key)
         slot = self._slots.get((key, peer))
         if slot is None or not slot.fits(tensor.nbytes):

@@ -11,8 +11,7 @@ from torch.distributed import TCPStore
 from torch.multiprocessing.spawn import start_processes
 
 GRACE_S = 5.0
-"""Time that the others have to end by themselves after one failed, and again after they are told
-to."""
+"""Time that the others have to end after one failed, and again after they were terminated."""
 
 
 def spawn_workers(function: Callable[..., Any], workers: int, *args: Any) -> list[Any]:

@@ -188,7 +188,7 @@ class Tokens:
         return True
 
     def close(self) -> None:
-        """Close pipes and sockets, when no neighbour waits any more."""
+        """Close pipes and sockets. No neighbour may be waiting."""
         for end in (*self._reads.values(), *self._writes.values(), *self._files.values()):
             os.close(end)
         for own in self._sockets.values():

@@ -31,9 +31,9 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 GLOO_THREADS_END_S = 0.2
 """Far longer than the microseconds that gloo's threads need after the last collective."""
 START_TIMEOUT_S = 600.0
-"""Time limit of waits until warm-up is over, if cluster.timeout_s is not longer: opening data, the
-tracker's server and compiling take some workers longer than others. A worker that dies is noticed
-after cluster.timeout_s nevertheless."""
+"""Time limit of waits until the end of warm-up, unless cluster.timeout_s is longer: opening data,
+the tracker's server and compilation take some workers longer than others. A worker that dies is
+still noticed after cluster.timeout_s."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The interface between the training loop and what it trains with: the runtime, or torch's DDP."""
+"""Interface of engines, with which the training loop trains: the runtime, or torch's DDP."""
 
 from __future__ import annotations
 

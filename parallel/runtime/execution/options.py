@@ -1,4 +1,4 @@
-"""Options that every engine takes, whichever strategy it runs."""
+"""Options that all engines take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from parallel.config import TrainerConfig
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """How an engine computes and updates; equal on every worker."""
+    """Options of computing and updating, equal on every worker."""
 
     seed: int
     """Chooses the dropout masks, together with the step."""
@@ -23,7 +23,7 @@ class EngineOptions:
 
     @staticmethod
     def from_config(trainer: TrainerConfig) -> EngineOptions:
-        """Return the options that the configuration's group `trainer` asks for."""
+        """Return the options in the configuration's group `trainer`."""
         return EngineOptions(
             seed=trainer.seed, precision=trainer.precision, channels_last=trainer.channels_last,
             momentum=trainer.momentum, weight_decay=trainer.weight_decay, compile=trainer.compile)

@@ -33,9 +33,9 @@ class State:
 
     beat: int
     where: str
-    """Such as: step 17."""
+    """Place in the run, such as: step 17."""
     doing: str
-    """Such as: computing; loading data; waiting for worker 1: …"""
+    """Activity, such as: computing; loading data; waiting for worker 1: …"""
     seconds: float
     """Duration of what it is doing."""
     waits: bool
@@ -93,7 +93,7 @@ def find_blame(me: int, states: Mapping[int, State], silent: Mapping[int, float]
     busy = {rank: state for rank, state in others.items() if not state.waits}
     if busy:
         rank = max(busy, key=lambda r: busy[r].seconds)
-        return (f"worker {rank} has not come to where others wait for it: in {busy[rank].where} it has been "
+        return (f"worker {rank} has not reached the point where others wait for it: in {busy[rank].where} it has been "
                 f"{busy[rank].doing} for {busy[rank].seconds:.1f} s (cluster.timeout_s={timeout_s:g})")
     all_wait = "; ".join(f"worker {rank}, {state.where}: {state.doing}"
                          for rank, state in sorted(states.items()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class RunEnded(Exception):
-    """The run cannot continue, for a reason outside this program: a traceback would not help."""
+    """The run cannot continue for a reason outside the program, so no traceback is shown."""
 
 
 class WorkerLost(RunEnded):

@@ -27,7 +27,7 @@ class NonfiniteValue:
     """
 
     batch: int
-    """The pass, where every pass updates weights that the next one uses; otherwise 0."""
+    """Number of the pass if every pass updates weights; otherwise 0."""
     backward: bool
     place: int
     """Position of the op in the order of the direction."""

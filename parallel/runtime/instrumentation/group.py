@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Group(Protocol):
-    """All workers of a run, as one of them sees them."""
+    """All workers of a run, for communication from one of them."""
 
     @property
     def rank(self) -> int: ...
