@@ -1,16 +1,16 @@
-# make compare and make test make the environment they need: Python 3.10 or later and make are all that must be there.
+# make compare and make test create the environment that they need. They require only Python 3.10 or later and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TEST_WORKERS ?= 2
-# By file, so that a module's processes start once; xdist 3.8 does not see its groups with pytest 9.2.
+# Distribute tests by file, so that a module starts its processes once; xdist 3.8 ignores its groups with pytest 9.2.
 PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 STRATEGIES := single,data_parallel,model_parallel,one_weird_trick,ddp
 SWEEP := compare
 RUNS := runs/$(SWEEP)
 
-# Measuring coverage takes a third more time with Python 3.11's tracing, and little with the monitoring of 3.12.
+# Coverage takes a third more time with the tracing of Python 3.11, and little with the monitoring of 3.12.
 ifdef COVERAGE
 test: PYTEST += --cov --cov-report=term:skip-covered
 test: export WORKER_COVERAGE := $(CURDIR)/setup.cfg
@@ -22,10 +22,10 @@ endif
 help:
 	@echo "make compare   train AlexNet on the embedded digits with every strategy on two workers, and compare them"
 	@echo "make test      lint, types and tests, on TEST_WORKERS=2 processes; COVERAGE=1 prints what they cover"
-	@echo "make test-slow the tests that take longer: plans, simulations and optima as tests/data/golden.json has them"
-	@echo "make install   only make the environment, $(VENV)"
+	@echo "make test-slow the slow tests: compare plans, simulations and optima with tests/data/golden.json"
+	@echo "make install   only create the environment $(VENV)"
 	@echo "make clean     remove the environment and the caches; runs/ stays"
-	@echo "PYTHON=python3.12 make …   chooses the interpreter of a new environment"
+	@echo "PYTHON=python3.12 make …   use this interpreter for a new environment"
 
 install: $(STAMP)
 
@@ -37,8 +37,8 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
-# What is finished already is not run again: `make compare` after an interruption goes on where it stopped.
-# The second command is the baseline with all cores: what a user of this one machine would run instead.
+# Finished jobs are skipped, so `make compare` continues after an interruption.
+# The second command runs the baseline with all cores, the alternative for a user of a single machine.
 compare: $(STAMP)
 	$(BIN)/python -m parallel.train -m experiment=compare strategy=$(STRATEGIES) workers=2 \
 		hydra/launcher=torchrun sweep=$(SWEEP)

@@ -1,4 +1,5 @@
-"""Time ways to sum a gradient on this machine: the reason why the runtime sends point to point.
+"""Time different ways to sum a gradient. The results are why the runtime uses point-to-point
+messages.
 
     torchrun --standalone --nproc-per-node 2 scripts/bench_messages.py
 
@@ -24,7 +25,7 @@ import torch.distributed as dist
 from parallel.runtime.communication.world import keep_freed_memory
 
 ROUNDS = 9
-"""Timed rounds; one before them is not counted."""
+"""Timed rounds, after an untimed one."""
 SIZES = {"1 MB": 1 << 18, "8 MB": 1 << 21, "67 MB": 1 << 24, "151 MB (fc6)": 9216 * 4096}
 
 

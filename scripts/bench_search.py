@@ -1,18 +1,20 @@
-"""How fast the simulation and the searches are, beside FlexFlow's and PaSE's published times.
+"""Time the simulation and the search, and compare with published times of FlexFlow and PaSE.
 
     python scripts/bench_search.py [--json results.json] [--moves 100000] [--quick]
 
-AlexNet at 224 pixels, 1000 classes, fp32, on the hand-written clusters of conf/cluster, one process, one thread.
+AlexNet at 224 pixels, 1000 classes, fp32, on the hand-written clusters of conf/cluster, in one
+process with one thread.
 
-    1  a move priced by full simulation (lowering the plan and walking it) and by delta simulation. Both take the prices
-       of parts that were met before from memory, as FlexFlow does. FlexFlow's table 4 (Jia et al. 2019) gives the
-       seconds of whole searches with either
-    2  both on many random moves: equal to the last bit, or it ends with exit code 1
-    3  seconds until the exact search has its certificate, pipelines and passes included; PaSE (Elango 2021, table 3)
-       took 0.226 s at 4 and 0.475 s at 64 devices without a proof of a timeline with overlap, FlexFlow 2.54 and 257 s
-    4  FlexFlow's Markov chain, given some seconds, against the optimum
+    1  time of a move by full simulation (lower the plan, visit its program) and by delta simulation.
+       Both reuse costs of parts computed before, as FlexFlow does. FlexFlow's table 4 (Jia et al.
+       2019) has the seconds of whole searches with either
+    2  equality of both to the last bit on many random moves; exit code 1 if they differ
+    3  seconds until the exact search has its certificate, including pipelines and passes. PaSE
+       (Elango 2021, table 3) took 0.226 s for 4 and 0.475 s for 64 devices, without a proof for a
+       timeline with overlap; FlexFlow took 2.54 s and 257 s
+    4  result of FlexFlow's Markov chain after some seconds, compared with the optimum
 
-Loading of images is left out of the clusters, so that a search is about the plan.
+The clusters are used without the loading of images, which does not depend on the plan.
 """
 
 from __future__ import annotations
@@ -41,20 +43,22 @@ from parallel.simulator.delta import DeltaSimulation, full_step_s
 
 ROOT = Path(__file__).resolve().parent.parent
 FLEXFLOW_SIMULATION = {4: (0.11, 0.04), 8: (0.40, 0.13), 16: (1.4, 0.48), 32: (5.3, 1.8), 64: (18.0, 5.9)}
-"""Seconds of a search for AlexNet with full and with delta simulation, by devices: Jia et al. 2019, table 4."""
+"""Seconds of a search for AlexNet with full and with delta simulation, by devices: Jia et al. 2019,
+table 4."""
 FLEXFLOW_SEARCH, PASE_SEARCH = {4: 2.54, 64: 257.0}, {4: 0.226, 64: 0.475}
 """Seconds of a search for AlexNet, by devices: Elango 2021."""
 IMAGES = 32
-"""Of the batch, for each worker; from 256 workers on 8."""
+"""Samples per worker; 8 from 256 workers on."""
 
 
 def alexnet() -> Graph:
-    """The graph of AlexNet for ImageNet."""
+    """Return the graph of AlexNet for ImageNet."""
     return model_graph(AlexNetConfig(image_size=224), 1000)
 
 
 def cluster_named(name: str, workers: int) -> Cluster:
-    """A cluster of conf/cluster with as many nodes as it takes, and images for nothing."""
+    """Return a cluster of conf/cluster with enough nodes for `workers`, without loading of
+    images."""
     cluster = read_cluster((ROOT / "conf" / "cluster" / f"{name}.yaml").read_text(encoding="utf-8"))
     return dataclasses.replace(cluster.resized(workers), data_s_per_image=0.0)
 
@@ -64,14 +68,15 @@ def batch_of(workers: int) -> int:
 
 
 def beginning(graph: Graph, workers: int) -> tuple[Plan, Plan]:
-    """Data parallel, and one weird trick."""
+    """Return the plans that a search starts from: data parallel and one weird trick."""
     everyone = tuple(range(workers))
     data = {graph.ops[0].name: Layout(everyone, n=workers)}
     return make_plan(graph, workers, data), make_plan(graph, workers, {**data, "fc6": Layout(everyone, c=workers)})
 
 
 def simulation_times(graph: Graph, workers: int, moves: int) -> dict[str, float]:
-    """Milliseconds of a move by full and by delta simulation, in turns; medians over the moves of a random walk."""
+    """Return the milliseconds of a move by full and delta simulation, as medians over a random
+    walk."""
     cost_model = CostModel(graph, batch_of(workers), cluster_named("h100_infiniband", workers), "fp32")
     first = graph.ops[0].name
     delta = DeltaSimulation(cost_model, workers, {first: Layout(tuple(range(workers)), n=workers)})
@@ -79,7 +84,7 @@ def simulation_times(graph: Graph, workers: int, moves: int) -> dict[str, float]
     full_ms, delta_ms = [], []
     for _ in range(moves):
         move = next(drawn)
-        delta.propose(*move)  # prices of new parts are worked out here, for both
+        delta.propose(*move)  # computes the costs of new parts, for both
         delta.reject()
         begin = time.perf_counter()
         step_s = delta.propose(*move)
@@ -95,13 +100,14 @@ def simulation_times(graph: Graph, workers: int, moves: int) -> dict[str, float]
 
 
 def require_equal(full_s: float, delta_s: float, workers: int) -> None:
-    """End the program unless both simulations gave the same bits."""
+    """Exit with an error unless both results have the same bits."""
     if full_s != delta_s:
         sys.exit(f"error: at {workers} workers {full_s!r} by full simulation, {delta_s!r} by delta simulation")
 
 
 def equal_moves(graph: Graph, moves: int) -> int:
-    """How many random moves gave the same bits by full and by delta simulation; ends the program where they differ."""
+    """Compare full and delta simulation on random moves; return their number, or exit at a
+    difference."""
     for workers in (4, 8):
         cost_model = CostModel(graph, batch_of(workers), cluster_named("k20", workers), "fp32")
         delta = DeltaSimulation(cost_model, workers, {graph.ops[0].name: Layout(tuple(range(workers)), n=workers)})
@@ -113,7 +119,7 @@ def equal_moves(graph: Graph, moves: int) -> int:
 
 
 def search_times(graph: Graph, name: str, workers: int, repeats: int) -> dict[str, object]:
-    """Seconds of the exact search until its certificate."""
+    """Return the seconds of the exact search until its certificate, and its result."""
     cluster, batch, seconds = cluster_named(name, workers), batch_of(workers), []
     start = beginning(graph, workers)
     for _ in range(repeats):
@@ -128,7 +134,8 @@ def search_times(graph: Graph, name: str, workers: int, repeats: int) -> dict[st
 
 
 def chain_against_optimum(graph: Graph, name: str, workers: int, budget_s: float) -> dict[str, object]:
-    """The Markov chain's best beside the optimum of the same space."""
+    """Return the best plan of the Markov chain and the optimum of the same space, with their
+    times."""
     cluster, batch = cluster_named(name, workers), batch_of(workers)
     start = beginning(graph, workers)
     optimum = search(graph, batch, workers, cluster, "fp32", SearchConfig(pipelines=False), start=start)
@@ -141,8 +148,9 @@ def chain_against_optimum(graph: Graph, name: str, workers: int, budget_s: float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write all numbers to this file, too")
-    parser.add_argument("--quick", action="store_true", help="few moves, up to 64 workers: to see that it runs")
-    parser.add_argument("--moves", type=int, default=100_000, help="of part 2; all of them take a quarter of an hour")
+    parser.add_argument("--quick", action="store_true", help="few moves and at most 64 workers, as a test of this script")
+    parser.add_argument("--moves", type=int, default=100_000,
+                        help="moves of part 2; the default takes 15 minutes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     graph, quick = alexnet(), options.quick

@@ -1,5 +1,4 @@
-"""Time the baseline against the loop that one writes first, each in its own processes, taking
-turns.
+"""Time the baseline and a plain PyTorch loop, each in its own processes, in turns.
 
     python scripts/bench_single.py --image-size 64 --batch-size 128
 
@@ -56,8 +55,8 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--blocks", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=6, help="timed, of a process")
-    parser.add_argument("--side", choices=SIDES, help="only this one, in this process: prints seconds")
+    parser.add_argument("--steps", type=int, default=6, help="timed steps per process")
+    parser.add_argument("--side", choices=SIDES, help="measure only this side, in this process, and print seconds")
     arguments = parser.parse_args(namespace=argparse.Namespace(precision="fp32"))
     if arguments.side:
         print(measure(arguments))

@@ -76,7 +76,7 @@ def plain(model: nn.Module, images: Tensor, labels: Tensor, precision: str, *, t
 
 
 def make_step(name: str, arguments: argparse.Namespace, world: World) -> Step:
-    """Return a step of the named engine on this worker; it does nothing where the engine does not
+    """Return a step of the named engine. It does nothing on workers where the engine does not
     run."""
     model = build_model(AlexNetConfig(image_size=arguments.image_size), CLASSES, seed=0)
     generator = torch.Generator().manual_seed(0)
@@ -108,7 +108,7 @@ def make_step(name: str, arguments: argparse.Namespace, world: World) -> Step:
 
     def step() -> None:
         engine.train_step(images, labels, step=next(count), lr=LR)
-        engine.clock.reset()  # nobody reads its marks
+        engine.clock.reset()  # its marks are not used
 
     return step
 

@@ -7,13 +7,13 @@ The file holds one entry per line, `path: value`, sorted by path:
 
     plans/MODEL/WORKERS/PLAN/…        plan fingerprint, hash of all steps, and per worker: parameters
                                       held and updated, bytes sent (total=forward+backward+sums+gathers),
-                                      multiply-adds, memory (total=parts); or the refusal
+                                      multiply-adds, memory (total=parts); or the error message
     simulator/MODEL/WORKERS/PLAN/…    per cluster: step_s, step_s with image loading, hash of the split
     search/MODEL/WORKERS/CLUSTER/…    plan, step_s, bound_s and certificate of the exact search
 
 Floats are compared to the last bit. `check` prints one line per difference and exits with code 1 if
-there is any; `--only` takes a prefix of paths. After an intended change, record again and review the
-diff of the file.
+there is any; `--only` takes a prefix of paths. After an intended change, record again and review
+the diff of the file.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ FILE = ROOT / "tests" / "data" / "golden.json"
 CLUSTERS = ("dgx1", "ethernet_10g", "ethernet_1g", "h100", "h100_infiniband", "k20", "two_p100")
 BATCH = 128
 ITEM_BYTES = {"fp32": 4, "bf16": 2, "fp64": 8}
-"""Bytes per activation. Written out again here: a wrong table in the package must show."""
+"""Bytes per activation. Repeated here, so that an error in the package's table is found."""
 SEARCH_LIMIT_S = 3600.0
-"""Far above what any search here takes: where it ended would depend on the machine."""
+"""Far longer than any search here takes, so that results do not depend on the machine's speed."""
 
 Entries = dict[str, object]
 """JSON values by path."""
@@ -103,7 +103,7 @@ class SearchCase:
     samples: int
     """Per worker."""
     memory_bytes: int | None = None
-    """Of a worker, instead of the cluster's."""
+    """Memory of a worker, instead of the cluster's."""
 
     @property
     def path(self) -> str:
@@ -128,7 +128,7 @@ def graph_for(*overrides: str) -> Graph:
 
 @functools.cache
 def program_for(case: Case, workers: int, label: str) -> Program | str:
-    """Return the program of a named plan, or the sentence that refuses it."""
+    """Return the program of a named plan, or the error message if the plan is not possible."""
     try:
         graph = graph_for(*case.model, "model.image_size=64", "model.num_classes=200")
         plan = build_plan(graph, workers, strategy_for(label))
@@ -301,7 +301,7 @@ def differences(recorded: Entries, now: Entries) -> list[str]:
 
 
 def _part(value: object, other: object) -> str:
-    """Return what of a value to show: of lists of equal length, the items that differ."""
+    """Return the part of a value to show; for lists of equal length, the items that differ."""
     if isinstance(value, list) and isinstance(other, list) and len(value) == len(other):
         return ", ".join(str(item) for item, beside in zip(value, other, strict=True) if item != beside)
     return str(value)

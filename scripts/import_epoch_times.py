@@ -1,8 +1,7 @@
-"""Turn epoch times printed in the literature into records: `python scripts/import_epoch_times.py
-TIMES.json OUT`.
+"""Convert published epoch times to records: `python scripts/import_epoch_times.py TIMES.json OUT`.
 
-TIMES.json holds `source` (a sentence) and `experiments`. Each experiment has `data`, `strategy` and
-`epoch_times_s`, and optionally `workers` (default 2; `single`: 1), `device` (default cuda) and
+TIMES.json contains `source` (a sentence) and `experiments`. Each experiment has `data`, `strategy`
+and `epoch_times_s`, and optionally `workers` (default 2; `single`: 1), `device` (default cuda) and
 `gpus` (default unknown). Fields that the source does not state stay unknown. `python -m
 parallel.compare OUT` then treats the records like those of any run.
 """

@@ -1,4 +1,4 @@
-"""Mutations of the code: one mistake each, of the kind that a change might make."""
+"""Mutations of the code. Each is a mistake that a change might introduce."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EXECUTION = "parallel/runtime/execution/"
 
 @dataclass(frozen=True)
 class Mutation:
-    """A text of one file, found there exactly once, and what replaces it."""
+    """A text that occurs exactly once in a file, and its replacement."""
 
     breaks: str
     """The mistake, in words."""

@@ -1,13 +1,14 @@
-"""Break the code on purpose, one mistake at a time, and see whether `parallel.verify` finds it.
+"""Mutation test of `parallel.verify`: introduce one mistake at a time and check that it is found.
 
     python scripts/mutations.py [--only TEXT]
 
-Each mutation of `mutation_list.py` is applied to a copy of the package, on which the default plans of
-`parallel.verify` run for two steps with random delays, up to the first difference. The package as it is must
-pass first. Prints a Markdown table; exit code 1 if a mutation was missed.
+Each mutation of `mutation_list.py` is applied to a copy of the package. The default plans of
+`parallel.verify` then run on the copy for two steps with random delays, up to the first difference.
+The unchanged package must pass first. Prints a Markdown table; exit code 1 if a mutation was
+missed.
 
-Every run is a fork of this process, which has imported torch but nothing of the package, and the workers are
-forks of that: importing torch anew would take longer than the plans.
+Each run is a fork of this process, which has imported torch but no module of the package. The
+workers are forks of that fork, since importing torch would take longer than running the plans.
 """
 
 from __future__ import annotations
@@ -34,21 +35,22 @@ from mutation_list import MUTATIONS, Mutation
 ROOT = Path(__file__).resolve().parent.parent
 PASSED = "passed"
 TIMEOUT_S = 600.0
-"""For one mutation."""
+"""Time limit of a mutation."""
 WAIT_S = 30.0
-"""How long a worker waits for another before the run ends: a mutation may make them wait for ever."""
+"""Time limit of a wait for another worker: a mutation may cause a deadlock."""
 LIBRARIES = ("torch.distributed", "torch.distributed.rendezvous", "torch.fx", "torch.multiprocessing.spawn",
              "torch.nn.parallel", "scipy.stats", "sklearn.svm", "sklearn.model_selection", "rich", "yaml")
-"""Imported once, before the forks."""
+"""Libraries to import once, before the forks."""
 FORKS = multiprocessing.get_context("fork")
 
 
 class WorkerFailed(Exception):
-    """The type and message of what a worker raised."""
+    """Raised with the type and message of a worker's exception."""
 
 
 def changed(mutation: Mutation, tree: Path) -> str:
-    """Return the changed text of the mutation's file. Raises `ValueError` unless the old text is there once."""
+    """Return the changed text of the mutation's file. Raises `ValueError` unless the old text
+    occurs once."""
     text = (tree / mutation.file).read_text(encoding="utf-8")
     if (times := text.count(mutation.old)) != 1:
         raise ValueError(f"{mutation.breaks}: {mutation.file} has {mutation.old.strip()!r} {times} times, not once")
@@ -56,7 +58,7 @@ def changed(mutation: Mutation, tree: Path) -> str:
 
 
 def outcome(mutation: Mutation | None) -> str:
-    """Return how verification of the changed package ends: `PASSED`, or the difference or error that it found."""
+    """Return the result of verifying the changed package: `PASSED`, a difference or an error."""
     with tempfile.TemporaryDirectory(prefix="mutation_") as folder:
         tree = Path(folder)
         shutil.copytree(ROOT / "parallel", tree / "parallel")
@@ -77,10 +79,10 @@ def outcome(mutation: Mutation | None) -> str:
 
 
 def _verify(tree: Path, result: Connection) -> None:
-    """Verify the package in `tree`, in a process of its own."""
+    """Verify the package in `tree`; runs in its own process."""
     os.setpgid(0, 0)
     silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 2)  # gloo reports every connection that breaks
+    os.dup2(silence, 2)  # gloo reports every broken connection
     sys.path.insert(0, str(tree))
     try:
         verify = importlib.import_module("parallel.verification.verify")
@@ -98,7 +100,8 @@ def _verify(tree: Path, result: Connection) -> None:
 
 
 def fork_workers(function: Callable[..., Any], workers: int, *args: Any) -> list[Any]:
-    """Call `function(*args)` in forks of this process with torchrun's environment; the results, by rank."""
+    """Call `function(*args)` in forks with torchrun's environment, and return the results by
+    rank."""
     store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     pipes: list[Connection] = []
     for rank in range(workers):
@@ -124,7 +127,7 @@ def _work(rank: int, workers: int, port: int, result: Connection, function: Call
         result.send((True, function(*args)))
     except Exception as error:
         result.send((False, "".join(traceback.format_exception_only(error)).strip()))
-    os._exit(0)  # without the clean-up of what the parent had
+    os._exit(0)  # without cleaning up the parent's state
 
 
 def main() -> int:
@@ -133,13 +136,13 @@ def main() -> int:
     parser.add_argument("--only", default="", help="mutations whose description or file contains this text")
     only = parser.parse_args().only
     chosen = [mutation for mutation in MUTATIONS if only in mutation.breaks or only in mutation.file]
-    for mutation in MUTATIONS:  # all of them, before the first of many minutes
+    for mutation in MUTATIONS:  # check all of them before the runs, which take minutes
         changed(mutation, ROOT)
     for library in LIBRARIES:
         importlib.import_module(library)
     torch.set_num_threads(1)
     if not only and (found := outcome(None)) != PASSED:
-        sys.exit(f"error: the package as it is does not pass: {found}")
+        sys.exit(f"error: the unchanged package does not pass: {found}")
     print("| mutation | file | found by |\n|---|---|---|", flush=True)
     missed = 0
     begin = time.monotonic()

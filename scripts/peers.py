@@ -1,8 +1,9 @@
-"""Steps of other tools for `bench_strategies.py`, each in its documented set-up, on the same model.
+"""Training steps of other tools for `bench_strategies.py`, on the same model, with their documented
+set-up.
 
-They are the optional extra `peers` (`pip install -e '.[peers]'`). Every worker takes an equal part
-of the batch, and all use the fused optimizer, channels_last images and the process group that is
-already open. Weights are channels_last where the tool allows it; FSDP2 and DeepSpeed refuse.
+The optional extra `peers` installs them (`pip install -e '.[peers]'`). Every worker takes an equal
+part of the batch, and all use the fused optimizer, channels_last images and the open process group.
+Weights are channels_last if the tool supports it; FSDP2 and DeepSpeed do not.
 """
 
 from __future__ import annotations

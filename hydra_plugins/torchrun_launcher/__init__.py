@@ -1,1 +1,1 @@
-"""A Hydra launcher whose jobs are torchrun process trees."""
+"""A Hydra launcher that runs each job in its own torchrun process tree."""

@@ -1,7 +1,8 @@
-"""Hydra's launcher for `-m … hydra/launcher=torchrun`: composes every job, then `parallel.cli.sweep` runs them.
+"""Hydra launcher for `-m … hydra/launcher=torchrun`: composes every job; `parallel.cli.sweep` runs
+them.
 
-Hydra imports every plugin at the start of any application, and before the module is in `sys.modules`: so what this
-needs is imported where it is used, and there is no dataclass here.
+Hydra imports every plugin at the start of any application, before the module is in `sys.modules`.
+So this module imports what it needs inside functions, and defines no dataclass.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
 
 SWEEP_KEYS = ("hydra.mode", "hydra.sweep", "hydra.run", "hydra.launcher", "hydra/launcher", "hydra.sweeper",
               "hydra/sweeper", "hydra.job.config")
-"""Hydra's own overrides that speak of the sweep; the others hold for its jobs, too."""
+"""Hydra overrides of the sweep itself; all others also apply to its jobs."""
 
 
 class TorchrunLauncher(Launcher):
-    """The arguments are the fields of `parallel.cli.sweep.Torchrun`. `ValueError` for one that makes no sense."""
+    """Launcher with the fields of `parallel.cli.sweep.Torchrun` as arguments.
+
+    Raises `ValueError` for an invalid one.
+    """
 
     def __init__(self, **settings: Any) -> None:
         from parallel.cli.sweep import Torchrun
@@ -33,11 +37,16 @@ class TorchrunLauncher(Launcher):
         self.torchrun = Torchrun(**settings)
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra calls this first. The task function is not needed: the jobs are processes."""
+        """Store the context. Called first by Hydra. The task function is unused: jobs are
+        processes."""
         self.hydra_context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs. `ValueError` for a job that can't run, before any runs; `SweepFailed` if any failed."""
+        """Run the jobs.
+
+        Raises `ValueError` before the first job if any job is invalid, and `SweepFailed` at the end
+        if a job failed.
+        """
         from parallel.cli.sweep import run_jobs
 
         setup_globals()
@@ -47,7 +56,7 @@ class TorchrunLauncher(Launcher):
                 for job in jobs]
 
     def _check(self, overrides: list[str], index: int) -> Job:
-        """Compose and validate one job as its own processes will."""
+        """Compose and validate a job in the same way as its processes will."""
         from parallel.cli.application import fit_world
         from parallel.cli.compose import quote, refuse_targets, to_config
         from parallel.cli.sweep import Job
