@@ -148,7 +148,8 @@ def chain_against_optimum(graph: Graph, name: str, workers: int, budget_s: float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write all numbers to this file, too")
-    parser.add_argument("--quick", action="store_true", help="few moves and at most 64 workers, as a test of this script")
+    parser.add_argument("--quick", action="store_true",
+                        help="few moves and at most 64 workers, as a test of this script")
     parser.add_argument("--moves", type=int, default=100_000,
                         help="moves of part 2; the default takes 15 minutes")
     options = parser.parse_args()
