@@ -54,7 +54,7 @@ class Setup:
 
     @cached_property
     def computing_per_node(self) -> int:
-        """Number of workers of a node that have cores of their own: they compute in
+        """Number of workers of a node that have their own cores: they compute in
         measurements."""
         cpu = self.world.device.type == "cpu"
         cores = (usable_cpus() or 1) // self.config.cluster.threads if cpu else self.workers_per_node

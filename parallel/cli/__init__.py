@@ -1,2 +1,2 @@
-"""What commands share: composing the configuration, errors and exit codes, run directories, ranks,
+"""Shared by all commands: composing the configuration, errors and exit codes, run directories, ranks,
 sweeps."""

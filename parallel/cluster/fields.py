@@ -6,7 +6,7 @@ A number is `12 GB/s`, or with its source `{value: 12 GB/s, source: data sheet}`
 numbers.
 
 `parallel.config.typed` reads plain values into dataclasses. It does not fit here: nearly every
-field is text with a unit of its own kind and an optional source, so each would still be converted
+field is text with a certain kind of unit and an optional source, so each would still be converted
 one by one, after a second set of dataclasses had checked that it is text.
 """
 

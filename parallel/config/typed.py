@@ -2,7 +2,7 @@
 `key=value` arguments).
 
 cattrs does the conversion. msgspec was the alternative; it ignores unknown keys of dataclasses, so
-that a misspelled optional key passes unnoticed, and its messages lack the refused value. Two things
+that a misspelled optional key passes unnoticed, and its messages lack the rejected value. Two things
 are added here: values are never coerced (cattrs reads `workers: "2"` and `workers: true` as whole
 numbers), and the tree of errors that cattrs raises becomes one sentence with path, value and rule,
 as all errors of the project.
@@ -43,7 +43,7 @@ SCALARS: Mapping[type, tuple[type, ...]] = {int: (int,), float: (float, int), st
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 
 LONGEST = 200
-"""Maximum length of a refused value in a message."""
+"""Maximum length of a rejected value in a message."""
 
 
 class _Mismatch(Exception):

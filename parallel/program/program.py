@@ -68,7 +68,7 @@ class Exchange:
     """Whether the boxes held are partial sums, which the forward direction adds where they
     overlap."""
     wide: bool = False
-    """Whether it moves float64 whatever the precision: the statistics of a batch normalisation."""
+    """Whether it moves float64 with any precision: the statistics of a batch normalisation."""
 
     @cached_property
     def transfers(self) -> tuple[Transfer, ...]:

@@ -119,7 +119,7 @@ class Op:
 
     @property
     def wide(self) -> bool:
-        """Whether the output is exchanged in float64 whatever the precision."""
+        """Whether the output is exchanged in float64 with any precision."""
         return False
 
     def multiply_adds(self, part: Part) -> int:

@@ -1,7 +1,7 @@
 """The runtime: one worker's interpreter of a program.
 
 It runs any plan with the five kinds of instruction of `parallel.program`. Each forward of a segment
-is an autograd region of its own: tensors from other segments enter as leaves, and the backward
+is a separate autograd region: tensors from other segments enter as leaves, and the backward
 leaves the leaves' gradients for the transposed exchange.
 """
 

@@ -33,7 +33,7 @@ class WorkerState:
     """By op and name."""
     transport: Transport
     form: Format
-    """Of activations."""
+    """Format of activations."""
     autocast: bool
 
 

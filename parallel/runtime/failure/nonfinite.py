@@ -1,6 +1,6 @@
 """Which op first computed an infinite or NaN value: `trainer.check_finite`.
 
-Every worker records the first such value of its own, and after the step the workers compare:
+Every worker records its first such value, and after the step the workers compare:
 forward precedes backward, and within each direction an op precedes those that its values reach.
 Checking synchronises with the device after every op, so it is off by default.
 """

@@ -1,6 +1,6 @@
 """The key-value store through which workers exchange their states and the blame.
 
-It is the launcher's store, over a connection of its own: a connection carries one call at a time. A
+It is the launcher's store, over a separate connection, which carries one call at a time. A
 call blocks for as long as the store's machine is silent, because torch's client has a timeout for
 missing keys but none for that.
 """

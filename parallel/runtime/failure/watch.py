@@ -138,7 +138,7 @@ class Watch(NullWatch):
         self._error = error, time.monotonic()
         self._news.set()
         if not self._known.wait(max(self._timeout_s, SILENT_S) + BROKEN_S):
-            sentence = f"the process group failed, and nobody knows why: {error}"
+            sentence = f"the process group failed for an unknown reason: {error}"
             return WorkerLost(self._own(sentence), reachable=False)
         return WorkerLost(self._own(self._blame), self._reachable)
 

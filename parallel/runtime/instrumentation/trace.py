@@ -2,7 +2,7 @@
 
 Compute lane: each instruction of the program is a bar, with its waits inside. Network lane: a
 message is a bar from when this worker's side is ready until this worker stops waiting for it, so it
-may have arrived earlier; overlapping messages get lanes of their own. Gradient sums start within a
+may have arrived earlier; overlapping messages get separate lanes. Gradient sums start within a
 backward; updated shards are waited for in the forward of the next step.
 """
 
