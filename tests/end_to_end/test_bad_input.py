@@ -1,6 +1,7 @@
-"""Bad input ends in one sentence and exit code 2, whatever the number of ranks.
+"""Invalid input gives one sentence and exit code 2, with any number of ranks.
 
-The real entry points run up to where training would begin, in the processes of `tests/support/commands.py`.
+The real entry points run up to where training would begin, in the processes of
+`tests/support/commands.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ SMALL = ["tracker=none", "trainer.epochs=1", "data.train_images=16", "data.val_i
 
 
 def check(ended: Ended, folder: Path, *words: str) -> None:
-    """Exactly one line, which holds `words`; exit code 2 on every rank; no record."""
+    """Check for exactly one line, with `words` in it, exit code 2 on every rank, and no record."""
     assert set(ended.codes) == {2}, ended
     assert len(ended.err.splitlines()) == 1 and ended.err.startswith("error: "), ended.err
     for word in words:

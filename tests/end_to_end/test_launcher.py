@@ -1,6 +1,7 @@
-"""Starting runs and sweeps for real: torchrun's processes, one run directory, errors, exit codes, and no leftovers.
+"""Runs and sweeps with real processes: torchrun, run directory, errors, exit codes, no leftover
+processes.
 
-The job is tests/support/fake_job.py, which trains nothing: FAKE_JOB says what it does instead.
+The job is tests/support/fake_job.py, which does not train; FAKE_JOB says what it does instead.
 """
 
 from __future__ import annotations

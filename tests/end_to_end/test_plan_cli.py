@@ -1,4 +1,4 @@
-"""`python -m parallel.plan`: what it prints, what it refuses, and that its plan file runs again."""
+"""`python -m parallel.plan`: output, errors, and reuse of its plan file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""`python -m parallel.recommend`: choices by hand and on a small cluster, reasons, the page, bad input."""
+"""`python -m parallel.recommend`: choices by hand and on a small cluster, reasons, the page,
+invalid input."""
 
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ def test_the_fewest_workers_that_reach_the_time_and_of_these_the_fastest() -> No
 
 
 def test_the_closest_where_nothing_reaches_it() -> None:
-    """Options that do not fit the memory are left out; of ties the one with fewer workers wins."""
+    """Options that do not fit the memory are skipped; a tie goes to fewer workers."""
     assert chosen(30.0) == [("a", 2, "searched", "closest"), ("b", 1, "single", "enough")]
 
 
@@ -106,7 +107,8 @@ def rows(out: str) -> list[list[str]]:
 
 
 def test_a_network_that_costs_nothing_scales(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Compute alone: half the batch takes half the time, but for updates; a slow network is worse than one worker."""
+    """Without communication costs, half the batch takes half the time except for updates; a slow
+    network is worse than one worker."""
     fast = cluster_file(tmp_path)
     slow = cluster_file(tmp_path, "slow", bandwidth="0.001 GB/s")
     out = run(capsys, f"clusters={fast},{slow}", "workers=1,2,4,8", "strategies=data_parallel")
@@ -122,7 +124,7 @@ def test_a_network_that_costs_nothing_scales(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_an_epoch_that_loading_sets_needs_one_worker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """10 steps of 128 images at 10 ms each: 12.8 s, whatever computes."""
+    """10 steps of 128 images at 10 ms each take 12.8 s with any number of workers."""
     name = cluster_file(tmp_path, data="10 ms/image")
     out = run(capsys, f"clusters={name}", "workers=1,2", "strategies=data_parallel", "epoch_s=13")
     assert [row[5] for row in rows(out)] == ["12.8", "12.8"]

@@ -1,4 +1,4 @@
-"""`python -m parallel.simulate`: what it prints, draws and writes, and what it refuses."""
+"""`python -m parallel.simulate`: output, drawing, trace and errors."""
 
 from __future__ import annotations
 

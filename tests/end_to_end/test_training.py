@@ -1,4 +1,4 @@
-"""Training for real: every strategy through the sweep, torchrun, data sets, settings, and how runs end early."""
+"""Training in real processes: every strategy in a sweep, torchrun, data sets, settings, interrupted runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def only_record(folder: Path) -> Record:
 
 def trained(folder: Path, *arguments: str, world: int = 1, module: str = TRAIN,
             environment: Mapping[str, str] | None = None) -> Record:
-    """The record of a run in forked ranks."""
+    """Return the record of a run in forked ranks."""
     ended = run_module(world, module, "tracker=none", *arguments, folder=folder, environment=environment)
     assert ended.codes == [0] * world, ended.err
     assert ended.err == ""
@@ -43,7 +43,7 @@ def trained(folder: Path, *arguments: str, world: int = 1, module: str = TRAIN,
 
 
 def curve(record: Record) -> list[float]:
-    """What must not depend on the strategy."""
+    """Return the values that must not depend on the strategy."""
     values = [value for epoch in record.epochs
               for value in (epoch.train_loss, epoch.val_loss, epoch.val_top1, epoch.val_top5, epoch.lr)]
     assert all(value is not None and math.isfinite(value) for value in values)
@@ -79,7 +79,7 @@ class Sweep:
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
-    """Every strategy on the same few images, as `make compare` runs them, in float64."""
+    """Run every strategy on the same few images, as `make compare` does, but in float64."""
     folder = tmp_path_factory.mktemp("sweep")
     command = (TRAIN, "-m", f"strategy={','.join(STRATEGIES)}", "workers=2", "hydra/launcher=torchrun", "sweep=mine",
                *EXACT)
@@ -201,7 +201,7 @@ def test_memory_layout_changes_nothing_but_rounding(plain: Record, tmp_path: Pat
 
 
 def test_bf16_with_a_cosine_and_a_scaled_learning_rate(plain: Record, tmp_path: Path) -> None:
-    """lr × 8/128, the batch over the base, and half of it in the last third of a cosine over six steps."""
+    """lr is scaled by batch/base = 8/128, and follows a cosine over six steps."""
     record = trained(tmp_path, *FEW, "strategy=data_parallel", "trainer.epochs=2", "trainer.precision=bf16",
                      "trainer.schedule=cosine", "trainer.lr_scaling=linear", "trainer.lr=0.032", world=2)
     rates = [epoch.lr for epoch in record.epochs]

@@ -1,4 +1,5 @@
-"""Calibration: shapes to measure, timed runs of small models, links fitted to made-up times, the command."""
+"""Calibration: shapes to measure, timed runs of small models, links fitted to synthetic times, the
+command."""
 
 from __future__ import annotations
 
@@ -52,7 +53,7 @@ class TestShapes:
         there = {op: {shape.key for shape in of} for op, of in op_shapes(graph, batch, workers).items()}
         program = lower(graph, build_plan(graph, workers, strategy), batch)
         for op in graph:
-            # Of the parts of an op, the largest is the one that a step waits for.
+            # A step waits for the largest part of an op.
             keys = [OpKey.of(op, part) for m in range(program.plan.micro_batches) for worker in range(workers)
                      if (part := program.part(op.name, worker, m)) is not None]
             largest = max(keys, key=lambda key: (key.multiply_adds, key.elements_out))
@@ -103,7 +104,8 @@ class TestOpTimer:
         for _ in range(2):
             timer.run(shapes)
             counts |= {key for key, _ in timer.times.collect()[1]}
-        # fc3.weight is 11×90; only larger tensors count: fc3 is below, no tensor of this model is above.
+        # fc3.weight is 11×90; only larger tensors count: fc3 is below, no tensor of this model is
+        # above.
         assert {kind for kind, _ in counts} == {COPY}
         assert (COPY, 8 * 3 * 81) in counts, "three of conv1's seven channels"
 
@@ -135,7 +137,7 @@ class TestLinks:
         assert exchange.load(1000, True, self.node_of) == pytest.approx(3000)
 
     def test_two_workers_that_do_not_wait_for_each_other_share_nothing(self) -> None:
-        """Loads of a shared link would all differ, so a curve through all points would fit it, too."""
+        """Loads of a shared link would all differ, so a curve through all points would fit, too."""
         speeds = {"exchange 2": 5.9e9, "one way": 6.5e9}
         points = [Point(p.pattern, p.nbytes, 3e-5 + p.nbytes / speeds[p.pattern.name])
                   for p in self.points(False, 0.0, 1.0, workers=2)]
@@ -157,7 +159,7 @@ class TestLinks:
 
 
 def test_cross_validation_holds_out_shapes() -> None:
-    """Times that no feature explains cannot be predicted for shapes that were not seen."""
+    """Times that do not depend on the features cannot be predicted for unseen shapes."""
     graph, ops = graph_of("tower"), {}
     for i in range(1, 9):
         for op in graph:
@@ -180,7 +182,8 @@ def test_invalid_options(arguments: list[str], words: str) -> None:
 
 
 def test_the_command(torchrun: Run, run: Run, tmp_path: Path) -> None:
-    """Two workers measure and write a cluster; a second run measures only what was left; one process is refused."""
+    """Two workers measure and write a cluster; a second run measures only what is missing; one
+    process fails."""
     arguments = ("parallel.calibrate", "data=synthetic", "data.train_images=16", "data.num_classes=10", "workers=2",
                  "trainer.batch_size=2", "calibrate.budget_s=0.5", "cluster.device=cpu", "cluster.cache=here")
     first = torchrun(2, *arguments)

@@ -1,4 +1,4 @@
-"""Chaos mode: delayed messages change no result, and show a wait that is missing."""
+"""Chaos mode: delayed messages change no results, and reveal a missing wait."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def test_a_delay_of_more_than_a_second_is_refused() -> None:
 
 def train(plan: str, shared_memory: bool, chaos: Chaos | None, changed: tuple[type, str, Callable[..., Any]] | None,
           ) -> dict[tuple[str, str], Tensor]:
-    """Weights after some steps, on worker 0; `changed` is a method of the runtime and what stands in for it."""
+    """Return the weights after some steps, on worker 0; `changed` is a method of the runtime and
+    its substitute."""
     network, shape = build("tower")
     graph = trace(network, shape)
     program = lower(graph, read_plan(plan, graph), BATCH)
@@ -141,7 +142,8 @@ def test_what_is_only_sent_must_be_waited_for(workers: Workers) -> None:
 
 
 def read_early_and_late(shared_memory: bool) -> list[list[float]]:
-    """On each worker, one element of what it receives: before the wait, after it, and after the release."""
+    """Return, for each worker, an element of the received tensor before the wait, after it, and
+    after release."""
     with open_world(ClusterConfig(device="cpu", shared_memory=shared_memory), CHAOS) as world:
         transport, peer = open_transport(world, Clock(world.device)), 1 - world.rank
         place = torch.zeros(3)

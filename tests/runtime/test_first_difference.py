@@ -1,4 +1,4 @@
-"""The comparison names the op of a rule that is broken on purpose, and where it is wrong."""
+"""The comparison names an op that is wrong on purpose, and the location of the error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.workers import Workers
 
 
 class WrongBackward(torch.autograd.Function):
-    """The identity, with a gradient that is a thousandth too large."""
+    """Identity whose gradient is 0.1 % too large."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

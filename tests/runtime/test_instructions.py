@@ -1,4 +1,4 @@
-"""Instructions by name: in the error of a step that fails, and in torch's profiler."""
+"""Names of instructions in the error of a failed step and in torch's profiler."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ BATCH = 24
 
 
 def train(workers: int, fails: str = "") -> list[str]:
-    """Train one step and evaluate; the instruction `fails` of worker 0 raises. Returns what the profiler names."""
+    """Train one step and evaluate; instruction `fails` of worker 0 raises. Return the profiler's
+    names."""
     network, shape = build("tower")
     graph = trace(network, shape)
     plan = build_plan(graph, workers, ModelParallel(micro_batches=6))

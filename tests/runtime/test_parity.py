@@ -1,7 +1,7 @@
-"""Any legal plan trains and evaluates as plain single-process PyTorch does, in real processes.
+"""Every valid plan trains and evaluates exactly as plain single-process PyTorch, in real processes.
 
-The plans that are drawn at random are the same in every run. The environment variable PARITY_PLANS
-sets their number: 30 by default, 200 for a long run.
+The random plans are the same in every run. The environment variable PARITY_PLANS sets their number:
+30 by default, 200 for a long run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ STEPS = 3
 
 def compare(model: str, plan: str, batch_size: int, bucket_bytes: int, shared_memory: bool,
             chaos: Chaos | None) -> Difference:
-    """Run one worker's side of a comparison; the plan travels as text."""
+    """Run one worker's side of a comparison; the plan is passed as text."""
     network, shape = build(model)
     case = Case(network, read_plan(plan, trace(network, shape)), shape, batch_size, STEPS, seed=11)
     with patch("parallel.program.lowering.BUCKET_BYTES", bucket_bytes):
@@ -72,7 +72,7 @@ def title(n: int, s: StrategyConfig) -> str:
 def test_named_strategies(workers: Workers, n: int, strategy: StrategyConfig) -> None:
     model = "towers" if strategy.name == "model_parallel" else "tower"
     plan = build_plan(graph_of(model), n, strategy)
-    samples = 5 if n != 3 else 4  # of a micro-batch: not to be divided evenly
+    samples = 5 if n != 3 else 4  # per micro-batch: does not divide evenly
     check(workers, model, plan, samples * plan.micro_batches)
 
 
@@ -153,7 +153,7 @@ def test_plans_drawn_at_random(workers: Workers, model: str) -> None:
               phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck))
     @given(plans(graph))
     def every(drawn: tuple[Plan, int]) -> None:
-        check(workers, model, *drawn, bucket_bytes=512)  # so that small models, too, have several in a segment
+        check(workers, model, *drawn, bucket_bytes=512)  # so that small models also have several buckets in a segment
 
     every()
 
@@ -182,7 +182,7 @@ def test_plans_whose_messages_are_late(workers: Workers, case: str, shared_memor
 
 
 def observe(model: str, text: str, batch_size: int, shared_memory: bool) -> dict[str, list[int]]:
-    """Return one worker's neighbours and its bytes in a step, beside the program's."""
+    """Return one worker's neighbours, its measured bytes per step, and the program's."""
     network, shape = build(model)
     graph = trace(network, shape)
     program = lower(graph, read_plan(text, graph), batch_size)
@@ -230,7 +230,7 @@ def check_observed(workers: Workers, model: str, plan: Plan, batch_size: int, sh
 
 
 def fail_alone(rank: int) -> None:
-    """Every worker but one waits for that one."""
+    """Fail on one worker, for which all others wait."""
     with open_world(ClusterConfig(device="cpu")) as world:
         if world.rank == rank:
             raise ArithmeticError(f"worker {rank} cannot go on")

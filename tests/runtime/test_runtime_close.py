@@ -1,4 +1,5 @@
-"""A process may run one program after another: a closed runtime releases what it held."""
+"""A process may run several programs in sequence: a closed runtime releases its memory and
+files."""
 
 from __future__ import annotations
 
@@ -21,14 +22,15 @@ from tests.support.workers import Workers
 
 
 def alive() -> tuple[int, int]:
-    """Return the number of open files and the bytes of all tensors that Python knows."""
+    """Return the number of open files and the bytes of all tensors that the garbage collector
+    tracks."""
     gc.collect()
     tensors = {id(o): o for o in gc.get_objects() if type(o) in (Tensor, torch.nn.Parameter)}
     return len(os.listdir("/proc/self/fd")), sum(tensor.nbytes for tensor in tensors.values())
 
 
 def one_after_another(count: int) -> list[tuple[int, int]]:
-    """Return what is alive after each of `count` runtimes with alternating plans."""
+    """Return `alive()` after each of `count` runtimes with alternating plans."""
     network, shape = build("tower")
     graph, left = trace(network, shape), []
     plans = [build_plan(graph, 2, DataParallel()),

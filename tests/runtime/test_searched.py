@@ -1,4 +1,4 @@
-"""The strategy `searched`: what it finds, keeps and takes from its files; and a run of it."""
+"""The strategy `searched`: plans that it finds, keeps and reads from its files; and a run."""
 
 from __future__ import annotations
 

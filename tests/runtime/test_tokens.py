@@ -66,7 +66,7 @@ def test_files_are_taken_by_number() -> None:
 
 
 class Over(NullWatch):
-    """Watch of a run that has failed, with known blame."""
+    """Watch of a failed run whose blame is known."""
 
     @property
     def over(self) -> bool:
@@ -90,7 +90,7 @@ def fill_both_ways() -> list[int]:
 
 
 def pass_files_both_ways() -> int:
-    """Every worker passes more files than a socket holds before it takes one."""
+    """Pass more files than a socket can hold before taking one, on every worker."""
     with open_world(ClusterConfig(device="cpu")) as world:
         tokens, peer = world.tokens, 1 - world.rank
         assert tokens is not None

@@ -16,7 +16,7 @@ BATCHES = 6
 
 
 def send_ahead() -> list[int]:
-    """Worker 0 sends all messages before worker 1 receives them.
+    """Send all messages from worker 0 before worker 1 receives them.
 
     Returns the buffers held after each start on worker 0, and the received values on worker 1.
     """

@@ -1,5 +1,5 @@
-"""Validation of the simulator: which plans it measures, what is held out, one turn in real
-processes, bad input."""
+"""Validation of the simulator: measured plans, held-out plans, a turn in real processes, invalid
+input."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ALONE = make_plan(TOWER, 2, {"conv1": Layout(on=(0,))})
 
 
 def chooser(monkeypatch: pytest.MonkeyPatch, found: str, batch_size: int = 12) -> PlanChooser:
-    """One whose search finds the named plan."""
+    """Return a chooser whose search finds the named plan."""
     made = PlanChooser(TOWER, 2, batch_size, made_cluster(data_s_per_image=9.0), "fp32")
     monkeypatch.setattr(made, "optimum", lambda named: named[found])
     return made
@@ -80,7 +80,7 @@ def test_random_plans_are_the_same_for_a_seed_and_others_for_another_batch(monke
 
 
 def test_held_out_is_what_was_not_measured() -> None:
-    """A table that has the parts of the whole batch on one worker, and nothing else."""
+    """The table has only the parts of the whole batch on one worker."""
     timing, curve = Timing(1e-3, 1e-3, 1e-3, 3), {"fp32": Curve(((1, 1e-6),))}
     ops: dict[Any, Timing] = {}
     for op in TOWER:
@@ -106,7 +106,7 @@ def test_a_row_has_the_median_and_the_mean_shares() -> None:
 
 
 def one_turn(plan: str) -> Turn:
-    """One worker's side."""
+    """Run a turn on one worker."""
     from parallel.plans import read_plan
 
     network, shape = build("tower")
@@ -118,7 +118,7 @@ def one_turn(plan: str) -> Turn:
 
 
 def test_a_turn_splits_the_step_that_it_times(workers: Workers) -> None:
-    """A worker that has nothing to do idles, and nothing is sent."""
+    """A worker without work is idle, and nothing is sent."""
     for turn in workers.run(2, one_turn, str(ALONE)):
         assert turn.step_s > 0 and turn.split.total_s == pytest.approx(turn.step_s)
         assert turn.split.exposed_s == 0.0 and turn.split.idle_s > 0

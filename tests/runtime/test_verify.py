@@ -1,4 +1,5 @@
-"""`python -m parallel.verify` from its command line: it accepts what is right, and nothing else."""
+"""`python -m parallel.verify` from the command line: it accepts correct plans and rejects wrong
+ones."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def test_default_plans_have_every_strategy_split_and_kind_of_op() -> None:
 
 
 def test_gradients_of_rounding_alone_are_no_difference_and_small_ones_are() -> None:
-    """A bias before batch normalisation has no gradient; another may have a small one."""
+    """A bias before a batch normalisation has no gradient; other parameters may have a small
+    one."""
     whole = {"fc.weight": torch.full((3,), 2.0, dtype=torch.float64)}
     for small, ours, equal in ((3e-17, -5e-17, True), (0.0, 0.0, True), (1e-6, 1.1e-6, False), (1e-6, 1e-6, True)):
         theirs = {**whole, "conv.bias": torch.tensor([small], dtype=torch.float64)}

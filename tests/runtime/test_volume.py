@@ -1,4 +1,5 @@
-"""What a plan costs a worker: bytes beside the closed forms, multiply-adds, memory beside a process that runs it."""
+"""Costs of a plan for a worker: bytes against closed forms, multiply-adds, memory against that of a
+process."""
 
 from __future__ import annotations
 
@@ -32,10 +33,10 @@ from tests.support.options import model_options
 
 CONV, FULLY_CONNECTED = 2_469_696, 58_631_144
 GATHERED = 9216 + 4096 + 4096
-"""Features a sample that the fully connected layers gather."""
+"""Features per sample that the fully connected layers gather."""
 CLASSES = 1000
 FACTOR = 2.5
-"""The estimate of memory is at most so many times what a process took."""
+"""Maximum ratio of the estimated memory to that of a process."""
 PLANS: dict[str, StrategyConfig] = {
     "data_parallel": DataParallel(),
     "tensor": ModelParallel(scheme="tensor"),
@@ -63,7 +64,8 @@ def program_of(workers: int, batch: int, strategy: StrategyConfig, graph: Graph 
 
 @pytest.mark.parametrize("workers", [2, 3, 4])
 def test_data_parallel_beside_its_closed_form(workers: int) -> None:
-    """2 (N − 1) / N × all weights of 4 bytes: half of it gradient sums, half weights; no exchange."""
+    """Bytes = 2 (N − 1) / N × 4 bytes × weights, half for gradient sums and half for weights; no
+    exchanges."""
     program = program_of(workers, 12, DataParallel())
     expected = 2 * (workers - 1) / workers * (CONV + FULLY_CONNECTED) * 4
     for worker in range(workers):
@@ -75,7 +77,8 @@ def test_data_parallel_beside_its_closed_form(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [2, 4, 8])
 def test_one_weird_trick_beside_its_closed_form(workers: int) -> None:
-    """2 (N − 1) / N × conv weights; (N − 1) · b samples' activations each way; of the logits every worker has 1/N."""
+    """2 (N − 1) / N × conv weights; activations of (N − 1) · b samples each way; each worker has
+    1/N of the logits."""
     local = 16
     program = program_of(workers, local * workers, OneWeirdTrick())
     weights = 2 * (workers - 1) / workers * CONV * 4
@@ -135,7 +138,8 @@ def test_parameters_and_momentum() -> None:
 
 
 def test_activations_follow_the_schedule() -> None:
-    """A first stage holds all micro-batches under fill-drain; under 1F1B as many as there are stages to the loss."""
+    """The first stage holds all micro-batches with fill-drain; with 1F1B, as many as the pipeline
+    has stages."""
     held = {}
     for pipeline in ("fill_drain", "1f1b"):
         program = program_of(2, 32, ModelParallel(micro_batches=8, pipeline=pipeline))
@@ -159,12 +163,13 @@ def test_activations_and_messages_grow_with_the_batch_and_with_the_precision(nam
 
 
 def test_messages_keep_what_is_sent_and_let_go_of_what_is_used() -> None:
-    """What is only sent is kept until the step ends; what was received, until its backward or its producer's."""
+    """Sent messages are kept until the end of the step; received ones until their backward or their
+    producer's."""
     program = program_of(2, 64, ModelParallel(micro_batches=8))
     message = 4 * program.exchanges[0, 0].holds[0].volume
     assert len(program.exchanges) == 8
     assert memory_of(program, 1, "fp32").messages == 8 * message
-    # A gradient is received in a piece and put together for the backward that follows at once.
+    # A gradient is received in pieces, which are joined for the backward that follows immediately.
     assert memory_of(program, 0, "fp32").messages == (8 + 2) * message
 
 
@@ -184,12 +189,13 @@ def test_ops_keep_more_than_their_output_where_backward_needs_more() -> None:
 
 def measure(strategy: StrategyConfig, name: str, variant: str | None, image_size: int,
             batch: int) -> tuple[int, Memory]:
-    """Peak of the resident memory of this process while it trains, above what it had; and the estimate."""
+    """Return the increase of this process's peak resident memory during training, and the
+    estimate."""
     model = model_options(name, variant, image_size)
     with open_world(ClusterConfig(device="cpu")) as world:
         program = program_of(1, batch, strategy, graph_of(name, image_size, variant))
         torch.nn.functional.conv2d(torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3))
-        # The most so far counts what this process had when it was forked, of a parent that may be large: begin anew.
+        # Reset the peak: it includes the memory at the fork from a parent that may be large.
         Path("/proc/self/clear_refs").write_text("5")
         base = _resident("VmRSS")
         engine = Runtime(program, build_model(model, CLASSES, 0), world, EngineOptions(0, momentum=0.9))
@@ -200,7 +206,7 @@ def measure(strategy: StrategyConfig, name: str, variant: str | None, image_size
 
 
 def _resident(what: str) -> int:
-    """Bytes: VmRSS, what is resident now; VmHWM, the most so far."""
+    """Return the bytes of VmRSS (resident memory now) or VmHWM (its peak)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{what}:")) * 1024
 

@@ -1,8 +1,8 @@
-"""parallel.train with one thing changed, as ALTER says.
+"""parallel.train with one change, which ALTER selects.
 
     fail       rank 1 raises in the second step: the others wait for it in a gradient sync
-    hang       rank 1 never comes back from reading the second step's images
-    fullgraph  torch.compile refuses to leave a graph, and needs no C++ compiler
+    hang       rank 1 hangs while it reads the images of the second step
+    fullgraph  torch.compile raises at graph breaks, and needs no C++ compiler
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""An entry point like parallel.train whose training does what FAKE_JOB says: the launching is tested without any.
+"""An entry point like parallel.train with a fake training, to test the launching. FAKE_JOB says
+what it does.
 
 FAKE_JOB is a JSON object from a strategy (or `strategy@rank`) to one of
-    ok       what is not named does, too: an all-reduce over the ranks, then rank 0 writes a record, as a whole run does
+    ok       the default: an all-reduce over the ranks; then rank 0 writes a record, as a finished run does
     raise    RuntimeError("boom in <strategy>"); the other ranks are left waiting in the all-reduce
     refuse   ValueError("trainer.batch_size=33 …")
     sleep    start a child, leave both process ids as <run_dir>/pid-<pid>, and sleep
@@ -68,7 +69,7 @@ def act(action: str, strategy: str, run_dir: Path) -> None:
 
 
 def record(config: Config) -> Record:
-    """A record of one invented epoch with the real configuration."""
+    """Return a record of one fictitious epoch with the real configuration."""
     model, trainer = config.model, config.trainer
     workload = Workload(model=model.name, variant=model.variant, num_classes=10, image_size=model.image_size,
                         data=config.data.name, train_images=100, batch_size=trainer.batch_size,

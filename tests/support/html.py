@@ -1,4 +1,4 @@
-"""Reading HTML reports."""
+"""Parse HTML reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ VOID = {"meta", "br"}
 
 
 class Tags(HTMLParser):
-    """Checks that tags nest, and collects whatever could be a request."""
+    """Checks that tags nest, and collects everything that could cause a request."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Records made up for tests: small, whole, and alike unless a test says otherwise."""
+"""Small complete records for tests, equal except for explicit changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENVIRONMENT = {
 
 
 def made_epochs(seconds: Sequence[float]) -> tuple[Epoch, ...]:
-    """Epochs of these times; a loss that falls and an accuracy that rises."""
+    """Return epochs with these times, falling loss and rising accuracy."""
     return tuple(
         Epoch(epoch=i, seconds=s, images_per_second=1437 / s, train_loss=2.3 / i, val_loss=2.2 / i,
               val_top1=1 - 0.5 / i, val_top5=1 - 0.1 / i, data_wait_s=0.05 * s, compute_s=0.7 * s,
@@ -35,7 +35,7 @@ def made_epochs(seconds: Sequence[float]) -> tuple[Epoch, ...]:
 
 def made_record(strategy: str = "single", seconds: Sequence[float] = (10.0, 11.0, 12.0),
                 **changes: Any) -> Record:
-    """A record of `strategy` with these epoch times; `changes` are fields of `Record`."""
+    """Return a record of `strategy` with these epoch times; `changes` are fields of `Record`."""
     choice: Any = CHOICES["strategy"].get(strategy, StrategyConfig(strategy))
     scheme = {"scheme": changes["scheme"]} if changes.get("scheme") is not None else {}
     options = dataclasses.replace(choice, **scheme, **changes.pop("options", {}))

@@ -1,6 +1,7 @@
-"""Small convnets with every kind of op there is, chains and others, and plans for them drawn at random.
+"""Small convnets with every kind of op, as chains and with branches, and random plans for them.
 
-Their sizes are odd on purpose: splits come out uneven, maps are not square, channels are few.
+Their sizes are odd on purpose, so that splits are uneven. Maps are not square, and channels are
+few.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ CLASSES = 5
 
 
 def tower() -> nn.Sequential:
-    """Like the 2014 AlexNet: one tower, an average pool that changes nothing, dropout before the linear layers."""
+    """Return a net like the 2014 AlexNet: one tower, an identity average pool, dropout before
+    linear layers."""
     return nn.Sequential(OrderedDict(
         conv1=nn.Conv2d(3, 7, 5, stride=2, padding=2),  # 17 → 9
         relu1=nn.ReLU(),
@@ -43,7 +45,8 @@ def tower() -> nn.Sequential:
 
 
 def towers() -> nn.Sequential:
-    """Like the 2012 AlexNet: groups, local response normalisation, dropout after the linear layers; maps not square."""
+    """Return a net like the 2012 AlexNet: groups, local response normalisation, dropout after
+    linear layers."""
     return nn.Sequential(OrderedDict(
         conv1=nn.Conv2d(3, 6, 3, stride=2, padding=1),  # 13×11 → 7×6
         relu1=nn.ReLU(),
@@ -62,7 +65,8 @@ def towers() -> nn.Sequential:
 
 
 def odd() -> nn.Sequential:
-    """What AlexNet has not: dropout on maps, a padded pool, an even normalisation, strides past the kernel."""
+    """Return a net with ops that AlexNet lacks: dropout on maps, a padded pool, a normalisation
+    over an even number of channels, strides larger than the kernel."""
     return nn.Sequential(OrderedDict(
         conv1=nn.Conv2d(2, 8, (3, 2), stride=(1, 3), padding=(2, 1), groups=2),  # 8×13 → 10×5
         drop1=nn.Dropout(0.25),
@@ -77,7 +81,7 @@ def odd() -> nn.Sequential:
 
 
 def weightless() -> nn.Sequential:
-    """The images pass through ops without weights first; later a convolution follows another at once."""
+    """Return a net whose first ops have no weights, and with two convolutions in succession."""
     return nn.Sequential(OrderedDict(
         pool1=nn.MaxPool2d(3, 2),  # 9×7 → 4×3
         drop1=nn.Dropout(0.2),
@@ -89,7 +93,8 @@ def weightless() -> nn.Sequential:
 
 
 class Block(nn.Module):
-    """A residual block as in He et al. 2016: two convs with batch norm, and where the map changes a projection."""
+    """Residual block (He et al. 2016): two convs with batch norm, and a projection if the shape
+    changes."""
 
     def __init__(self, channels: tuple[int, int], stride: int) -> None:
         super().__init__()
@@ -108,11 +113,12 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """A residual network with a concatenation: batch norm before and after it, with and without weights."""
+    """A residual network with a concatenation: batch norm before and after it, with and without
+    weights."""
 
     def __init__(self) -> None:
         super().__init__()
-        # No bias before a batch norm, which would take it away again: its gradient were rounding alone.
+        # No bias before a batch norm, which would remove it: its gradient would be rounding errors.
         self.conv1 = nn.Conv2d(3, 5, 3, stride=2, padding=1, bias=False)  # 11×9 → 6×5
         self.bn1 = nn.BatchNorm2d(5)
         self.layer1 = Block((5, 5), 1)
@@ -130,7 +136,8 @@ class Residual(nn.Module):
 
 
 class Branches(nn.Module):
-    """Branches without batch norm, which micro-batches may run through: one from the images, two that meet again."""
+    """Branches without batch norm, so that micro-batches are possible: one from the images, two
+    that merge."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,11 +166,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
     "residual": (Residual, (3, 11, 9)),
     "branches": (Branches, (2, 9, 11)),
 }
-"""By name: the model and the shape of its images."""
+"""Constructor of each model and the shape of its images, by name."""
 
 
 def build(name: str) -> tuple[nn.Module, Shape]:
-    """A small model with weights that are the same wherever it is built, and the shape of its images."""
+    """Return a small model with the same weights in every process, and the shape of its images."""
     model, shape = MODELS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -171,7 +178,7 @@ def build(name: str) -> tuple[nn.Module, Shape]:
 
 
 def graph_of(name: str) -> Graph:
-    """The graph of a small model."""
+    """Return the graph of a small model."""
     return trace(*build(name))
 
 
@@ -181,7 +188,7 @@ def _factors(size: int) -> list[int]:
 
 @st.composite
 def layouts(draw: st.DrawFn, op: Op, workers: int, samples: int) -> Layout:
-    """A legal layout of `op` on some of the workers, in any order."""
+    """Draw a valid layout of `op` on some of the workers, in any order."""
     size = draw(st.integers(1, workers))
     degrees = {"n": 1}
     for factor in _factors(size):
@@ -195,7 +202,8 @@ def layouts(draw: st.DrawFn, op: Op, workers: int, samples: int) -> Layout:
 
 @st.composite
 def plans(draw: st.DrawFn, graph: Graph, max_workers: int = 4, min_workers: int = 1) -> tuple[Plan, int]:
-    """A legal plan with any splits, placements and micro-batches, and a global batch that it can cut."""
+    """Draw a valid plan with any splits, placements and micro-batches, and a global batch that fits
+    it."""
     workers = draw(st.integers(min_workers, max_workers))
     samples = draw(st.integers(4, 6))
     scheme = draw(st.sampled_from("aaabc"))
@@ -210,7 +218,7 @@ def plans(draw: st.DrawFn, graph: Graph, max_workers: int = 4, min_workers: int 
         on = draw(st.permutations(range(workers)))[: 1 if whole else draw(st.integers(1, workers))]
         chosen = {first.name: Layout(on=tuple(on), n=len(on))}
         micro_batches = len(on)
-        if chain:  # of another model the reference cannot run a part at a time
+        if chain:  # the reference cannot run parts of other models
             update = draw(st.sampled_from(("step", "pass")))
         others = others[draw(st.integers(0, len(others) - 1)):]
     for op in others:

@@ -1,4 +1,4 @@
-"""Reading offline W&B runs."""
+"""Read offline W&B runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def read_back(run_dir: Path) -> list[dict[str, Any]]:
-    """The log records of the only offline run in `run_dir`."""
+    """Return the log records of the only offline run in `run_dir`."""
     (run,) = (run_dir / "wandb").glob("offline-run-*")
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)

@@ -1,9 +1,11 @@
-"""One worker of `workers.py`: calls the functions that come through its standard input, and sends back the results.
+"""A worker of `workers.py`: calls the functions that it receives on standard input and returns the
+results.
 
-The first function that opens a world makes torch's process group; the worlds of later ones get the same group, for
-making and destroying one takes longer than many tests. All else of a world is made anew for each.
+The first function that opens a world creates torch's process group. Later worlds reuse the group,
+since creating and destroying one takes longer than many tests; everything else in a world is new.
 
-Where the environment variable WORKER_COVERAGE names coverage's configuration, covered lines are saved beside it.
+Where the environment variable WORKER_COVERAGE names coverage's configuration, covered lines are
+saved beside it.
 """
 
 from __future__ import annotations
@@ -46,14 +48,14 @@ def serve(pipe: Connection) -> None:
         os.environ.update(environment)
         try:
             answer = pickle.dumps((True, function(*args)))
-        except Exception:  # the test that called shows it
+        except Exception:  # raised again in the test
             answer = pickle.dumps((False, traceback.format_exc()))
         pipe.send_bytes(answer)
 
 
 @contextlib.contextmanager
 def measuring(settings: str) -> Iterator[None]:
-    """Measure coverage as the file `settings` says; it is off if there is none."""
+    """Measure coverage with the configuration file `settings`, or not at all if it is empty."""
     if not settings:
         yield
         return

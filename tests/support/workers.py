@@ -1,7 +1,9 @@
-"""Worker processes that stay for a test module: starting them costs more than most of what they are asked.
+"""Worker processes that are shared by a test module, since starting them takes longer than most
+tests.
 
-There is a set of processes for each number of workers. Each set keeps its process group from one call to the next
-(`worker_process.py`); a set of which a worker failed is ended, and the next call starts another.
+There is a set of processes for each number of workers. Each set keeps its process group between
+calls (`worker_process.py`). If a worker fails, its set is ended, and the next call starts a new
+one.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ class Workers:
     def run(self, workers: int, function: Callable[..., Any], *args: Any, timeout: float = 300.0) -> list[Any]:
         """Call `function(*args)` on `workers` processes at once; return their results by rank.
 
-        If one raises, all of these processes are ended, since its peers wait for it, and `WorkerError` has its
-        traceback.
+        If one raises, all of these processes are ended, since its peers wait for it, and
+        `WorkerError` is raised with its traceback.
         """
         if workers not in self._sets:
             self._sets[workers] = WorkerSet(workers)
@@ -47,7 +49,7 @@ class Workers:
             raise
 
     def stop(self) -> None:
-        """End the processes; the next `run` starts others."""
+        """End the processes; the next `run` starts new ones."""
         for worker_set in self._sets.values():
             worker_set.stop()
         self._sets.clear()
@@ -58,7 +60,7 @@ class WorkerSet:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._stores: list[TCPStore] = []  # the first is the process group's, so it has to stay
+        self._stores: list[TCPStore] = []  # the first belongs to the process group and must be kept
         self._processes: list[subprocess.Popen[bytes]] = []
         self._pipes: list[Connection] = []
         for _ in range(size):
@@ -70,7 +72,7 @@ class WorkerSet:
             self._pipes.append(Connection(ours.detach()))
 
     def run(self, function: Callable[..., Any], args: tuple[Any, ...], timeout: float) -> list[Any]:
-        """Call the function on every process with a store of its own; return the results by rank."""
+        """Call the function on every process with a new store; return the results by rank."""
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._stores = [*self._stores[:1], store]
         for rank, pipe in enumerate(self._pipes):
@@ -94,7 +96,7 @@ class WorkerSet:
         return [results[rank] for rank in range(self._size)]
 
     def stop(self) -> None:
-        """Tell the processes to end, and wait until they have."""
+        """Tell the processes to end, and wait for them."""
         for pipe in self._pipes:
             pipe.close()
         try:

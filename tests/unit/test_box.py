@@ -1,4 +1,4 @@
-"""Boxes: cutting and intersecting, against the same done position by position."""
+"""Boxes: cuts and intersections, compared with computing them position by position."""
 
 from __future__ import annotations
 

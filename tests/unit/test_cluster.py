@@ -1,4 +1,4 @@
-"""Clusters: links, units, files, errors, growth; times of the roofline by hand."""
+"""Clusters: links, units, files, errors, growth; roofline times computed by hand."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ def made(**changes: Any) -> Cluster:
 
 
 def written(**changes: Any) -> dict[str, Any]:
-    """The mapping of a small cluster file, with keys such as `inside.latency` changed, or left out if ABSENT."""
+    """Return the mapping of a small cluster file with changed keys such as `inside.latency`; ABSENT
+    removes one."""
     data: dict[str, Any] = yaml.safe_load(write_cluster(made(sources={})))
     for path, value in changes.items():
         *into, last = path.split("__")
@@ -63,7 +64,7 @@ class TestLink:
         assert link.seconds(0) == 0.0
         assert link.seconds(100) == pytest.approx(1e-3 + 100 / 1e6)
         assert link.seconds(1e9) == pytest.approx(1e-3 + 1e9 / 1e8)
-        # Half way between the points in log(bytes) lies the geometric mean of their bandwidths.
+        # In the middle of the points in log(bytes), the bandwidth is their geometric mean.
         assert link.seconds(math.sqrt(1e3 * 1e6)) == pytest.approx(1e-3 + math.sqrt(1e9) / 1e7)
 
     @given(st.lists(st.tuples(st.floats(1, 1e9), st.floats(1e-6, 10)), min_size=1, max_size=6,
@@ -148,7 +149,8 @@ class TestCluster:
 
 
 class TestRoofline:
-    """One convolution by hand: 1 sample, conv1 of the small tower: 3×17×17 → 7×9×9, kernel 5, fp32."""
+    """A convolution by hand: 1 sample, conv1 of the small tower, 3×17×17 → 7×9×9, kernel 5,
+    fp32."""
 
     op = graph_of("tower")["conv1"]
     part = whole_part(op, 1)
@@ -273,7 +275,8 @@ class TestFiles:
 
 
 def paths_of_numbers(data: dict[str, Any], where: str) -> list[str]:
-    """Every number of a file but counts: those in `{value: …}` and, without one, plain strings with a digit first."""
+    """Return the paths of all numbers but counts: those in `{value: …}`, and strings that begin
+    with a digit."""
     found = []
     for key, value in data.items():
         name = f"{where}.{key}" if where else key
@@ -333,7 +336,7 @@ class TestOpen:
 
 
 class TestMeasured:
-    """Times that follow a law, so that what was left out can be told."""
+    """Times that follow a law, so that missing ones can be predicted."""
 
     graph = graph_of("tower")
 

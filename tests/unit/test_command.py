@@ -1,4 +1,4 @@
-"""The shell that commands share: arguments, errors, exit codes, warnings, tables."""
+"""Common parts of commands: arguments, errors, exit codes, warnings, tables."""
 
 from __future__ import annotations
 

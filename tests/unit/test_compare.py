@@ -1,5 +1,4 @@
-"""From records to the table: what is pooled, what is compared with what, and what a reader is
-told."""
+"""From records to the table: pooling, baselines and notes."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ PUBLISHED = Path(__file__).parents[1] / "data" / "published_epoch_times.json"
 
 
 def rows_of(*records: Record) -> dict[str, Result]:
-    """The rows of records that belong to one comparison, by label and threads."""
+    """Return the rows of records in one comparison, by label and threads."""
     (comparison,) = compare(records)
     return {f"{row.label} {row.key.workers}x{row.key.threads}": row for row in comparison.results}
 

@@ -1,4 +1,4 @@
-"""The shipped configuration, what overrides make of it, and what is refused with which sentence."""
+"""The shipped configuration, overrides, and the messages of errors in them."""
 
 from __future__ import annotations
 

@@ -196,7 +196,8 @@ print(cache.open_images("set-train", files, size, data, verbose=True).read(np.ar
 
 
 def start(source: ImageFiles, data: ImageFilesConfig, pause: float) -> subprocess.Popen[str]:
-    """A process that opens the cache and waits `pause` seconds after every chunk that it builds."""
+    """Start a process that opens the cache and waits `pause` seconds after every chunk that it
+    builds."""
     return subprocess.Popen(
         [sys.executable, "-c", OPEN_IN_A_PROCESS, str(source.root), data.cache, str(COUNT), str(SIZE), str(pause)],
         cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -212,7 +213,7 @@ def test_of_several_processes_one_builds_and_the_others_wait(source: ImageFiles,
 
 
 def half_built(source: ImageFiles, data: ImageFilesConfig) -> subprocess.Popen[str]:
-    """A process that stands still in the middle of a build."""
+    """Start a process that stops in the middle of a build."""
     process = start(source, data, pause=1000)
     wait_for(lambda: any(path.read_text() not in ("", "0") for path in Path(data.cache).glob("*.lock")), "a chunk")
     assert [name.rpartition(".tmp-")[2] for name in caches(data)] == [str(process.pid)]
@@ -224,7 +225,8 @@ def children(pid: int) -> list[int]:
 
 
 def is_running(pid: int) -> bool:
-    """False for a zombie too: an orphan stays one where no init collects it."""
+    """Return whether a process runs. A zombie does not: an orphan remains one without an init
+    process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -241,7 +243,7 @@ def test_a_killed_builder_is_replaced(source: ImageFiles, data: ImageFilesConfig
     out, said = waiter.communicate(timeout=300)
     assert waiter.returncode == 0 and "images into" in said
     assert int(out) == expected(source, np.arange(COUNT)).sum()
-    (name,) = caches(data)  # also: what the dead one left is gone
+    (name,) = caches(data)  # also: the remains of the dead process are removed
     assert ".tmp-" not in name
     assert len(decoders) == 2
     wait_for(lambda: not any(map(is_running, decoders)), "the decoders to end with their parent")

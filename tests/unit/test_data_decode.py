@@ -18,14 +18,15 @@ def encoded(picture: Image.Image, file_format: str = "JPEG") -> bytes:
 
 
 def expected(picture: Image.Image, size: int) -> np.ndarray:
-    """The two steps in full: shorter side to `size`, then the centre."""
+    """Return the result of both steps: resize the shorter side to `size`, then crop the centre."""
     scaled = picture.resize((round(WIDTH * size / HEIGHT), size), Image.Resampling.BILINEAR)
     left = (scaled.width - size) / 2
     return np.asarray(scaled.crop((round(left), 0, round(left) + size, size))).astype(int)
 
 
 def insert_garbage(data: bytes) -> bytes:
-    """Between two segments, where a JPEG decoder may skip it: as in some of PetImages' files."""
+    """Insert bytes between two segments, where a JPEG decoder may skip them, as in some files of
+    PetImages."""
     return data[:20] + b"\x00" * 8 + data[20:]
 
 

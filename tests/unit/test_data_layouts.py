@@ -15,7 +15,7 @@ IMAGES, VAL_IMAGES, BROKEN = 210, 30, 2
 
 @pytest.fixture(scope="module")
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Each layout, written as real files: some grey, one PNG and one CMYK, two broken."""
+    """Write each layout as real files: some grey, one PNG and one CMYK, two broken."""
     pictures = digit_pictures()
     root = tmp_path_factory.mktemp("layouts")
     for name, write in LAYOUTS.items():
@@ -33,8 +33,10 @@ def opened(layout: str, root: Path, cache: str) -> DataSet:
 
 
 def recognised(data: DataSet) -> float:
-    """Share of the images whose label is that of the nearest digit in the source: labels that got shifted against
-    their images would leave a tenth of ten classes, half of two."""
+    """Return the share of images whose label is that of the nearest digit in the source.
+
+    With labels shifted against their images, it would be a tenth for ten classes, half for two.
+    """
     digits = open_data(DataConfig("digits"), image_size=64, seed=0)
 
     def features(images: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ def make_images(count: int = 40) -> ArrayImages:
 
 
 class Watched:
-    """Images that count what is read, and can fail."""
+    """Images that count reads, and can fail."""
 
     def __init__(self, count: int = 40, fail_at: int | None = None) -> None:
         self._images, self.reads, self._fail_at = make_images(count), 0, fail_at
@@ -51,7 +51,7 @@ def prefetch_threads() -> list[threading.Thread]:
 
 
 def slowly(pixels: np.ndarray, top: int, left: int, flip: bool) -> np.ndarray:
-    """One image, the way one would write it down: float64 [3, SIZE, SIZE]."""
+    """Return one image, computed naively: float64 [3, SIZE, SIZE]."""
     image = pixels[top:top + SIZE, left:left + SIZE]
     if flip:
         image = image[:, ::-1]

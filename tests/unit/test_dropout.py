@@ -1,4 +1,4 @@
-"""Dropout masks: the definition, twice written; the same whatever the split; random enough."""
+"""Dropout masks: compared with a second implementation, independent of the split, random enough."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 def kept(*, seed: int = 0, step: int = 0, op: str = "drop6", samples: Tensor | range = range(8), shape: Shape = (40,),
          p: float = 0.5, box: Box | None = None) -> Tensor:
-    """Which elements are kept, of the box of a sample's `shape`."""
+    """Return which elements in a box of a sample of `shape` are kept."""
     samples = torch.tensor(list(samples), dtype=torch.int64)
     mask = dropout_mask(key=step_key(seed, step, CPU), op=zlib.crc32(op.encode()), samples=samples,
                         box=box or Box.whole((len(samples), *shape)), shape=shape, p=p, dtype=torch.float64)

@@ -1,4 +1,5 @@
-"""The dry run accepts every program that lowering makes, and rejects it when a step is removed, repeated or moved."""
+"""The dry run accepts every program that lowering makes, and rejects it when a step is removed,
+repeated or moved."""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ def test_every_step_that_is_removed_or_repeated_is_found(name: str) -> None:
 
 
 def test_swapping_neighbours_is_found_unless_they_are_independent() -> None:
-    """In the pipeline of two workers, only compute and messages that it does not need may change places."""
+    """In a pipeline of two workers, only compute and messages that it does not need may be
+    swapped."""
     program, independent = program_of("pipeline"), []
     for worker, i in places(program):
         steps = list(program.steps[worker])
@@ -101,8 +103,9 @@ def test_gradients_that_are_summed_too_early_or_not_at_all_are_found() -> None:
 
 
 def test_workers_that_wait_for_each_other_are_found() -> None:
-    """In scheme b, worker i sends the features of pass i to all. Here worker i waits for those of worker i + 1 before
-    it sends its own: every pair of workers agrees on the order, and yet no message is ever sent."""
+    """In scheme b, worker i sends the features of pass i to all. Here worker i waits for those of
+    worker i + 1 before it sends its own: each pair of workers agrees on the order, but no message
+    is ever sent."""
     plan = read_plan("{workers: 3, scheme: b, micro_batches: 3, ops: {conv1: {n: 3, on: [0, 1, 2]}, "
                      "fc3: {c: 3, on: [0, 1, 2]}}}", GRAPHS["tower"])
     program = lower(GRAPHS["tower"], plan, 9)

@@ -1,4 +1,4 @@
-"""Plans, programs, simulated steps and optima are those that scripts/golden.py recorded."""
+"""Plans, programs, simulated steps and optima equal those that scripts/golden.py recorded."""
 
 from __future__ import annotations
 

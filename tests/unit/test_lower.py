@@ -1,4 +1,4 @@
-"""Lowering: what programs move, who holds which parameters, and where inputs come from."""
+"""Lowering: bytes that programs move, holders of parameters, and sources of inputs."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_partial_sums_are_added_by_the_exchange() -> None:
 
 
 def test_partial_sums_are_exchanged_where_each_worker_needs_all_of_them() -> None:
-    """Both boxes are the whole map, and yet what is held is not what is needed."""
+    """Both boxes are the whole map, but workers hold partial sums and need their total."""
     plan = read_plan("{workers: 2, ops: {pool1: {on: [0]}, conv2: {k: 2, on: [0, 1]}, conv3: {c: 2, on: [0, 1]}}}",
                      GRAPHS["weightless"])
     exchange = next(e for e in lower(GRAPHS["weightless"], plan, 4).exchanges.values() if e.value == "conv2")
@@ -144,7 +144,8 @@ def test_data_parallel_sends_the_bytes_of_a_ring(workers: int) -> None:
 @pytest.mark.parametrize("workers", [2, 4, 8])
 @pytest.mark.parametrize(("scheme", "update"), [("a", "step"), ("b", "step"), ("c", "step"), ("c", "pass")])
 def test_one_weird_trick_sends_conv_weights_and_gathered_activations(workers: int, scheme: str, update: str) -> None:
-    """8 (N − 1) / N · Wc + 8 (N − 1) · b · A; and the logits, of which each worker has 1/N, go to the rows' loss."""
+    """8 (N − 1) / N · Wc + 8 (N − 1) · b · A; also each worker's 1/N of the logits goes to the loss
+    of their rows."""
     local = 16
     program = program_of(workers, local * workers, name="one_weird_trick", scheme=scheme, update=update)
     expected = (8 * (workers - 1) / workers * CONV + 8 * (workers - 1) * local * GATHERED
@@ -153,7 +154,8 @@ def test_one_weird_trick_sends_conv_weights_and_gathered_activations(workers: in
 
 
 def test_one_weird_trick_moves_less_below_the_published_batch() -> None:
-    """A = 9216 + 4096 + 4096: at batch Wf / A ≈ 3,368 both move the same, but for the logits."""
+    """A = 9216 + 4096 + 4096: at batch Wf / A ≈ 3,368 both move the same bytes except for the
+    logits."""
     below, above = 3200, 3600
     data_parallel = mean_bytes(program_of(2, below, name="data_parallel"))
     assert mean_bytes(program_of(2, below, name="one_weird_trick", scheme="a")) < data_parallel
@@ -169,7 +171,7 @@ def test_bf16_halves_the_exchanges_and_not_the_gradient_sync() -> None:
 def test_pipeline_sends_the_activations_between_its_stages() -> None:
     program = program_of(2, 8, name="model_parallel", micro_batches=4)
     size = next(iter(program.exchanges.values())).holds[0].volume
-    assert program.bytes_sent(0, 4) == program.bytes_sent(1, 4) == 4 * 4 * size  # 4 micro-batches of 4-byte numbers
+    assert program.bytes_sent(0, 4) == program.bytes_sent(1, 4) == 4 * 4 * size  # 4 micro-batches, 4 bytes per element
 
 
 # Parameters.
@@ -190,7 +192,7 @@ def test_large_parameters_have_a_bucket_of_their_own_and_small_ones_share() -> N
         if len(bucket.parameters) > 1:
             assert max(box.volume for box in bucket.boxes) * 4 < BUCKET_BYTES
     alone = [bucket.parameters[0] for bucket in buckets if len(bucket.parameters) == 1]
-    assert alone[:3] == [("fc8", "weight"), ("fc7", "weight"), ("fc6", "weight")]  # as backward comes to them
+    assert alone[:3] == [("fc8", "weight"), ("fc7", "weight"), ("fc6", "weight")]  # in the order of backward
     assert len(buckets) < sum(len(op.parameters) for op in OWT)
 
 
@@ -235,7 +237,7 @@ def test_every_input_comes_whole_and_from_where_it_is_held(program: Program) -> 
                 for worker in range(program.plan.workers):
                     needed = program.inputs(worker, m, op.name)
                     held = None if producer == INPUT else program.output(producer, worker, m)
-                    if exchange is None:  # everybody has just what it needs
+                    if exchange is None:  # every worker has exactly what it needs
                         assert producer == INPUT or held == (needed[which] if needed else None)
                         continue
                     assert exchange.holds.get(worker) == held
@@ -265,7 +267,8 @@ def test_data_parallel_exchanges_nothing_but_the_statistics() -> None:
     exchange = next(e for e in program.exchanges.values() if e.value == "bn1.sums")
     assert exchange.adds and exchange.wide and exchange.holds == exchange.needs
     assert set(exchange.holds.values()) == {Box(((0, 1), (0, 5), (0, 3)))}
-    # The projection reads what an earlier segment left, without an exchange: it begins no segment.
+    # The projection reads the output of an earlier segment without an exchange, so it begins no
+    # segment.
     assert [" ".join(segment.ops) for segment in program.segments][5:7] == [
         "layer2.bn2 layer2.downsample.0 layer2.downsample.1.sums",
         "layer2.downsample.1 layer2.add layer2.relu_1 concat bn3.sums"]
@@ -284,7 +287,8 @@ def test_each_reader_of_a_value_has_an_exchange_of_its_own() -> None:
 
 
 def test_ops_for_other_samples_are_in_a_segment_of_their_own() -> None:
-    """`conv2` is split in n, `pool`, which reads the images as `conv1` did, in h: same workers, no exchange between."""
+    """`conv2` is split in n; `pool`, which reads the images like `conv1`, in h: same workers, no
+    exchange."""
     plan = read_plan("{workers: 2, ops: {conv1: {h: 2, on: [0, 1]}, conv2: {n: 2, on: [0, 1]}}}", GRAPHS["branches"])
     program = lower(GRAPHS["branches"], plan, 4)
     for segment in program.segments:
@@ -296,7 +300,8 @@ def test_ops_for_other_samples_are_in_a_segment_of_their_own() -> None:
 
 @pytest.mark.parametrize("workers", [2, 4])
 def test_bytes_of_a_residual_network_and_of_vgg(workers: int) -> None:
-    """ResNet-18: the ring of all weights, and for 4,800 channels three sums in float64, to all others, both ways."""
+    """ResNet-18: the ring of all weights, and three float64 sums for 4,800 channels to all others,
+    both ways."""
     def graph(name: str) -> Graph:
         with torch.device("meta"):
             return trace(build_model(model_options(name), 1000, seed=0), (3, 64, 64))

@@ -1,4 +1,4 @@
-"""The models against the published numbers: AlexNet's three variants, VGG-16, ResNet-18."""
+"""Models compared with published numbers: AlexNet's three variants, VGG-16, ResNet-18."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def test_initial_weights_of_resnet_are_the_seed_s_and_as_configured() -> None:
 def test_the_original_has_233_megabytes_and_0_7_g_multiply_adds() -> None:
     original = graph("original")
     assert round(original.parameter_count * 4 / 2**20) == 233
-    # conv: positions × output channels × inputs of one output, layer by layer; then the three linear layers.
+    # conv: positions × output channels × inputs of one output, layer by layer; then the three
+    # linear layers.
     conv = (55**2 * 96 * 363, 27**2 * 256 * 1200, 13**2 * 384 * 2304, 13**2 * 384 * 1728, 13**2 * 256 * 1728)
     assert original.multiply_adds == sum(conv) + 9216 * 4096 + 4096 * 4096 + 4096 * 1000
     assert round(original.multiply_adds / 1e9, 1) == 0.7
@@ -98,7 +99,8 @@ def test_feature_map_before_the_average_pool(size: int, side: int) -> None:
 
 
 def test_order_of_the_original_s_ops() -> None:
-    """Krizhevsky et al. 2012, section 3.5: normalisation after the first two convs' ReLU, before their pooling."""
+    """Krizhevsky et al. 2012, section 3.5: normalisation after the first two convs' ReLU, before
+    their pooling."""
     assert graph("original").names == (
         "conv1", "relu1", "norm1", "pool1", "conv2", "relu2", "norm2", "pool2", "conv3", "relu3", "conv4", "relu4",
         "conv5", "relu5", "pool5", "avgpool", "flatten", "fc6", "relu6", "drop6", "fc7", "relu7", "drop7", "fc8",
@@ -119,7 +121,7 @@ def test_sixty_four_pixels_and_weights_from_the_seed_alone() -> None:
     after = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(after, torch.rand(1)), "building a model moved the global generator"
-    two = build_model(AlexNetConfig(init="torch"), 10, seed=7)  # the global generator stands elsewhere now
+    two = build_model(AlexNetConfig(init="torch"), 10, seed=7)  # the global generator has another state now
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert {layer.p for layer in one.children() if isinstance(layer, nn.Dropout)} == {0.25}
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""The mutations of `scripts/mutations.py` fit the code: whoever changes such a line changes its mutation."""
+"""The mutations of `scripts/mutations.py` match the code; a change of such a line must update its
+mutation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Every op's rule, without processes: all parts, put together, are the whole op, forward and backward."""
+"""Rules of all ops, without processes: the parts together equal the whole op, forward and
+backward."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ SEED, STEP, BATCH = 3, 2, 5
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Tensors are tiny: starting threads for them costs more than it saves."""
+    """Use one thread: tensors are tiny, and starting threads takes longer."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -53,7 +54,8 @@ def random(*shape: int) -> Tensor:
 
 def put_together(op: Op, layout: Layout, xs: Tensor | Sequence[Tensor], parameters: dict[str, Tensor],
                  buffers: dict[str, Tensor] | None = None, training: bool = True) -> Tensor:
-    """The op's output from its parts, each computed from the boxes that its rule names; partial sums added.
+    """Return the op's output from its parts, each computed from the boxes of its rule, with partial
+    sums added.
 
     `buffers` are those that a part has found and updated last.
     """
@@ -86,7 +88,8 @@ def put_together(op: Op, layout: Layout, xs: Tensor | Sequence[Tensor], paramete
 
 
 def check(layer: nn.Module, input_shape: Shape, layout: Layout, truth: Tensor | None = None) -> None:
-    """Outputs and gradients of the parts together equal the layer's; `truth` replaces the layer's output."""
+    """Check that outputs and gradients of all parts equal the layer's; `truth` replaces the layer's
+    output."""
     op = op_of(layer, input_shape)
     x = random(BATCH, *input_shape).requires_grad_()
     parameters = {name: p.detach().clone().requires_grad_() for name, p in layer.named_parameters()}
@@ -103,7 +106,7 @@ def check(layer: nn.Module, input_shape: Shape, layout: Layout, truth: Tensor | 
 
 @st.composite
 def degrees(draw: st.DrawFn, op: Op, limit: int = 12) -> Layout:
-    """Any degrees that the op allows, in every dim that it may be split in."""
+    """Draw degrees that the op allows, in all dims in which it may be split."""
     found: dict[str, int] = {}
     for dim in draw(st.permutations(op.dims)):
         most = min(BATCH if dim == "n" else op.extent(dim), limit // math.prod(found.values()))
@@ -156,7 +159,8 @@ def test_conv_whose_windows_may_lie_in_the_padding(kernel: int, padding: int) ->
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3, stride=4), nn.MaxPool2d(2, 3), nn.MaxPool2d(3, 2)], ids=str)
 def test_an_unsplit_op_needs_just_its_input(layer: nn.Module) -> None:
-    """Even the last rows, which no window reads: or else no exchange would seem to be one."""
+    """This includes the last rows, which no window reads; otherwise an exchange would seem
+    necessary."""
     op = op_of(layer, (3, 10, 12))
     assert op.needs(whole_part(op, BATCH)) == (Box.whole((BATCH, 3, 10, 12)),)
 
@@ -310,7 +314,7 @@ def test_batch_norm_on_a_gpu(dtype: torch.dtype, memory_format: torch.memory_for
 
 
 def test_batch_norm_of_numbers_far_from_zero_in_fp32_and_of_bf16() -> None:
-    """By way of plain sums of squares the variance of numbers around 1000 would be lost in float32."""
+    """With plain sums of squares, the variance of numbers around 1000 would be lost in float32."""
     layer = nn.BatchNorm2d(3)
     sums, norm = RULES[nn.BatchNorm2d](layer, "op", inputs=("x",), input_shapes=((3, 4, 4),),  # type: ignore[misc]
                                        shape=(3, 4, 4))
@@ -379,7 +383,8 @@ def test_a_layer_without_a_rule_is_refused(layer: nn.Module, what: str) -> None:
 
 
 class Calls(nn.Module):
-    """A model around one function of a convolution's output and the images; it is its own logits."""
+    """A model around one function of a convolution's output and the images; it is its own
+    logits."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()

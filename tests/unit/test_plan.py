@@ -1,4 +1,4 @@
-"""Plans: what they say in text, what unnamed ops do, and every refusal with its sentence."""
+"""Plans: text form, ops that are not named, and the message of every error."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_unnamed_ops_follow_their_producer_down_the_graph() -> None:
     assert plan["loss"] == plan["fc3"] == Layout(on=(1,))
 
 
-# Refusals.
+# Errors.
 
 REFUSED = [
     ("{workers: 2, ops: {conv9: {on: [0]}}}",
@@ -240,7 +240,7 @@ def test_a_key_given_twice_is_refused() -> None:
         read_plan(text, graph_of("tower"))
 
 
-# Models that are no chains.
+# Models that are not chains.
 
 RESIDUAL, BRANCHES = graph_of("residual"), graph_of("branches")
 

@@ -1,4 +1,5 @@
-"""Predictions in the library: shares of a step, combinations of a sweep, worker ranges, calibration summaries."""
+"""Predictions in the library: shares of a step, combinations of a sweep, worker ranges, calibration
+summaries."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ K20 = ("cluster=k20", "data=imagenet", "trainer.batch_size=128")
 
 
 def test_shares_of_a_step_add_up_to_one() -> None:
-    """Of two pipeline stages without micro-batches, one is idle while the other computes."""
+    """In a pipeline of two stages without micro-batches, one is idle while the other computes."""
     shares = Predictor().predict(compose_config([*K20, "strategy=model_parallel", "workers=2"])).shares
     assert sum(dataclasses.astuple(shares)) == pytest.approx(1.0)
     assert 0.3 < shares.idle < 0.6 and 0.3 < shares.compute < 0.6 and shares.exposed > 0

@@ -1,4 +1,4 @@
-"""Nothing of a command's process tree is left when it fails or is stopped."""
+"""No process of a command's tree is left after it fails or is stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published numbers that predictions stand beside, and how they are ranked."""
+"""The published numbers with which predictions are compared, and their ranks."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_one_gpu_takes_as_long_as_its_images() -> None:
 
 
 def test_loading_hides_what_the_strategies_do() -> None:
-    """Two processors feed the two GPUs: with loading all tie, without it they do not."""
+    """Two processors feed the two GPUs: with loading all strategies tie, without it they do not."""
     table = epochs(NUMBERS["two_p100"]["sets"]["tiny_imagenet"])
     cells = [list(column.cells) for column in table.columns]
     assert cells[1] == ["281.7", "304.7", "287.0", "296.7"] and cells[2] == ["1", "4", "2", "3"]

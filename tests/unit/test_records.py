@@ -1,4 +1,4 @@
-"""Records on disk: whole or not there, read back as written, refused with the file's name when
+"""Records on disk: complete or absent, read as written, rejected with the file's name if
 damaged."""
 
 from __future__ import annotations
@@ -147,8 +147,7 @@ def test_format_1_is_read(tmp_path: Path) -> None:
                          [("fast", "seconds='fast' must be a number"), ("", "seconds='' must be"),
                                             ("-1.0", "seconds=-1.0 must be positive")])
 def test_bad_cells_are_named(tmp_path: Path, cell: str, said: str) -> None:
-    """The checksum of the altered file is right, as if a program of someone else had written the
-    record."""
+    """The checksum of the altered file is correct, as if another program had written the record."""
     write_record(tmp_path, made_record(seconds=(1.5,)))
     csv = (tmp_path / EPOCHS).read_text().replace("1,1.5,", f"1,{cell},").encode()
     (tmp_path / EPOCHS).write_bytes(csv)
@@ -194,8 +193,7 @@ def test_environment_outside_a_checkout(tmp_path: Path, monkeypatch: pytest.Monk
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
-    # An untracked file within some repository, as an installed package in a project's environment
-    # is.
+    # An untracked file in a repository, like an installed package in a project's environment.
     monkeypatch.setattr(environment, "__file__", str(tmp_path / "environment.py"))
     env = collect_environment()
     assert env["git_commit"] is None and env["git_dirty"] is None

@@ -1,4 +1,4 @@
-"""The report: whole, well-formed, self-contained, and with the numbers that the table has."""
+"""The report is complete, well-formed and self-contained, and has the numbers of the table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of a step's forwards and backwards, against the textbook's pipelines and against its dependencies."""
+"""The order of forwards and backwards, compared with textbook pipelines and with dependencies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def of(order: Sequence[Task], segment: int) -> list[Task]:
 
 
 def times(order: Sequence[Task], workers: Workers, edges: Sequence[tuple[int, int]]) -> dict[Task, tuple[int, int]]:
-    """When each task runs if every worker takes the tasks in this order: forward costs 1, backward 2."""
+    """Return the times of each task if every worker runs them in this order; forward costs 1,
+    backward 2."""
     free: dict[int, int] = defaultdict(int)
     found: dict[Task, tuple[int, int]] = {}
     for task in order:
@@ -39,7 +40,7 @@ def times(order: Sequence[Task], workers: Workers, edges: Sequence[tuple[int, in
 
 
 def depends(task: Task, other: Task, edges: Sequence[tuple[int, int]]) -> bool:
-    """Whether `task` must come after `other`."""
+    """Return whether `task` must follow `other`."""
     if None not in (task.micro_batch, other.micro_batch) and task.micro_batch != other.micro_batch:
         return False
     if task.segment == other.segment:
@@ -50,7 +51,8 @@ def depends(task: Task, other: Task, edges: Sequence[tuple[int, int]]) -> bool:
 
 
 def test_1f1b_of_four_stages_and_eight_micro_batches_is_the_textbook_s() -> None:
-    """Narayanan et al. 2021, figure 4 (top): stage s begins with 4 − s forwards, then one backward, one forward."""
+    """Narayanan et al. 2021, figure 4 (top): stage s begins with 4 − s forwards, then one backward,
+    one forward."""
     order = schedule(STAGES, [False] * 4, CHAIN, 8, "1f1b")
     assert text(of(order, 0)) == "F0 F1 F2 F3 B0 F4 B1 F5 B2 F6 B3 F7 B4 B5 B6 B7"
     assert text(of(order, 1)) == "F0 F1 F2 B0 F3 B1 F4 B2 F5 B3 F6 B4 F7 B5 B6 B7"
@@ -60,7 +62,8 @@ def test_1f1b_of_four_stages_and_eight_micro_batches_is_the_textbook_s() -> None
 
 @pytest.mark.parametrize("pipeline", ["1f1b", "fill_drain"])
 def test_pipeline_idles_no_longer_than_it_must(pipeline: str) -> None:
-    """m micro-batches through p stages take (m + p − 1) · (forward + backward); the last stage never pauses."""
+    """m micro-batches through p stages take (m + p − 1) · (forward + backward); the last stage
+    never pauses."""
     order = schedule(STAGES, [False] * 4, CHAIN, 8, pipeline)
     at = times(order, STAGES, CHAIN)
     assert max(end for _, end in at.values()) == (8 + 4 - 1) * 3
@@ -82,7 +85,8 @@ def test_one_micro_batch_goes_through_and_comes_back() -> None:
 
 
 def test_passes_behind_a_merged_front() -> None:
-    """Schemes b and c: the front once, then forward and backward of each pass, then the front's backward."""
+    """Schemes b and c: the front once, then forward and backward of each pass, then the front's
+    backward."""
     everyone = [frozenset({0, 1, 2})] * 3
     for pipeline in ("1f1b", "passes"):
         order = schedule(everyone, [True, False, False], [(0, 1), (1, 2)], 3, pipeline)
@@ -104,7 +108,8 @@ def test_a_pipeline_of_two_data_parallel_stages_is_like_one_of_two_workers() -> 
 
 @st.composite
 def shapes(draw: st.DrawFn) -> tuple[list[frozenset[int]], list[bool], list[tuple[int, int]], int]:
-    """Segments on any workers, a merged front, a graph that need not be a chain."""
+    """Draw segments on any workers, possibly merged at the front, in a graph that need not be a
+    chain."""
     count = draw(st.integers(1, 6))
     workers = [frozenset(draw(st.sets(st.integers(0, 3), min_size=1))) for _ in range(count)]
     front = draw(st.integers(0, count))

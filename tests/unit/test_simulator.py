@@ -1,4 +1,4 @@
-"""The timeline: tiny plans by hand, and what must hold for any plan."""
+"""The timeline: tiny plans by hand, and properties of any plan."""
 
 from __future__ import annotations
 
@@ -31,13 +31,14 @@ FOUR = made_cluster(2, 2, compute=Rates(per_add_s=1e-8, per_copy_s=1e-8), overla
 
 
 def two_layers() -> Graph:
-    """fc1 and fc2, with 8 inputs, 4 features and 2 classes, and the loss."""
+    """Return a graph of fc1, fc2 and the loss, with 8 inputs, 4 features and 2 classes."""
     return trace(nn.Sequential(OrderedDict(fc1=nn.Linear(8, 4, bias=False), fc2=nn.Linear(4, 2, bias=False))), (8,))
 
 
 TWO = two_layers()
 HAND = Rates(of_op={"fc1": 2.0, "fc2": 1.0, "loss": 0.0}, per_update_s=0.25)
-"""Seconds a sample. fc1's backward needs no gradient of the images, so it takes 2 s, fc2's takes 2 · 1 s."""
+"""Seconds per sample. fc1's backward computes no gradient of the images and takes 2 s; fc2's takes
+2 · 1 s."""
 
 
 def timeline(plan: Plan, batch_size: int, cluster: Cluster) -> Timeline:
@@ -46,7 +47,7 @@ def timeline(plan: Plan, batch_size: int, cluster: Cluster) -> Timeline:
 
 
 def shown(line: Timeline) -> list[tuple[str, float, float]]:
-    """The events that take time."""
+    """Return the events that take time."""
     return [(str(event), round(event.start_s, 9), round(event.end_s, 9)) for event in line.events
             if event.end_s > event.start_s]
 
@@ -61,12 +62,13 @@ def test_one_worker_by_hand() -> None:
 
 
 def halves(seconds: float) -> Cluster:
-    """Two workers that take so long to send half of fc2's weights: 16 bytes."""
+    """Return two workers that take `seconds` to send half of fc2's weights, 16 bytes."""
     return made_cluster(compute=HAND, inside=link(16 / seconds))
 
 
 def test_two_workers_data_parallel_by_hand() -> None:
-    """Each has one sample and sums halves: 1 s for fc2's weights, 4 s for fc1's, hidden behind backward in part."""
+    """Each has one sample and sums halves: 1 s for fc2's weights, 4 s for fc1's, partly hidden by
+    backward."""
     line = timeline(make_plan(TWO, 2, {"fc1": Layout(on=(0, 1), n=2)}), 2, halves(1.0))
     # fc2: 8 weights, 32 bytes, half of them sent; fc1: 32 weights, 128 bytes.
     assert shown(line) == [
@@ -107,14 +109,17 @@ def test_the_slowest_part_decides_and_the_other_idles() -> None:
 
 
 def test_workers_that_finish_leave_their_cores_to_the_others() -> None:
-    """Alone the parts take 1, 2 and 4 s, two at once 1.5 times as long, three twice, in a node of three."""
+    """Alone the parts take 1, 2 and 4 s; two at once take 1.5 times as long, three twice as
+    long."""
     cost_model = CostModel(TWO, 4, made_cluster(3, 2, core_contention=(1.0, 1.5, 2.0)), "fp32")
     seconds = np.array([4.0, 1.0, 2.0, 4.0])
-    # 1 s of all three takes 2, the next second of two takes 1.5, the last two of one 2; the fourth is in another node.
+    # 1 s of all three takes 2, the next second of two takes 1.5, the last two of one 2; the fourth
+    # is in another node.
     assert cost_model.processor_sharing(seconds, Layout(on=(0, 1, 2, 3), n=4)).tolist() == [5.5, 2.0, 3.5, 4.0]
     assert cost_model.processor_sharing(seconds[:1], Layout(on=(0,)), computing=2).tolist() == [6.0]
     assert cost_model.processor_sharing(seconds[:1], Layout(on=(0,)), computing=1.5).tolist() == [5.0]
-    # With two computing per node, worker 0 shares with another op; workers 3 and 4 only with each other.
+    # With two computing per node, worker 0 shares with another op; workers 3 and 4 only with each
+    # other.
     assert cost_model.processor_sharing(seconds[:3], Layout(on=(0, 3, 4), n=3), computing=2).tolist() == [6.0, 1.5, 2.5]
 
 
@@ -125,7 +130,8 @@ def test_workers_of_a_pipeline_contend_while_they_compute_at_once() -> None:
     rates = Rates(of_op={**dict.fromkeys(layers, 1.0), "loss": 0.0}, per_update_s=0.0)
     free = made_cluster(2, compute=rates, inside=link(1e30))
     line = simulate(lower(graph, plan, 2), free, "fp32")
-    # Stage 0 has no gradient of its input to compute: 2 · (1 + 1) s of worker 0, 2 · (1 + 2) of worker 1, 2 s at once.
+    # Stage 0 computes no input gradient: 2 · (1 + 1) s of worker 0, 2 · (1 + 2) of worker 1, 2 s at
+    # once.
     assert line.step_s == pytest.approx(8.0)
     assert line.mean_computing == pytest.approx([1 + 2 / 4, 1 + 2 / 6])
     shared = simulate(lower(graph, plan, 2), dataclasses.replace(free, core_contention=(1.0, 2.0)), "fp32")
@@ -135,7 +141,8 @@ def test_workers_of_a_pipeline_contend_while_they_compute_at_once() -> None:
 
 
 def test_micro_batches_add_their_gradients_up() -> None:
-    """Two micro-batches of fc2, 8 weights, and fc1, 32: the second backward of each takes 1 s per element longer."""
+    """Two micro-batches of fc2, 8 weights, and fc1, 32: the second backward of each takes 1 s per
+    element longer."""
     plan = make_plan(TWO, 1, {"fc1": Layout(on=(0,))}, micro_batches=2)
     cluster = made_cluster(1, compute=HAND)
     dearer = dataclasses.replace(cluster, compute=dataclasses.replace(HAND, per_add_s=1.0))
@@ -145,7 +152,8 @@ def test_micro_batches_add_their_gradients_up() -> None:
 @pytest.mark.parametrize(("stages", "batches"), [(2, 4), (4, 4), (3, 8), (4, 12)])
 @pytest.mark.parametrize("pipeline", ["1f1b", "fill_drain"])
 def test_a_pipeline_of_equal_stages_has_the_bubble_of_the_papers(stages: int, batches: int, pipeline: str) -> None:
-    """Bubble / time = (S − 1) / (m + S − 1): Huang et al. 2019, section 2.1; Narayanan et al. 2021, section 2.2."""
+    """Bubble / time = (S − 1) / (m + S − 1): Huang et al. 2019, section 2.1; Narayanan et al. 2021,
+    section 2.2."""
     layers = OrderedDict((f"fc{i}", nn.Linear(4, 4, bias=False)) for i in range(stages))
     graph = trace(nn.Sequential(layers), (4,))
     plan = make_plan(graph, stages, {name: Layout(on=(i,)) for i, name in enumerate(layers)}, micro_batches=batches,
@@ -258,7 +266,7 @@ def test_an_invalid_move_is_refused() -> None:
 
 
 class Dearer(CostModel):
-    """A cost model with one higher cost."""
+    """A cost model with one increased cost."""
 
     raised: tuple[str, str] = ("", "")
     by: float = 0.0

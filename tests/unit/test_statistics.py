@@ -1,4 +1,4 @@
-"""The numbers of the tables, against values worked out by hand or by R."""
+"""Statistics of tables, compared with values computed by hand or by R."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_interval_is_that_of_plain_resampling() -> None:
 
 
 def test_interval_covers_as_often_as_it_says() -> None:
-    """Of intervals from 200 draws with the true ratio 2, about 95 in 100 hold it; the percentile
-    one a little fewer."""
+    """About 95 % of the intervals from 200 draws contain the true ratio 2; percentile intervals
+    slightly fewer."""
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(200):

@@ -1,4 +1,4 @@
-"""The named strategies: what plans they make of AlexNet, and what they refuse."""
+"""The named strategies: their plans for AlexNet, and their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Private interfaces of torch that the runtime uses still exist and mean the same."""
+"""Private interfaces of torch that the runtime uses exist and have the same meaning."""
 
 from __future__ import annotations
 

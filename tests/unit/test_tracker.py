@@ -1,4 +1,4 @@
-"""What W&B gets, read back from the offline run; and the progress display."""
+"""Data sent to W&B, read from the offline run; and the progress display."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SINGLE, OURS = made_record("single", (10.0, 10.0)), made_record("ddp", (5.0, 5.0
 
 @pytest.fixture(autouse=True)
 def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A machine without an account, and a server that does not answer, whatever the machine at hand has."""
+    """Simulate a machine without an account, and a server that does not answer."""
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -38,7 +38,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
 
 
 def tracked(run_dir: Path, config: TrackerConfig, summary: dict[str, float | str] | None = None) -> None:
-    """A run of two epochs."""
+    """Track a run of two epochs."""
     with open_tracker(config, run_dir=run_dir, name="ours", group="sweep-1", job_type="ddp",
                       config_dict={"trainer": {"lr": 0.1}}) as tracker:
         for epoch in OURS.epochs:
@@ -126,7 +126,7 @@ def test_no_tracker_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def shown(terminal: bool, enabled: bool = True) -> str:
-    """What a run of two epochs of three steps prints."""
+    """Return the output of a run with two epochs of three steps."""
     text = io.StringIO()
     console = Console(file=text, width=120, force_terminal=terminal, color_system=None)
     with Progress(2, 3, "ddp", batch_size=32, enabled=enabled, console=console) as progress:
@@ -153,7 +153,7 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Reading:
-    """A loss that counts how often it is read, as a device would be made to wait."""
+    """A loss that counts its reads, each of which would synchronise with a device."""
 
     times = 0
 

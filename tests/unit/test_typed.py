@@ -1,4 +1,4 @@
-"""Plain values as dataclasses: nothing is coerced, and each refusal names path, value and rule."""
+"""Dataclasses from plain values: nothing is coerced, and each error names path, value and rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Validations: statistics by hand, the JSON file whole or refused, the report's section."""
+"""Validations: statistics by hand, complete or rejected JSON files, the section of the report."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ from tests.support.made_records import made_record
 
 
 def row(predicted_s: float, measured_s: float, name: str = "plan", **changes: Any) -> ValidatedPlan:
-    """Both computing 3/4 of the time, exposed 1/4."""
+    """Return a plan whose prediction and measurement have 3/4 computing and 1/4 exposed
+    communication."""
     values: dict[str, Any] = {
         "name": name, "kind": "named", "plan": f"plan of {name}", "workers": 2, "batch_size": 128,
         "held_out": False,
@@ -52,7 +53,7 @@ def validation(*rows: ValidatedPlan, **changes: Any) -> Validation:
 
 FOUR = (row(1.0, 1.0, "a"), row(2.2, 2.0, "b"), row(2.8, 4.0, "c <&>", kind="random", held_out=True),
         row(3.0, 3.0, "d", kind="optimum", held_out=True))
-"""Errors 0, 0.1, −0.3, 0; of the six pairs only c and d are the wrong way round."""
+"""Errors 0, 0.1, −0.3, 0; of the six pairs only c and d are in the wrong order."""
 
 
 def test_errors_rank_and_regret_by_hand() -> None:
@@ -73,8 +74,8 @@ def test_terms_add_up_to_the_mean_signed_error() -> None:
 
 
 def test_plans_are_ranked_among_those_for_the_same_workers_and_batch() -> None:
-    """Each group is in order, though all together would not be; regret is the worse group's, τ the
-    mean."""
+    """Each group is in order, but all rows together would not be; regret is the maximum over the
+    groups, τ the mean."""
     small = [row(1.0, 1.0, batch_size=64), row(1.1, 2.0, batch_size=64)]
     large = [row(0.5, 3.0), row(0.6, 2.0), row(0.7, 4.0)]
     assert list(groups([*large, *small])) == [(2, 64), (2, 128)]
