@@ -106,4 +106,4 @@ def test_the_command(run: Run) -> None:
     done = run("parallel.plan", "strategy=data_parallel", "workers=2")
     assert done.returncode == 0, done.stderr
     assert "conv1 … loss  n2 @0,1" in done.stdout and done.stderr == ""
-    assert run("parallel.plan", "--help").stdout.startswith("See what a plan does before running it")
+    assert run("parallel.plan", "--help").stdout.startswith("Show what a plan does before running it")
