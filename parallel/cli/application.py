@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -35,6 +34,7 @@ from parallel.cli.compose import (
     sweep_overrides,
     to_config,
 )
+from parallel.cli.hydra_private import parse_arguments
 from parallel.cli.ranked import run_ranked
 from parallel.cli.ranks import Ranks
 from parallel.cli.schema import register_schema
@@ -133,7 +133,7 @@ def _parse(arguments: Sequence[str], ranks: Ranks) -> Namespace:
     """Hydra's own arguments, less those that choose another configuration than conf/."""
     silence = contextlib.redirect_stderr(io.StringIO()) if ranks.rank > 0 else contextlib.nullcontext()
     with silence:  # argparse prints its usage on every rank
-        args = get_args_parser().parse_args(arguments)
+        args = parse_arguments(arguments)
     for name in ("config_name", "config_path", "config_dir", "experimental_rerun"):
         if getattr(args, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')}={getattr(args, name)} is not supported: the configuration is "

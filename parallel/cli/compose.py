@@ -11,12 +11,13 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from parallel.cli.schema import CHOICES, FIXED, GROUPS, config_of, register_schema, unknown_key
@@ -69,19 +70,20 @@ def compose_config(overrides: Sequence[str]) -> Config:
 
 def refuse_targets(node: DictConfig) -> None:
     """Raise `ValueError` if the composed configuration names code to run, in `_target_` or as a Hydra callback."""
-    for key in _target_keys(node, ""):
+    for key in _target_keys(OmegaConf.to_container(node, resolve=False), ""):
         if key not in PLUGIN_TARGETS:
             raise ValueError(f"{key or 'configuration'}._target_ is not allowed: {NO_CODE}")
 
 
-def _target_keys(node: DictConfig | ListConfig, prefix: str) -> Iterator[str]:
-    items = node.items_ex(resolve=False) if isinstance(node, DictConfig) else enumerate(node._iter_ex(resolve=False))
-    for key, value in items:
+def _target_keys(value: Any, prefix: str) -> Iterator[str]:
+    """Yield the dotted keys of all mappings in `value` that have a key `_target_`."""
+    if not isinstance(value, (dict, list)):
+        return
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
         if key == "_target_":
             yield prefix
-        elif isinstance(value, (DictConfig, ListConfig)) and not value._is_none() and not value._is_missing():
-            if not value._is_interpolation():
-                yield from _target_keys(value, f"{prefix}.{key!s}" if prefix else str(key))
+        else:
+            yield from _target_keys(inner, f"{prefix}.{key}" if prefix else str(key))
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PRELOAD = ("torch.distributed.run", "torch.distributed.elastic.agent.server.local_elastic_agent",
-           "torch._dynamo", "sklearn.datasets", "hydra._internal.hydra", "parallel.train",
+           "torch._dynamo", "sklearn.datasets", "parallel.train",
            "parallel.training.trainer", "parallel.compare", "parallel.plan", "parallel.simulate", "parallel.calibrate",
            "parallel.verify", "parallel.verification.parity", "parallel.data.decoder")
 LARGEST_REQUEST = 1 << 18
