@@ -1,7 +1,8 @@
 """Hydra's application around a training: arguments, run directory, sweeps.
 
-Under torchrun every rank composes the configuration for itself, but only rank 0 runs Hydra's application (its logging,
-its copy of the configuration) and chooses the run directory, which the others are told: they write nothing.
+Under torchrun every rank composes the configuration itself. Only rank 0 runs Hydra's application,
+which sets up logging and stores a copy of the configuration. Rank 0 also chooses the run directory
+and sends it to the other ranks, which write nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ Train = Callable[[Config, Path], None]
 
 
 def main(train: Train) -> None:
-    """Run `train(config, run_dir)` as the command line says, and end the process with the exit code for what came."""
+    """Run `train(config, run_dir)` as configured on the command line, and exit with its exit code."""
     run_ranked(lambda ranks: _application(train, ranks))
 
 
@@ -60,11 +61,11 @@ def _application(train: Train, ranks: Ranks) -> None:
     parsed = parse_overrides(args.overrides)
     if args.multirun or any(o.key_or_group == "hydra.mode" and o.value() == "MULTIRUN" for o in parsed):
         if ranks.launched:
-            needed = [f"{key}={value}" for key, value in (("hydra/launcher", "torchrun"), ("workers", ranks.world))
-                      if all(o.key_or_group != key for o in parsed)]
-            raise ValueError("a sweep under torchrun is not possible, for every rank would run it: use `python -m "
-                             f"{started_module()} {shlex.join([*arguments, *needed])}`")
-        # Hydra reads the whole configuration before any job's: what is wrong with the part that all share ends here.
+            settings = (("hydra/launcher", "torchrun"), ("workers", ranks.world))
+            needed = [f"{key}={value}" for key, value in settings if all(o.key_or_group != key for o in parsed)]
+            raise ValueError("a sweep under torchrun is not possible, because every rank would run it: "
+                             f"use `python -m {started_module()} {shlex.join([*arguments, *needed])}`")
+        # Hydra composes the shared configuration before any job's, so errors in it are reported here.
         compose_node(shared_overrides(parsed))
         _run_hydra(partial(_job, train, ranks), [*arguments, *sweep_overrides(parsed)])
         return
@@ -78,11 +79,11 @@ def _application(train: Train, ranks: Ranks) -> None:
 
 
 def _job(train: Train, ranks: Ranks, node: DictConfig) -> None:
-    """One job of a sweep in this very process (Hydra's basic launcher)."""
+    """Run one job of a sweep in this process (Hydra's basic launcher)."""
     config = fit_world(to_config(node), ranks.world, ranks.launched)
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     if finished(run_dir, config):
-        print(f"skipped, for it is finished: {run_dir}", flush=True)
+        print(f"skipped: {run_dir} is already finished", flush=True)
         return
     replaced = set_aside(run_dir, Path(HydraConfig.get().sweep.dir).absolute())
     if replaced is not None:
@@ -92,32 +93,38 @@ def _job(train: Train, ranks: Ranks, node: DictConfig) -> None:
 
 
 def fit_world(config: Config, world: int, launched: bool) -> Config:
-    """`config` with `workers` filled in. `ValueError` if the plan needs another number of processes than there are."""
+    """Return `config` with `workers` set.
+
+    Raises `ValueError` if the plan needs another number of processes than `world`.
+    """
     wanted = config.worker_count(world)
     if wanted != world:
         fixed = config.strategy.fixed_workers is not None
         what = f"strategy={config.strategy.name}" if fixed else f"workers={wanted}"
+        processes = f"{wanted} process{'es' * (wanted > 1)}"
         if launched:
-            raise ValueError(f"{what} needs a world of {wanted}, but torchrun made one of {world}: "
+            raise ValueError(f"{what} needs {processes}, but torchrun started {world}: "
                              f"--nnodes times --nproc-per-node must be {wanted}")
-        raise ValueError(f"{what} needs {wanted} processes, but plain python is one: use `torchrun --standalone "
-                         f"--nproc-per-node {wanted} -m {started_module()} …`, or a sweep: "
+        raise ValueError(f"{what} needs {processes}, but python starts one: use `torchrun "
+                         f"--standalone --nproc-per-node {wanted} -m {started_module()} …`, or a sweep: "
                          "`-m … hydra/launcher=torchrun`")
     return dataclasses.replace(config, workers=wanted)
 
 
 def claim_run_dir(path: Path, explicit: bool) -> Path:
-    """Make the run directory and return its absolute path.
+    """Create the run directory and return its absolute path.
 
-    A path that the user did not write out gets a number if it is taken: two runs may start within one second.
-    `ValueError` if it can't be made, or if an explicit one holds a finished run.
+    If it exists and is not `explicit` (stated by the user), a number is appended: two runs may
+    start within one second. Raises `ValueError` if it cannot be created, or if an explicit one
+    contains a finished run.
     """
     path = path.absolute()
     try:
         if explicit:
             path.mkdir(parents=True, exist_ok=True)
             if (path / RECORD).exists():
-                raise ValueError(f"hydra.run.dir={path} holds a finished run: choose another folder, or delete it")
+                raise ValueError(f"hydra.run.dir={path} contains a finished run: choose another folder, or "
+                                 "delete it")
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         for candidate in numbered(path):
@@ -125,28 +132,30 @@ def claim_run_dir(path: Path, explicit: bool) -> Path:
                 candidate.mkdir()
                 return candidate
     except OSError as error:
-        raise ValueError(f"hydra.run.dir={path} can't be made: {error.strerror}") from error
+        raise ValueError(f"hydra.run.dir={path} cannot be created: {error.strerror}") from error
     raise AssertionError("unreachable: there is always another number")
 
 
 def _parse(arguments: Sequence[str], ranks: Ranks) -> Namespace:
-    """Hydra's own arguments, less those that choose another configuration than conf/."""
+    """Return Hydra's arguments. Raises `ValueError` for one that replaces the configuration in
+    conf/."""
     silence = contextlib.redirect_stderr(io.StringIO()) if ranks.rank > 0 else contextlib.nullcontext()
-    with silence:  # argparse prints its usage on every rank
+    with silence:  # argparse would print its usage on every rank
         args = parse_arguments(arguments)
     for name in ("config_name", "config_path", "config_dir", "experimental_rerun"):
         if getattr(args, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')}={getattr(args, name)} is not supported: the configuration is "
-                             "conf/; hydra.searchpath=[file:///folder] adds a folder of your own")
+            raise ValueError(f"--{name.replace('_', '-')}={getattr(args, name)} is not supported: the configuration "
+                             "is in conf/; hydra.searchpath=[file:///folder] adds a folder of your own")
     return args
 
 
 def _run_hydra(task: Callable[[DictConfig], None], arguments: Sequence[str]) -> None:
-    """Hydra's application with `arguments`; what Hydra finds wrong comes out as a `ValueError` of one sentence."""
+    """Run Hydra's application with `arguments`. Raises Hydra's errors as `ValueError` with one
+    sentence."""
     register_schema()
     decorated = hydra.main(version_base=VERSION_BASE, config_path=str(CONF), config_name="config")(task)
     try:
-        with _arguments(arguments), _environment("HYDRA_FULL_ERROR", "1"):  # else Hydra prints and exits by itself
+        with _arguments(arguments), _environment("HYDRA_FULL_ERROR", "1"):  # otherwise Hydra prints and exits
             decorated()
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(sentence(error)) from error

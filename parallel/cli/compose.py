@@ -1,7 +1,7 @@
-"""From `conf/` and command-line overrides to a `Config`: composed by Hydra, checked against the dataclasses.
+"""Compose a `Config` from `conf/` and command-line overrides with Hydra.
 
-The YAML files merge into the structured `Config`, so an unknown key or a value of a wrong type is refused where it
-stands; the dataclasses then check the values. Whatever is wrong becomes one `ValueError` of one sentence.
+Hydra checks keys and types against the schema, so an error names the file or the override; the
+dataclasses check the values. Every error becomes a `ValueError` with one sentence.
 """
 
 from __future__ import annotations
@@ -25,17 +25,20 @@ from parallel.config import Config
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 VERSION_BASE = "1.3"
-NO_CODE = "the configuration holds values, never code to run"
+NO_CODE = "a configuration contains values, never code to run"
 PLUGIN_TARGETS = ("hydra.launcher", "hydra.sweeper")
-"""Where Hydra itself instantiates a `_target_`, and then only a class of an installed launcher or sweeper plugin."""
-
+"""Keys where Hydra instantiates a `_target_`, only of an installed launcher or sweeper plugin."""
 
 TARGET_KEY = re.compile(r"(?<!\w)_target_['\"]?\s*[:=]")
+UNKNOWN_KEY = (ConfigAttributeError, ConfigKeyError)
 OMEGACONF_DETAILS = ("full_key: ", "reference_type=", "object_type=")
 
 
 def compose_node(overrides: Sequence[str]) -> DictConfig:
-    """Compose conf/config.yaml with `overrides`; Hydra's own node is in it. `ValueError` for what does not compose."""
+    """Compose conf/config.yaml with `overrides`, including Hydra's own node.
+
+    Raises `ValueError` for invalid overrides or files.
+    """
     if not CONF.is_dir():
         raise ValueError(f"conf={CONF} does not exist: install from a source tree with `pip install -e .`")
     register_schema()
@@ -50,26 +53,30 @@ def compose_node(overrides: Sequence[str]) -> DictConfig:
 
 
 def to_config(node: DictConfig) -> Config:
-    """Return the validated `Config` in a composed node. `ValueError` names the field, the value and the rule."""
+    """Return the validated `Config` of a composed node.
+
+    Raises `ValueError` that names the field, the value and the rule.
+    """
     task = copy.deepcopy(node)
     with open_dict(task):
         task.pop("hydra", None)
     try:
         values = OmegaConf.to_container(task, resolve=True, throw_on_missing=True)
         if not isinstance(values, dict):
-            raise TypeError(f"the composed configuration is a {type(values).__name__}: conf/config.yaml is damaged")
+            raise TypeError(f"the composed configuration is a {type(values).__name__}: conf/config.yaml is "
+                            "damaged")
         return config_of({str(key): value for key, value in values.items()})
     except OmegaConfBaseException as error:
         raise ValueError(sentence(error)) from error
 
 
 def compose_config(overrides: Sequence[str]) -> Config:
-    """The `Config` that these command-line overrides stand for."""
+    """Return the `Config` for command-line overrides."""
     return to_config(compose_node(overrides))
 
 
 def refuse_targets(node: DictConfig) -> None:
-    """Raise `ValueError` if the composed configuration names code to run, in `_target_` or as a Hydra callback."""
+    """Raise `ValueError` if a composed configuration names code to run, also in a Hydra callback."""
     for key in _target_keys(OmegaConf.to_container(node, resolve=False), ""):
         if key not in PLUGIN_TARGETS:
             raise ValueError(f"{key or 'configuration'}._target_ is not allowed: {NO_CODE}")
@@ -87,7 +94,7 @@ def _target_keys(value: Any, prefix: str) -> Iterator[str]:
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
-    """Hydra's reading of the overrides. `ValueError` for what it can't read, and for a `_target_`."""
+    """Parse overrides. Raises `ValueError` for invalid syntax and for a `_target_`."""
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
@@ -99,15 +106,17 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
             continue
         if not isinstance(override.value(), (str, list, type(None))):
             choices = CHOICES.get(override.key_or_group)
-            what = f"a file of conf/{override.key_or_group}/" if choices is None else f"one of {', '.join(choices)}"
+            folder = f"a file of conf/{override.key_or_group}/"
+            what = folder if choices is None else f"one of {', '.join(choices)}"
             raise ValueError(f"{override.input_line} must name {what}")
     return parsed
 
 
 def shared_overrides(parsed: Sequence[Override]) -> list[str]:
-    """Return the overrides that all jobs of a sweep share and that can be composed without what the sweep varies.
+    """Return the overrides that all jobs of a sweep share.
 
-    Options of a group that is swept are left out: `strategy.scheme=a` says nothing until the job names its strategy.
+    Options of a swept group are left out: `strategy.scheme=a` can be checked only with the job's
+    strategy.
     """
     swept = {f"{override.key_or_group}." for override in parsed if override.is_sweep_override()}
     return [override.input_line or "" for override in parsed if not override.is_sweep_override()
@@ -115,10 +124,10 @@ def shared_overrides(parsed: Sequence[Override]) -> list[str]:
 
 
 def sweep_overrides(parsed: Sequence[Override]) -> list[str]:
-    """The overrides that give a sweep its name and its jobs their folders; the same sweep gets the same ones again.
+    """Return the overrides that name a sweep and the folders of its jobs, equal for equal sweeps.
 
-    The name is a hash of what the sweep varies and fixes, whatever the order it was typed in, unless `sweep=…` says
-    otherwise. A job's folder is named by the swept keys alone (`strategy=single`).
+    Without `sweep=…`, the name is a hash of all overrides, independent of their order. A job's
+    folder is named by the swept keys alone (`strategy=single`).
     """
     task = [override for override in parsed if not override.is_hydra_override()]
     result = []
@@ -133,23 +142,26 @@ def sweep_overrides(parsed: Sequence[Override]) -> list[str]:
 
 
 def quote(value: str) -> str:
-    """`value` as a quoted string of Hydra's override grammar, where a backslash is one unless a quote follows."""
+    """Return `value` as a quoted string of Hydra's override grammar.
+
+    In this grammar, a backslash escapes only before a quote.
+    """
     return "'" + re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value) + "'"
 
 
 def sentence(error: BaseException, overrides: Sequence[Override] = ()) -> str:
-    """Return one line that says what was wrong, for the many shapes of errors that Hydra and OmegaConf raise."""
+    """Return the message of an error of Hydra or OmegaConf as one sentence."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
         group, _, name = error.missing_cfg_file.rpartition("/")
         if group and error.options:
             return f"{group}={name} is not known; it must be one of {', '.join(sorted(error.options))}"
     if isinstance(error, OverrideParseException):
         reason = str(error.message).splitlines()[0]
-        return f"the argument {error.override!r} can't be read as key=value ({reason})"
+        return f"the argument {error.override!r} cannot be read as key=value ({reason})"
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and isinstance(cause.parent_node, DictConfig):
+    if isinstance(cause, UNKNOWN_KEY) and isinstance(cause.parent_node, DictConfig):
         where, _, key = str(cause.full_key).rpartition(".")
         if where in FIXED:
             return unknown_key(where, key, {})
@@ -164,4 +176,5 @@ def sentence(error: BaseException, overrides: Sequence[Override] = ()) -> str:
         return f"{cause.full_key}: {detail}" if cause.full_key else detail
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     names = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]
-    return " ".join([f"{key}:" for key in names] + [line for line in lines if not line.startswith(OMEGACONF_DETAILS)])
+    kept = [line for line in lines if not line.startswith(OMEGACONF_DETAILS)]
+    return " ".join([*(f"{key}:" for key in names), *kept])

@@ -40,8 +40,8 @@ def check(ended: Ended, folder: Path, *words: str) -> None:
     (["strategy=ddp", "trainer.batch_size=3"], ["trainer.batch_size=3 must be a multiple of workers=2"]),
     (["strategy=data_parallel", "trainer.batch_size=32"],
      ["trainer.batch_size=32 is more than the 16 training images"]),
-    (["strategy=single"], ["strategy=single needs a world of 1, but torchrun made one of 2"]),
-    (["strategy=ddp", "workers=3"], ["workers=3 needs a world of 3, but torchrun made one of 2"]),
+    (["strategy=single"], ["strategy=single needs 1 process, but torchrun started 2"]),
+    (["strategy=ddp", "workers=3"], ["workers=3 needs 3 processes, but torchrun started 2"]),
     (["strategy=one_weird_trick", "strategy.scheme=d"], ["strategy.scheme=d is not known; it must be one of a, b, c"]),
     (["strategy=model_parallel", "strategy.scheme=a"],
      ["strategy.scheme=a is not known; it must be one of layers, tensor"]),
@@ -83,7 +83,7 @@ def test_plan_files(plan: str | None, words: list[str], tmp_path: Path) -> None:
     (["data=nope"], ["data=nope is not known; it must be one of digits"]),
     (["model.image_size=32"], ["model.image_size=32 is too small"]),
     (["trainer.precision=fp16"], ["trainer.precision=fp16 is not known; it must be one of fp32, bf16, fp64"]),
-    (["hydra.run.dir=file"], ["hydra.run.dir=", "file can't be made"]),
+    (["hydra.run.dir=file"], ["hydra.run.dir=", "file cannot be created"]),
     (["strategy=ddp", "workers=2"], ["workers=2 needs 2 processes", "torchrun --standalone --nproc-per-node 2 -m"]),
 ])
 def test_plain_python(arguments: list[str], words: list[str], tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_help_and_cfg_still_work(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments, actions, sentence", [
     (["strategy=ddp"], {"ddp": "refuse"}, "trainer.batch_size=33 can't be split by ddp"),
-    (["strategy=single"], {}, "strategy=single needs a world of 1, but torchrun made one of 2"),
+    (["strategy=single"], {}, "strategy=single needs 1 process, but torchrun started 2"),
     (["-m", "strategy=ddp,data_parallel", "trainer.epochs=1"], {},
      "use `python -m tests.support.fake_job -m strategy=ddp,data_parallel trainer.epochs=1 "
      "hydra/launcher=torchrun workers=2`"),
@@ -165,7 +165,7 @@ def test_a_sweep_in_one_process_skips_what_is_finished(run: Run, tmp_path: Path)
     for skipped in (0, 2):
         done = run(JOB, "-m", "strategy=single", "trainer.epochs=1,2")
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("skipped, for it is finished") == skipped
+        assert done.stdout.count("is already finished") == skipped
     assert len(list(tmp_path.rglob("record.json"))) == 2
 
 

@@ -167,8 +167,8 @@ def test_a_fitting_world(strategy: str, workers: int | None, world: int, fitted:
 
 
 @pytest.mark.parametrize("strategy, workers, world, launched, words", [
-    ("single", None, 2, True, ["strategy=single", "world of 1", "one of 2"]),
-    ("ddp", 4, 2, True, ["workers=4", "world of 4", "one of 2", "--nproc-per-node"]),
+    ("single", None, 2, True, ["strategy=single", "needs 1 process,", "started 2"]),
+    ("ddp", 4, 2, True, ["workers=4", "needs 4 processes", "started 2", "--nproc-per-node"]),
     ("ddp", 2, 1, False, ["workers=2", "torchrun --standalone --nproc-per-node 2", "hydra/launcher=torchrun"])])
 def test_a_world_of_the_wrong_size(strategy: str, workers: int | None, world: int, launched: bool,
                                    words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,13 +190,13 @@ def test_a_finished_run_is_not_overwritten(tmp_path: Path) -> None:
     folder = claim_run_dir(tmp_path / "run", explicit=True)
     assert claim_run_dir(folder, explicit=True) == folder, "an unfinished one may be used again"
     (folder / "record.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds a finished run"):
+    with pytest.raises(ValueError, match="contains a finished run"):
         claim_run_dir(folder, explicit=True)
 
 
 def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=r"hydra\.run\.dir=.*can't be made"):
+    with pytest.raises(ValueError, match=r"hydra\.run\.dir=.*cannot be created"):
         claim_run_dir(tmp_path / "file" / "run", explicit=True)
 
 
