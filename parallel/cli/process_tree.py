@@ -1,8 +1,8 @@
 """Run a command, and end its whole process tree when it fails or this process is stopped.
 
 torchrun starts each worker in its own session, so no process group covers the whole tree. Instead,
-every process of the tree inherits a mark in its environment. On Linux the mark finds processes that
-outlived the command.
+every process of the tree inherits a mark in its environment, which also finds processes that
+outlived the command. (macOS shows a process only its own environment: there, those are not found.)
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import FrameType
+
+import psutil
 
 MARK = "PARALLEL_PROCESS_TREE"
 STOPS = (signal.SIGTERM, signal.SIGHUP)
 """Signals that end this process, in addition to Ctrl-C, which raises KeyboardInterrupt."""
+ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
 class Stopped(SystemExit):
@@ -73,23 +75,15 @@ def _end(process: subprocess.Popen[bytes] | None, mark: str, grace_s: float) -> 
 def runs(pid: int) -> bool:
     """Return whether the process is running. A zombie is not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
-    except OSError:
+        return psutil.Process(pid).status() not in ENDED
+    except psutil.NoSuchProcess:
         return False
 
 
 def marked(mark: str) -> list[int]:
-    """Return the running processes with `mark`, found in Linux's /proc; none on other systems."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (folder / "environ").read_bytes()
-        except OSError:
-            continue  # the process has ended, or belongs to another user
-        if wanted in environment.split(b"\0"):
-            found.append(int(folder.name))
-    return found
+    """Return the processes with `mark`, as far as this user may read their environments."""
+    return [process.pid for process in psutil.process_iter(["environ"])
+            if (process.info["environ"] or {}).get(MARK) == mark]
 
 
 @contextlib.contextmanager

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from parallel.cli import process_tree
+from tests.support.waiting import wait_for
 
 STUBBORN = ("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
             "print('up', flush=True); time.sleep(600)")
@@ -28,7 +30,7 @@ def test_the_exit_code_comes_back() -> None:
     assert process_tree.run([sys.executable, "-c", "raise SystemExit(7)"], os.environ, 1.0) == 7
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds other sessions through /proc")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems hide environments")
 def test_a_failed_command_leaves_no_child(tmp_path: Path) -> None:
     note = tmp_path / "pid"
     code = process_tree.run([sys.executable, "-c", PARENT.format(then="sys.exit(3)"), str(note)], os.environ, 0.2)
@@ -36,7 +38,7 @@ def test_a_failed_command_leaves_no_child(tmp_path: Path) -> None:
     assert not process_tree.runs(int(note.read_text()))
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds other sessions through /proc")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems hide environments")
 @pytest.mark.parametrize("sign, code", [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_stopped_command_leaves_no_process(sign: signal.Signals, code: int, tmp_path: Path) -> None:
     note = tmp_path / "pid"
@@ -48,13 +50,29 @@ def test_a_stopped_command_leaves_no_process(sign: signal.Signals, code: int, tm
     try:
         assert runner.stdout is not None and runner.stdout.readline() == b"up\n"
         child = int(note.read_text())
-        children = Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split()
-        assert len(children) == 1 and process_tree.runs(child)
+        (command,) = psutil.Process(runner.pid).children()
+        assert process_tree.runs(child)
         runner.send_signal(sign)
         assert runner.wait(30) == code
-        assert not process_tree.runs(child) and not process_tree.runs(int(children[0]))
+        assert not process_tree.runs(child) and not process_tree.runs(command.pid)
     finally:
         runner.kill()
         runner.wait()
         if runner.stdout is not None:
             runner.stdout.close()
+
+
+def test_a_zombie_has_ended() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE,
+                               env={**os.environ, process_tree.MARK: "zombie"})
+    try:
+        # The environment of a new program is readable a moment after Popen returns.
+        wait_for(lambda: process_tree.marked("zombie") == [process.pid], 10)
+        assert process_tree.runs(process.pid)
+    finally:
+        process.kill()
+    wait_for(lambda: not process_tree.runs(process.pid), 10)
+    assert process_tree.marked("zombie") == []
+    assert psutil.pid_exists(process.pid), "the zombie is still in the table of processes"
+    process.communicate()
+    assert not process_tree.runs(process.pid)
