@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 BASELINE = "single"
-"""The strategy that speedups are measured against: the whole network on one worker."""
+"""Name of the strategy that speedups are measured against: the whole network on one worker."""
 PIPELINES = ("fill_drain", "1f1b")
 UPDATES = ("step", "pass")
 
@@ -24,6 +24,8 @@ class StrategyConfig:
 
     fixed_workers: ClassVar[int | None] = None
     """Number of workers that the strategy requires. None: any number."""
+    baseline: ClassVar[bool] = False
+    """Whether speedups are measured against this strategy."""
     makes_plan: ClassVar[bool] = True
     """Whether the strategy makes a plan. False: an outside reference with its own engine."""
 

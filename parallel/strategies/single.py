@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from parallel.config import StrategyConfig, require
+from parallel.config.strategy import BASELINE
 from parallel.graph import Graph
 from parallel.plans import Layout, Plan, make_plan
 
@@ -14,9 +15,10 @@ from parallel.plans import Layout, Plan, make_plan
 class Single(StrategyConfig):
     """Options of the baseline (none), which always has one worker."""
 
-    name: str = "single"
+    name: str = BASELINE
 
     fixed_workers: ClassVar[int | None] = 1
+    baseline: ClassVar[bool] = True
 
 
 def single(graph: Graph, workers: int, options: Single) -> Plan:

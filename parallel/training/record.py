@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from parallel.config.strategy import BASELINE
 from parallel.program.precision import DTYPES
 from parallel.results.environment import collect_environment
 from parallel.results.records import Epoch, Record, Workload
@@ -39,7 +38,7 @@ def make_record(job: Job, world: World, run_dir: Path, started: str, epochs: tup
         ),
         strategy=config.strategy.name, scheme=config.strategy.scheme,
         label=config.strategy.full_label(None if job.plan is None else job.plan.fingerprint),
-        baseline=config.strategy.name == BASELINE, workers=job.workers,
+        baseline=config.strategy.baseline, workers=job.workers,
         threads=config.cluster.threads, device=world.device.type, backend=world.backend,
         warmup_steps=config.trainer.warmup_steps, parameters=parameters,
         parameter_bytes=parameters * DTYPES[config.trainer.precision].itemsize,

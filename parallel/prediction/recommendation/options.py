@@ -15,9 +15,7 @@ from parallel.results.formatting import size
 from parallel.strategies import Single
 from parallel.strategies.named import NAMED
 
-SINGLE = "single"
-SEARCHED = "searched"
-STRATEGIES: Mapping[str, StrategyConfig] = {SINGLE: Single(), **NAMED, SEARCHED: Searched()}
+STRATEGIES: Mapping[str, StrategyConfig] = {"single": Single(), **NAMED, "searched": Searched()}
 """Options of each strategy by label."""
 
 
@@ -78,8 +76,11 @@ def select_strategies(words: Sequence[str]) -> list[str]:
 
 
 def options(question: Question, progress: Callable[[str], None] = lambda text: None) -> Iterator[Option]:
-    """Yield all combinations. On one worker every strategy is the plan `single`; on more, `single`
-    is left out."""
+    """Yield all combinations.
+
+    On one worker every strategy is the plan `single`, the only one that requires this number of
+    workers; on more, `single` is left out.
+    """
     predictor = Predictor()
     for name, config in question.configs.items():
         graph = predictor.graph(config)
@@ -90,18 +91,19 @@ def options(question: Question, progress: Callable[[str], None] = lambda text: N
             except ValueError as error:
                 yield Option(name, workers, question.batch_sizes[0], "", None, one_line(error))
                 continue
-            labels = [SINGLE] if workers == 1 else [label for label in question.strategies if label != SINGLE]
+            exactly = [label for label, strategy in STRATEGIES.items() if strategy.fixed_workers == workers]
+            flexible = [label for label in question.strategies if STRATEGIES[label].fixed_workers is None]
             for batch_size in question.batch_sizes:
-                for label in labels:
+                for label in exactly or flexible:
                     own = _configured(config, workers, batch_size, label)
                     yield _option(name, label, own, graph, cluster, question.weak)
 
 
 def _configured(config: Config, workers: int, batch_size: int, label: str) -> Config:
     """Return the configuration of one option."""
-    # The label `searched` uses the configured method, time limit and folder of plans.
-    searched = label == SEARCHED and isinstance(config.strategy, Searched)
-    strategy = config.strategy if searched else STRATEGIES[label]
+    strategy = STRATEGIES[label]
+    if isinstance(strategy, Searched) and isinstance(config.strategy, Searched):
+        strategy = config.strategy  # with the configured method, time limit and folder of plans
     trainer = dataclasses.replace(config.trainer, batch_size=batch_size)
     return dataclasses.replace(config, workers=workers, strategy=strategy, trainer=trainer)
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from parallel.prediction.recommendation.choose import Choice, best_of_each
 from parallel.prediction.recommendation.listing import COLUMNS, WORDS, cells, marked_rows, sentences
-from parallel.prediction.recommendation.options import SEARCHED, Option
+from parallel.prediction.recommendation.options import STRATEGIES, Option
 from parallel.results.report.colours import PALETTE, strategy_colour
 from parallel.results.report.curves import DASHES, Curve, scaling
 from parallel.results.report.html import HtmlLine, HtmlTable, render
@@ -74,16 +74,17 @@ def _by_cluster(best: Sequence[Option], clusters: Sequence[str], batch: int | No
 
 
 def _by_strategy(found: Sequence[Option], cluster: str, batch: int | None) -> list[Curve]:
-    """Return a curve for each strategy. All begin at one worker, with the same plan."""
-    own = [option for option in found if option.cluster == cluster]
-    labels = list(dict.fromkeys(option.strategy for option in own if option.workers > 1 and option.possible))
+    """Return a curve for each strategy, in the order of `STRATEGIES`. All begin at one worker, with
+    the same plan."""
+    own = [option for option in found if option.cluster == cluster and option.possible]
     alone = [option for option in own if option.workers == 1]
+    used = {option.strategy for option in own if option.workers > 1} or {option.strategy for option in alone}
     seen: dict[str, int] = {}
     curves = []
-    for label in labels or ["single"]:
+    for label in (label for label in STRATEGIES if label in used):
         name = label.split()[0]
         seen[name] = seen.get(name, -1) + 1
         points = _points([*alone, *(option for option in own if option.strategy == label)], batch)
         if points:
             curves.append(Curve(label, strategy_colour(name), DASHES[seen[name] % len(DASHES)], points))
-    return sorted(curves, key=lambda curve: curve.name == SEARCHED)
+    return curves
