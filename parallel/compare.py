@@ -22,6 +22,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from parallel.cli.choices import CHOICES
 from parallel.cli.command import Command, Given, open_console
 from parallel.cli.result_tables import WIDE, print_comparison, print_validation
 from parallel.cli.tables import print_lines
@@ -49,7 +50,8 @@ def print_and_export(given: Given, console: Console) -> int:
                 "takes standard output, as does --json: give one of them a file")
         console = open_console(WIDE, stderr=True)  # the export is alone on standard output
     validations = find_validations(folders)
-    comparisons = [] if validations and no_runs(folders) else compare(find_records(folders))
+    records = [] if validations and no_runs(folders) else find_records(folders)
+    comparisons = compare(records, CHOICES["strategy"])
     for comparison in comparisons:
         print_comparison(comparison, console)
     for validation in validations:

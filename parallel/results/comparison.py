@@ -30,9 +30,6 @@ and its baseline."""
 EPOCH_PARTS = ("compute_s", "communication_s", "data_wait_s", "idle_s")
 """Fields of `Epoch` that its seconds divide into."""
 
-ORDER = ("single", "data_parallel", "model_parallel", "one_weird_trick", "searched", "from_file", "ddp")
-"""Order of strategies in tables and palettes; others follow."""
-
 Options = tuple[tuple[str, Any], ...]
 Role = Literal["", "baseline", "machine"]
 
@@ -59,6 +56,8 @@ class Result:
     scheme: str
     """The label without the strategy's name, with the treatment and, where results share a label,
     the plan."""
+    place: int
+    """Place of the strategy among all that are compared, which orders rows and chooses colours."""
     role: Role
     """machine: a baseline run with more threads than the workers of the other results."""
     records: tuple[Record, ...]
@@ -110,13 +109,18 @@ class Comparison:
     results: tuple[Result, ...]
 
 
-def compare(records: Iterable[Record]) -> list[Comparison]:
+def compare(records: Iterable[Record], strategies: Iterable[str] = ()) -> list[Comparison]:
     """Group records by workload and hardware: one `Comparison` for each, in the order of their
-    first records."""
+    first records.
+
+    `strategies` is the order of strategies in tables and palettes; others follow by name.
+    """
+    records = tuple(records)
+    order = list(dict.fromkeys([*strategies, *sorted({record.strategy for record in records})]))
     groups: dict[tuple[Workload, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record.workload, hardware(record)].append(record)
-    return [Comparison(workload, machine, _results(group)) for (workload, machine), group in groups.items()]
+    return [Comparison(workload, machine, _results(group, order)) for (workload, machine), group in groups.items()]
 
 
 def hardware(record: Record) -> str:
@@ -156,11 +160,6 @@ def baseline_of(record: Record, records: Iterable[Record], threads: int | None) 
                  and hardware(r) == hardware(record) and _treatment(r) == _treatment(record))
 
 
-def strategy_place(strategy: str) -> int:
-    """Return the place of a strategy in `ORDER`; those that are not in it share the last."""
-    return ORDER.index(strategy) if strategy in ORDER else len(ORDER)
-
-
 def epoch_times(records: Iterable[Record]) -> tuple[float, ...]:
     """Return the seconds of every epoch of the records."""
     return tuple(e.seconds for r in records for e in r.epochs)
@@ -172,7 +171,7 @@ def median_of(records: Iterable[Record], name: str) -> float | None:
     return summarise(values).median if values else None
 
 
-def _results(records: Sequence[Record]) -> tuple[Result, ...]:
+def _results(records: Sequence[Record], order: Sequence[str]) -> tuple[Result, ...]:
     pools: dict[Key, list[Record]] = defaultdict(list)
     for record in records:
         pools[_key(record)].append(record)
@@ -181,7 +180,8 @@ def _results(records: Sequence[Record]) -> tuple[Result, ...]:
     results = []
     for key, pool in pools.items():
         threads, role = _reference(key, parallel)
-        results.append(_result(key, schemes[key], role, pool, baseline_of(pool[0], records, threads)))
+        baseline = baseline_of(pool[0], records, threads)
+        results.append(_result(key, schemes[key], order.index(key.strategy), role, pool, baseline))
     return tuple(sorted(results, key=_order))
 
 
@@ -196,7 +196,8 @@ def _treatment(record: Record) -> Options:
     return tuple((name, trainer[name]) for name in TREATMENT if name in trainer)
 
 
-def _result(key: Key, scheme: str, role: Role, pool: Sequence[Record], baseline: Sequence[Record]) -> Result:
+def _result(key: Key, scheme: str, place: int, role: Role, pool: Sequence[Record],
+            baseline: Sequence[Record]) -> Result:
     ratio = None
     if role == "baseline":
         ratio = Speedup(1.0)
@@ -204,7 +205,7 @@ def _result(key: Key, scheme: str, role: Role, pool: Sequence[Record], baseline:
         ratio = speedup(epoch_times(baseline), epoch_times(pool))
     memory = [e.peak_memory_bytes for r in pool for e in r.epochs if e.peak_memory_bytes is not None]
     return Result(
-        key=key, scheme=scheme, role=role, records=tuple(pool), epoch_s=summarise(epoch_times(pool)),
+        key=key, scheme=scheme, place=place, role=role, records=tuple(pool), epoch_s=summarise(epoch_times(pool)),
         speedup=ratio,
         images_per_second=median_of(pool, "images_per_second"),
         efficiency=None if ratio is None or role == "machine" else ratio.ratio / key.workers,
@@ -226,8 +227,7 @@ def _reference(key: Key, parallel: Sequence[Key]) -> tuple[int | None, Role]:
 
 def _order(result: Result) -> tuple[Any, ...]:
     key = result.key
-    place = strategy_place(key.strategy)
-    return not key.baseline, key.workers, key.threads or 0, place, key.strategy, result.scheme
+    return not key.baseline, key.workers, key.threads or 0, result.place, result.scheme
 
 
 def _schemes(keys: Iterable[Key]) -> dict[Key, str]:

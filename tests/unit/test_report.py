@@ -10,6 +10,7 @@ import pytest
 from markupsafe import Markup
 
 from parallel.cli.choices import CHOICES
+from parallel.prediction.recommendation.page import ORDER
 from parallel.results.comparison import compare
 from parallel.results.records import Epoch, Record
 from parallel.results.report import Section, write_report
@@ -102,9 +103,10 @@ def test_several_workloads_and_further_sections() -> None:
 
 
 def test_strategies_have_colours_of_their_own() -> None:
-    colours = [strategy_colour(strategy) for strategy in CHOICES["strategy"]]
+    colours = [strategy_colour(place) for place in range(len(CHOICES["strategy"]))]
     assert len(set(colours)) == len(CHOICES["strategy"]) < len(PALETTE)
-    assert strategy_colour("unknown") == PALETTE[-1]
+    assert strategy_colour(100) == PALETTE[-1]
+    assert ORDER == tuple(CHOICES["strategy"])[:len(ORDER)], "recommendations use the same colours"
     assert all(f"--{colour[6:-1]}:" in page([]) for colour in PALETTE)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from parallel import strategies
 from parallel.prediction.recommendation.choose import Choice, best_of_each
 from parallel.prediction.recommendation.listing import COLUMNS, WORDS, cells, marked_rows, sentences
 from parallel.prediction.recommendation.options import STRATEGIES, Option
@@ -13,6 +14,8 @@ from parallel.results.report.colours import PALETTE, strategy_colour
 from parallel.results.report.curves import DASHES, Curve, scaling
 from parallel.results.report.html import HtmlLine, HtmlTable, render
 
+ORDER = tuple(dict.fromkeys([*strategies.STRATEGIES, *(label.split()[0] for label in STRATEGIES)]))
+"""Strategies in the order of their colours, the same as in comparisons of runs."""
 CLUSTER_COLOURS = (*PALETTE[1:], PALETTE[0])
 """Colours of the clusters, in order; the first of the palette is grey and comes last."""
 
@@ -86,5 +89,5 @@ def _by_strategy(found: Sequence[Option], cluster: str, batch: int | None) -> li
         seen[name] = seen.get(name, -1) + 1
         points = _points([*alone, *(option for option in own if option.strategy == label)], batch)
         if points:
-            curves.append(Curve(label, strategy_colour(name), DASHES[seen[name] % len(DASHES)], points))
+            curves.append(Curve(label, strategy_colour(ORDER.index(name)), DASHES[seen[name] % len(DASHES)], points))
     return curves

@@ -44,7 +44,7 @@ def box_plot(results: Sequence[Result]) -> str:
     x = Scale(max(0.0, low - pad), high + pad, LEFT, WIDTH - RIGHT)
 
     def draw(result: Result, y: float) -> str:
-        s, c = result.epoch_s, strategy_colour(result.key.strategy)
+        s, c = result.epoch_s, strategy_colour(result.place)
         title = titled(f"{result.label}: minimum {seconds(s.minimum)}, "
                        f"first quartile {seconds(s.first_quartile)}, median {seconds(s.median)}, "
                        f"mean {seconds(s.mean)}, third quartile {seconds(s.third_quartile)}, "
@@ -82,7 +82,7 @@ def speedup_bars(results: Sequence[Result]) -> str:
         if s is None:
             return ""
         title = titled(f"{result.label}, {workers_and_threads(result)}: {s}")
-        parts = [rect(x(0), y - 11, x(s.ratio) - x(0), 22, title, fill=strategy_colour(result.key.strategy),
+        parts = [rect(x(0), y - 11, x(s.ratio) - x(0), 22, title, fill=strategy_colour(result.place),
                       rx=1.5)]
         if s.low is not None and s.high is not None:
             parts += [line(x(s.low), y, x(s.high), y, stroke="var(--ink)", stroke_width=1.5),

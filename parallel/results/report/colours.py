@@ -3,12 +3,10 @@ light and dark."""
 
 from __future__ import annotations
 
-from parallel.results.comparison import strategy_place
-
 PALETTE = tuple(f"var(--series-{number})" for number in range(1, 9))
 
 
-def strategy_colour(strategy: str) -> str:
-    """Return the colour of a strategy, the same in every plot: the palette in the order of the
-    strategies."""
-    return PALETTE[min(strategy_place(strategy), len(PALETTE) - 1)]
+def strategy_colour(place: int) -> str:
+    """Return the colour of a strategy by its place in the order of strategies, the same in every
+    plot; those beyond the palette share its last colour."""
+    return PALETTE[min(place, len(PALETTE) - 1)]

@@ -54,7 +54,7 @@ def by_epoch(results: Sequence[Result], field: str, title: str, scale: float = 1
             dash = DASHES[seen[result.key.strategy] % len(DASHES)]
             seen[result.key.strategy] += 1
             more = f" {result.key.threads} threads" if result.role == "machine" else ""
-            curves.append(Curve(result.label + more, strategy_colour(result.key.strategy), dash, points))
+            curves.append(Curve(result.label + more, strategy_colour(result.place), dash, points))
     return _panel(curves, title, "epoch", unit)
 
 
@@ -75,7 +75,7 @@ def by_workers(results: Sequence[Result]) -> str | None:
         seen[strategy] += 1
         points = sorted((result.key.workers, result.speedup.ratio)
                         for result in group if result.speedup is not None)
-        curves.append(Curve(f"{strategy} {scheme}".strip(), strategy_colour(group[0].key.strategy), dash,
+        curves.append(Curve(f"{strategy} {scheme}".strip(), strategy_colour(group[0].place), dash,
                             points))
     return _panel(curves, "Speedup", "workers", "×")
 

@@ -108,7 +108,7 @@ def _table(results: Sequence[Result], best: Result) -> HtmlTable:
         note_column="scheme" if "scheme" in columns else columns[0],
         lines=[HtmlLine(["" if cell == "-" else cell for cell in line],
                         css="best" if faster and result is best else result.role,
-                        chip=strategy_colour(result.key.strategy), note=charts.ROLES.get(result.role, ""))
+                        chip=strategy_colour(result.place), note=charts.ROLES.get(result.role, ""))
                for result, line in zip(results, lines, strict=True)])
 
 
