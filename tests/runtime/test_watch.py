@@ -93,8 +93,8 @@ def test_a_worker_that_hangs_is_named_by_all_and_by_itself(torchrun: Run, tmp_pa
     assert time.monotonic() - began < 300
     for rank in range(3):
         assert re.search(rf"^error: worker {rank} ends in step 1: worker 1 has not reached the point where "
-                         r"others wait for it: in step 1 it has been loading data for \d+\.\d s \(cluster.timeout_s=3\)",
-                         done.stderr, re.M), done.stderr
+                         r"others wait for it: in step 1 it has been loading data for \d+\.\d s "
+                         r"\(cluster.timeout_s=3\)", done.stderr, re.M), done.stderr
     assert marked(tmp_path.name) == []
 
 
