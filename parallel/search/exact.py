@@ -1,293 +1,331 @@
-"""The best plan of a space, with a proof: best-first dynamic programming over labels.
+"""The best plan of a space with a proof: label setting, from the loss to the images.
 
-A label (`labels`) stands for the ops behind a cut; `potentials` bounds what any ops in front of it will add. Always the
-label with the smallest bound is extended, by one run of ops in front, first by the candidates whose bounds are
-smallest; an exact price is worked out when its turn comes, and never for what the bounds rule out. A label is dropped
+A label (`labels`) stands for a plan of the ops behind a cut. Ops are eliminated in the reverse order
+of the graph (Elango 2021, PaSE, section 4), one run at a time: a run is a sequence of ops with the
+same leader. Before a run is put in front of the labels (`_Pass._prepend`), the candidates of its
+leader and of all ops that it reads are chosen (`_Pass._choose`). They remain part of the label as
+long as ops in front depend on them: in a chain one layout, in a residual block two. A label is
+dropped if
 
-    when its bound is not below the best plan known             it cannot be part of a better one
-    when another one at the same cut, with the same layouts wherever ops in front still touch what is behind,
-    dominates it                                                it can be replaced
-    when its memory exceeds the limit
+    its sums plus its completion bound are not below the best plan known     branch and bound
+    another label with the same layouts dominates it                         `labels.nondominated`
+    its memory exceeds the limit
 
-When none is left, the best plan known is the optimum; before, the smallest bound left says how far it may be from it.
+A pass that keeps at most `width` labels at each cut, those with the smallest bounds, is a beam
+search. If it drops no label because of the width, it was complete, and the best plan is the
+optimum. Passes of growing width find better plans, which leave later passes fewer labels, until one
+of them is complete. If time ends before, the smallest bound of a dropped label says how far from
+the optimum the best plan can be.
 
-In a chain of ops the cut touches one layout. In other graphs it touches several (elimination along the graph's order);
-there, where an exchange runs beside other work, labels are lower bounds (`Label.odd`), plans that end with one are
-simulated, and a dominated label is kept as long as such an exchange may still come (`shadow`).
+Before the passes, candidates and pairs of candidates that no better plan can have are removed
+(`_Search._narrow`). Exchanges are first bounded by those of one worker, then by those of the workers
+of a few nodes (NODES), each round for the pairs that are left. Exact costs are computed in a pass,
+for the pairs that labels have.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from parallel.search.completion_bounds import Potentials
-from parallel.search.cost_table import Ground, Run
-from parallel.search.labels import START, Label
-from parallel.search.objective import Goal, Score
-from parallel.search.op_bounds import Bounds
-from parallel.search.result import Result
+from parallel.search.completion_bounds import BRANCHES, CompletionBounds, without_exchanges
+from parallel.search.cost_table import CostTable, Dependency, Run, plan_memory
+from parallel.search.labels import Labels, nondominated
+from parallel.search.objective import Objective
+from parallel.search.result import Chosen, Limits, Result
+from parallel.simulator.partition import Bools, Floats, Ints
 
 ROUNDING = 1e-12
-"""Plans that are better by a smaller share than this are taken for equally good."""
-WIDTH = 2
-"""Labels that a dive keeps of each cut."""
-FEW = 40
-"""Candidates of an op up to which a good plan to begin with saves less than looking for it takes."""
-MOST_CLOSE = 16
-"""Candidates that it bounds closely in front of each."""
-Chosen = Mapping[str, int]
-UNKNOWN = Score(math.inf, math.inf)
+"""Relative difference below which two plans count as equally good."""
+WIDTHS = (30, 300, 3000, 30_000, 300_000)
+"""Labels that a pass keeps at each cut; the last pass keeps all."""
+FEW = 8
+"""Up to this number of workers, a first pass over few candidates takes longer than it saves."""
+NODES = (3, 9)
+"""Numbers of nodes whose exchanges bound those of all, one round after the other."""
+CHUNK = 1 << 19
+"""Labels times candidates that are bounded in one array operation."""
+
+def exact(table: CostTable, objective: Objective, start: Sequence[Chosen], limits: Limits | None = None) -> Result:
+    """Return the best plan of the table's space.
+
+    `start` are known plans: the better they are, the more labels are pruned.
+    """
+    return _Search(table, objective, limits or Limits()).run(start)
 
 
-@dataclass(frozen=True)
-class _State:
-    """A label at a cut."""
-
-    r: int
-    """The first of its runs."""
-    chosen: dict[str, int]
-    """Of the leaders that ops in front still touch."""
-    label: Label
-    shadow: bool
-    """Dominated by another label, unless an exchange beside other work comes."""
-    behind: _State | None
-    picked: int
-    """Candidate of run r's leader."""
+class _Stopped(Exception):
+    """The search must end early; the text says why."""
 
 
-def exact(ground: Ground, bounds: Bounds, goal: Goal, start: Sequence[Chosen], *, known: Score = UNKNOWN,
-          memory_limit: int | None = None, stop: Callable[[], str | None] = lambda: None,
-          progress: Callable[[Score, Score, int], None] = lambda best, bound, labels: None) -> Result:
-    """The best plan of the ground's space. `start` are plans to begin with, and `known` is the score of a plan from
-    elsewhere, which has to be beaten: the better they are, the less is looked at. `stop` is asked for a reason to end
-    early; `progress` hears of the best plan, the bound and the labels."""
-    return _Search(ground, bounds, goal, known, memory_limit, stop, progress).run(start)
+class _Optimal(Exception):
+    """No plan can be better than the best one known."""
 
 
 class _Search:
-    def __init__(self, ground: Ground, bounds: Bounds, goal: Goal, known: Score, memory_limit: int | None,
-                 stop: Callable[[], str | None], progress: Callable[[Score, Score, int], None]) -> None:
-        self.ground, self.goal, self.memory_limit = ground, goal, memory_limit
-        self.stop, self.progress = stop, progress
-        self.potentials = Potentials(ground, bounds, goal.extra_s)
-        self.alive = [_alive(ground, r) for r in range(len(ground.runs))]
-        self.pending = [_pending(ground, r) for r in range(len(ground.runs))]
+    def __init__(self, table: CostTable, objective: Objective, limits: Limits) -> None:
+        self.table, self.objective, self.limits = table, objective, limits
         self.best: Chosen | None = None
-        self.score = known
-        self.floor = 0.0
-        """No total of a plan that is better than the best known is below it."""
+        self.score = limits.known
+        self.floor_s = 0.0
+        """Lower bound of the totals of plans that are better than the best one known."""
         self.labels = 0
+        self.told = time.monotonic()
+        self.passes = 0
 
     def run(self, start: Sequence[Chosen]) -> Result:
+        stopped = None
         try:
-            stopped = self._search(start)
+            for plan in start:
+                self.offer(plan)
+            self._search()
+        except _Optimal:
+            stopped = None
+        except _Stopped as reason:
+            stopped = str(reason)
         except KeyboardInterrupt:
             stopped = "interrupted"
-        bound = self.score if stopped is None else min(self.score, self.goal.least(self.floor))
+        bound = self.score if stopped is None else min(self.score, self.objective.least(self.floor_s))
         return Result(self.best, self.score, bound, self.labels, stopped)
 
-    def _search(self, start: Sequence[Chosen]) -> str | None:
-        """Returns why it ended early, if it did."""
-        potentials = self.potentials
-        given = [(potentials.of_plan(plan), plan) for plan in start]
-        for least_s, plan in sorted(given, key=lambda found: found[0]):
-            if least_s < self._limit:
-                self._offer(plan)
-        if max(map(len, self.ground.space.candidates.values())) > FEW or self.best is None:
-            self._scout()
-        potentials.narrow(self._limit)
-        if potentials.empty:
-            return None
-        potentials.prepare()
-        potentials.connect()
-        for _ in range(2):
-            potentials.solve(self._limit)
-            if potentials.empty:
-                return None
-            self.floor = max(self.floor, min(potentials.least_s, self._limit))
-            potentials.settle(self._limit)
-            reason = self.stop()
-            if reason is not None:
-                return reason
-        potentials.solve(self._limit)
-        return None if potentials.empty else self._best_first()
+    def _search(self) -> None:
+        table = self.table
+        if table.space.workers > FEW:
+            few = table.among(_plain(table))
+            few.bound_edges(_one(table))
+            _Pass(self, few, WIDTHS[0], partial=True).run()
+        table = self._among(table, without_exchanges(table, self.objective.extra_s, self.limit_s))
+        table.bound_edges(_one(table))
+        for nodes in NODES:
+            table, pairs = self._narrow(table)
+            for edge, may in pairs.items():
+                table.tighten_edge(edge, np.stack((may & ~table.edges[edge].exact).nonzero()), _nodes(table, nodes))
+        for width in (*WIDTHS, None):
+            table, _ = self._narrow(table)
+            found = _Pass(self, table, width)
+            found.run()
+            self.floor_s = max(self.floor_s, min(found.dropped_s, self.limit_s))
+            if found.dropped_s >= self.limit_s:
+                return
 
-    def _scout(self) -> None:
-        """Look for a good plan among those that split no map and have all workers at every op: the fewer remain."""
-        space, everyone = self.ground.space, max(self.ground.space.sizes)
-        keep = []
-        for run in self.ground.runs:
-            degrees = np.array(space.candidates[run.leader])
-            plain = (degrees[:, 3:] == 1).all(axis=1) & (degrees.prod(axis=1) == everyone)
-            keep.append(plain if plain.any() else np.ones_like(plain))
-        scout = self.potentials.among(keep)
-        scout.prepare()
-        scout.connect()
-        scout.solve(math.inf)
-        scout.settle(math.inf)
-        scout.solve(math.inf)
-        self._dive(scout)
+    def _narrow(self, table: CostTable) -> tuple[CostTable, dict[Dependency, Bools]]:
+        """Return the table without candidates that no better plan has.
+
+        Also returns which pairs of candidates a better plan may have, by edge between runs. Raises
+        `_Optimal` if no candidate is left.
+        """
+        bounds = CompletionBounds(table, self.extra_s(table))
+        self.look(bounds.least_s)
+        keep, pairs = bounds.within(self.limit_s)
+        leaders = table.leaders
+        return self._among(table, keep), {
+            edge: may[np.ix_(keep[leaders[edge.producer]], keep[leaders[edge.consumer]])]
+            for edge, may in pairs.items()}
+
+    @staticmethod
+    def _among(table: CostTable, keep: Mapping[str, Bools]) -> CostTable:
+        if not all(mask.any() for mask in keep.values()):
+            raise _Optimal
+        return table.among(keep)
 
     @property
-    def _limit(self) -> float:
-        """Timelines that are not below it cannot be part of a better plan."""
-        return self.goal.limit_s(self.score) * (1 - ROUNDING)
+    def limit_s(self) -> float:
+        """A plan is better than the best one known only if its total is below this."""
+        return self.objective.limit_s(self.score) * (1 - ROUNDING)
 
-    def _offer(self, plan: Chosen) -> None:
-        label = self.ground.label(plan, self.memory_limit is not None)
-        if self._fits(label):
-            self._complete(label, plan)
+    def extra_s(self, table: CostTable) -> Floats:
+        """Return what each candidate of the first op adds to the total beside the timeline [l]."""
+        return self.objective.extra_s[table.kept[table.runs[0].leader]]
 
-    def _fits(self, label: Label) -> bool:
-        return self.memory_limit is None or label.memory <= self.memory_limit
+    def offer(self, plan: Chosen) -> None:
+        """Keep a plan if it fits the memory and is better than the best one known."""
+        limit = self.limits.memory_bytes
+        if limit is None or plan_memory(self.table.space, self.table.cost_model, plan) <= limit:
+            score = self.objective.score(self.objective.simulate(plan), plan)
+            if score < self.score:
+                self.score, self.best = score, dict(plan)
 
-    def _complete(self, label: Label, plan: Chosen) -> None:
-        timeline_s = self.goal.simulate(plan) if label.odd else label.timeline_s
-        score = self.goal.score(timeline_s, plan)
-        if score < self.score:
-            self.score, self.best = score, dict(plan)
+    def look(self, floor_s: float) -> None:
+        """Report progress, and raise `_Stopped` if the search must end.
 
-    def _best_first(self) -> str | None:
-        """Returns why it ended early, if it did."""
-        heap: list[tuple[float, int, _State, list[int] | None, list[float] | None, int]] = []
-        kept: dict[tuple[int, tuple[int, ...]], list[_State]] = {}
-        count, told = 0, time.monotonic()
-        last, stages = len(self.ground.runs), self.potentials.stages
-        positions = [{int(index): at for at, index in enumerate(stage.candidates)} for stage in stages]
+        The first pass always finishes, so that there is a plan.
+        """
+        if self.passes and (reason := self.limits.stop()) is not None:
+            self.floor_s = max(self.floor_s, min(floor_s, self.limit_s))
+            raise _Stopped(reason)
+        if time.monotonic() - self.told > 0.5:
+            self.told = time.monotonic()
+            bound = min(self.score, self.objective.least(max(self.floor_s, floor_s)))
+            self.limits.progress(self.score, bound, self.labels)
 
-        def push(bound: float, state: _State, order: list[int] | None, bounds: list[float] | None, at: int) -> None:
-            nonlocal count
-            count += 1
-            heapq.heappush(heap, (bound, -count, state, order, bounds, at))
 
-        for at, index in enumerate(stages[-1].candidates):
-            begin = _State(last, {}, START, False, None, -1)
-            state = self._extend(begin, int(index))
-            if state is not None:
-                self._enter(state, at, kept, push)
-        while heap:
-            bound, _, state, order, bounds, at = heapq.heappop(heap)
-            self.floor = max(self.floor, bound)
-            if bound >= self._limit:
+@dataclass
+class _Pass:
+    """One pass over the candidates of a table, from the loss to the images."""
+
+    search: _Search
+    table: CostTable
+    width: int | None
+    partial: bool = False
+    """Whether the table lacks candidates of other passes, so that its bounds do not hold for all plans."""
+    labels: Labels = field(default_factory=Labels.empty)
+    chosen: dict[str, Ints] = field(default_factory=dict)
+    """Candidates of the leaders that ops in front depend on, as positions in the table [l]."""
+    trail: list[tuple[Ints, str | None, Ints]] = field(default_factory=list)
+    """By step, the previous label of each label, and the leader and candidate that were chosen [l]."""
+    dropped_s: float = math.inf
+    """The smallest bound of a label that was dropped because of the width."""
+
+    def __post_init__(self) -> None:
+        self.extra_s = self.search.extra_s(self.table)
+        self.bounds = CompletionBounds(self.table, self.extra_s)
+        self.memory_limit = self.search.limits.memory_bytes
+        if self.memory_limit is not None:
+            everything = {name: np.arange(len(kept)) for name, kept in self.table.kept.items()}
+            self.memory = [np.sum([self.table.memory(op, everything[run.leader]) for op in run.ops], axis=0)
+                           for run in self.table.runs]
+
+    def run(self) -> None:
+        """Offer the best plans found to the search."""
+        self._look(self.bounds.least_s)
+        if all(self._advance(r) for r in reversed(range(len(self.table.runs)))):
+            self._complete()
+        self.search.passes += 1
+
+    def _advance(self, r: int) -> bool:
+        """Put run r in front of the labels; return whether any are left."""
+        run = self.table.runs[r]
+        for leader in self._needed(run):
+            self._choose(leader, r + 1)
+            if not len(self.labels):
+                return False
+        self._prepend(run)
+        front = {run.leader for run in self.table.runs[:r]} if r else {run.leader}
+        self.chosen = {name: at for name, at in self.chosen.items() if name in front}
+        self._prune(r)
+        return len(self.labels) > 0
+
+    def _look(self, least_s: float) -> None:
+        """Call `_Search.look` with a lower bound of the labels that are left."""
+        self.search.look(0.0 if self.partial else min(self.dropped_s, least_s))
+
+    def _needed(self, run: Run) -> list[str]:
+        """Return the leaders whose candidates must be chosen before a run is put in front."""
+        leaders = self.table.leaders
+        needed = [run.leader, *(leaders[edge.producer] for op in reversed(run.ops) for edge in self.table.into[op])]
+        return [name for name in dict.fromkeys(needed) if name not in self.chosen]
+
+    def _choose(self, leader: str, r: int) -> None:
+        """Extend every label by every candidate of a leader; r is the labels' first run."""
+        count, limit_s = len(self.table.kept[leader]), self.search.limit_s
+        sums = BRANCHES @ self.labels.sums
+        rows, picks, bounds = [], [], []
+        for first in range(0, len(self.labels), max(1, CHUNK // count)):
+            some = np.arange(first, min(len(self.labels), first + max(1, CHUNK // count)))
+            row, pick = np.repeat(some, count), np.tile(np.arange(count), len(some))
+            chosen = {**{name: at[row] for name, at in self.chosen.items()}, leader: pick}
+            bound = (sums[:, row] + self.bounds.in_front(r, chosen)).max(axis=0)
+            below = np.flatnonzero((bound < limit_s) & self._fits(self.labels.memory[row], r, chosen))
+            rows.append(row[below])
+            picks.append(pick[below])
+            bounds.append(bound[below])
+        row, pick, bound = (np.concatenate(parts) for parts in (rows, picks, bounds))
+        kept = self._narrowest(bound)
+        self._take(row[kept], leader, pick[kept])
+        self.search.labels += len(kept)
+        self._look(float(bound.min(initial=math.inf)))
+
+    def _narrowest(self, bound: Floats) -> Ints:
+        """Return the labels with the smallest bounds, as many as the width allows."""
+        if self.width is None or len(bound) <= self.width:
+            return np.arange(len(bound))
+        order = np.argsort(bound, kind="stable")
+        self.dropped_s = min(self.dropped_s, float(bound[order[self.width]]))
+        return order[:self.width]
+
+    def _prepend(self, run: Run) -> None:
+        table, leaders = self.table, self.table.leaders
+        for op in reversed(run.ops):
+            at = self.chosen[run.leader]
+            into: dict[Dependency, tuple[Floats, Floats]] = {
+                edge: table.exact_edge(edge, self.chosen[leaders[edge.producer]], at) for edge in table.into[op]}
+            self.labels.prepend(op, table.exact_op(op, at), table.slowdown, into)
+            if self.memory_limit is not None:
+                self.labels.memory = self.labels.memory + table.memory(op, at)
+
+    def _prune(self, r: int) -> None:
+        """Drop labels that exceed a limit or are dominated; r is their first run."""
+        bound = (BRANCHES @ self.labels.sums + self.bounds.in_front(r, self.chosen)).max(axis=0)
+        fits = self._fits(self.labels.memory, r, self.chosen)
+        self._take(np.flatnonzero((bound < self.search.limit_s) & fits))
+        keys = np.stack([*self.chosen.values(), np.zeros(len(self.labels), dtype=np.int64)], axis=1)
+        groups = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+        self._take(nondominated(self.labels.criteria(), groups))
+
+    def _fits(self, memory: Ints, r: int, chosen: Mapping[str, Ints]) -> Bools:
+        """Return which labels may fit the memory, with the least that the runs before run r need [l]."""
+        if self.memory_limit is None:
+            return np.ones(len(memory), dtype=bool)
+        for run, own in zip(self.table.runs[:r], self.memory, strict=False):
+            memory = memory + (own[chosen[run.leader]] if run.leader in chosen else own.min())
+        return memory <= self.memory_limit
+
+    def _take(self, rows: Ints, leader: str | None = None, picks: Ints | None = None) -> None:
+        self.labels = self.labels.take(rows)
+        self.chosen = {name: at[rows] for name, at in self.chosen.items()}
+        if leader is not None and picks is not None:
+            self.chosen[leader] = picks
+        self.trail.append((rows, leader, rows if picks is None else picks))
+
+    def _complete(self) -> None:
+        """Offer the best of the complete labels."""
+        search = self.search
+        timeline_s = self.labels.timeline_s
+        total_s = timeline_s + self.extra_s[self.chosen[self.table.runs[0].leader]]
+        best, best_plan = search.score, None
+        for label in np.argsort(total_s, kind="stable").tolist():
+            if total_s[label] >= search.objective.limit_s(best) * (1 - ROUNDING):
                 break
-            if self.labels % 256 == 0:
-                reason = self.stop()
-                if reason is not None:
-                    return reason
-                if time.monotonic() - told > 0.5:
-                    told = time.monotonic()
-                    self.progress(self.score, min(self.score, self.goal.least(self.floor)), self.labels)
-            r = state.r
-            if order is None or bounds is None:
-                position = positions[r][state.picked]
-                values = self.potentials.in_front(state.label, r, position, self._limit)
-                leader = self.ground.runs[r - 1].leader
-                if leader in state.chosen:
-                    place = positions[r - 1].get(state.chosen[leader])
-                    order = [] if place is None else [place]
-                else:
-                    order = (values < self._limit).nonzero()[0].tolist()
-                    order.sort(key=values.__getitem__)
-                if order:
-                    listed = [max(bound, float(values[j])) for j in order]
-                    push(listed[0], state, order, listed, 0)
-                continue
-            if at + 1 < len(order):
-                push(bounds[at + 1], state, order, bounds, at + 1)
-            extended = self._extend(state, int(stages[r - 1].candidates[order[at]]))
-            if extended is not None:
-                self._enter(extended, order[at], kept, push)
-        return None
+            plan = self._plan(label)
+            score = search.objective.score(float(timeline_s[label]), plan)
+            if score < best:
+                best, best_plan = score, plan
+        if best_plan is not None:
+            search.offer(best_plan)
 
-    def _dive(self, potentials: Potentials) -> None:
-        """Go from the loss to the images once, with the few best labels of every cut."""
-        stages, last = potentials.stages, len(self.ground.runs)
-        begin = _State(last, {}, START, False, None, -1)
-        order = (stages[-1].means + stages[-1].rest).max(axis=0).argsort()[:WIDTH].tolist()
-        front = [(state, at) for at in order if (state := self._extend(begin, int(stages[-1].candidates[at])))]
-        for r in range(last - 1, 0, -1):
-            reached: list[tuple[float, int, _State, int]] = []
-            for state, position in front:
-                values = potentials.in_front(state.label, r, position, math.inf, MOST_CLOSE)
-                index = state.chosen.get(self.ground.runs[r - 1].leader)
-                places = values.argsort()[:WIDTH].tolist() if index is None else \
-                    (stages[r - 1].candidates == index).nonzero()[0].tolist()
-                for at in places:
-                    if (extended := self._extend(state, int(stages[r - 1].candidates[at]))) is not None:
-                        bound = potentials.of_label(extended.label, r - 1, at)
-                        reached.append((bound, len(reached), extended, at))
-            front = [(state, at) for _, _, state, at in sorted(reached, key=lambda found: found[:2])[:WIDTH]]
-        for state, _ in front:
-            self._complete(state.label, _plan(self.ground, state))
-
-    def _extend(self, state: _State, index: int) -> _State | None:
-        """The state with the candidate `index` of the run in front; None if it does not fit the memory."""
-        r = state.r - 1
-        run: Run = self.ground.runs[r]
-        chosen = {**state.chosen, run.leader: index}
-        self.labels += 1
-        label = self.ground.extend(state.label, run, chosen, self.memory_limit is not None)
-        if not self._fits(label):
-            return None
-        shadow = state.shadow and (label.odd or self.pending[r])
-        if state.shadow and not shadow:
-            return None
-        return _State(r, {name: chosen[name] for name in self.alive[r]}, label, shadow, state, index)
-
-    def _enter(self, state: _State, at: int, kept: dict[tuple[int, tuple[int, ...]], list[_State]],
-               push: Callable[[float, _State, list[int] | None, list[float] | None, int], None]) -> None:
-        """Keep the state for later, unless it is complete, dominated or too late."""
-        if state.r == 0:
-            if state.label.odd or state.label.timeline_s < self._limit or self.best is None:
-                self._complete(state.label, _plan(self.ground, state))
-            return
-        bound = self.potentials.of_label(state.label, state.r, at)
-        if bound >= self._limit:
-            return
-        others = kept.setdefault((state.r, tuple(state.chosen.values())), [])
-        memory = self.memory_limit is not None
-        if not state.shadow and any(not other.label.odd and other.label.dominates(state.label, memory)
-                                    for other in others):
-            if not (self.pending[state.r] or state.label.odd):
-                return
-            if not self.pending[state.r]:
-                return
-            state = _State(state.r, state.chosen, state.label, True, state.behind, state.picked)
-        elif not state.shadow:
-            if not state.label.odd:
-                others[:] = [other for other in others if not state.label.dominates(other.label, memory)]
-            others.append(state)
-        push(bound, state, None, None, 0)
+    def _plan(self, label: int) -> dict[str, int]:
+        """Return the candidates of a label's plan."""
+        plan: dict[str, int] = {}
+        for rows, leader, picks in reversed(self.trail):
+            if leader is not None:
+                plan[leader] = int(self.table.kept[leader][picks[label]])
+            label = int(rows[label])
+        return {name: plan[name] for name in self.table.space.decided}
 
 
-def _plan(ground: Ground, state: _State) -> dict[str, int]:
-    plan: dict[str, int] = {}
-    at: _State | None = state
-    while at is not None and at.behind is not None:
-        plan[ground.runs[at.r].leader] = at.picked
-        at = at.behind
-    return {name: plan[name] for name in ground.space.decided}
+def _one(table: CostTable) -> Ints:
+    """Return the worker a third into all of them: in most layouts it has neighbours on all sides."""
+    return np.array([[table.space.workers // 3]])
 
 
-def _alive(ground: Ground, r: int) -> tuple[str, ...]:
-    """Leaders of the runs from r on that ops in front of r follow, or feed."""
-    leaders = ground.space.leaders
-    behind = {run.leader for run in ground.runs[r:]}
-    names = {name for run in ground.runs[:r] for name in run.ops}
-    touched = {leaders[name] for name in names}
-    for name in names:
-        edges = [*ground.aside[name], *([ground.ahead[name]] if name in ground.ahead else [])]
-        touched.update(leaders[edge.consumer] for edge in edges if edge.consumer not in names)
-    return tuple(name for name in ground.space.decided if name in behind & touched)
+def _nodes(table: CostTable, most: int) -> Ints:
+    """Return the workers of `most` nodes at most, spread over all nodes and including the last."""
+    count = len(table.everyone)
+    return table.everyone[sorted({(2 * i + 1) * count // (2 * most) for i in range(most - 1)} | {count - 1})]
 
 
-def _pending(ground: Ground, r: int) -> bool:
-    """Whether an op in front of run r feeds another than the next one, behind."""
-    names = {name for run in ground.runs[:r] for name in run.ops}
-    return any(edge.consumer not in names for name in names for edge in ground.aside[name])
+def _plain(table: CostTable) -> dict[str, Bools]:
+    """Return the candidates that use all workers and do not split feature maps.
+
+    A good plan among them prunes many of the other candidates.
+    """
+    result, everyone = {}, max(table.space.sizes)
+    for name, found in table.space.candidates.items():
+        degrees = np.array(found)
+        plain = (degrees[:, 3:] == 1).all(axis=1) & (degrees.prod(axis=1) == everyone)
+        result[name] = plain if plain.any() else np.ones_like(plain)
+    return result

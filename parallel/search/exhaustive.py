@@ -1,50 +1,47 @@
-"""Every plan of a small space, one by one: the oracle that the exact method has to agree with.
+"""Every plan of a small space, one by one: the oracle that the exact method must agree with.
 
-The plans are simulated (`simulator.delta`), not folded as labels, in an order in which one op moves at a time.
+Plans are simulated (`simulator.delta`), not composed of labels, in an order in which few ops change
+at a time.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-
 from parallel.config import require
-from parallel.search.cost_table import Ground
-from parallel.search.objective import Goal, Score
-from parallel.search.result import Result
+from parallel.search.cost_table import plan_memory
+from parallel.search.objective import Objective, Score
+from parallel.search.result import UNKNOWN, Chosen, Limits, Result
+from parallel.search.space import Space
 from parallel.simulator import CostModel
 from parallel.simulator.delta import DeltaSimulation
 
 MOST = 5_000_000
-"""Plans: some minutes."""
+"""Plans that take a few minutes."""
+NOTHING = Score(0.0, 0.0)
 
 
-def exhaustive(ground: Ground, goal: Goal, cost_model: CostModel, *, memory_limit: int | None = None,
-               stop: Callable[[], str | None] = lambda: None,
-               progress: Callable[[Score, Score, int], None] = lambda best, bound, plans: None) -> Result:
-    """The best plan. Raises `ValueError` for a space of too many."""
-    space = ground.space
+def exhaustive(space: Space, objective: Objective, cost_model: CostModel, limits: Limits | None = None) -> Result:
+    """Return the best plan. Raises `ValueError` if the space has more than MOST plans."""
     require(space.count <= MOST, "search.method", "exhaustive", f"would simulate {space.count:.3g} plans, more than "
             f"{MOST:,}; take exact")
-    names, nothing = space.decided, Score(0.0, 0.0)
+    limits = limits or Limits()
+    names, overhead_s = space.decided, cost_model.cluster.step_overhead_s
     sizes = [len(space.candidates[name]) for name in names]
     at = [0] * len(names)
     simulation = DeltaSimulation(cost_model, space.workers, {name: space.layout(name, 0) for name in names})
-    overhead_s = cost_model.cluster.step_overhead_s
-    best: Mapping[str, int] | None = None
-    score, seen, stopped = Score(math.inf, math.inf), 0, None
+    best: Chosen | None = None
+    score, seen, stopped = UNKNOWN, 0, None
     step_s, more = simulation.step_s, True
     try:
         while more:
             plan = dict(zip(names, at, strict=True))
             seen += 1
-            if memory_limit is None or ground.memory(plan) <= memory_limit:
-                found = goal.score(step_s - overhead_s, plan)
+            if limits.memory_bytes is None or plan_memory(space, cost_model, plan) <= limits.memory_bytes:
+                found = objective.score(step_s - overhead_s, plan)
                 if found < score:
                     score, best = found, plan
             if seen % 512 == 0:
-                progress(score, nothing, seen)
-                stopped = stop()
+                limits.progress(score, NOTHING, seen)
+                stopped = limits.stop()
                 if stopped is not None:
                     break
             more = False
@@ -58,4 +55,4 @@ def exhaustive(ground: Ground, goal: Goal, cost_model: CostModel, *, memory_limi
                     break
     except KeyboardInterrupt:
         stopped = "interrupted"
-    return Result(best, score, score if stopped is None else nothing, seen, stopped)
+    return Result(best, score, score if stopped is None else NOTHING, seen, stopped)

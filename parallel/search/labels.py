@@ -1,115 +1,208 @@
-"""Labels: all that the rest of the timeline needs to know of the ops behind a cut, so that few plans need be kept.
+"""Labels: what the rest of a plan's timeline needs to know about the ops behind a cut.
 
-Read the ops of a plan with one micro-batch from the loss to the images. In `parallel.simulator`'s timeline every op of
-nested blocks takes worker 0's time, and so does every message; no other worker's clock is ever ahead of worker 0's. So
-two clocks describe a plan: C (worker 0 has computed) and N (its messages have passed). Forward is one op or message at
-a time, so putting an op p in front of others moves all their times back by its forward time f and that of its exchange
-x with the next op. Times count from the start of the first op of the label, E is the end of its backward pass:
+On nested blocks worker 0 takes part in every op and message, so its two clocks give the timeline:
+C (its computing has finished) and N (its messages have passed). The recurrence of
+`simulator.recurrence` for one worker, with ops o of costs f, b, s, u, g (forward, backward, sum,
+update, gather), edges e that move x forward and x' backward, and slowdown σ:
 
-    C, E, N, A, G  +=  f + x                                            (shift)
-    E = max(E, N) + x';  N = E;  C += σ·x'          if the exchange with the next op has to be taken back
-    C = E = max(C, E) + b                                               (backward of p)
-    N = S = max(E, N) + s;  C += σ·s                if K > 1 workers hold its parameters and sum their gradients;
-    S = E                                           if one has them
+    forward    F_o = max(C, arrival of every e into o) + f;  C = F_o
+               per moved e out of o:  N = max(N, F_o) + x_e;  arrival of e = N;  C += σ·x_e
+    backward   B_o = max(C, return of every e out of o) + b;  C = S_o = B_o
+               if K > 1 workers hold its parameters:  N = S_o = max(N, B_o) + s;  C += σ·s
+               per moved e into o:  N = max(N, B_o) + x'_e;  return of e = N;  C += σ·x'_e
+    update     o with parameters, last op first:  C = max(C, S_o) + u;  if K > 1:  N = max(N, C) + g;  C += σ·g
 
-Updates u and gathers g follow after all backwards in the same order, loss first; let C̄, N̄ be the clocks then. The
-clocks after the updates so far are max(C̄ + α, A) and max(N̄ + γ, C̄ + η, G), and one more op makes of them
+All of it is maxima and sums. The part of the timeline behind a cut is therefore a matrix of the
+max-plus algebra: times[row, column] is how much later `row` is on the way back than `column` was on
+the way in.
+
+    columns   FORWARD   the op in front of the cut has finished its forward pass
+              NETWORK   earlier messages have passed, where some may still be under way then
+              e         the message of edge e, which an op behind the cut waits for, has arrived
+    rows      COMPUTE   C, including the returns that the op in front waits for
+              NETWORK   N
+              e         the return of another edge that crosses the cut
+              UPDATES, GATHERS   A and G below
+
+Updates and gathers follow after all backward passes, in the same order. Let C̄ and N̄ be the clocks
+then. After the updates so far the clocks are max(C̄ + α, A) and max(N̄ + γ, C̄ + η, G). One more op
+changes these to
 
     η = max(α + u, η) + g;  γ += g;  G = max(max(S, A) + u, G) + g      (if K > 1; σ·g is 0 otherwise)
     α += u + σ·g;  A = max(S, A) + u + σ·g
 
-    timeline = max(C + α, C + η, N + γ, A, G)                           with all ops in front
+    timeline = max(C + α, C + η, N + γ, A, G)                           with all ops in the label
 
-Dominance. Everything above is a maximum of sums, and α, η and γ meet the clocks only in the sums C̄ + α, C̄ + η, N̄ + γ.
-C̄ and N̄ are maxima of C + …, N + … (E differs from C by σ·s of the first op of the label, which its layout fixes). So
-of two labels with the same layouts at the cut, one can replace the other under all that may come in front, if none of
+Dominance. C̄ and N̄ are maxima over the rows COMPUTE, NETWORK and e, plus what is added in front, and
+they meet α, η and γ only in sums. So of two labels with the same layouts of all ops that still
+matter in front of the cut, one can replace the other, whatever is put in front, if none of
 
-    C, N, A, G, C + α, N + α, C + η, N + η, C + γ, N + γ, M             (M: bytes of memory, if the limit can bind)
+    r, r + α, r + η, r + γ  for these rows r, A, G, the forward seconds of messages not sent yet,
+    bytes of memory
 
-is larger: no later time will be. Where an op feeds others than the next (a branch), its exchanges with those may run
-beside other work, and the equations hold only while nothing has to be moved there; `Label.odd` says that something
-had. Leaving such messages out makes no time later, so that an odd label is a lower bound, and a plan that ends with
-one has to be simulated.
+is larger, in any column (`Labels.criteria`). This is why dominance stays exact although syncs overlap
+with the backward pass: what overlaps is in N, and N is compared. In a chain there is one column.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-NEVER = float("-inf")
+import numpy as np
 
+from parallel.search.cost_table import Dependency, OpCosts
+from parallel.simulator.partition import Floats, Ints
 
-@dataclass(frozen=True)
-class Work:
-    """What an op costs under one layout, in seconds."""
-
-    forward_s: float
-    backward_s: float
-    has_parameters: bool
-    shared: bool
-    """More than one worker holds the same parameters: they are summed and gathered."""
-    sum_s: float
-    update_s: float
-    gather_s: float
+NEVER = -np.inf
+FORWARD, NETWORK, COMPUTE, UPDATES, GATHERS = "forward", "network", "compute", "updates", "gathers"
+Row = str | Dependency
+Column = str | Dependency
+Messages = Mapping[Dependency, tuple[Floats, Floats]]
+"""Forward and backward seconds of exchanges [l]."""
+EARLIEST = -1e9
+"""Seconds that stand for NEVER in comparisons and weighted sums."""
 
 
-class Label(NamedTuple):
-    """See the module's equations."""
+@dataclass(eq=False)
+class Labels:
+    """Labels at one cut as arrays [l]."""
 
-    c: float = 0.0
-    e: float = 0.0
-    n: float = 0.0
-    a: float = NEVER
-    g: float = NEVER
-    alpha: float = 0.0
-    eta: float = NEVER
-    gamma: float = 0.0
-    memory: int = 0
-    odd: bool = False
+    times: dict[tuple[Row, Column], Floats]
+    alpha: Floats
+    eta: Floats
+    gamma: Floats
+    unsent: dict[Dependency, Floats]
+    """Forward seconds of messages into ops behind the cut from ops further in front than the next; 0: not moved."""
+    memory: Ints
+
+    @staticmethod
+    def empty() -> Labels:
+        """Return the one label of no op."""
+        times: dict[tuple[Row, Column], Floats] = {(row, FORWARD): np.full(1, NEVER)
+                                                   for row in (NETWORK, UPDATES, GATHERS)}
+        times[COMPUTE, FORWARD] = np.zeros(1)
+        return Labels(times, np.zeros(1), np.full(1, NEVER), np.zeros(1), {}, np.zeros(1, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.alpha)
+
+    def take(self, rows: Ints) -> Labels:
+        """Return some of the labels."""
+        return Labels({key: time[rows] for key, time in self.times.items()}, self.alpha[rows], self.eta[rows],
+                      self.gamma[rows], {edge: s[rows] for edge, s in self.unsent.items()}, self.memory[rows])
 
     @property
-    def timeline_s(self) -> float:
+    def timeline_s(self) -> Floats:
         """When everything has ended, if no op is in front."""
-        return max(self.c + max(self.alpha, self.eta), self.n + self.gamma, self.a, self.g)
+        compute, network, updates, gathers = (self.times[row, FORWARD] for row in (COMPUTE, NETWORK, UPDATES, GATHERS))
+        end: Floats = np.max([compute + self.alpha, compute + self.eta, network + self.gamma, updates, gathers], axis=0)
+        return end
 
-    def dominates(self, other: Label, memory: bool) -> bool:
-        """Whether no later time of this one can be later than the other's; `memory`: nor its memory larger."""
-        c, n, oc, on = self.c, self.n, other.c, other.n
-        return (c <= oc and n <= on and self.a <= other.a and self.g <= other.g
-                and c + self.alpha <= oc + other.alpha and n + self.alpha <= on + other.alpha
-                and c + self.eta <= oc + other.eta and n + self.eta <= on + other.eta
-                and c + self.gamma <= oc + other.gamma and n + self.gamma <= on + other.gamma
-                and (not memory or self.memory <= other.memory))
+    @property
+    def sums(self) -> Floats:
+        """C + α, C + γ and N + γ, and A and G, of which `completion_bounds` knows how they grow [5, l]."""
+        compute = np.max([time for (row, column), time in self.times.items() if column == FORWARD
+                          and row not in (NETWORK, UPDATES, GATHERS)], axis=0)
+        network, updates, gathers = (self.times[row, FORWARD] for row in (NETWORK, UPDATES, GATHERS))
+        return np.maximum(EARLIEST, [compute + self.alpha, compute + self.gamma, network + self.gamma, updates,
+                                     gathers])
+
+    def criteria(self) -> Floats:
+        """Return what dominance compares [l, criteria]: a label may replace another one if none is larger."""
+        found = [*self.unsent.values(), self.memory]
+        for (row, _), time in self.times.items():
+            found.append(time)
+            if row not in (UPDATES, GATHERS):
+                found += [time + self.alpha, time + self.eta, time + self.gamma]
+        return np.maximum(EARLIEST, np.stack(found, axis=1))
+
+    def prepend(self, op: int, costs: OpCosts, slowdown: float, into: Messages) -> None:
+        """Put an op in front. costs: of its candidate in each label; into: forward and backward seconds of the edges
+        into it, in the order of its inputs."""
+        columns = self._columns()
+        for row in self._rows():
+            self.times[row, FORWARD] = self.times[row, FORWARD] + costs.forward_s
+        for column in columns:
+            self._backward(column, costs, slowdown, into)
+        if costs.has_parameters:
+            gather_s, shared = costs.gather_s, costs.shared
+            self.eta = np.where(shared, np.maximum(self.alpha + costs.update_s, self.eta) + gather_s, self.eta)
+            self.gamma = self.gamma + gather_s
+            self.alpha = self.alpha + costs.update_s + slowdown * gather_s
+        self.unsent.update({edge: forward_s for edge, (forward_s, _) in into.items()})
+        self._cut_before(op, columns, slowdown)
+
+    def _backward(self, column: Column, costs: OpCosts, slowdown: float, into: Messages) -> None:
+        """Extend the rows by the op's backward, its sync and its update."""
+        times = self.times
+        ended = computed = summed = times[COMPUTE, column] + costs.backward_s
+        network = times[NETWORK, column]
+        if costs.has_parameters:
+            shared = costs.shared
+            network = np.where(shared, np.maximum(network, ended) + costs.sum_s, network)
+            summed = np.where(shared, network, ended)
+            computed = ended + slowdown * costs.sum_s
+            updated = np.maximum(summed, times[UPDATES, column]) + costs.update_s
+            times[GATHERS, column] = np.where(shared, np.maximum(updated, times[GATHERS, column]) + costs.gather_s,
+                                              times[GATHERS, column])
+            times[UPDATES, column] = updated + slowdown * costs.gather_s
+        for edge, (_, backward_s) in into.items():
+            returned = np.maximum(network, ended) + backward_s
+            times[edge, column] = np.where(backward_s > 0, returned, NEVER)
+            network = np.where(backward_s > 0, returned, network)
+            computed = computed + slowdown * backward_s
+        times[COMPUTE, column], times[NETWORK, column] = computed, network
+
+    def _cut_before(self, op: int, columns: Sequence[Column], slowdown: float) -> None:
+        """Let the op in front of `op` send its messages and wait for their return: columns and rows of the new cut."""
+        front = [edge for edge in self.unsent if edge.producer == op - 1]
+        front.sort(key=lambda edge: (edge.consumer, edge.which))  # the order in which the recurrence sends them
+        others = [edge for edge in self.unsent if edge not in front]
+        seconds = {edge: self.unsent.pop(edge) for edge in front}
+        total = sum(seconds.values(), start=np.zeros(len(self)))
+        times: dict[tuple[Row, Column], Floats] = {}
+        for row in self._rows():
+            begun = self.times[row, FORWARD]  # when `op` begins to compute
+            arrived = {edge: begun if edge.consumer == op else self.times[row, edge] for edge in [*front, *others]}
+            earlier = self.times[row, NETWORK] if NETWORK in columns else np.full(len(self), NEVER)
+            forward = np.maximum(begun + slowdown * total, np.where(total > 0, earlier + total, NEVER))
+            network = np.where(total > 0, earlier + total, earlier)
+            sent = np.zeros(len(self))
+            for edge in front:
+                sent = sent + seconds[edge]
+                moved = np.where(seconds[edge] > 0, arrived[edge] + sent, NEVER)
+                forward, network = np.maximum(forward, moved), np.maximum(network, moved)
+            times[row, FORWARD] = forward
+            if others:
+                times[row, NETWORK] = network
+                times.update({(row, edge): arrived[edge] for edge in others})
+        left: list[Column] = [FORWARD, NETWORK, *others] if others else [FORWARD]
+        for column in left:
+            returned = [times.pop((edge, column)) for edge in front]
+            times[COMPUTE, column] = np.max([times[COMPUTE, column], *returned], axis=0)
+        self.times = times
+
+    def _rows(self) -> list[Row]:
+        return list(dict.fromkeys(row for row, _ in self.times))
+
+    def _columns(self) -> list[Column]:
+        return list(dict.fromkeys(column for _, column in self.times))
 
 
-START = Label()
-"""Of no op at all."""
+def nondominated(criteria: Floats, groups: Ints) -> Ints:
+    """Return which labels remain when, within a group [l], those that another one may replace are dropped.
 
-
-def prepend(label: Label, work: Work, exchange: tuple[float, float] | None, slowdown: float, nbytes: int = 0) -> Label:
-    """The label with an op in front, which needs so many bytes; `exchange` is forward and backward seconds of its
-    exchange with the next op, None where nothing moves."""
-    c, e, n, a, g, alpha, eta, gamma, memory, odd = label
-    shift = work.forward_s
-    if exchange is not None:
-        forward_s, backward_s = exchange
-        shift += forward_s
-        e = max(e, n) + backward_s
-        n = e
-        c += slowdown * backward_s
-    c = (c if c > e else e) + work.backward_s
-    e = c
-    if work.has_parameters:
-        summed = e
-        u, gather = work.update_s, 0.0
-        if work.shared:
-            n = summed = max(e, n) + work.sum_s
-            c += slowdown * work.sum_s
-            gather = work.gather_s
-            eta = max(alpha + u, eta) + gather
-            gamma += gather
-            g = max(max(summed, a) + u, g) + gather
-        alpha += u + slowdown * gather
-        a = max(summed, a) + u + slowdown * gather
-    return Label(c + shift, e + shift, n + shift, a + shift, g + shift, alpha, eta, gamma, memory + nbytes, odd)
+    A label with a smaller sum of criteria is never dominated by one with a larger: the first of every group is kept,
+    what it dominates goes, and so on.
+    """
+    if not len(criteria):
+        return np.zeros(0, dtype=np.int64)
+    criteria = criteria[:, (criteria != criteria[0]).any(axis=0)]
+    left, kept = np.lexsort((criteria.sum(axis=1), groups)), []
+    while len(left):
+        first = np.concatenate([[True], groups[left][1:] != groups[left][:-1]])
+        heads = left[first]
+        kept.append(heads)
+        left = left[~(criteria[heads[np.cumsum(first) - 1]] <= criteria[left]).all(axis=1)]
+    return np.sort(np.concatenate(kept))

@@ -1,8 +1,9 @@
-"""What is to be made small: the step of a plan, with the loading of its images as the cluster has it.
+"""The objective: the step of a plan, with the loading of its images.
 
     total = timeline, and the loading where it does not overlap with the step
-    step  = max(total + overhead of a step, loading where it overlaps)
-    score = (step, total)            compared in this order: of plans that wait for their images alike, the fastest
+    step  = max(total + step overhead, loading where it overlaps)
+    score = (step, total)        compared in this order: of plans that wait for their images alike,
+                                 the one with the smallest total is best
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 from parallel.cluster import Cluster
 from parallel.graph import INPUT
 from parallel.graph.box import cut
-from parallel.search.op_bounds import Floats
 from parallel.search.space import Space
+from parallel.simulator.partition import Floats
 from parallel.simulator.timeline import Timeline
 
 
@@ -27,8 +28,8 @@ class Score(NamedTuple):
     total_s: float
 
 
-class Goal:
-    """Scores of a space's plans on a cluster; `simulate` gives the timeline of a plan that labels cannot."""
+class Objective:
+    """Scores of a space's plans on a cluster; `simulate` returns the timeline of a plan in seconds."""
 
     def __init__(self, space: Space, cluster: Cluster, simulate: Callable[[Mapping[str, int]], float]) -> None:
         self._space, self._cluster, self.simulate = space, cluster, simulate
@@ -38,11 +39,11 @@ class Goal:
         loading = np.array([self._load_s({first: i}) for i in range(len(space.candidates[first]))])
         self._overlaps = cluster.data_overlaps
         self.extra_s: Floats = np.zeros_like(loading) if self._overlaps else loading
-        """What each candidate of the first op adds to the total, at least [l]."""
+        """The least that each candidate of the first op adds to the total [l]."""
         self._least_loading_s = float(loading.min()) if self._overlaps else 0.0
 
     def _load_s(self, chosen: Mapping[str, int]) -> float:
-        """Loading of the images of ops that read them, under these candidates of theirs."""
+        """Return the seconds of loading for these candidates of the ops that read the images."""
         if not self._cluster.data_s_per_image:
             return 0.0
         blocks = tuple(sorted((degrees[0], int(np.prod(degrees))) for name, index in chosen.items()
@@ -58,13 +59,13 @@ class Goal:
         return self._loading[key]
 
     def score(self, timeline_s: float, plan: Mapping[str, int]) -> Score:
-        """Of a plan with this timeline."""
+        """Return the score of a plan with this timeline."""
         leaders = self._space.leaders
         loading = self._load_s({name: plan[leaders[name]] for name in self._readers})
         return self._score(timeline_s + (0.0 if self._overlaps else loading), loading)
 
     def score_of(self, timeline: Timeline) -> Score:
-        """Of any simulated plan."""
+        """Return the score of a simulated plan."""
         loading = self._cluster.data_s(timeline.images)
         return self._score(timeline.end_s + (0.0 if self._overlaps else loading), loading)
 
@@ -73,11 +74,11 @@ class Goal:
         return Score(max(step_s, loading_s) if self._overlaps else step_s, total_s)
 
     def least(self, total_s: float) -> Score:
-        """No plan whose total is not below this one has a better score."""
+        """Return the best score that a plan with this total or a larger one can have."""
         return self._score(total_s, self._least_loading_s)
 
     def limit_s(self, score: Score) -> float:
-        """No plan whose total is not below this one has a better score than `score`."""
+        """Return the total that a plan must be below to have a better score than `score`."""
         own_s = score.total_s + self._cluster.step_overhead_s
         waits_longer = score.step_s > max(own_s, self._least_loading_s)
         return score.step_s - self._cluster.step_overhead_s if waits_longer else score.total_s

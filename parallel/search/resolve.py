@@ -1,6 +1,7 @@
-"""The plan of `strategy=searched`: the one that an earlier search kept for the same request, or else a search's.
+"""The plan of `strategy=searched`: one that an earlier search kept for the same request, or a new one.
 
-The named plans are candidates, too: what is taken is never predicted to be slower than the best of them.
+The named plans are candidates too, so that the result is never predicted to be slower than the best
+of them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ FOUND = "found"
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """What a plan is wanted for."""
+    """What to find a plan for."""
 
     graph: Graph
     workers: int

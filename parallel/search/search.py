@@ -1,12 +1,13 @@
-"""The fastest plan for a model, a batch and a cluster, with a statement of how good it is.
+"""Search for the fastest plan, with a statement of how good it is.
 
-    exact        the space of nested blocks (`space`) by dynamic programming (`exact`), then pipelines and passes
-                 (`pipelines`) by branch and bound: what could beat the best plan so far is simulated
+    exact        the space of nested blocks (`space`) by label setting (`exact`), then pipelines and
+                 passes (`pipelines`) by branch and bound: what may beat the best plan is simulated
     mcmc         FlexFlow's Markov chain over the space, with delta simulation
-    exhaustive   every plan of the space, and every pipeline and pass: the oracle for small cases
+    exhaustive   every plan of the space, and every pipeline and pass, for small cases
 
-All of them start from the given plans, and never return a worse one. The memory of a worker is a limit: if the best
-plan exceeds it (`parallel.program.required_memory`), the search is repeated among plans whose ops need less.
+All methods start from the given plans and never return a worse one. The memory of a worker is a
+limit: if the best plan exceeds it (`parallel.program.required_memory`), the search is repeated among
+plans whose ops need less.
 """
 
 from __future__ import annotations
@@ -25,43 +26,42 @@ from parallel.plans import Plan, check_batch
 from parallel.program import Program
 from parallel.program.lowering import lower
 from parallel.program.required_memory import memory_of
-from parallel.search.cost_table import Ground
-from parallel.search.exact import UNKNOWN, exact
+from parallel.search.cost_table import CostTable, op_memory, plan_memory
+from parallel.search.exact import exact
 from parallel.search.exhaustive import exhaustive
-from parallel.search.mcmc import mcmc
-from parallel.search.objective import Goal, Score
-from parallel.search.op_bounds import LinkBounds
+from parallel.search.mcmc import ChainOptions, mcmc
+from parallel.search.objective import Objective, Score
 from parallel.search.pipelines import Pipelines, space_in_words
 from parallel.search.proposal import Proposal, least_s
-from parallel.search.result import Result
+from parallel.search.result import UNKNOWN, Limits, Result
 from parallel.search.space import Space, space_of
 from parallel.simulator import CostModel
 from parallel.simulator.delta import DeltaSimulation
 from parallel.simulator.simulate import simulate
 
 Progress = Callable[[str], None]
-"""Hears of the best plan so far, a line now and then."""
+"""Receives a line about the best plan so far, now and then."""
 
 
 def silent(text: str) -> None:
-    """Hears nothing."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How to search."""
+    """Options of a search."""
 
     method: str = "exact"
     seed: int = 0
-    """Of mcmc."""
+    """Seed of mcmc."""
     time_limit_s: float = 60.0
-    """After that, the best plan so far is taken; for mcmc, the time to search."""
+    """Seconds after which the best plan so far is returned; for mcmc, the time of the search."""
     dims: str = DIMS
-    """In which ops may be split."""
+    """Dims in which ops may be split."""
     sizes: tuple[int, ...] | None = None
-    """Of the blocks of workers that ops may be placed on. None: all that fit the cluster's nodes."""
+    """Sizes of the blocks of workers for ops. None: all that fit the cluster's nodes."""
     pipelines: bool = True
-    """Pipelines and passes, too."""
+    """Whether to search pipelines and passes too."""
 
     def __post_init__(self) -> None:
         require_one_of("search.method", self.method, SEARCHES)
@@ -70,35 +70,36 @@ class SearchConfig:
 
 @dataclass(frozen=True)
 class Found:
-    """The best plan, and what is known of it."""
+    """The best plan, and what is known about it."""
 
     plan: Plan
     step_s: float
-    """Predicted seconds of a step, with what it waits for its images."""
+    """Predicted seconds of a step, with the wait for images."""
     bound_s: float
-    """Seconds that no plan of the searched space is faster than."""
+    """Lower bound of the step of every plan in the space, in seconds."""
     certificate: str
-    """What is proven, in words."""
+    """What is proved, in words."""
     method: str
     stopped: str | None
-    """Why the search ended early; None: it did not."""
+    """Why the search ended early; None if it did not."""
     looked_at: Mapping[str, int]
-    """How many labels, plans or proposals of the space, exact prices of exchanges, and simulated plans."""
+    """Counts: labels, plans or proposals of the space; exact costs of exchanges; simulated plans."""
     seconds: float
-    """That the search took."""
+    """Seconds of the search."""
 
     @property
     def gap(self) -> float:
-        """How much longer than the bound a step may be, as a share of it."""
+        """Return step / bound − 1."""
         return self.step_s / self.bound_s - 1 if self.bound_s > 0 else math.inf
 
 
 def search(graph: Graph, batch_size: int, workers: int, cluster: Cluster, precision: str,
            config: SearchConfig | None = None, *, start: Sequence[Plan] = (), progress: Progress = silent) -> Found:
-    """The best plan for `graph` on so many workers of the cluster. `start` are plans that it must not be worse than.
+    """Return the best plan for `graph` on a number of workers of the cluster.
 
-    A KeyboardInterrupt ends it early, with the best plan so far. Raises `ValueError` if the space is empty, or no plan
-    of it fits the memory.
+    It is not slower than any plan of `start`. A KeyboardInterrupt ends the search early, with the
+    best plan so far. Raises `ValueError` if the space is empty, or if none of its plans fits the
+    memory.
     """
     return _Search(graph, batch_size, workers, cluster, precision, config or SearchConfig(), progress).run(start)
 
@@ -122,13 +123,14 @@ class _Search:
     progress: Progress
     begun: float = field(default_factory=time.monotonic)
     simulated: set[Plan] = field(default_factory=set)
+    exchanges: int = 0
+    """Number of exact costs of exchanges that were computed."""
 
     def __post_init__(self) -> None:
         graph, cluster = self.graph, self.cluster
         self.space: Space = space_of(graph, self.batch_size, self.workers, cluster, self.config.dims, self.config.sizes)
         self.cost_model = CostModel(graph, self.batch_size, cluster, self.precision)
-        self.ground = Ground(self.space, self.cost_model, cluster.overlap_slowdown)
-        self.goal = Goal(self.space, cluster, self._timeline_s)
+        self.objective = Objective(self.space, cluster, self._timeline_s)
         self.best = _Best()
 
     def run(self, start: Sequence[Plan]) -> Found:
@@ -143,8 +145,8 @@ class _Search:
             if need <= self.cluster.memory_bytes:
                 self.best = _Best(plan, result.score)
                 break
-            # Labels estimate less than `program.required_memory` counts: the limit shrinks by the difference.
-            estimate = self.ground.memory(result.chosen)
+            # Labels count less memory than `program.required_memory`: the limit shrinks by the difference.
+            estimate = plan_memory(self.space, self.cost_model, result.chosen)
             limit = min(limit - 1 if limit is not None else estimate - 1, self.cluster.memory_bytes - (need - estimate))
         left, why = self._others(outside)
         if self.best.plan is None:
@@ -153,11 +155,11 @@ class _Search:
         return Found(self.best.plan, self.best.score.step_s, bound.step_s,
                      self._certificate(bound, result, stopped, limit),
                      self.config.method, stopped,
-                     {"space": result.looked_at, "exchanges": self.ground.asked, "simulated": len(self.simulated)},
+                     {"space": result.looked_at, "exchanges": self.exchanges, "simulated": len(self.simulated)},
                      time.monotonic() - self.begun)
 
     def _given(self, start: Sequence[Plan]) -> tuple[list[dict[str, int]], list[Proposal]]:
-        """The given plans that lie in the space, and the others."""
+        """Return the given plans that are in the space, and the others."""
         inside: list[dict[str, int]] = []
         outside: list[Proposal] = []
         for plan in start:
@@ -171,27 +173,29 @@ class _Search:
         return inside, outside
 
     def _space(self, start: Sequence[Mapping[str, int]], limit: int | None) -> Result:
-        """The best plan of the space by the method of the configuration."""
-        method = self.config.method
+        """Return the best plan of the space by the configured method."""
+        method, limits = self.config.method, Limits(self.best.score, limit, self._stop, self._tell)
         if method == "exact":
-            bounds = LinkBounds(self.space, self.cluster, self.precision)
-            return exact(self.ground, bounds, self.goal, start, known=self.best.score, memory_limit=limit,
-                         stop=self._stop, progress=self._tell)
+            table = CostTable(self.space, self.cost_model)
+            result = exact(table, self.objective, start, limits)
+            self.exchanges += table.exact_exchanges
+            return result
         if method == "exhaustive":
-            return exhaustive(self.ground, self.goal, self.cost_model, memory_limit=limit, stop=self._stop,
-                              progress=self._tell)
-        return mcmc(self.ground, self.goal, self.cost_model, start, seed=self.config.seed,
-                    budget_s=self.config.time_limit_s, memory_limit=limit, stop=self._stop, progress=self._tell)
+            return exhaustive(self.space, self.objective, self.cost_model, limits)
+        options = ChainOptions(self.config.seed, self.config.time_limit_s)
+        return mcmc(self.space, self.objective, self.cost_model, start, options, limits)
 
     def _others(self, waiting: list[Proposal]) -> tuple[Score, str | None]:
-        """Simulate those of the given plans, pipelines and passes that may be better. Returns a bound of all of them,
-        and why it ended early."""
+        """Simulate the given plans, pipelines and passes that may be better than the best plan.
+
+        Returns a bound of all of them, and why it ended early.
+        """
         prune = self.config.method != "exhaustive"
 
         def limit_s() -> float:
-            return self.goal.limit_s(self.best.score) if prune else math.inf
+            return self.objective.limit_s(self.best.score) if prune else math.inf
 
-        least = self.goal.least(0.0)
+        least = self.objective.least(0.0)
         try:
             if self.config.pipelines and self.config.method != "mcmc":
                 pipelines = Pipelines(self.graph, self.batch_size, self.workers, self.cluster, self.cost_model)
@@ -203,7 +207,7 @@ class _Search:
             for number, proposal in enumerate(waiting):
                 if proposal.bound_s >= limit_s():
                     break
-                least = self.goal.least(proposal.bound_s)
+                least = self.objective.least(proposal.bound_s)
                 if (reason := self._stop()) is not None:
                     return least, reason
                 self._simulate(proposal.make())
@@ -214,23 +218,23 @@ class _Search:
         return UNKNOWN, None
 
     def _simulate(self, plan: Plan) -> None:
-        """Take the plan if it is better than the best, and fits the memory."""
+        """Simulate a plan, and keep it if it is better than the best and fits the memory."""
         if plan in self.simulated:
             return
         self.simulated.add(plan)
         program = lower(self.graph, plan, self.batch_size)
         timeline = simulate(program, self.cluster, self.precision, self.cost_model)
-        score = self.goal.score_of(timeline)
+        score = self.objective.score_of(timeline)
         if score < self.best.score and self._need(program) <= self.cluster.memory_bytes:
             self.best = _Best(plan, score)
 
     def _timeline_s(self, chosen: Mapping[str, int]) -> float:
-        """Of a plan of the space, simulated."""
+        """Return the simulated timeline of a plan of the space, in seconds."""
         layouts = {name: self.space.layout(name, index) for name, index in chosen.items()}
         return DeltaSimulation(self.cost_model, self.workers, layouts).step_s - self.cluster.step_overhead_s
 
     def _need(self, program: Program) -> int:
-        """Bytes of the worker with most: the first or the last of some op's block has its longest parts."""
+        """Return the bytes of the worker that needs most: the first or last worker of some op's block."""
         workers = {worker for layout in program.plan.layouts.values() for worker in (min(layout.on), max(layout.on))}
         return max(memory_of(program, worker, self.precision).total for worker in workers)
 
@@ -246,9 +250,10 @@ class _Search:
         self.progress(f"{looked_at:,} {what}: best {best}{proven}")
 
     def _refuse(self) -> NoReturn:
-        """Say that no plan fits."""
-        nbytes, leaders = self.ground.nbytes, self.space.leaders
-        least = sum(min(sum(nbytes(op, i) for op in self.graph.names if leaders[op] == name)
+        """Raise `ValueError`: no plan fits the memory."""
+        leaders = self.space.leaders
+        least = sum(min(sum(op_memory(self.space, self.cost_model, op, i) for op in self.graph.names
+                            if leaders[op] == name)
                         for i in range(len(found))) for name, found in self.space.candidates.items())
         raise ValueError(f"memory={self.cluster.memory_bytes / 1e9:.2f} GB a worker of cluster {self.cluster.name} is "
                          f"too little for every plan: with trainer.batch_size={self.batch_size} and "
@@ -261,10 +266,10 @@ class _Search:
             what += f" whose ops need at most {limit / 1e9:.2f} GB a worker"
         what += f", {space_in_words(self.workers)}" if self.config.pipelines and self.config.method != "mcmc" else ""
         if self.config.method == "mcmc":
-            return f"the best of {result.looked_at:,} random moves; nothing is proven"
+            return f"the best of {result.looked_at:,} random moves; nothing is proved"
         if stopped is None:
             return f"optimal: no plan is faster among {what}"
         if bound.step_s > 0:
             return (f"within {100 * (self.best.score.step_s / bound.step_s - 1):.2g} % of the optimum among {what}; "
                     f"ended by {stopped}")
-        return f"the best so far; nothing is proven; ended by {stopped}"
+        return f"the best so far; nothing is proved; ended by {stopped}"

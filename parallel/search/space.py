@@ -1,18 +1,19 @@
 """The space of layouts that the search chooses from.
 
-Decided ops are those whose split matters by itself: they multiply (convolutions, linear layers), they pool, or they
-read the images. Every other op follows its producer, as in a plan file (`plan.follow`); so does an adaptive pooling
-that changes nothing.
+Decided ops are those whose split matters by itself: they have weights (convolutions, linear layers),
+they pool, or they read the images. Every other op follows its producer, as in a plan file
+(`plan.follow`), and so does an adaptive pooling that changes nothing.
 
-    sizes        of blocks of workers: 1 … W up to 8 workers, beyond that divisors of W and powers of two; a block is
-                 at most a node, or whole nodes, or everybody
-    candidates   of an op: every split of a size over the op's dims, size = n·c·k·h·w, on the workers 0 … size − 1,
-                 parts in order; n at most the batch, the other degrees at most what the dim has; none where an op
-                 that follows could not be cut so
+    sizes        of blocks of workers: 1 … W up to 8 workers, beyond that divisors of W and powers of
+                 two; a block is at most a node, or whole nodes, or all workers
+    candidates   of an op: every split of a size over the op's dims, size = n·c·k·h·w, on workers
+                 0 … size − 1 in order; n at most the batch, the other degrees at most the extent of
+                 the dim; only splits that the ops that follow allow
     plans        one candidate for each decided op: |candidates₁| · |candidates₂| · …
 
-All blocks begin at worker 0, so of any two one contains the other. On a cluster whose nodes are alike, every chain of
-nested aligned blocks is one of these with the workers renamed; blocks side by side are the pipelines' (`pipelines`).
+All blocks begin at worker 0, so that of any two, one contains the other. If all nodes are alike, every
+chain of nested aligned blocks is one of these with the workers renumbered. Blocks side by side belong
+to pipelines (`pipelines`).
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ SMALL = 8
 
 
 def decided(op: Op) -> bool:
-    """Whether the search chooses the op's layout by itself."""
+    """Return whether the search chooses the layout of this op."""
     if isinstance(op, AdaptiveAvgPool2d):
         return not op.identity
     return bool(op.parameters and "k" in op.dims) or isinstance(op, MaxPool2d) or INPUT in op.inputs
 
 
 def block_sizes(workers: int, workers_per_node: int) -> tuple[int, ...]:
-    """Sizes of the blocks of workers that ops may be placed on."""
+    """Return the sizes of the blocks of workers for ops."""
     if workers <= SMALL:
         sizes = set(range(1, workers + 1))
     else:
@@ -54,12 +55,12 @@ def block_sizes(workers: int, workers_per_node: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=4096)
 def divisors(size: int) -> tuple[int, ...]:
-    """Of a size, rising."""
+    """Return the divisors of a size, in increasing order."""
     return tuple(d for d in range(1, size + 1) if size % d == 0)
 
 
 def splits(size: int, limits: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-    """All degrees, one for each limit and none above it, whose product is `size`."""
+    """Yield all degrees, one for each limit and none above it, whose product is `size`."""
     if len(limits) == 1:
         if size <= limits[0]:
             yield (size,)
@@ -72,7 +73,7 @@ def splits(size: int, limits: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """The candidates of every decided op, and what the ops that follow make of them. Made by `space_of`."""
+    """The candidates of every decided op, and the degrees of the ops that follow. Made by `space_of`."""
 
     graph: Graph
     batch_size: int
@@ -83,16 +84,16 @@ class Space:
     candidates: Mapping[str, tuple[Degrees, ...]]
     """By decided op."""
     degrees: Mapping[str, tuple[Degrees, ...]]
-    """By op: what it makes of each candidate of its leader."""
+    """By op: its degrees for each candidate of its leader."""
 
     @cached_property
     def decided(self) -> tuple[str, ...]:
-        """The decided ops, in the graph's order."""
+        """Return the decided ops, in the graph's order."""
         return tuple(self.candidates)
 
     @cached_property
     def count(self) -> int:
-        """Plans in the space."""
+        """Return the number of plans in the space."""
         return math.prod(len(found) for found in self.candidates.values())
 
     @cached_property
@@ -108,7 +109,7 @@ class Space:
         return {}
 
     def layout(self, op: str, index: int) -> Layout:
-        """Of an op when its leader has its candidate `index`."""
+        """Return the layout of an op whose leader has candidate `index`."""
         degrees = self.degrees[op][index]
         key = math.prod(degrees), degrees
         if key not in self._layouts:
@@ -116,11 +117,11 @@ class Space:
         return self._layouts[key]
 
     def plan(self, chosen: Mapping[str, int]) -> Plan:
-        """The plan with the candidate `chosen[op]` of every decided op."""
+        """Return the plan with candidate `chosen[op]` of every decided op."""
         return make_plan(self.graph, self.workers, {op: self.layout(op, index) for op, index in chosen.items()})
 
     def find(self, plan: Plan) -> dict[str, int] | None:
-        """Which candidates make this plan; None if it is not in the space."""
+        """Return the candidates of a plan, or None if it is not in the space."""
         if plan.workers != self.workers or plan.micro_batches != 1 or plan.scheme != "a":
             return None
         chosen: dict[str, int] = {}
@@ -139,8 +140,11 @@ class Space:
 
 def space_of(graph: Graph, batch_size: int, workers: int, cluster: Cluster, dims: str = DIMS,
              sizes: tuple[int, ...] | None = None) -> Space:
-    """The space of plans for `graph` on `workers` workers of the cluster, split in the given dims alone, on blocks of
-    the given sizes (None: all aligned ones). Raises `ValueError` when it leaves an op nothing."""
+    """Return the space of plans for `graph` on `workers` workers of the cluster.
+
+    Ops are split only in `dims`, on blocks of the given sizes (None: all aligned ones). Raises
+    `ValueError` if an op has no candidate.
+    """
     require(workers <= cluster.workers, "workers", workers, f"is more than cluster {cluster.name} has: "
             f"{cluster.workers}")
     require(bool(dims) and set(dims) <= set(DIMS), "search.dims", dims, f"must be some of the dims {DIMS}")
@@ -167,7 +171,7 @@ def space_of(graph: Graph, batch_size: int, workers: int, cluster: Cluster, dims
 
 
 def leaders_of(graph: Graph) -> dict[str, str]:
-    """The decided op that each op follows, by way of its first inputs."""
+    """Return the decided op that each op follows, through its first inputs."""
     leaders: dict[str, str] = {}
     for op in graph:
         leaders[op.name] = op.name if decided(op) else leaders[op.inputs[0]]
@@ -175,7 +179,7 @@ def leaders_of(graph: Graph) -> dict[str, str]:
 
 
 def _followed(group: list[Op], degrees: Degrees, batch_size: int) -> tuple[Degrees, ...] | None:
-    """The degrees of every op of the group, the leader first; None if one of them cannot be cut so."""
+    """Return the degrees of all ops of a group, the leader first, or None if one cannot be split so."""
     row = {group[0].name: degrees}
     for op in group[1:]:
         found = follow_degrees(op, row[op.inputs[0]])

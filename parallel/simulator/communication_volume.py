@@ -1,13 +1,20 @@
-"""How many numbers every worker sends and receives in an exchange or sync, without a loop over pairs of workers.
+"""Count the elements that every worker sends and receives in an exchange or a gradient sync.
 
-A piece is what worker v holds and worker w needs. Boxes are products of spans (`spans`), so that sums over all
-workers are products of sums over spans:
+One function serves the cost of one exchange and the bounds of millions: it takes pairs (layout of
+the producer, layout of the consumer) and workers. Every cost is a maximum over workers. Over all
+workers it is the cost, over some of them it is a lower bound.
 
-    |held_v ∩ need_w|            = Π_d overlap_d(i_d(v), j_d(w))
-    Σ_w |held_v ∩ need_w|        = Π_d Σ_j overlap_d(i_d(v), j)            w over all parts of the consumer's grid
+A piece is the intersection of what worker v holds with what worker w needs. Boxes are products of
+spans (`partition`), so that sums over all partners are products of sums over spans:
 
-What stays on a worker (w = v) is taken off, and what stays in its node is summed over the pairs of the node alone.
-A piece is contiguous in a box when it is cut from it in n alone; then it is sent, or received, where it lies.
+    own(w)   = Π_d |held_d(w) ∩ need_d(w)|                          stays on the worker
+    out(w)   = copies · Π_d Σ_j |held_d(w) ∩ need_d(j)| − own(w)
+    into(w)  = copies · Π_d Σ_i |held_d(i) ∩ need_d(w)| − own(w)
+    inside   = the same sums over pairs of workers of one node
+
+`copies` is the number of parts with equal boxes. `Cuts.common` returns the sums over spans. A piece
+that is cut from a box in n alone is contiguous there, and is sent from, or received into, its place
+(`Cuts.containing`). The other pieces are `scattered`: they are packed, or copied to their places.
 """
 
 from __future__ import annotations
@@ -17,149 +24,180 @@ from dataclasses import dataclass
 import numpy as np
 
 from parallel.cluster import Cluster, Link
-from parallel.simulator.partition import Spans
+from parallel.simulator.partition import Bools, Floats, Grids, Ints, Partition, Places
+
+MANY = 16
+"""With this many workers or more, boxes are computed once per different layout, not once per pair."""
 
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """Numbers by worker [w] that leave it and that come to it."""
+    """Elements sent and received by workers [..., m, v]: m groups of v workers of one node."""
 
-    out: np.ndarray
-    into: np.ndarray
+    out: Floats
+    into: Floats
 
-    def load(self, link: Link, per_node: int, within: bool) -> int:
-        """The largest load of a link, as `Link` defines it; `within` a node, or between nodes."""
+    def load(self, link: Link, within: bool) -> Floats:
+        """Return the largest load of a link as `Link` defines it [...]; `within` a node, or between nodes."""
         if not link.shared:
-            return int(max(self.out.max(), self.into.max()))
-        out = int(self.out.reshape(-1, per_node).sum(axis=1).max())
-        return out if within else max(out, int(self.into.reshape(-1, per_node).sum(axis=1).max()))
+            worst: Floats = np.maximum(self.out, self.into).max(axis=(-2, -1))
+            return worst
+        out = self.out.sum(axis=-1).max(axis=-1)
+        shared: Floats = out if within else np.maximum(out, self.into.sum(axis=-1).max(axis=-1))
+        return shared
 
     def __add__(self, other: Side) -> Side:
         return Side(self.out + other.out, self.into + other.into)
 
+    def __sub__(self, other: Side) -> Side:
+        return Side(self.out - other.out, self.into - other.into)
+
+    def swapped(self) -> Side:
+        """Return the transposed exchange's side."""
+        return Side(self.into, self.out)
+
 
 @dataclass(frozen=True, eq=False)
-class Loads:
-    """One exchange forward; backward is the same with `out` and `into` swapped."""
+class Volume:
+    """Elements of exchanges forward, by worker [..., m, v]; backward is the same with the sides swapped."""
 
     inside: Side
-    """Numbers [w] that stay in the node."""
+    """Elements that stay in the node."""
     between: Side
-    """Numbers [w] that cross nodes."""
-    own: np.ndarray
-    """Numbers [w] that the worker holds and needs itself."""
-    scattered: Side
-    """Numbers [w] of pieces that are not contiguous in what their sender holds, and in what their receiver needs."""
-    wanted: np.ndarray
-    """Numbers [w] in the boxes that are needed."""
-    held: np.ndarray
-    """Numbers [w] in the boxes that are held."""
+    """Elements that cross nodes."""
+    scattered: Side | None
+    """Pieces that are not contiguous in what their sender holds (`out`), or in what their receiver
+    needs (`into`); None: not computed."""
+    own: Floats
+    """Elements that the worker both holds and needs."""
+    held: Floats
+    """Elements in the worker's box of the output."""
+    wanted: Floats
+    """Elements in the box that it needs."""
+    taking_part: Bools
+    """Workers that hold or need a part: the runtime starts the exchange on all of them."""
 
     @property
     def moving(self) -> Side:
-        """Numbers [w] that leave and come."""
+        """Return all elements sent and received."""
         return self.inside + self.between
 
-    @property
-    def workers(self) -> tuple[int, ...]:
-        """Those that hold or need a part: the runtime starts the exchange on all of them. None if nothing moves."""
-        if not self.moving.out.any():
-            return ()
-        return tuple(np.flatnonzero(self.held + self.wanted).tolist())
+
+def by_node(workers: int, cluster: Cluster) -> Ints:
+    """Return all workers [node, worker of the node]; the last node may have more than there are."""
+    per_node = cluster.workers_per_node
+    nodes = -(-workers // per_node)
+    return np.arange(nodes * per_node).reshape(nodes, per_node)
 
 
-@dataclass(frozen=True, eq=False)
-class Held:
-    """Boxes, and who holds or needs them: worker on[i] that of part i."""
+class ExchangeVolume:
+    """The exchanges over one edge of the graph, between several layouts of its producer and of its consumer."""
 
-    spans: Spans
-    on: np.ndarray
+    def __init__(self, held: Partition, need: Partition, cluster: Cluster) -> None:
+        self._held, self._need, self._cluster = held, need, cluster
+
+    def between(self, producers: Ints, consumers: Ints, workers: Ints, with_scattered: bool = True) -> Volume:
+        """Return the volume for workers [m, v], each row of one node.
+
+        The pairs of layouts are two arrays of indices that broadcast: [p] and [p], or [p, 1] and
+        [1, q] for all pairs.
+        """
+        held, need = _places(self._held, producers, workers), _places(self._need, consumers, workers)
+        both: Bools = held.there & need.there
+        own, uncut, filling = both.astype(np.float64), both, both
+        out, into = held.there * _wide(self._need.copies[consumers]), need.there * _wide(self._held.copies[producers])
+        whole_out, whole_into = out, into  # pieces that are contiguous
+        for d, (holding, needing) in enumerate(zip(self._held.cuts, self._need.cuts, strict=True)):
+            of_held = needing.way[consumers], held.starts[d], held.stops[d]
+            of_need = holding.way[producers], need.starts[d], need.stops[d]
+            common = _common(held, need, d)
+            own = own * common
+            sent, received = needing.common(*of_held), holding.common(*of_need)
+            out, into = out * sent, into * received
+            if with_scattered and d == 0:
+                whole_out, whole_into = out, into
+            elif with_scattered:
+                uncut = uncut & (common == held.stops[d] - held.starts[d])
+                filling = filling & (common == need.stops[d] - need.starts[d])
+                whole_out = whole_out * needing.containing(*of_held)
+                whole_into = whole_into * holding.containing(*of_need)
+        moving = Side(out - own, into - own)
+        scattered = moving - Side(whole_out - own * uncut, whole_into - own * filling) if with_scattered else None
+        inside = self._inside(producers, consumers, workers, held, need, own, moving)
+        return Volume(inside, moving - inside, scattered, own, held.volume, need.volume, held.there | need.there)
+
+    def _inside(self, producers: Ints, consumers: Ints, workers: Ints, held: Places, need: Places, own: Floats,
+                moving: Side) -> Side:
+        """Return the elements that workers exchange with others of their node."""
+        per_node = self._cluster.workers_per_node
+        if self._cluster.nodes == 1:
+            return moving
+        if per_node == 1:
+            return Side(np.zeros_like(own), np.zeros_like(own))
+        if workers.shape[1] == per_node:
+            pairs = _pairs(held, need)  # [..., m, holder, needer]
+            return Side(pairs.sum(axis=-1) - own, pairs.sum(axis=-2) - own)
+        sides = []
+        node = (workers // per_node * per_node + np.arange(per_node))  # [m, worker of the node], v is 1
+        for others_need in (True, False):
+            others = _places(self._need, consumers, node) if others_need else _places(self._held, producers, node)
+            pairs = _pairs(held, others) if others_need else _pairs(others, need)
+            sides.append(pairs.sum(axis=-1 if others_need else -2) - own)
+        return Side(*sides)
 
 
-def exchange_loads(held: Held, need: Held, cluster: Cluster) -> Loads:
-    """The loads of moving a tensor from the boxes that are held to those that are needed."""
-    size, per_node = cluster.workers, cluster.workers_per_node
-    overlaps = [_overlap(held.spans, need.spans, d) for d in range(len(held.spans.starts))]
-    out, into = _totals(overlaps, held, need, size)
-    uncut = [o * (o == held.spans.sizes[d][:, None]) if d else o for d, o in enumerate(overlaps)]
-    put = [o * (o == need.spans.sizes[d][None, :]) if d else o for d, o in enumerate(overlaps)]
-    straight_out, straight_into = _totals(uncut, held, need, size)[0], _totals(put, held, need, size)[1]
-
-    both, at_held, at_need = np.intersect1d(held.on, need.on, assume_unique=True, return_indices=True)
-    own, own_uncut, own_put = (np.zeros(size, dtype=np.int64) for _ in range(3))
-    for tables, result in ((overlaps, own), (uncut, own_uncut), (put, own_put)):
-        result[both] = _product([table[i[at_held], j[at_need]] for table, i, j in zip(
-            tables, held.spans.index, need.spans.index, strict=True)], len(both))
-
-    moving, own_side = Side(out - own, into - own), Side(own, own)
-    inside = _inside(held, need, cluster) if _crosses(held, need, per_node) else Side(out, into)
-    inside = Side(inside.out - own_side.out, inside.into - own_side.into)
-    between = Side(moving.out - inside.out, moving.into - inside.into)
-    scattered = Side(moving.out - (straight_out - own_uncut), moving.into - (straight_into - own_put))
-    return Loads(inside, between, own, scattered, _volumes(need, size), _volumes(held, size))
+def _places(partition: Partition, layouts: Ints, workers: Ints) -> Places:
+    if workers.size < MANY or layouts.size == 1:
+        return partition.places(layouts, workers)
+    different, rows = np.unique(layouts, return_inverse=True)
+    return partition.places(different, workers).take(rows.reshape(layouts.shape))
 
 
-def _overlap(held: Spans, need: Spans, d: int) -> np.ndarray:
-    """Common positions in dim d of every span held with every span needed [i, j]."""
-    stops = np.minimum(held.stops[d][:, None], need.stops[d][None, :])
-    starts = np.maximum(held.starts[d][:, None], need.starts[d][None, :])
-    return np.maximum(stops - starts, 0)
+def _wide(of_layouts: Floats) -> Floats:
+    return of_layouts[..., None, None]
 
 
-def _totals(tables: list[np.ndarray], held: Held, need: Held, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over all partners, of what each worker holds and of what each needs [w]."""
-    out, into = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
-    out[held.on] = _product([t.sum(axis=1)[i] for t, i in zip(tables, held.spans.index, strict=True)], len(held.on))
-    into[need.on] = _product([t.sum(axis=0)[j] for t, j in zip(tables, need.spans.index, strict=True)], len(need.on))
-    return out * need.spans.copies, into * held.spans.copies
-
-
-def _product(factors: list[np.ndarray], size: int) -> np.ndarray:
-    result = np.ones(size, dtype=np.int64)
-    for factor in factors:
-        result *= factor
+def _common(held: Places, need: Places, d: int) -> Floats:
+    """Return the common positions in dim d of what every worker holds with what it needs."""
+    stop, start = np.minimum(held.stops[d], need.stops[d]), np.maximum(held.starts[d], need.starts[d])
+    result: Floats = np.maximum(stop - start, 0.0)
     return result
 
 
-def _crosses(held: Held, need: Held, per_node: int) -> bool:
-    nodes = np.concatenate([held.on, need.on]) // per_node
-    return bool(nodes.min() != nodes.max())
-
-
-def _inside(held: Held, need: Held, cluster: Cluster) -> Side:
-    """Sums over the partners of the same node, the worker itself among them."""
-    shape = (cluster.nodes, cluster.workers_per_node)
-    pairs = np.ones((*shape, shape[1]), dtype=np.int64)  # [node, holder, needer]
-    for d in range(len(held.spans.starts)):
-        ends = []
-        for spans, on in ((held.spans, held.on), (need.spans, need.on)):
-            start, stop = np.zeros(cluster.workers, dtype=np.int64), np.zeros(cluster.workers, dtype=np.int64)
-            start[on], stop[on] = spans.starts[d][spans.index[d]], spans.stops[d][spans.index[d]]
-            ends.append((start.reshape(shape), stop.reshape(shape)))
-        (start_h, stop_h), (start_n, stop_n) = ends
-        pairs *= np.maximum(np.minimum(stop_h[:, :, None], stop_n[:, None, :])
-                            - np.maximum(start_h[:, :, None], start_n[:, None, :]), 0)
-    return Side(pairs.sum(axis=2).reshape(-1), pairs.sum(axis=1).reshape(-1))
-
-
-def _volumes(held: Held, size: int) -> np.ndarray:
-    spans, result = held.spans, np.zeros(size, dtype=np.int64)
-    result[held.on] = _product([np.maximum(sizes, 0)[i] for sizes, i in zip(spans.sizes, spans.index, strict=True)],
-                               len(held.on))
+def _pairs(held: Places, need: Places) -> Floats:
+    """Return the elements that each holder has in common with each needer of its row [..., m, holder, needer]."""
+    result = (held.there[..., :, None] & need.there[..., None, :]).astype(np.float64)
+    stop, start = np.empty_like(result), np.empty_like(result)  # fresh memory costs more than the arithmetic
+    for d in range(len(held.starts)):
+        np.minimum(held.stops[d][..., :, None], need.stops[d][..., None, :], out=stop)
+        np.maximum(held.starts[d][..., :, None], need.starts[d][..., None, :], out=start)
+        np.subtract(stop, start, out=stop)
+        np.maximum(stop, 0.0, out=stop)
+        result *= stop
     return result
 
 
-def sum_loads(group: np.ndarray, numbers: np.ndarray, on: np.ndarray, holders: int, cluster: Cluster,
-              ) -> tuple[Side, Side]:
-    """Loads inside nodes and between them when every group of `holders` workers sums a tensor that all its workers
-    hold, each its shard: worker on[i] is of group[i], whose tensor has numbers[i]. To gather the shards takes as much.
+def sync_sides(grids: Grids, elements: Ints, workers: Ints, cluster: Cluster) -> tuple[Side, Side]:
+    """Return what workers [m, v] send inside nodes and between them to sum a tensor.
+
+    All workers that hold the same box of it send each other their shards. Gathering the shards
+    moves the same number of elements. `elements` is the size of each worker's box under each layout
+    [l, m, v]; each row of workers is of one node.
     """
-    node = on // cluster.workers_per_node
-    key = group * cluster.nodes + node
-    near = np.bincount(key)[key]  # of the group and of the node, itself among them
-    sides = []
-    for peers in (near - 1, holders - near):
-        moved = np.zeros(cluster.workers, dtype=np.int64)
-        moved[on] = -(-peers * numbers // holders)
-        sides.append(Side(moved, moved))
-    return sides[0], sides[1]
+    holders, per_node = grids.holders[:, None, None], cluster.workers_per_node
+    node = workers[:, :1] // per_node * per_node + np.arange(per_node)  # [m, worker of the node]
+    alike = (box_numbers(grids, workers)[..., :, None] == box_numbers(grids, node)[..., None, :]).sum(axis=-1)
+    there = grids.parts[:, workers] >= 0
+    moved = [np.where(there, -(-peers * elements // holders), 0).astype(np.float64)
+             for peers in (alike - 1, holders - alike)]
+    return Side(moved[0], moved[0]), Side(moved[1], moved[1])
+
+
+def box_numbers(grids: Grids, workers: Ints) -> Ints:
+    """Return which box of an op's parameters workers [m, v] hold, numbered along c and k [l, m, v].
+
+    −1: none.
+    """
+    _, c, k, h, w = (column[:, None, None] for column in grids.degrees.T)
+    parts = grids.parts[:, workers]
+    return np.where(parts >= 0, parts // (h * w) % (c * k), -1)

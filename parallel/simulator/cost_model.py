@@ -3,20 +3,13 @@
     compute(o)     forward, backward = max over o's parts of the cluster's compute times, prolonged
                    by the contention of o's own workers where they share cores
     accumulate(o)  adding a micro-batch's gradients to those of the micro-batches before it
-    exchange(e)    max over levels of the network of link.seconds(load)
-                   + max over workers of the time to copy and add pieces;
-                   the backward exchange is the transpose: sent and received bytes swap
-    sync(o)        for each tensor of B bytes that K workers hold, every worker sends the others
-                   their shards: s = min(1, B / BUCKET) · link.seconds(load · max(1, BUCKET / B)) of
-                   the slowest level;
-                   update u = SGD on the shard + adding K − 1 received shards;
-                   gather g = s, or a latency if the weights are in shared memory
+    traffic(e)     forward and backward seconds of an exchange: `communication_cost`
+    sync(o)        seconds to sum gradients, update and gather parameters: `communication_cost`
     memory(o)      weights, gradients, momentum, received gradients and saved activations, as in
                    `program.required_memory`
 
-BUCKET is `lowering.BUCKET_BYTES`. Smaller tensors share a message, so each is charged its share of a
-full bucket, and costs add up however tensors are bucketed. A cost depends only on the op or edge, its
-layouts and the number of samples, and is memoised by these.
+A cost depends only on the op or edge, its layouts and the number of samples, and is memoised by
+these.
 """
 
 from __future__ import annotations
@@ -29,12 +22,21 @@ import numpy as np
 from parallel.cluster import Cluster
 from parallel.config import require
 from parallel.graph import Graph
-from parallel.graph.ops import Op
+from parallel.graph.ops import Op, Part
 from parallel.plans import Layout
-from parallel.program.lowering import BUCKET_BYTES
-from parallel.program.precision import ACTIVATION_BYTES, WEIGHT_BYTES, WIDE_BYTES
-from parallel.simulator.communication_volume import Held, Loads, Side, exchange_loads, sum_loads
-from parallel.simulator.partition import PartKinds, Spans, part_at, part_kinds, spans_of
+from parallel.program.precision import ACTIVATION_BYTES, WEIGHT_BYTES
+from parallel.simulator.communication_cost import (
+    CommunicationCost,
+    Exchanges,
+    SyncSeconds,
+    parameter_elements,
+    sync_seconds,
+)
+from parallel.simulator.communication_volume import by_node
+from parallel.simulator.partition import Floats, Grids, Ints, Partition, PartKinds, PartSizes
+
+ONE = np.zeros(1, dtype=np.int64)
+"""Index of the layout of a query about one layout."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,12 @@ class CostModel:
         self.graph, self.batch_size, self.cluster, self.precision = graph, batch_size, cluster, precision
         self._activation, self._weight = ACTIVATION_BYTES[precision], WEIGHT_BYTES[precision]
         self._trained = graph.trained_ops
-        self._kinds: dict[tuple[str, tuple[int, ...], tuple[int, ...]], tuple[PartKinds, np.ndarray]] = {}
-        self._spans: dict[tuple[str, tuple[int, ...], int, int | None], Spans] = {}
+        self.communication = CommunicationCost(cluster, precision)
+        self.everyone = by_node(cluster.workers, cluster)
+        """All workers [node, worker of the node]."""
+        self._sizes = {op.name: PartSizes(op) for op in graph}
+        self._kinds: dict[tuple[str, tuple[int, ...], tuple[int, ...]], tuple[PartKinds, Floats]] = {}
+        self._partitions: dict[tuple[str, Layout, int, int | None], Partition] = {}
         self._compute: dict[tuple[str, Layout, int], tuple[float, float]] = {}
         self._traffic: dict[tuple[str, Layout, str, Layout, int, int], Traffic] = {}
         self._sync: dict[tuple[str, Layout], Sync] = {}
@@ -111,34 +117,37 @@ class CostModel:
             ended[of] = found
         return ended
 
-    def contention_factor(self, workers: Sequence[int]) -> float:
-        """Return the factor while all these workers compute: that of the fullest node."""
-        if not self.cluster.core_contention:
-            return 1.0
-        node = np.array(workers) // self.cluster.workers_per_node
-        return self.cluster.contention_factor(int(np.bincount(node).max()))
-
     def part_kept(self, op: Op, layout: Layout, rows: Sequence[int]) -> np.ndarray:
         """Return the bytes that the forward pass of each part saves for backward [p]."""
         kinds, _ = self._timed_kinds(op, layout, rows)
         return np.array([op.kept_bytes(part, self._activation) for part in kinds.parts])[kinds.of]
 
-    def _timed_kinds(self, op: Op, layout: Layout, rows: Sequence[int]) -> tuple[PartKinds, np.ndarray]:
+    def _timed_kinds(self, op: Op, layout: Layout, rows: Sequence[int]) -> tuple[PartKinds, Floats]:
         key = op.name, layout.degrees, tuple(rows)
         if key not in self._kinds:
-            kinds, compute = part_kinds(op, layout.degrees, rows), self.cluster.compute
-            gradient = any(producer in self._trained for producer in op.inputs)
-            self._kinds[key] = kinds, np.array([
-                (compute.forward_s(op, part, self.precision),
-                 compute.backward_s(op, part, self.precision, gradient) if op.name in self._trained else 0.0)
-                for part in kinds.parts
-            ])
+            kinds = self._sizes[op.name].kinds(layout.degrees, rows)
+            self._kinds[key] = kinds, np.array([self.part_s(op, part) for part in kinds.parts])
         return self._kinds[key]
 
+    def part_s(self, op: Op, part: Part) -> tuple[float, float]:
+        """Return forward and backward seconds of one part that waits for no other worker's core."""
+        compute = self.cluster.compute
+        forward_s = compute.forward_s(op, part, self.precision)
+        if op.name not in self._trained:
+            return forward_s, 0.0
+        gradient = any(producer in self._trained for producer in op.inputs)
+        return forward_s, compute.backward_s(op, part, self.precision, gradient)
+
+    def least_compute_s(self, op: Op, degrees: Sequence[int], samples: int) -> tuple[float, float]:
+        """Return lower bounds of `compute` for a layout with these degrees: the times of one large part."""
+        alone = self.cluster.contention_factor(1)
+        forward_s, backward_s = self.part_s(op, self._sizes[op.name].largest(degrees, samples))
+        return alone * forward_s, alone * backward_s
+
     def accumulate(self, op: Op, layout: Layout) -> float:
-        """Return the seconds of adding a micro-batch's gradients to the earlier ones."""
-        _, _, tensors = self._tensors(op, layout)
-        most = int(np.sum(tensors, axis=0).max()) if tensors else 0
+        """Return the seconds of adding a micro-batch's gradients to those of the micro-batches before."""
+        tensors = parameter_elements(op, Grids.of([layout], self.cluster.workers))
+        most = int(np.sum([boxes for boxes, in tensors], axis=0).max()) if tensors else 0
         return self.cluster.compute.add_s(most, self.precision) if most else 0.0
 
     def exchange(self, producer: Op, layout: Layout, consumer: Op, consumer_layout: Layout, which: int, samples: int,
@@ -152,88 +161,40 @@ class CostModel:
         """The same, with the workers that take part."""
         key = producer.name, layout, consumer.name, consumer_layout, which, samples
         if key not in self._traffic:
-            held = Held(self._boxes(producer, layout, samples, None), np.array(layout.on))
-            need = Held(self._boxes(consumer, consumer_layout, samples, which), np.array(consumer_layout.on))
-            loads = exchange_loads(held, need, self.cluster)
-            self._traffic[key] = self._price(loads, layout.terms(producer) > 1, producer.wide)
+            held = self._partition(producer, layout, samples, None)
+            need = self._partition(consumer, consumer_layout, samples, which)
+            exchanges = Exchanges.over(producer, held, need, self.communication)
+            forward_s, backward_s, volume = exchanges.seconds(ONE, ONE, self.everyone, complete=True)
+            moves = bool(volume.moving.out.any())
+            workers = np.flatnonzero(volume.taking_part) if moves else ONE[:0]
+            self._traffic[key] = Traffic(float(forward_s[0]), float(backward_s[0]), tuple(workers.tolist()))
         return self._traffic[key]
 
-    def _boxes(self, op: Op, layout: Layout, samples: int, which: int | None) -> Spans:
-        key = op.name, layout.degrees, samples, which
-        if key not in self._spans:
-            self._spans[key] = spans_of(op, layout.degrees, samples, which)
-        return self._spans[key]
+    def exchanges(self, producer: Op, producers: Grids, consumer: Op, consumers: Grids, which: int, samples: int,
+                  ) -> Exchanges:
+        """Return the exchanges that bring `producer` to input `which` of `consumer`, for many layouts of both."""
+        held, need = Partition(producer, producers, samples, None), Partition(consumer, consumers, samples, which)
+        return Exchanges.over(producer, held, need, self.communication)
 
-    def _price(self, loads: Loads, adds: bool, wide: bool) -> Traffic:
-        workers = loads.workers
-        if not workers:
-            return Traffic(0.0, 0.0, ())
-        itemsize = WIDE_BYTES if wide else self._activation
-        link_s = self._link_s(loads.inside, loads.between, itemsize)  # swapping out and into changes nothing
-        packs = not self.cluster.shared_memory or bool(loads.between.out.any())
-        forward = self._handling_s(loads.scattered, loads.moving.into, loads.own, loads.wanted, packs, adds)
-        backward = self._handling_s(Side(loads.scattered.into, loads.scattered.out), loads.moving.out, loads.own,
-                                    loads.held, packs, True)
-        crowded = self.contention_factor(workers)
-        return Traffic(link_s + forward * crowded, link_s + backward * crowded, workers)
+    def _partition(self, op: Op, layout: Layout, samples: int, which: int | None) -> Partition:
+        key = op.name, layout, samples, which
+        if key not in self._partitions:
+            self._partitions[key] = Partition(op, Grids.of([layout], self.cluster.workers), samples, which)
+        return self._partitions[key]
 
-    def _link_s(self, inside: Side, between: Side, itemsize: int, share: float = 1.0) -> float:
-        """Of the most loaded level, when messages of these sides make up `share` of all that goes together."""
-        cluster, per_node = self.cluster, self.cluster.workers_per_node
-        seconds = cluster.inside.seconds(inside.load(cluster.inside, per_node, True) * itemsize / share)
-        if cluster.between is not None:
-            load = between.load(cluster.between, per_node, False)
-            seconds = max(seconds, cluster.between.seconds(load * itemsize / share))
-        return share * seconds
-
-    def _handling_s(self, scattered: Side, received: np.ndarray, own: np.ndarray, wanted: np.ndarray, packs: bool,
-                    adds: bool) -> float:
-        """Of copying and adding pieces, on the worker with most of it."""
-        copied, added = handled(scattered.out, scattered.into, received, own, wanted, packs, adds)
-        compute, precision = self.cluster.compute, self.precision
-        return max((compute.copy_s(c, precision) if c else 0.0) + (compute.add_s(a, precision) if a else 0.0)
-                   for c, a in set(zip(copied.tolist(), added.tolist(), strict=True)))
+    def syncs(self, op: Op, grids: Grids, workers: Ints, complete: bool) -> SyncSeconds:
+        """Return the seconds of `sync` for many layouts; lower bounds unless the workers [m, v] are all (`complete`).
+        """
+        return sync_seconds(op, grids, workers, complete, self.communication)
 
     def sync(self, op: Op, layout: Layout) -> Sync:
         """Seconds of summing the op's gradients, updating and gathering its parameters."""
         key = op.name, layout
         if key not in self._sync:
-            self._sync[key] = self._price_sync(op, layout)
+            grids = Grids.of([layout], self.cluster.workers)
+            found = self.syncs(op, grids, self.everyone, complete=True)
+            self._sync[key] = Sync(float(found.sum_s[0]), float(found.update_s[0]), float(found.gather_s[0]))
         return self._sync[key]
-
-    def _price_sync(self, op: Op, layout: Layout) -> Sync:
-        on, group, tensors = self._tensors(op, layout)
-        if not tensors:
-            return Sync(0.0, 0.0, 0.0)
-        cluster, holders, sum_s, gather_s = self.cluster, layout.parameter_holders, 0.0, 0.0
-        shards = np.zeros(len(on), dtype=np.int64)
-        for numbers in tensors:
-            shards += -(-numbers // holders)
-            if holders > 1:
-                inside, between = sum_loads(group, numbers, on, holders, cluster)
-                share = min(1.0, int(numbers.max()) * 4 / BUCKET_BYTES)
-                moving_s = self._link_s(inside, between, self._weight, share)
-                sum_s += moving_s
-                announced = cluster.shared_memory and not between.out.any()
-                gather_s += share * cluster.inside.latency_s if announced else moving_s
-        compute, shard = cluster.compute, int(shards.max())
-        update_s = compute.update_s(shard, self.precision)
-        if holders > 1:
-            update_s += compute.add_s((holders - 1) * shard, self.precision)
-        return Sync(sum_s, update_s * self.contention_factor(layout.on), gather_s)
-
-    def _tensors(self, op: Op, layout: Layout) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-        """Workers, the group of each (those of a group hold the same boxes), and per parameter its numbers by worker.
-
-        A worker that has no part of a parameter, as the bias of a later partial sum, has 0 of it.
-        """
-        on = np.array(layout.on)
-        _, c, k, _, _ = np.unravel_index(np.arange(len(on)), layout.degrees)
-        group = c * layout.k + k
-        boxes = [op.parameter_boxes(part_at(op, layout.degrees, 1, (i, j, 0, 0)))
-                 for i in range(layout.c) for j in range(layout.k)] if op.parameters else []
-        return on, group, [np.array([of[name].volume if name in of else 0 for of in boxes])[group]
-                           for name in op.parameters]
 
     def memory(self, op: Op, layout: Layout, samples: int) -> int:
         """Return the bytes on the worker that needs most.
@@ -242,28 +203,15 @@ class CostModel:
         """
         key = op.name, layout, samples
         if key not in self._memory:
-            _, _, tensors = self._tensors(op, layout)
-            kinds, holders = part_kinds(op, layout.degrees, layout.samples_by_index(samples)), layout.parameter_holders
+            kinds = self._sizes[op.name].kinds(layout.degrees, layout.samples_by_index(samples))
+            holders = layout.parameter_holders
             kept = np.array([op.kept_bytes(part, self._activation) for part in kinds.parts])[kinds.of]
             copies = self._weight + (self._activation if self._activation < self._weight else 0)
-            for numbers in tensors:
-                shards = -(-numbers // holders)
+            box = np.arange(len(kept)) // (layout.h * layout.w) % (layout.c * layout.k)
+            for boxes, in parameter_elements(op, Grids.of([layout], self.cluster.workers)):
+                elements = boxes[box]
+                shards = -(-elements // holders)
                 # Weights with their copy; gradients, and once more to be sent; momentum and received gradients.
-                kept = kept + numbers * (copies + 2 * self._weight) + shards * holders * self._weight
+                kept = kept + elements * (copies + 2 * self._weight) + shards * holders * self._weight
             self._memory[key] = int(kept.max())
         return self._memory[key]
-
-
-def handled(scattered_out: np.ndarray, scattered_into: np.ndarray, received: np.ndarray, own: np.ndarray,
-            wanted: np.ndarray, packs: bool | np.ndarray, adds: bool | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers that a worker copies and adds in an exchange; of many workers and exchanges where arrays are given.
-
-    Over a network (`packs`) a sender packs pieces that are not contiguous, and whoever receives puts such pieces into
-    their places; from shared memory, where the sender has put them, it puts all. And its own one to them; or, where
-    pieces overlap (`adds`), it copies one that covers all that is wanted and adds the others.
-    """
-    receives = received > 0
-    base = np.where((received >= wanted) | (own == wanted), wanted, 0) * receives
-    placed = np.where(packs, scattered_into, received)
-    copied = scattered_out * packs + np.where(adds, base, placed + own * receives)
-    return copied, np.where(adds, (received + own) * receives - base, 0)

@@ -1,23 +1,27 @@
-"""What the tests of the searches share: small spaces with real or random prices, and the time of every plan in them."""
+"""Small spaces with real or random costs for the tests of the searches, and the time of every plan in them."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
+
+import numpy as np
 
 from parallel.cluster import Cluster
 from parallel.graph import Graph
 from parallel.graph.ops import Op
 from parallel.plans import Layout
 from parallel.program.lowering import lower
-from parallel.search.cost_table import Ground
-from parallel.search.objective import Goal
-from parallel.search.op_bounds import Bounds, LinkBounds, NoBounds
-from parallel.search.space import space_of
+from parallel.search.cost_table import CostTable, plan_memory
+from parallel.search.labels import Labels
+from parallel.search.objective import Objective
+from parallel.search.space import Space, space_of
 from parallel.simulator import CostModel, Sync, Traffic
+from parallel.simulator.communication_cost import SyncSeconds
 from parallel.simulator.delta import DeltaSimulation
+from parallel.simulator.partition import Floats, Grids, Ints
 from parallel.simulator.simulate import simulate
 from tests.support.made_clusters import Rates, link, made_cluster
 
@@ -25,7 +29,7 @@ BATCH = 6
 
 
 class RandomCosts(CostModel):
-    """Random costs that depend only on op and layout."""
+    """Costs that depend on op and layout alone, but have nothing to do with them, and are not bounded by anything."""
 
     def __init__(self, graph: Graph, batch_size: int, cluster: Cluster, seed: int) -> None:
         super().__init__(graph, batch_size, cluster, "fp32")
@@ -54,8 +58,44 @@ class RandomCosts(CostModel):
         moves = random.choice([0.0, 0.3, 3.0]) * (layout.n * layout.h * layout.w > 1)
         return Sync(moves * random.random(), 0.3 * random.random(), moves * random.random())
 
+    def least_compute_s(self, op: Op, degrees: Sequence[int], samples: int) -> tuple[float, float]:
+        return 0.0, 0.0
+
+    def syncs(self, op: Op, grids: Grids, workers: Ints, complete: bool) -> SyncSeconds:
+        return SyncSeconds(*np.zeros((3, len(grids.degrees))))
+
+    def exchanges(self, producer: Op, producers: Grids, consumer: Op,  # type: ignore[override]
+                  consumers: Grids, which: int, samples: int) -> RandomExchanges:
+        return RandomExchanges(self, producer, producers, consumer, consumers, which)
+
     def memory(self, op: Op, layout: Layout, samples: int) -> int:
         return self._draw("memory", op.name, layout.degrees).randrange(100)
+
+
+@dataclass
+class RandomExchanges:
+    """What `CostModel.exchanges` returns, with random costs."""
+
+    cost_model: RandomCosts
+    producer: Op
+    producers: Grids
+    consumer: Op
+    consumers: Grids
+    which: int
+
+    def seconds(self, producers: Ints, consumers: Ints, workers: Ints, complete: bool) -> tuple[Floats, Floats, None]:
+        pairs = np.broadcast(producers, consumers)
+        seconds = np.zeros((2, pairs.size))
+        for i, (p, c) in enumerate(pairs if complete else ()):
+            one, other = layout_of(self.producers, p), layout_of(self.consumers, c)
+            traffic = self.cost_model.traffic(self.producer, one, self.consumer, other, self.which, 0)
+            seconds[:, i] = traffic.forward_s, traffic.backward_s
+        return seconds[0].reshape(pairs.shape), seconds[1].reshape(pairs.shape), None
+
+
+def layout_of(grids: Grids, index: int) -> Layout:
+    degrees = grids.degrees[index].tolist()
+    return Layout(tuple(range(int(np.prod(degrees)))), *degrees)
 
 
 def cluster_of(workers: int, **numbers: object) -> Cluster:
@@ -70,43 +110,61 @@ def cluster_of(workers: int, **numbers: object) -> Cluster:
 
 @dataclass
 class Case:
-    """A small space, its prices and bounds."""
+    """A small space and its costs."""
 
-    ground: Ground
-    bounds: Bounds
-    goal: Goal
+    space: Space
+    objective: Objective
     cost_model: CostModel
-    cluster: Cluster
 
-    def timeline_s(self, chosen: dict[str, int]) -> float:
-        """Of a plan, lowered and simulated."""
-        space = self.ground.space
+    def table(self) -> CostTable:
+        """Return a new table of the space, with nothing but bounds of its ops."""
+        return CostTable(self.space, self.cost_model)
+
+    def timeline_s(self, chosen: Mapping[str, int]) -> float:
+        """Return the timeline of a plan, lowered and simulated."""
+        space, cost_model = self.space, self.cost_model
         program = lower(space.graph, space.plan(chosen), space.batch_size)
-        return simulate(program, self.cluster, self.cost_model.precision, self.cost_model).end_s
+        return simulate(program, cost_model.cluster, cost_model.precision, cost_model).end_s
+
+    def memory(self, chosen: Mapping[str, int]) -> int:
+        """Return the bytes of a plan, op by op."""
+        return plan_memory(self.space, self.cost_model, chosen)
 
     def plans(self) -> Iterator[dict[str, int]]:
-        """Every plan of the space."""
-        candidates = self.ground.space.candidates
+        """Yield every plan of the space."""
+        candidates = self.space.candidates
         for indices in itertools.product(*(range(len(found)) for found in candidates.values())):
             yield dict(zip(candidates, indices, strict=True))
 
     def some_plan(self, random: Random) -> dict[str, int]:
-        """A plan at random."""
-        return {name: random.randrange(len(found)) for name, found in self.ground.space.candidates.items()}
+        """Return a plan drawn at random."""
+        return {name: random.randrange(len(found)) for name, found in self.space.candidates.items()}
 
 
 def case(graph: Graph, workers: int, *, dims: str = "nckhw", sizes: tuple[int, ...] | None = None,
          seed: int | None = None, batch_size: int = BATCH, **numbers: object) -> Case:
-    """A space with the cluster's prices, or with random ones if a seed is given."""
+    """Return a space with the cluster's costs, or with random ones if a seed is given."""
     cluster = cluster_of(workers, **numbers)
     space = space_of(graph, batch_size, workers, cluster, dims, sizes)
     cost_model = (CostModel(graph, batch_size, cluster, "fp32") if seed is None
                   else RandomCosts(graph, batch_size, cluster, seed))
-    ground = Ground(space, cost_model, cluster.overlap_slowdown)
-    bounds: Bounds = LinkBounds(space, cluster, "fp32") if seed is None else NoBounds(space)
-    made = Case(ground, bounds, None, cost_model, cluster)  # type: ignore[arg-type]
+
     def timeline_s(chosen: Mapping[str, int]) -> float:
         layouts = {name: space.layout(name, index) for name, index in chosen.items()}
         return DeltaSimulation(cost_model, workers, layouts).step_s - cluster.step_overhead_s
 
-    return replace(made, goal=Goal(space, cluster, timeline_s))
+    return Case(space, Objective(space, cluster, timeline_s), cost_model)
+
+
+def label_of(table: CostTable, plans: Sequence[Mapping[str, int]], first: int = 0) -> Labels:
+    """Return the labels of plans' ops from number `first` on."""
+    labels = Labels.empty().take(np.zeros(len(plans), dtype=np.int64))
+    chosen = {name: np.array([plan[name] for plan in plans]) for name in table.space.decided}
+    if not table.edges:
+        table.bound_edges(table.everyone[:1, :1])
+    for op in reversed(range(first, len(table.leaders))):
+        at = chosen[table.leaders[op]]
+        into = {edge: table.exact_edge(edge, chosen[table.leaders[edge.producer]], at) for edge in table.into[op]}
+        labels.prepend(op, table.exact_op(op, at), table.slowdown, into)
+        labels.memory = labels.memory + table.memory(op, at)
+    return labels

@@ -17,9 +17,9 @@ from parallel.graph.ops import Op
 from parallel.plans import Layout, Plan, make_plan
 from parallel.program import Exchange
 from parallel.program.lowering import BUCKET_BYTES, lower
-from parallel.simulator.communication_volume import Held, Loads, exchange_loads
+from parallel.simulator.communication_volume import ExchangeVolume, Volume, by_node
 from parallel.simulator.cost_model import CostModel
-from parallel.simulator.partition import part_kinds, spans_of
+from parallel.simulator.partition import Grids, Partition, PartSizes
 from tests.support.made_clusters import Rates, link, made_cluster
 from tests.support.small_models import MODELS, graph_of, plans
 
@@ -32,7 +32,7 @@ def edges(graph: Graph) -> list[tuple[Op, Op, int]]:
 
 
 def counted(exchange: Exchange, cluster: Cluster) -> dict[str, list[int]]:
-    """What `loads` computes, by going through all transfers."""
+    """Count what `communication_volume` computes, transfer by transfer."""
     names = ("inside.out", "inside.into", "between.out", "between.into", "own", "scattered.out", "scattered.into")
     counts = {name: [0] * cluster.workers for name in names}
     for t in exchange.transfers:
@@ -49,11 +49,10 @@ def counted(exchange: Exchange, cluster: Cluster) -> dict[str, list[int]]:
     return counts
 
 
-def computed(loads: Loads) -> dict[str, list[int]]:
-    return {"inside.out": loads.inside.out.tolist(), "inside.into": loads.inside.into.tolist(),
-            "between.out": loads.between.out.tolist(), "between.into": loads.between.into.tolist(),
-            "own": loads.own.tolist(), "scattered.out": loads.scattered.out.tolist(),
-            "scattered.into": loads.scattered.into.tolist()}
+def computed(volume: Volume) -> dict[str, list[int]]:
+    sides = {"inside": volume.inside, "between": volume.between, "scattered": volume.scattered}
+    counts = {f"{name}.{way}": getattr(side, way) for name, side in sides.items() for way in ("out", "into")}
+    return {name: count.reshape(-1).astype(int).tolist() for name, count in {**counts, "own": volume.own}.items()}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -67,14 +66,15 @@ def test_loads_are_those_of_all_transfers(name: str, data: st.DataObject) -> Non
     for exchange in program.exchanges.values():
         consumer = graph[exchange.consumer]
         which = consumer.inputs.index(exchange.value)
-        held, need = plan[exchange.value], plan[consumer.name]
-        loads = exchange_loads(
-            Held(spans_of(graph[exchange.value], held.degrees, samples, None), np.array(held.on)),
-            Held(spans_of(consumer, need.degrees, samples, which), np.array(need.on)), TWO_NODES)
-        assert computed(loads) == counted(exchange, TWO_NODES)
+        partitions = [Partition(graph[name], Grids.of([plan[name]], TWO_NODES.workers), samples, of)
+                      for name, of in ((exchange.value, None), (consumer.name, which))]
+        zero = np.zeros(1, dtype=int)
+        volume = ExchangeVolume(*partitions, TWO_NODES).between(zero, zero, by_node(TWO_NODES.workers, TWO_NODES))
+        assert computed(volume) == counted(exchange, TWO_NODES)
         assert exchange.moved == tuple(
-            {worker: int(numbers[worker]) for worker in boxes}
-            for numbers, boxes in ((loads.moving.out, exchange.holds), (loads.moving.into, exchange.needs)))
+            {worker: int(elements[worker]) for worker in boxes}
+            for elements, boxes in ((volume.moving.out.reshape(-1), exchange.holds),
+                                    (volume.moving.into.reshape(-1), exchange.needs)))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -84,7 +84,7 @@ def test_parts_of_a_kind_have_the_sizes_of_every_part(name: str, data: st.DataOb
     graph = GRAPHS[name]
     plan, batch = data.draw(plans(graph))
     for op in graph:
-        kinds = part_kinds(op, plan[op.name].degrees, plan[op.name].samples_by_index(batch))
+        kinds = PartSizes(op).kinds(plan[op.name].degrees, plan[op.name].samples_by_index(batch))
         for position, worker in enumerate(plan[op.name].on):
             part, kind = plan[op.name].part(op, worker, (0, batch)), kinds.parts[kinds.of[position]]
             assert part.box.shape == kind.box.shape

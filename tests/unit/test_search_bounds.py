@@ -1,4 +1,4 @@
-"""Bounds never exceed what they bound: prices, the rest of a plan, pipelines and passes."""
+"""Bounds never exceed what they bound: costs, and the rest of a plan."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from random import Random
 import numpy as np
 import pytest
 
-from parallel.search.completion_bounds import Potentials
-from parallel.search.labels import START
-from parallel.search.op_bounds import link_seconds
+from parallel.search.completion_bounds import BRANCHES, CompletionBounds, without_exchanges
 from tests.support.made_clusters import link
-from tests.support.made_searches import Case, case
+from tests.support.made_searches import case, label_of
 from tests.support.small_models import MODELS, graph_of
 
 ALMOST = 1 + 1e-9
@@ -23,85 +21,68 @@ LINKS = {
 }
 
 
-def edges_of(made: Case) -> list:  # type: ignore[type-arg]
-    return [*made.ground.ahead.values(), *(edge for edges in made.ground.aside.values() for edge in edges)]
-
-
 @pytest.mark.parametrize("kind", LINKS)
 @pytest.mark.parametrize("name", MODELS)
-def test_bounds_of_prices(name: str, kind: str) -> None:
-    random = Random(f"{name} {kind}")
-    for workers in (2, 3, 4, 6, 8):
-        made = case(graph_of(name), workers, **LINKS[kind])
-        space, ground, bounds = made.ground.space, made.ground, made.bounds
-        for op in space.graph.names:
-            index = random.randrange(len(space.degrees[op]))
-            work, costs = ground.work(op, index), bounds.costs(op)
-            for bound, price in ((costs.forward_s, work.forward_s), (costs.backward_s, work.backward_s),
-                                 (costs.sum_s, work.sum_s), (costs.update_s, work.update_s),
-                                 (costs.gather_s, work.gather_s)):
-                assert bound[index] <= price * ALMOST, (op, space.layout(op, index))
-        for edge in edges_of(made):
-            producers, consumers = (np.array([random.randrange(len(space.degrees[op])) for _ in range(4)])
-                                    for op in (edge.producer, edge.consumer))
-            if space.leaders[edge.producer] == space.leaders[edge.consumer]:
-                consumers = producers
-            fast, closer = bounds.exchange_s(edge, producers, consumers), bounds.closer_s(edge, producers, consumers)
-            for i, (p, c) in enumerate(zip(producers.tolist(), consumers.tolist(), strict=True)):
-                price = ground.exchange(edge, p, c) or (0.0, 0.0)
-                where = edge, str(space.layout(edge.producer, p)), str(space.layout(edge.consumer, c))
-                assert fast[i] <= min(price) * ALMOST, where
-                if closer is not None:
-                    assert closer[0][i] <= price[0] * ALMOST and closer[1][i] <= price[1] * ALMOST, where
+def test_bounds_of_costs(name: str, kind: str) -> None:
+    """Those of one part, of one worker and of one node are not above the costs, for some candidates of every op."""
+    random = np.random.default_rng(3)
+    for workers in (3, 6):
+        table = case(graph_of(name), workers, **LINKS[kind]).table()
+        few = {leader: np.isin(kept, random.choice(kept, 4)) for leader, kept in table.kept.items()}
+        table = table.among(few)
+        for op, bounds in enumerate(table.ops):
+            bounds = bounds.take(np.arange(len(bounds.exact)))
+            exact = table.exact_op(op, np.arange(len(bounds.exact)))
+            for field in ("forward_s", "backward_s", "sum_s", "update_s", "gather_s"):
+                assert (getattr(bounds, field) <= getattr(exact, field) * ALMOST).all(), (op, field)
+            assert (bounds.shared == exact.shared).all() and exact.exact.all()
+        for some in (table.everyone[-1:, :1], table.everyone[:1]):
+            table.bound_edges(some)
+            bounded = {edge: (costs.forward_s.copy(), costs.backward_s.copy()) for edge, costs in table.edges.items()}
+            table.bound_edges(table.everyone)
+            for edge, costs in table.edges.items():
+                assert costs.exact.all()
+                assert (bounded[edge][0] <= costs.forward_s * ALMOST).all(), edge
+                assert (bounded[edge][1] <= costs.backward_s * ALMOST).all(), edge
 
 
-def test_close_bounds_are_close() -> None:
-    """On a few workers all of them are looked at, so that little is missing."""
-    random, made, shares = Random(3), case(graph_of("tower"), 4), []
-    for edge in made.ground.ahead.values():
-        space = made.ground.space
-        p, c = (random.randrange(len(space.degrees[op])) for op in (edge.producer, edge.consumer))
-        c = p if space.leaders[edge.producer] == space.leaders[edge.consumer] else c
-        price, bound = made.ground.exchange(edge, p, c), made.bounds.closer_s(edge, np.array([p]), np.array([c]))
-        if price is not None and bound is not None:
-            shares.append(bound[0][0] / price[0])
-    assert len(shares) > 4 and min(shares) > 0.95
+def test_exact_costs_are_the_cost_models() -> None:
+    random, made = Random(3), case(graph_of("residual"), 4)
+    table, space, model = made.table(), made.space, made.cost_model
+    table.bound_edges(table.everyone[:1])
+    ops = space.graph.ops
+    for edge, costs in table.edges.items():
+        p, q = (random.randrange(size) for size in (costs.exact.shape[0], costs.exact.shape[-1]))
+        q = p if costs.exact.ndim == 1 else q
+        found = table.exact_edge(edge, np.array([p]), np.array([q]))
+        layouts = [space.layout(ops[op].name, index) for op, index in ((edge.producer, p), (edge.consumer, q))]
+        expected = model.exchange(ops[edge.producer], layouts[0], ops[edge.consumer], layouts[1], edge.which,
+                                  space.batch_size)
+        assert (found[0][0], found[1][0]) == expected
 
 
-def test_link_seconds_are_the_links() -> None:
-    made = link(2e5, 1e-3)
-    curved = type(made)(1e-4, ((1e3, 1e6), (1e5, 2e7), (1e6, 3e7)))
-    loads = np.array([0, 1, 999, 1e3, 5e4, 1e5, 7e5, 1e6, 1e9])
-    for one in (made, curved):
-        assert link_seconds(one, loads) == pytest.approx([one.seconds(load) for load in loads], rel=1e-12)
-
-
-@pytest.mark.parametrize(("name", "workers"), [("tower", 2), ("towers", 3), ("weightless", 4), ("residual", 2)])
-def test_bounds_of_plans(name: str, workers: int) -> None:
-    """The potentials of a plan's candidates, of every label on the way to it, and of its whole, are below its time."""
-    random = Random(5)
-    made = case(graph_of(name), workers)
-    ground = made.ground
-    potentials = Potentials(ground, made.bounds, made.goal.extra_s)
-    whole = [(plan, potentials.of_plan(plan)) for plan in (made.some_plan(random) for _ in range(12))]
-    potentials.prepare()
-    potentials.connect()
-    for settle in (False, True):
-        potentials.solve(np.inf)
-        if settle:
-            potentials.settle(np.inf)
-        for plan, bound in whole:
-            timeline_s = made.timeline_s(plan)
-            assert bound <= timeline_s * ALMOST
-            assert potentials.least_s <= timeline_s * ALMOST
-            label = START
-            for r in reversed(range(len(ground.runs))):
-                run = ground.runs[r]
-                at = plan[run.leader]
-                stage = potentials.stages[r]
-                assert float((stage.means + stage.rest + stage.past)[:, at].max()) <= timeline_s * ALMOST
-                if r + 1 < len(ground.runs):
-                    position = plan[ground.runs[r + 1].leader]
-                    assert potentials.in_front(label, r + 1, position, np.inf)[at] <= timeline_s * ALMOST
-                label = ground.extend(label, run, plan)
-                assert potentials.of_label(label, r, at) <= timeline_s * ALMOST
+@pytest.mark.parametrize(("name", "workers"), [("tower", 2), ("towers", 3), ("weightless", 4), ("residual", 2),
+                                               ("branches", 2)])
+@pytest.mark.parametrize("exact", [False, True])
+def test_bounds_of_plans(name: str, workers: int, exact: bool) -> None:
+    """What bounds any plan, and every label on the way to one, is below its time."""
+    random, made = Random(5), case(graph_of(name), workers)
+    table = made.table()
+    table.bound_edges(table.everyone if exact else table.everyone[:1, :1])
+    bounds = CompletionBounds(table, made.objective.extra_s)
+    plans = [made.some_plan(random) for _ in range(12)]
+    timeline_s = np.array([made.timeline_s(plan) for plan in plans])
+    assert (bounds.least_s <= timeline_s * ALMOST).all()
+    for plan, seconds in zip(plans, timeline_s, strict=True):
+        keep, pairs = bounds.within(seconds * (1 + 1e-6))
+        few = without_exchanges(table, made.objective.extra_s, seconds * (1 + 1e-6))
+        assert all(keep[leader][at] and few[leader][at] for leader, at in plan.items())
+        for edge, may in pairs.items():
+            assert may[plan[table.leaders[edge.producer]], plan[table.leaders[edge.consumer]]]
+    chosen = {name: np.array([plan[name] for plan in plans]) for name in made.space.decided}
+    for r, run in enumerate(table.runs):
+        before = {name: at for name, at in chosen.items() if any(name == other.leader for other in table.runs[:r])}
+        labels = label_of(table, plans, run.ops[0])
+        for known in ({}, before):
+            bound = (BRANCHES @ labels.sums + bounds.in_front(r, known)).max(axis=0)
+            assert (bound <= timeline_s * ALMOST).all(), (run, list(known))

@@ -8,9 +8,11 @@ from random import Random
 
 import pytest
 
+from parallel.search import exact as exact_method
 from parallel.search.exact import exact
 from parallel.search.exhaustive import exhaustive
 from parallel.search.objective import Score
+from parallel.search.result import Limits
 from tests.support.made_clusters import Rates, link
 from tests.support.made_searches import Case, case
 from tests.support.small_models import graph_of
@@ -18,23 +20,26 @@ from tests.support.small_models import graph_of
 NEAR = 1e-9
 
 
+@pytest.fixture(autouse=True)
+def narrow_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let small spaces need several passes."""
+    monkeypatch.setattr(exact_method, "WIDTHS", (1, 4))
+
+
 def check(made: Case, memory_limit: int | None = None) -> Score:
-    """The exact method finds what the exhaustive one finds, whatever it begins with: then it does not look for a good
-    plan first, and labels have to lead it to the best one."""
-    oracle = exhaustive(made.ground, made.goal, made.cost_model, memory_limit=memory_limit)
-    start = [max(made.plans(), key=lambda plan: made.ground.label(plan).timeline_s)]
-    if memory_limit is not None:
-        start = [plan for plan in start if made.ground.memory(plan) <= memory_limit]
-    found = exact(made.ground, made.bounds, made.goal, start, memory_limit=memory_limit)
+    """The exact method finds what the exhaustive one finds, whatever the widths of its passes."""
+    limits = Limits(memory_bytes=memory_limit)
+    oracle = exhaustive(made.space, made.objective, made.cost_model, limits)
+    found = exact(made.table(), made.objective, [], limits)
     assert found.stopped is None and oracle.stopped is None
-    assert oracle.looked_at == made.ground.space.count
+    assert oracle.looked_at == made.space.count
     assert (found.chosen is None) == (oracle.chosen is None)
     assert found.score.step_s == pytest.approx(oracle.score.step_s, rel=NEAR)
     assert found.bound.step_s == pytest.approx(oracle.score.step_s, rel=NEAR)
     if found.chosen is not None:
-        assert made.goal.score(made.timeline_s(dict(found.chosen)), found.chosen).step_s == pytest.approx(
+        assert made.objective.score(made.timeline_s(dict(found.chosen)), found.chosen).step_s == pytest.approx(
             found.score.step_s, rel=NEAR)
-        assert memory_limit is None or made.ground.memory(found.chosen) <= memory_limit
+        assert memory_limit is None or made.memory(found.chosen) <= memory_limit
     return found.score
 
 
@@ -47,15 +52,14 @@ def test_random_prices_of_a_chain(seed: int) -> None:
 
 @pytest.mark.parametrize(("seed", "slowdown"), [(0, 0.3), (1, 0.0), (2, 1.0), (11, 0.1)])
 def test_random_prices_of_branches(seed: int, slowdown: float) -> None:
-    """Exchanges run beside other work almost everywhere: labels are lower bounds, and plans are simulated. In the last
-    case a dominated label leads to the optimum, for the other one is late at an exchange of a branch."""
+    """Exchanges run beside other work almost everywhere."""
     check(case(graph_of("branches"), 2, dims="nch", sizes=(2,), seed=seed, overlap_slowdown=slowdown))
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_random_prices_and_a_memory_limit(seed: int) -> None:
     made = case(graph_of("weightless"), 2, dims="nc", seed=seed)
-    needs = sorted(made.ground.memory(plan) for plan in made.plans())
+    needs = sorted(made.memory(plan) for plan in made.plans())
     scores = [check(made, memory_limit=needs[len(needs) * i // 6]) for i in (0, 1, 3, 5)]
     assert sorted(scores, reverse=True) == scores
     assert check(made, memory_limit=needs[0] - 1).step_s == math.inf
@@ -73,7 +77,7 @@ def test_random_prices_and_a_memory_limit(seed: int) -> None:
 ])
 def test_real_prices(name: str, workers: int, dims: str, sizes: tuple[int, ...] | None) -> None:
     made = case(graph_of(name), workers, dims=dims, sizes=sizes)
-    assert 1 < made.ground.space.count < 3000
+    assert 1 < made.space.count < 3000
     check(made)
 
 
@@ -93,32 +97,32 @@ def test_real_prices_of_other_clusters(numbers: dict[str, object]) -> None:
 def test_a_whole_network_in_a_space_too_large_to_count() -> None:
     """No plan at random, nor any that is one move away, is better than the optimum."""
     random, made = Random(0), case(graph_of("tower"), 4)
-    assert made.ground.space.count > 1e7
-    found = exact(made.ground, made.bounds, made.goal, [])
+    assert made.space.count > 1e7
+    found = exact(made.table(), made.objective, [])
     assert found.chosen is not None and found.stopped is None
     for _ in range(200):
-        assert made.ground.label(made.some_plan(random)).timeline_s >= found.score.total_s * (1 - NEAR)
-    for name, candidates in made.ground.space.candidates.items():
+        assert made.timeline_s(made.some_plan(random)) >= found.score.total_s * (1 - NEAR)
+    for name, candidates in made.space.candidates.items():
         for index in range(len(candidates)):
-            assert made.ground.label({**found.chosen, name: index}).timeline_s >= found.score.total_s * (1 - NEAR)
+            assert made.objective.simulate({**found.chosen, name: index}) >= found.score.total_s * (1 - NEAR)
 
 
 def test_plans_to_begin_with_and_known_scores() -> None:
     made = case(graph_of("tower"), 2)
-    best = exact(made.ground, made.bounds, made.goal, [])
+    best = exact(made.table(), made.objective, [])
     assert best.chosen is not None
-    again = exact(made.ground, made.bounds, made.goal, [dict(best.chosen)])
+    again = exact(made.table(), made.objective, [dict(best.chosen)])
     assert again.score == best.score and again.looked_at <= best.looked_at
-    beaten = exact(made.ground, made.bounds, made.goal, [], known=Score(best.score.step_s / 2, best.score.total_s / 2))
+    beaten = exact(made.table(), made.objective, [], Limits(Score(best.score.step_s / 2, best.score.total_s / 2)))
     assert beaten.chosen is None and beaten.stopped is None
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
 def test_what_is_stopped_has_a_bound(after: int) -> None:
     made = case(graph_of("tower"), 4)
-    best = exact(made.ground, made.bounds, made.goal, [])
+    best = exact(made.table(), made.objective, [])
     reasons = itertools.chain([None] * after, itertools.repeat("enough"))
-    found = exact(made.ground, made.bounds, made.goal, [], stop=lambda: next(reasons))
+    found = exact(made.table(), made.objective, [], Limits(stop=lambda: next(reasons)))
     assert found.stopped == ("enough" if after < 2 or found.stopped else None)
     assert found.chosen is not None
     assert 0 < found.bound.step_s <= best.score.step_s * (1 + NEAR)
@@ -136,7 +140,7 @@ def test_an_interrupt_gives_the_best_so_far() -> None:
             raise KeyboardInterrupt
         return None
 
-    found = exact(made.ground, made.bounds, made.goal, [], stop=stop)
+    found = exact(made.table(), made.objective, [], Limits(stop=stop))
     assert found.stopped == "interrupted" and found.chosen is not None
     assert 0 < found.bound.step_s <= found.score.step_s
 
@@ -144,4 +148,4 @@ def test_an_interrupt_gives_the_best_so_far() -> None:
 def test_too_many_plans_to_try_them_all() -> None:
     made = case(graph_of("tower"), 4)
     with pytest.raises(ValueError, match="search.method=exhaustive would simulate .* plans"):
-        exhaustive(made.ground, made.goal, made.cost_model)
+        exhaustive(made.space, made.objective, made.cost_model)

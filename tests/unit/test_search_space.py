@@ -66,7 +66,7 @@ def test_every_plan_of_the_space_is_legal_and_found_again() -> None:
     random = Random(0)
     for name, workers in (("tower", 6), ("towers", 4), ("odd", 3), ("residual", 4), ("branches", 5)):
         made = case(graph_of(name), workers)
-        space = made.ground.space
+        space = made.space
         for _ in range(15):
             chosen = made.some_plan(random)
             plan = space.plan(chosen)
