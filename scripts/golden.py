@@ -180,7 +180,7 @@ def plan_entries(only: str) -> Iterator[tuple[str, object]]:
 
 def simulator_entries(only: str) -> Iterator[tuple[str, object]]:
     """Yield the entries of simulated steps."""
-    prices: dict[tuple[str, int, str], CostModel] = {}
+    cost_models: dict[tuple[str, int, str], CostModel] = {}
     for case, workers, label in _planned():
         path = f"simulator/{case.name}/{workers}/{label}"
         if case.precision != "fp32" or not wanted(path, only):
@@ -192,9 +192,9 @@ def simulator_entries(only: str) -> Iterator[tuple[str, object]]:
             if workers > cluster_for(name).workers:
                 continue
             cluster, key = cluster_for(name).resized(workers), (case.name, workers, name)
-            if key not in prices:
-                prices[key] = CostModel(program.graph, BATCH, cluster, case.precision)
-            line = simulate(program, cluster, case.precision, prices[key])
+            if key not in cost_models:
+                cost_models[key] = CostModel(program.graph, BATCH, cluster, case.precision)
+            line = simulate(program, cluster, case.precision, cost_models[key])
             split = [repr(seconds.tolist()) for seconds in vars(line.split).values()]
             yield f"{path}/{name}", [line.step_s, line.loaded_step_s, digest(split)]
 

@@ -1,4 +1,4 @@
-"""The exact method against every plan of small spaces, with random prices and with real ones."""
+"""The exact method against every plan of small spaces, with random costs and with real ones."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ def check(made: Case, memory_limit: int | None = None) -> Score:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_random_prices_of_a_chain(seed: int) -> None:
-    """Nothing is known of the prices beforehand, so that everything hangs on labels and their dominance."""
+def test_random_costs_of_a_chain(seed: int) -> None:
+    """Nothing is known about the costs in advance, so that the result depends on labels and their dominance."""
     for slowdown in (0.0, 0.4):
         check(case(graph_of("weightless"), 2, dims="nck", seed=seed, overlap_slowdown=slowdown))
 
 
 @pytest.mark.parametrize(("seed", "slowdown"), [(0, 0.3), (1, 0.0), (2, 1.0), (11, 0.1)])
-def test_random_prices_of_branches(seed: int, slowdown: float) -> None:
+def test_random_costs_of_branches(seed: int, slowdown: float) -> None:
     """Exchanges run beside other work almost everywhere."""
     check(case(graph_of("branches"), 2, dims="nch", sizes=(2,), seed=seed, overlap_slowdown=slowdown))
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_prices_and_a_memory_limit(seed: int) -> None:
+def test_random_costs_and_a_memory_limit(seed: int) -> None:
     made = case(graph_of("weightless"), 2, dims="nc", seed=seed)
     needs = sorted(made.memory(plan) for plan in made.plans())
     scores = [check(made, memory_limit=needs[len(needs) * i // 6]) for i in (0, 1, 3, 5)]
@@ -75,7 +75,7 @@ def test_random_prices_and_a_memory_limit(seed: int) -> None:
     ("branches", 2, "nc", (2,)),
     ("residual", 2, "n", None),
 ])
-def test_real_prices(name: str, workers: int, dims: str, sizes: tuple[int, ...] | None) -> None:
+def test_real_costs(name: str, workers: int, dims: str, sizes: tuple[int, ...] | None) -> None:
     made = case(graph_of(name), workers, dims=dims, sizes=sizes)
     assert 1 < made.space.count < 3000
     check(made)
@@ -90,7 +90,7 @@ def test_real_prices(name: str, workers: int, dims: str, sizes: tuple[int, ...] 
     {"data_s_per_image": 1e-3, "data_overlaps": True, "data_shared": True},
     {"step_overhead_s": 1.0},
 ])
-def test_real_prices_of_other_clusters(numbers: dict[str, object]) -> None:
+def test_real_costs_of_other_clusters(numbers: dict[str, object]) -> None:
     check(case(graph_of("weightless"), 2, dims="nckh", **numbers))
 
 
