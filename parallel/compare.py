@@ -3,8 +3,9 @@
     python -m parallel.compare DIR… [--json FILE] [--csv FILE] [--report FILE] [--no-report]
 
 Reads every record at or below the folders, prints one table per workload with a line per strategy,
-and writes report.html into the first folder. Shows files validation*.json (parallel.validate) below
-the folders, too. docs/records.md explains the columns.
+the baseline first and others in the order in which they ran, and writes report.html into the first
+folder. Shows files validation*.json (parallel.validate) below the folders, too. docs/records.md
+explains the columns.
 
     --json FILE    write the numbers as JSON; - writes to standard output
     --csv FILE     write one line per strategy as CSV; - writes to standard output
@@ -22,7 +23,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from parallel.cli.choices import CHOICES
 from parallel.cli.command import Command, Given, open_console
 from parallel.cli.result_tables import WIDE, print_comparison, print_validation
 from parallel.cli.tables import print_lines
@@ -51,7 +51,7 @@ def print_and_export(given: Given, console: Console) -> int:
         console = open_console(WIDE, stderr=True)  # the export is alone on standard output
     validations = find_validations(folders)
     records = [] if validations and no_runs(folders) else find_records(folders)
-    comparisons = compare(records, CHOICES["strategy"])
+    comparisons = compare(records)
     for comparison in comparisons:
         print_comparison(comparison, console)
     for validation in validations:

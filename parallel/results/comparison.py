@@ -109,14 +109,14 @@ class Comparison:
     results: tuple[Result, ...]
 
 
-def compare(records: Iterable[Record], strategies: Iterable[str] = ()) -> list[Comparison]:
+def compare(records: Iterable[Record]) -> list[Comparison]:
     """Group records by workload and hardware: one `Comparison` for each, in the order of their
     first records.
 
-    `strategies` is the order of strategies in tables and palettes; others follow by name.
+    Strategies have the order of their first records too, after the baseline's.
     """
     records = tuple(records)
-    order = list(dict.fromkeys([*strategies, *sorted({record.strategy for record in records})]))
+    order = list(dict.fromkeys(record.strategy for record in sorted(records, key=lambda record: not record.baseline)))
     groups: dict[tuple[Workload, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record.workload, hardware(record)].append(record)
