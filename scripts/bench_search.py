@@ -1,6 +1,6 @@
 """Time the simulation and the search, and compare with published times of FlexFlow and PaSE.
 
-    python scripts/bench_search.py [--json results.json] [--moves 100000] [--quick]
+    python scripts/bench_search.py [--json results.json] [--moves 100000] [--parts 1 3] [--quick]
 
 AlexNet at 224 pixels, 1000 classes, fp32, on the hand-written clusters of conf/cluster, in one
 process with one thread.
@@ -12,7 +12,8 @@ process with one thread.
     3  seconds until the exact search has its certificate, including pipelines and passes. PaSE
        (Elango 2021, table 3) took 0.226 s for 4 and 0.475 s for 64 devices, without a proof for a
        timeline with overlap; FlexFlow took 2.54 s and 257 s
-    4  result of FlexFlow's Markov chain after some seconds, compared with the optimum
+    4  the same for VGG-16 and ResNet-18, within the default time limit of 60 s
+    5  result of FlexFlow's Markov chain after some seconds, compared with the optimum
 
 The clusters are used without the loading of images, which does not depend on the plan.
 """
@@ -33,9 +34,12 @@ from random_moves import random_moves
 
 from parallel.cluster import Cluster
 from parallel.cluster.files import read_cluster
+from parallel.config import ModelConfig
 from parallel.graph import Graph
 from parallel.graph.configured import model_graph
 from parallel.models.alexnet import AlexNetConfig
+from parallel.models.resnet import ResNet18Config
+from parallel.models.vgg import VGG16Config
 from parallel.plans import Layout, Plan, make_plan
 from parallel.search import SearchConfig, search
 from parallel.simulator import CostModel
@@ -133,6 +137,16 @@ def search_times(graph: Graph, name: str, workers: int, repeats: int) -> dict[st
             "gap": found.gap, "certificate": found.certificate, "looked_at": dict(found.looked_at)}
 
 
+def other_network(name: str, options: ModelConfig, samples: int, cluster_name: str, workers: int) -> dict[str, object]:
+    """Return the seconds of the exact search for another network, with its default time limit."""
+    graph, cluster = model_graph(options, 1000), cluster_named(cluster_name, workers)
+    begin = time.perf_counter()
+    found = search(graph, samples * workers, workers, cluster, "fp32")
+    return {"model": name, "cluster": cluster_name, "workers": workers, "batch": samples * workers,
+            "seconds": time.perf_counter() - begin, "step_ms": 1e3 * found.step_s, "gap": found.gap,
+            "certificate": found.certificate, "looked_at": dict(found.looked_at)}
+
+
 def chain_against_optimum(graph: Graph, name: str, workers: int, budget_s: float) -> dict[str, object]:
     """Return the best plan of the Markov chain and the optimum of the same space, with their
     times."""
@@ -152,43 +166,64 @@ def main() -> None:
                         help="few moves and at most 64 workers, as a test of this script")
     parser.add_argument("--moves", type=int, default=100_000,
                         help="moves of part 2; the default takes 15 minutes")
+    parser.add_argument("--parts", type=int, nargs="+", choices=range(1, 6), default=range(1, 6),
+                        help="numbers of the parts above; all if not given")
     options = parser.parse_args()
     torch.set_num_threads(1)
     graph, quick = alexnet(), options.quick
-    results: dict[str, list[dict[str, object]]] = {"simulation": [], "search": [], "chain": []}
+    results: dict[str, list[dict[str, object]]] = {"simulation": [], "search": [], "networks": [], "chain": []}
 
-    print("1  a move, by full and by delta simulation      FlexFlow: a search")
-    print("   workers   full ms  delta ms  ratio            full s  delta s  ratio")
-    for workers, (full_s, delta_s) in FLEXFLOW_SIMULATION.items():
-        row = simulation_times(graph, workers, 60 if quick else 600)
-        results["simulation"].append(dict(row))
-        print(f"   {workers:7} {row['full_ms']:9.3f} {row['delta_ms']:9.3f} {row['ratio']:5.1f}×           "
-              f"{full_s:7.2f} {delta_s:8.2f} {full_s / delta_s:5.1f}×", flush=True)
+    if 1 in options.parts:
+        print("1  a move, by full and by delta simulation      FlexFlow: a search")
+        print("   workers   full ms  delta ms  ratio            full s  delta s  ratio")
+        for workers, (full_s, delta_s) in FLEXFLOW_SIMULATION.items():
+            row = simulation_times(graph, workers, 60 if quick else 600)
+            results["simulation"].append(dict(row))
+            print(f"   {workers:7} {row['full_ms']:9.3f} {row['delta_ms']:9.3f} {row['ratio']:5.1f}×           "
+                  f"{full_s:7.2f} {delta_s:8.2f} {full_s / delta_s:5.1f}×", flush=True)
 
-    count = equal_moves(graph, 400 if quick else options.moves)
-    results["equal"] = [{"moves": count}]
-    print(f"\n2  {count:,} random moves: full and delta simulation are equal to the last bit\n", flush=True)
+    if 2 in options.parts:
+        count = equal_moves(graph, 400 if quick else options.moves)
+        results["equal"] = [{"moves": count}]
+        print(f"\n2  {count:,} random moves: full and delta simulation are equal to the last bit\n", flush=True)
 
-    print("3  exact search, to its certificate                                       published seconds")
-    print("   cluster          workers  seconds   step ms  data par.  1 w. trick    gap   PaSE  FlexFlow")
-    sizes = (4, 8, 16, 64) if quick else (4, 8, 16, 64, 256, 1024)
-    for name in ("k20", "ethernet_10g", "h100_infiniband"):
-        for workers in sizes:
-            found = search_times(graph, name, workers, 1 if quick or workers > 64 else 5)
-            results["search"].append(found)
-            pase, flexflow = (f"{published[workers]:g}" if workers in published else "-"
-                              for published in (PASE_SEARCH, FLEXFLOW_SEARCH))
-            print(f"   {name:16} {workers:7} {found['seconds']:8.3f} {found['step_ms']:9.3f} "
-                  f"{found['data_parallel_ms']:10.3f} {found['one_weird_trick_ms']:11.3f} {found['gap']:6.1%} "
-                  f"{pase:>6} {flexflow:>9}", flush=True)
+    if 3 in options.parts:
+        print("3  exact search, to its certificate                                       published seconds")
+        print("   cluster          workers  seconds   step ms  data par.  1 w. trick    gap   PaSE  FlexFlow")
+        sizes = (4, 8, 16, 64) if quick else (4, 8, 16, 64, 256, 1024)
+        for name in ("k20", "ethernet_10g", "h100_infiniband"):
+            for workers in sizes:
+                found = search_times(graph, name, workers, 1 if quick or workers > 64 else 5)
+                results["search"].append(found)
+                pase, flexflow = (f"{published[workers]:g}" if workers in published else "-"
+                                  for published in (PASE_SEARCH, FLEXFLOW_SEARCH))
+                print(f"   {name:16} {workers:7} {found['seconds']:8.3f} {found['step_ms']:9.3f} "
+                      f"{found['data_parallel_ms']:10.3f} {found['one_weird_trick_ms']:11.3f} {found['gap']:6.1%} "
+                      f"{pase:>6} {flexflow:>9}", flush=True)
 
-    print("\n4  Markov chain against the optimum of the same space")
-    print("   cluster          workers  optimum ms   in s   chain ms   in s    moves  excess")
-    for name, workers in (("k20", 4), ("ethernet_10g", 8), ("h100_infiniband", 16), ("k20", 64)):
-        chain = chain_against_optimum(graph, name, workers, 2 if quick else 30)
-        results["chain"].append(chain)
-        print(f"   {name:16} {workers:7} {chain['optimum_ms']:11.3f} {chain['exact_s']:6.2f} {chain['mcmc_ms']:10.3f} "
-              f"{chain['mcmc_s']:6.1f} {chain['moves']:8} {chain['excess']:7.2%}", flush=True)
+    if 4 in options.parts:
+        print("\n4  exact search for other networks")
+        print("   network  cluster          workers   batch  seconds   step ms    gap   labels  exchanges")
+        networks = (("vgg16", VGG16Config(image_size=224), 16), ("resnet18", ResNet18Config(image_size=224), 32))
+        for (name, config, samples), cluster_name, workers in itertools.product(
+                networks, ("k20", "h100_infiniband"), (4,) if quick else (4, 16, 64)):
+            found = other_network(name, config, samples, cluster_name, workers)
+            results["networks"].append(found)
+            looked_at = found["looked_at"]
+            assert isinstance(looked_at, dict)
+            print(f"   {name:8} {cluster_name:16} {workers:7} {found['batch']:7} {found['seconds']:8.2f} "
+                  f"{found['step_ms']:9.3f} {found['gap']:6.1%} {looked_at['space']:8,} {looked_at['exchanges']:10,}",
+                  flush=True)
+
+    if 5 in options.parts:
+        print("\n5  Markov chain against the optimum of the same space")
+        print("   cluster          workers  optimum ms   in s   chain ms   in s    moves  excess")
+        for name, workers in (("k20", 4), ("ethernet_10g", 8), ("h100_infiniband", 16), ("k20", 64)):
+            chain = chain_against_optimum(graph, name, workers, 2 if quick else 30)
+            results["chain"].append(chain)
+            print(f"   {name:16} {workers:7} {chain['optimum_ms']:11.3f} {chain['exact_s']:6.2f} "
+                  f"{chain['mcmc_ms']:10.3f} "
+                  f"{chain['mcmc_s']:6.1f} {chain['moves']:8} {chain['excess']:7.2%}", flush=True)
 
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
