@@ -29,7 +29,7 @@ BATCH = 6
 
 
 class RandomCosts(CostModel):
-    """Costs that depend on op and layout alone, but have nothing to do with them, and are not bounded by anything."""
+    """Random costs that depend only on op and layout, without useful lower bounds."""
 
     def __init__(self, graph: Graph, batch_size: int, cluster: Cluster, seed: int) -> None:
         super().__init__(graph, batch_size, cluster, "fp32")
@@ -74,7 +74,7 @@ class RandomCosts(CostModel):
 
 @dataclass
 class RandomExchanges:
-    """What `CostModel.exchanges` returns, with random costs."""
+    """Exchanges as `CostModel.exchanges` returns them, with random costs."""
 
     cost_model: RandomCosts
     producer: Op
@@ -99,7 +99,7 @@ def layout_of(grids: Grids, index: int) -> Layout:
 
 
 def cluster_of(workers: int, **numbers: object) -> Cluster:
-    """Two nodes, unless it is one worker; links of rates near those of computing. With `shared_cores`, they contend."""
+    """Return a cluster of two nodes, or of one worker. With `shared_cores`, workers contend for cores."""
     per_node = max(1, -(-workers // 2))
     if numbers.pop("shared_cores", False):
         numbers["core_contention"] = tuple(0.9 + 0.4 * i for i in range(per_node))
@@ -117,7 +117,7 @@ class Case:
     cost_model: CostModel
 
     def table(self) -> CostTable:
-        """Return a new table of the space, with nothing but bounds of its ops."""
+        """Return a new table of the space, which has only the bounds of its ops."""
         return CostTable(self.space, self.cost_model)
 
     def timeline_s(self, chosen: Mapping[str, int]) -> float:

@@ -113,7 +113,7 @@ def sync_counted(graph: Graph, plan: Plan, op: Op, cluster: Cluster) -> float:
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_sync_sends_every_holder_its_shard(data: st.DataObject) -> None:
-    """Without latency small tensors pay for their bytes alone, however small."""
+    """Without latency, the cost of a small tensor is that of its bytes."""
     graph = GRAPHS["tower"]
     plan, batch = data.draw(plans(graph))
     cost_model = CostModel(graph, batch, TWO_NODES, "fp32")

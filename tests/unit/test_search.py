@@ -65,7 +65,7 @@ def test_exact_equals_exhaustive_with_pipelines_and_passes(numbers: dict[str, ob
 
 
 def test_a_pipeline_wins_where_it_should() -> None:
-    """Messages are dear, and between the two ops that take time there are few features to hand over."""
+    """Messages are expensive, and few features cross between the two ops that take time."""
     graph = graph_of("tower")
     numbers = {"inside": link(2e5), "between": link(2e5), "overlap_slowdown": 0.0,
                "compute": Rates(0.0, of_op={"conv1": 1e-3, "fc4": 1e-3})}
@@ -77,7 +77,7 @@ def test_a_pipeline_wins_where_it_should() -> None:
 
 
 def test_it_is_never_worse_than_what_it_begins_with() -> None:
-    """Even a plan that is in no family: blocks side by side in turns."""
+    """Also for a start plan outside the space, with alternating blocks side by side."""
     graph = graph_of("tower")
     odd = make_plan(graph, 2, {"conv1": Layout((1, 0), n=2)})
     config = SearchConfig(dims="c", pipelines=False)
@@ -105,7 +105,7 @@ def needs(graph: Graph, plan: Plan) -> int:
 
 
 def test_memory_is_a_limit() -> None:
-    """Where the optimum does not fit, another one does; where nothing fits, it says so."""
+    """If the optimum does not fit, another plan is found; if none fits, an error says so."""
     graph = graph_of("tower")
     free = found(graph, 2)
     need = needs(graph, free.plan)
@@ -159,7 +159,7 @@ def test_mcmc_improves_what_it_begins_with() -> None:
 
 
 def test_mcmc_stops_when_half_of_the_time_brought_nothing() -> None:
-    """A clock of one second a look: a chain in a space of one plan looks twice a round."""
+    """The clock advances by one second per reading; a chain reads it twice per proposal."""
     made = case(graph_of("weightless"), 1)
     clock = itertools.count()
     run = mcmc(made.space, made.objective, made.cost_model, [], ChainOptions(0, 100, now=lambda: float(next(clock))))
@@ -167,7 +167,7 @@ def test_mcmc_stops_when_half_of_the_time_brought_nothing() -> None:
 
 
 def test_mcmc_accepts_by_the_current_plan() -> None:
-    """It leaves a local optimum: a worse plan is taken now and then, and steps are compared with that one."""
+    """A chain leaves a local optimum: it accepts a worse plan sometimes, and compares with that one."""
     made = case(graph_of("weightless"), 2, seed=5)
     optimum = min(made.objective.simulate(plan) for plan in made.plans())
     worst = max(made.plans(), key=lambda plan: made.objective.simulate(plan))

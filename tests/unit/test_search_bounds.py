@@ -24,7 +24,7 @@ LINKS = {
 @pytest.mark.parametrize("kind", LINKS)
 @pytest.mark.parametrize("name", MODELS)
 def test_bounds_of_costs(name: str, kind: str) -> None:
-    """Those of one part, of one worker and of one node are not above the costs, for some candidates of every op."""
+    """Bounds from one part, one worker and one node do not exceed the costs of candidates."""
     random = np.random.default_rng(3)
     for workers in (3, 6):
         table = case(graph_of(name), workers, **LINKS[kind]).table()
@@ -65,7 +65,7 @@ def test_exact_costs_are_the_cost_models() -> None:
                                                ("branches", 2)])
 @pytest.mark.parametrize("exact", [False, True])
 def test_bounds_of_plans(name: str, workers: int, exact: bool) -> None:
-    """What bounds any plan, and every label on the way to one, is below its time."""
+    """Bounds of all plans, and of every label of a plan, do not exceed its time."""
     random, made = Random(5), case(graph_of(name), workers)
     table = made.table()
     table.bound_edges(table.everyone if exact else table.everyone[:1, :1])

@@ -22,12 +22,12 @@ NEAR = 1e-9
 
 @pytest.fixture(autouse=True)
 def narrow_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let small spaces need several passes."""
+    """Make passes so narrow that small spaces need several."""
     monkeypatch.setattr(exact_method, "WIDTHS", (1, 4))
 
 
 def check(made: Case, memory_limit: int | None = None) -> Score:
-    """The exact method finds what the exhaustive one finds, whatever the widths of its passes."""
+    """Check that the exact method finds what the exhaustive one finds."""
     limits = Limits(memory_bytes=memory_limit)
     oracle = exhaustive(made.space, made.objective, made.cost_model, limits)
     found = exact(made.table(), made.objective, [], limits)
@@ -52,7 +52,7 @@ def test_random_costs_of_a_chain(seed: int) -> None:
 
 @pytest.mark.parametrize(("seed", "slowdown"), [(0, 0.3), (1, 0.0), (2, 1.0), (11, 0.1)])
 def test_random_costs_of_branches(seed: int, slowdown: float) -> None:
-    """Exchanges run beside other work almost everywhere."""
+    """Almost all exchanges overlap with other work."""
     check(case(graph_of("branches"), 2, dims="nch", sizes=(2,), seed=seed, overlap_slowdown=slowdown))
 
 
@@ -95,7 +95,7 @@ def test_real_costs_of_other_clusters(numbers: dict[str, object]) -> None:
 
 
 def test_a_whole_network_in_a_space_too_large_to_count() -> None:
-    """No plan at random, nor any that is one move away, is better than the optimum."""
+    """No random plan, and none that differs from the optimum in one op, is better."""
     random, made = Random(0), case(graph_of("tower"), 4)
     assert made.space.count > 1e7
     found = exact(made.table(), made.objective, [])

@@ -19,7 +19,7 @@ def some_plans(made: Case, random: Random, count: int) -> list[dict[str, int]]:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("workers", [2, 3, 4, 6])
 def test_a_plans_label_is_its_timeline(name: str, workers: int) -> None:
-    """Of chains, and of graphs whose exchanges run beside other work."""
+    """For chains, and for graphs with exchanges that overlap with other work."""
     made = case(graph_of(name), workers)
     plans = some_plans(made, Random(workers), 8)
     labels = label_of(made.table(), plans)
@@ -59,7 +59,7 @@ def test_a_dominating_label_is_never_later(name: str) -> None:
 
 
 def label(**changes: float) -> Labels:
-    """A label of a chain."""
+    """Return a label of a chain."""
     values = {"compute": 4.0, "network": 4.0, "updates": 5.0, "gathers": 5.0, "alpha": 1.0, "eta": 1.0, "gamma": 1.0,
               "memory": 1, **changes}
     rows = ("compute", "network", "updates", "gathers")

@@ -38,7 +38,7 @@ CUTS = {
 
 
 def random_cluster(seed: int, workers: int, graph: Graph) -> Cluster:
-    """Random times of ops, links and overlaps, such that each of them is the bottleneck now and then."""
+    """Return random times of ops, links and overlaps, so that each is the bottleneck in some cases."""
     random = Random(seed)
     per_node = random.choice([1, 2, workers])
     nodes = -(-workers // per_node)
@@ -64,13 +64,13 @@ def proposals(graph: Graph, batch: int, workers: int, cluster: Cluster, limit_s:
 
 
 def total_s(graph: Graph, plan: Plan, batch: int, cluster: Cluster) -> float:
-    """Seconds of the timeline, with the loading of images where that does not overlap."""
+    """Return the timeline in seconds, with the loading of images where it does not overlap."""
     line = simulate(lower(graph, plan, batch), cluster, "fp32")
     return line.end_s + (0.0 if cluster.data_overlaps else cluster.data_s(line.images))
 
 
 def every_pipeline(graph: Graph, cuts: tuple[str, ...], batch: int, workers: int) -> Iterator[Plan]:
-    """All compositions of at most so many workers, cuts, splits, micro-batches and orders, one by one."""
+    """Yield all pipelines: sizes of stages, cuts, splits, micro-batches and orders."""
     linear = {op.name for op in graph if op.parameters and len(op.shape) == 1}
     for count in range(2, workers + 1):
         for sizes in itertools.product(range(1, workers + 1), repeat=count):
@@ -106,7 +106,7 @@ def test_every_pipeline_is_proposed_once(name: str, workers: int) -> None:
 
 
 def test_stages_begin_where_a_single_tensor_enters() -> None:
-    """Of two branches that meet again, none is cut."""
+    """No stage begins inside two branches that join later."""
     graph = graph_of("residual")
     found = {tuple(sorted({plan[op.name].on for op in graph})): plan for proposal in
              proposals(graph, 8, 2, random_cluster(0, 2, graph)) for plan in [proposal.make()]}
@@ -142,7 +142,7 @@ def test_no_bound_exceeds_the_simulated_step(name: str, seed: int) -> None:
 
 
 def test_sums_overlap_with_the_last_backwards() -> None:
-    """Sums take longest: they begin while conv1, and the gradients it adds up, are still computed."""
+    """Sums take longest. They begin while conv1, which sums gradients too, still computes."""
     graph, batch = graph_of("tower"), 8
     cluster = made_cluster(3, inside=link(1e4), compute=Rates(1e-7, 0.0, 1e-5, 0.0, {"conv1": 5e-3}))
     checked = 0
@@ -155,7 +155,7 @@ def test_sums_overlap_with_the_last_backwards() -> None:
 
 
 def test_fill_drain_may_turn_early_after_a_split_in_c() -> None:
-    """The last stage waits for forwards that take two time units of the schedule, so it begins to go back."""
+    """The last stage waits for forwards of two time units, so it starts backward passes earlier."""
     graph, batch = graph_of("tower"), 8
     cluster = made_cluster(3, inside=link(1e9), compute=Rates(1e-6, of_op={"conv1": 1e-3}))
     checked = 0
@@ -169,7 +169,7 @@ def test_fill_drain_may_turn_early_after_a_split_in_c() -> None:
 
 @pytest.mark.parametrize(("name", "seed"), [*(("weightless", seed) for seed in range(6)), ("tower", 6)])
 def test_the_best_pipeline_is_never_pruned(name: str, seed: int) -> None:
-    """With a limit just above the fastest one, and far below most."""
+    """The limit is just above the fastest pipeline, and far below most others."""
     graph, workers, batch = graph_of(name), 3, 8
     cluster = random_cluster(100 + seed, workers, graph)
     found = sorted(proposals(graph, batch, workers, cluster), key=lambda proposal: proposal.bound_s)
@@ -203,7 +203,7 @@ def test_unequal_stages_win_over_slow_links(workers: int, gain: float) -> None:
 
 
 def test_bounds_are_close() -> None:
-    """Where computing decides, the bound is nearly the step."""
+    """If computing dominates, the bound is close to the step."""
     graph, batch, workers = graph_of("tower"), 8, 3
     cluster = made_cluster(3, inside=link(1e9), compute=Rates(1e-5))
     gaps = [total_s(graph, proposal.make(), batch, cluster) / proposal.bound_s

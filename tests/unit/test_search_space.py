@@ -55,7 +55,7 @@ def test_splits_are_all_products_within_the_limits() -> None:
 
 @pytest.mark.parametrize(("workers", "count"), [(1, 1), (2, 6), (4, 26), (8, 94)])
 def test_candidates_are_counted(workers: int, count: int) -> None:
-    """Of conv2, which may be split in all five dims: its map of 7×7 not into 8."""
+    """conv2 may be split in all five dims, but its 7×7 map not into 8 parts."""
     space = space_of(ALEXNET, 128, workers, cluster_of(16))
     expected = sum(1 for size in range(1, workers + 1) for _ in splits(size, (128, 192, 64, 7, 7)))
     assert len(space.candidates["conv2"]) == expected == count
