@@ -43,8 +43,6 @@ ROUNDING = 1e-12
 """Relative difference below which two plans count as equally good."""
 WIDTHS = (30, 300, 3000, 30_000, 300_000)
 """Labels that a pass keeps at each cut; the last pass keeps all."""
-FEW = 8
-"""Up to this number of workers, a first pass over few candidates takes longer than it saves."""
 NODES = (3, 9)
 """Numbers of nodes whose exchanges bound those of all, one round after the other."""
 CHUNK = 1 << 19
@@ -94,10 +92,9 @@ class _Search:
 
     def _search(self) -> None:
         table = self.table
-        if table.space.workers > FEW:
-            few = table.among(_plain(table))
-            few.bound_edges(_one(table))
-            _Pass(self, few, WIDTHS[0], partial=True).run()
+        plain = table.among(_plain(table))
+        plain.bound_edges(_one(table))
+        _Pass(self, plain, WIDTHS[0], partial=True).run()
         table = self._among(table, without_exchanges(table, self.objective.extra_s, self.limit_s))
         table.bound_edges(_one(table))
         for nodes in NODES:
@@ -154,13 +151,12 @@ class _Search:
 
         The first pass always finishes, so that there is a plan.
         """
+        self.floor_s = max(self.floor_s, min(floor_s, self.limit_s))
         if self.passes and (reason := self.limits.stop()) is not None:
-            self.floor_s = max(self.floor_s, min(floor_s, self.limit_s))
             raise _Stopped(reason)
         if time.monotonic() - self.told > 0.5:
             self.told = time.monotonic()
-            bound = min(self.score, self.objective.least(max(self.floor_s, floor_s)))
-            self.limits.progress(self.score, bound, self.labels)
+            self.limits.progress(self.score, min(self.score, self.objective.least(self.floor_s)), self.labels)
 
 
 @dataclass
