@@ -1,7 +1,7 @@
-"""Files of plans that a search found: above the plan's own text, its prediction and what it was searched for.
+"""Files of plans that a search found: a header with the prediction and the request, then the plan.
 
     searched:
-      workload: 5f0c…           hash of the model, the batch, the precision, the workers and the search's options
+      workload: 5f0c…           hash of model, batch, precision, workers and options of the search
       cluster: 1a2b3c4d         fingerprint of the cluster that it was predicted on
       method: exact
       seed: 0
@@ -42,7 +42,7 @@ class KeptPlan:
     bound_step_s: float
     certificate: str
     confirmed: Mapping[str, float] = field(default_factory=dict)
-    """Measured seconds a step, by candidate; empty: the prediction alone decided."""
+    """Measured seconds per step, by candidate; empty if only predictions were compared."""
 
     def __str__(self) -> str:
         head = {
@@ -54,7 +54,7 @@ class KeptPlan:
 
 
 def save(kept: KeptPlan, path: Path) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}")
     beside.write_text(str(kept), encoding="utf-8")
@@ -62,7 +62,7 @@ def save(kept: KeptPlan, path: Path) -> None:
 
 
 def load(path: Path, graph: Graph, workers: int) -> KeptPlan:
-    """Read the plan in the file. Raises `ValueError` for one that is damaged or fits another model."""
+    """Read the plan of a file. Raises `ValueError` if it is damaged or of another model."""
     text = path.read_text(encoding="utf-8")
     try:
         plan = read_plan(text, graph, workers)

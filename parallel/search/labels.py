@@ -10,7 +10,8 @@ update, gather), edges e that move x forward and x' backward, and slowdown σ:
     backward   B_o = max(C, return of every e out of o) + b;  C = S_o = B_o
                if K > 1 workers hold its parameters:  N = S_o = max(N, B_o) + s;  C += σ·s
                per moved e into o:  N = max(N, B_o) + x'_e;  return of e = N;  C += σ·x'_e
-    update     o with parameters, last op first:  C = max(C, S_o) + u;  if K > 1:  N = max(N, C) + g;  C += σ·g
+    update     o with parameters, last op first:  C = max(C, S_o) + u
+               if K > 1:  N = max(N, C) + g;  C += σ·g
 
 All of it is maxima and sums. The part of the timeline behind a cut is therefore a matrix of the
 max-plus algebra: times[row, column] is how much later `row` is on the way back than `column` was on
@@ -61,19 +62,20 @@ Column = str | Dependency
 Messages = Mapping[Dependency, tuple[Floats, Floats]]
 """Forward and backward seconds of exchanges [l]."""
 EARLIEST = -1e9
-"""Seconds that stand for NEVER in comparisons and weighted sums."""
+"""A finite time in place of NEVER, for comparisons and weighted sums."""
 
 
 @dataclass(eq=False)
 class Labels:
-    """Labels at one cut as arrays [l]."""
+    """The labels at one cut, as arrays [l]."""
 
     times: dict[tuple[Row, Column], Floats]
     alpha: Floats
     eta: Floats
     gamma: Floats
     unsent: dict[Dependency, Floats]
-    """Forward seconds of messages into ops behind the cut from ops further in front than the next; 0: not moved."""
+    """Forward seconds of messages that ops behind the cut receive from ops before the one in front of
+    it; 0: nothing moves."""
     memory: Ints
 
     @staticmethod
@@ -94,14 +96,14 @@ class Labels:
 
     @property
     def timeline_s(self) -> Floats:
-        """When everything has ended, if no op is in front."""
+        """The timeline, if no op is in front of the labels [l]."""
         compute, network, updates, gathers = (self.times[row, FORWARD] for row in (COMPUTE, NETWORK, UPDATES, GATHERS))
         end: Floats = np.max([compute + self.alpha, compute + self.eta, network + self.gamma, updates, gathers], axis=0)
         return end
 
     @property
     def sums(self) -> Floats:
-        """C + α, C + γ and N + γ, and A and G, of which `completion_bounds` knows how they grow [5, l]."""
+        """The sums C + α, C + γ, N + γ, A and G of `completion_bounds` [5, l]."""
         compute = np.max([time for (row, column), time in self.times.items() if column == FORWARD
                           and row not in (NETWORK, UPDATES, GATHERS)], axis=0)
         network, updates, gathers = (self.times[row, FORWARD] for row in (NETWORK, UPDATES, GATHERS))
@@ -109,7 +111,7 @@ class Labels:
                                      gathers])
 
     def criteria(self) -> Floats:
-        """Return what dominance compares [l, criteria]: a label may replace another one if none is larger."""
+        """Return the criteria of dominance [l, criteria]: a label with none larger replaces another."""
         found = [*self.unsent.values(), self.memory]
         for (row, _), time in self.times.items():
             found.append(time)
@@ -118,8 +120,11 @@ class Labels:
         return np.maximum(EARLIEST, np.stack(found, axis=1))
 
     def prepend(self, op: int, costs: OpCosts, slowdown: float, into: Messages) -> None:
-        """Put an op in front. costs: of its candidate in each label; into: forward and backward seconds of the edges
-        into it, in the order of its inputs."""
+        """Put an op in front of the labels.
+
+        `costs` are those of its candidate in each label, `into` the forward and backward seconds of
+        the edges into it, in the order of its inputs.
+        """
         columns = self._columns()
         for row in self._rows():
             self.times[row, FORWARD] = self.times[row, FORWARD] + costs.forward_s
@@ -155,7 +160,7 @@ class Labels:
         times[COMPUTE, column], times[NETWORK, column] = computed, network
 
     def _cut_before(self, op: int, columns: Sequence[Column], slowdown: float) -> None:
-        """Let the op in front of `op` send its messages and wait for their return: columns and rows of the new cut."""
+        """Move the cut to before `op`: the op in front sends its messages and waits for their return."""
         front = [edge for edge in self.unsent if edge.producer == op - 1]
         front.sort(key=lambda edge: (edge.consumer, edge.which))  # the order in which the recurrence sends them
         others = [edge for edge in self.unsent if edge not in front]
@@ -191,10 +196,10 @@ class Labels:
 
 
 def nondominated(criteria: Floats, groups: Ints) -> Ints:
-    """Return which labels remain when, within a group [l], those that another one may replace are dropped.
+    """Return which labels remain if, within each group [l], dominated labels are dropped.
 
-    A label with a smaller sum of criteria is never dominated by one with a larger: the first of every group is kept,
-    what it dominates goes, and so on.
+    A label is never dominated by one with a larger sum of criteria. So the first label of every group
+    is kept, the labels that it dominates are dropped, and so on.
     """
     if not len(criteria):
         return np.zeros(0, dtype=np.int64)

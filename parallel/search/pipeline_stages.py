@@ -77,7 +77,7 @@ class StageCosts:
         return tuple(group[0] for group in self.groups)
 
     def splits_in_c(self, group: int, size: int) -> bool:
-        """Whether the group is led by a linear layer with enough features."""
+        """Return whether the group's leader is a linear layer with enough features."""
         op = self.leaders[group]
         return size > 1 and bool(op.parameters) and len(op.shape) == 1 and op.extent("c") >= size
 

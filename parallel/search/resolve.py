@@ -41,7 +41,7 @@ class Request:
 
     @property
     def workload(self) -> str:
-        """Hash of everything but the cluster that the plan depends on; confirming it is no part of that."""
+        """Hash of everything that the plan depends on except the cluster and the options of confirming."""
         parts = (repr(self.graph), self.workers, self.batch_size, self.precision, self.options.method,
                  self.options.seed)
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
@@ -68,7 +68,10 @@ def resolve(request: Request, named: Mapping[str, Plan], progress: Progress = si
 
 
 def reuse(request: Request) -> KeptPlan | None:
-    """Return what an earlier search kept; None if there is nothing, or if it is to be confirmed and was not."""
+    """Return the kept plan of an earlier search, or None.
+
+    None also if the plan is to be confirmed by timing and was not.
+    """
     if not request.path.is_file():
         return None
     kept = load(request.path, request.graph, request.workers)
@@ -77,7 +80,7 @@ def reuse(request: Request) -> KeptPlan | None:
 
 def find(request: Request, named: Mapping[str, Plan],
          progress: Progress = silent) -> tuple[KeptPlan, list[Candidate]]:
-    """Search, and keep what was found; return it with all candidates, the best predicted first.
+    """Search, and keep the plan found; return it with all candidates, the best predicted first.
 
     Raises `ValueError` if no plan of the space fits the memory, or nothing is left of the space.
     """

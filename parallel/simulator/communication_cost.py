@@ -53,7 +53,7 @@ class CommunicationCost:
         return worst
 
     def contention_factor(self, computing: Bools) -> Floats:
-        """Return the factor by which computing slows down while these workers compute, [..., m, v] to [...]."""
+        """Return by what factor computing slows down while these workers compute [..., m, v]."""
         if not self.cluster.core_contention:
             return np.ones(computing.shape[:-2])
         return _elementwise(self.cluster.contention_factor, computing.sum(axis=-1).max(axis=-1))

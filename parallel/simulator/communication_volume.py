@@ -91,7 +91,7 @@ def by_node(workers: int, cluster: Cluster) -> Ints:
 
 
 class ExchangeVolume:
-    """The exchanges over one edge of the graph, between several layouts of its producer and of its consumer."""
+    """The exchanges over one edge of the graph, between layouts of its producer and consumer."""
 
     def __init__(self, held: Partition, need: Partition, cluster: Cluster) -> None:
         self._held, self._need, self._cluster = held, need, cluster
@@ -165,7 +165,7 @@ def _common(held: Places, need: Places, d: int) -> Floats:
 
 
 def _pairs(held: Places, need: Places) -> Floats:
-    """Return the elements that each holder has in common with each needer of its row [..., m, holder, needer]."""
+    """Return the elements of each holder that each worker of its row needs [..., m, holder, needer]."""
     result = (held.there[..., :, None] & need.there[..., None, :]).astype(np.float64)
     stop, start = np.empty_like(result), np.empty_like(result)  # fresh memory costs more than the arithmetic
     for d in range(len(held.starts)):

@@ -36,7 +36,7 @@ from parallel.simulator.communication_volume import by_node
 from parallel.simulator.partition import Floats, Grids, Ints, Partition, PartKinds, PartSizes
 
 ONE = np.zeros(1, dtype=np.int64)
-"""Index of the layout of a query about one layout."""
+"""Index of the layout in a query about a single layout."""
 
 
 @dataclass(frozen=True)
@@ -152,13 +152,16 @@ class CostModel:
 
     def exchange(self, producer: Op, layout: Layout, consumer: Op, consumer_layout: Layout, which: int, samples: int,
                  ) -> tuple[float, float]:
-        """Forward and backward seconds of bringing `producer` to input `which` of `consumer`; (0, 0) when local."""
+        """Return forward and backward seconds of bringing `producer` to input `which` of `consumer`.
+
+        (0, 0) if nothing moves.
+        """
         traffic = self.traffic(producer, layout, consumer, consumer_layout, which, samples)
         return traffic.forward_s, traffic.backward_s
 
     def traffic(self, producer: Op, layout: Layout, consumer: Op, consumer_layout: Layout, which: int, samples: int,
                 ) -> Traffic:
-        """The same, with the workers that take part."""
+        """Return the seconds of `exchange`, with the workers that take part."""
         key = producer.name, layout, consumer.name, consumer_layout, which, samples
         if key not in self._traffic:
             held = self._partition(producer, layout, samples, None)
@@ -172,7 +175,7 @@ class CostModel:
 
     def exchanges(self, producer: Op, producers: Grids, consumer: Op, consumers: Grids, which: int, samples: int,
                   ) -> Exchanges:
-        """Return the exchanges that bring `producer` to input `which` of `consumer`, for many layouts of both."""
+        """Return the exchanges of `producer` to input `which` of `consumer`, for many layouts."""
         held, need = Partition(producer, producers, samples, None), Partition(consumer, consumers, samples, which)
         return Exchanges.over(producer, held, need, self.communication)
 
@@ -183,12 +186,14 @@ class CostModel:
         return self._partitions[key]
 
     def syncs(self, op: Op, grids: Grids, workers: Ints, complete: bool) -> SyncSeconds:
-        """Return the seconds of `sync` for many layouts; lower bounds unless the workers [m, v] are all (`complete`).
+        """Return the seconds of `sync` for many layouts.
+
+        They are lower bounds unless the workers [m, v] are all workers (`complete`).
         """
         return sync_seconds(op, grids, workers, complete, self.communication)
 
     def sync(self, op: Op, layout: Layout) -> Sync:
-        """Seconds of summing the op's gradients, updating and gathering its parameters."""
+        """Return seconds to sum the op's gradients, and to update and gather its parameters."""
         key = op.name, layout
         if key not in self._sync:
             grids = Grids.of([layout], self.cluster.workers)
@@ -211,7 +216,7 @@ class CostModel:
             for boxes, in parameter_elements(op, Grids.of([layout], self.cluster.workers)):
                 elements = boxes[box]
                 shards = -(-elements // holders)
-                # Weights with their copy; gradients, and once more to be sent; momentum and received gradients.
+                # Weights and their copy; gradients and their send buffers; momentum; received gradients.
                 kept = kept + elements * (copies + 2 * self._weight) + shards * holders * self._weight
             self._memory[key] = int(kept.max())
         return self._memory[key]

@@ -99,14 +99,14 @@ class Cuts:
         return started, stopped, covered
 
     def common(self, ways: Ints, starts: Floats, stops: Floats) -> Floats:
-        """Return what the spans [start, stop) [..., m, v] have in common with all spans of a way [...], added up."""
+        """Return the overlap of spans [start, stop) [..., m, v] with all spans of a way [...]."""
         way, start, stop = self._at(ways, starts, stops)
         covered = self._tables[2]
         result: Floats = covered[way, stop] - covered[way, start]
         return result
 
     def containing(self, ways: Ints, starts: Floats, stops: Floats) -> Floats:
-        """Return the same of the spans that contain [start, stop) alone.
+        """Return the overlap with those spans of a way that contain [start, stop).
 
         None of a way's spans lies within another one with room on both sides, so that those that
         stop before `stop` are the first of those that start at `start` or before.

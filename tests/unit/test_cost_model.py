@@ -94,7 +94,7 @@ def test_parts_of_a_kind_have_the_sizes_of_every_part(name: str, data: st.DataOb
 
 
 def sync_counted(graph: Graph, plan: Plan, op: Op, cluster: Cluster) -> float:
-    """Seconds of summing an op's gradients, counted over all pairs of workers; every tensor is a large one."""
+    """Return seconds of summing an op's gradients, over all pairs of workers; tensors are large."""
     seconds, layout = 0.0, plan[op.name]
     for name in op.parameters:
         boxes = {w: box for w in layout.on if (box := op.parameter_boxes(layout.part(op, w, (0, 4))).get(name))}
@@ -150,7 +150,7 @@ def test_one_holder_has_nothing_to_sum() -> None:
 
 
 def both_ways(cluster: Cluster, workers: int) -> tuple[float, float]:
-    """The exchange in front of fc3 [4 samples, 90 features], from a split of samples to one of features."""
+    """Return the exchange before fc3 [4 samples, 90 features], from a split in n to one in c."""
     graph, on = GRAPHS["tower"], tuple(range(workers))
     return CostModel(graph, 4, cluster, "fp32").exchange(
         graph["drop3"], Layout(on=on, n=workers), graph["fc3"], Layout(on=on, c=workers), 0, 4)
