@@ -23,7 +23,7 @@ from tests.support.waiting import free_port, wait_for
 from tests.support.wandb_files import read_back
 
 TRAIN, ALTERED = "parallel.train", "tests.support.altered_training"
-FEW = ("data.train_images=24", "data.val_images=12", "trainer.batch_size=8", "trainer.epochs=1")
+FEW = ("model=small", "data.train_images=24", "data.val_images=12", "trainer.batch_size=8", "trainer.epochs=1")
 EXACT = (*FEW, "data.train_images=16", "trainer.epochs=2", "trainer.precision=fp64", "trainer.warmup_steps=1")
 STRATEGIES = ("single", "data_parallel", "model_parallel", "one_weird_trick", "ddp")
 
@@ -151,7 +151,7 @@ def test_the_sweep_is_the_group_of_its_wandb_runs(sweep: Sweep) -> None:
 
 
 def test_torchrun_as_the_readme_has_it(torchrun: Run, tmp_path: Path) -> None:
-    done = torchrun(2, TRAIN, "strategy=one_weird_trick", "data=digits", *FEW, "tracker=none",
+    done = torchrun(2, TRAIN, "strategy=one_weird_trick", "data=digits", *FEW[1:], "tracker=none",
                     real=True)
     assert done.returncode == 0, done.stderr
     record = only_record(tmp_path)
@@ -180,9 +180,10 @@ def test_two_nodes_make_one_run(start: Start, tmp_path: Path) -> None:
     ("dogs_vs_cats", "dogs_vs_cats", 2, 107), ("petimages", "dogs_vs_cats", 2, 107)])
 def test_real_files_in_real_layouts(layout: str, experiment: str, classes: int, images: int, tmp_path: Path) -> None:
     LAYOUTS[layout](tmp_path / "data", digit_pictures(), 111, 9, Variety(odd=2, broken=1))
-    size = 64 if layout == "tiny_imagenet" else 128  # 224 takes longer and shows no more
+    size = 64 if layout == "tiny_imagenet" else 128
     record = trained(tmp_path, f"experiment={experiment}", "data.root=data", "trainer.epochs=1",
-                     "trainer.batch_size=32", f"model.image_size={size}", "strategy=data_parallel", world=2)
+                     "trainer.batch_size=32", "model=small", f"model.image_size={size}", "strategy=data_parallel",
+                     world=2)
     workload = record.workload
     assert (workload.data, workload.num_classes, workload.batch_size) == (experiment, classes, 32)
     assert workload.train_images == images, "all but the broken one and, of the 120 cats and dogs, a tenth of each"

@@ -96,8 +96,8 @@ def test_nothing_is_found_where_all_is_finite(workers: Workers) -> None:
     assert workers.run(2, ended, SPLIT, "", "", 2) == [None, None]
 
 
-HOT = ("data.train_images=24", "data.val_images=12", "trainer.batch_size=8", "trainer.epochs=3", "tracker=none",
-       "trainer.lr=1e12")
+HOT = ("model=small", "data.train_images=24", "data.val_images=12", "trainer.batch_size=8", "trainer.epochs=3",
+       "tracker=none", "trainer.lr=1e12")
 
 
 @pytest.mark.parametrize("strategy", ["data_parallel", "ddp"])

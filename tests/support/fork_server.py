@@ -25,7 +25,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-PRELOAD = ("torch.distributed.run", "torch.distributed.elastic.agent.server.local_elastic_agent",
+PRELOAD = ("tests.support.small_network", "torch.distributed.run",
+           "torch.distributed.elastic.agent.server.local_elastic_agent",
            "torch._dynamo", "sklearn.datasets", "parallel.train",
            "parallel.training.trainer", "parallel.compare", "parallel.plan", "parallel.simulate", "parallel.calibrate",
            "parallel.verify", "parallel.verification.parity", "parallel.data.decoder")
