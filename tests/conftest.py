@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.commands import Run, Start, starting
 from tests.support.workers import Workers
+
+# Tensors of tests are small, and several tests run at once.
+torch.set_num_threads(1)
+# torch asks for the name of every address that it connects to, and `::1` is not in every /etc/hosts.
+# A query that is lost is repeated after a second instead of five. Commands and workers inherit this.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:5")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -24,15 +24,6 @@ from parallel.graph.ops.shape import Concat
 from parallel.plans import Layout
 
 SEED, STEP, BATCH = 3, 2, 5
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Use one thread: tensors are tiny, and starting threads takes longer."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def op_of(layer: nn.Module, input_shape: Shape) -> Op:
