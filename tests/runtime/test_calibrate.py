@@ -176,8 +176,9 @@ def test_invalid_options(arguments: list[str], words: str) -> None:
 def test_the_command(torchrun: Run, run: Run, tmp_path: Path) -> None:
     """Two workers measure and write a cluster; a second run measures only what is missing; one
     process fails."""
-    arguments = ("parallel.calibrate", "data=synthetic", "data.train_images=16", "data.num_classes=10", "workers=2",
-                 "trainer.batch_size=2", "calibrate.budget_s=0.5", "cluster.device=cpu", "cluster.cache=here")
+    arguments = ("parallel.calibrate", "model=small", "model.features=4000", "data=synthetic",
+                 "data.train_images=16", "data.num_classes=10", "workers=2",
+                 "trainer.batch_size=2", "calibrate.budget_s=0.05", "cluster.device=cpu", "cluster.cache=here")
     first = torchrun(2, *arguments)
     assert first.returncode == 0, first.stderr
     assert "predicted times of shapes held out" in first.stdout

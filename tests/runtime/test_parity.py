@@ -239,7 +239,8 @@ def fail_alone(rank: int) -> None:
 
 def test_a_worker_that_raises_ends_all_with_its_traceback() -> None:
     begin = time.monotonic()
-    with pytest.raises(Exception, match=r"(?s)fail_alone.*ArithmeticError: worker 1 cannot go on") as raised:
+    with (patch("parallel.runtime.communication.spawn.GRACE_S", 0.5),
+          pytest.raises(Exception, match=r"(?s)fail_alone.*ArithmeticError: worker 1 cannot go on") as raised):
         spawn_workers(fail_alone, 3, 1)
     assert type(raised.value).__name__ == "ProcessRaisedException"
     assert time.monotonic() - begin < 30  # well below the minute for which the others would have waited

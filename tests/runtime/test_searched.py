@@ -108,8 +108,8 @@ def test_a_run_searches_times_its_candidates_and_trains(torchrun: Run, cluster_f
                     encoding="utf-8")
     done = torchrun(2, "parallel.train", "strategy=searched", "strategy.confirm=true", "strategy.candidates=2",
                     "strategy.confirm_steps=1", f"cluster.file={file}", f"strategy.plans={tmp_path / 'plans'}",
-                    "data=digits", "data.train_images=24", "data.val_images=12", "trainer.batch_size=8",
-                    "trainer.epochs=1", "tracker=none")
+                    "model=small", "data=digits", "data.train_images=24", "data.val_images=12",
+                    "trainer.batch_size=8", "trainer.epochs=1", "tracker=none")
     assert done.returncode == 0, done.stderr
     assert "searched: timed: " in done.stderr and "ms a step" in done.stderr
     (path,) = (tmp_path / "plans").iterdir()

@@ -12,14 +12,16 @@ import pytest
 
 from parallel.cli.compose import compose_config
 from parallel.config import TrainerConfig
-from parallel.graph.configured import graph_of
+from parallel.graph import trace
 from parallel.program import Backward, Forward, Start, Update, Wait
 from parallel.program.lowering import lower
 from parallel.runtime.instrumentation.trace import chosen_step
-from parallel.strategies import build_plan
+from parallel.strategies import ModelParallel, build_plan
 from tests.support.commands import run_module
+from tests.support.small_network import SmallConfig, build
 
-FEW = ("data.train_images=24", "data.val_images=8", "trainer.batch_size=8", "trainer.epochs=1", "tracker=none")
+FEW = ("model=small", "data.train_images=24", "data.val_images=8", "trainer.batch_size=8", "trainer.epochs=1",
+       "tracker=none")
 PIPELINE = ("strategy=model_parallel", "strategy.micro_batches=2", "workers=2")
 KINDS = {Forward: "forward", Backward: "backward", Start: "start", Wait: "finish", Update: "update"}
 
@@ -28,13 +30,13 @@ def test_a_step_is_traced_as_the_program_has_it(tmp_path: Path) -> None:
     ended = run_module(2, "parallel.train", *PIPELINE, *FEW, "trainer.trace=1", folder=tmp_path)
     assert ended.codes == [0, 0], ended.err
     (path,) = tmp_path.rglob("trace.json")
-    trace: dict[str, Any] = json.loads(path.read_text())
-    assert trace["otherData"]["title"] == "step 1, measured"
-    bars = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    found: dict[str, Any] = json.loads(path.read_text())
+    assert found["otherData"]["title"] == "step 1, measured"
+    bars = [event for event in found["traceEvents"] if event["ph"] == "X"]
     assert min(bar["ts"] for bar in bars) == 0 and all(bar["dur"] >= 0 for bar in bars)
-    config = compose_config([*PIPELINE, *FEW])
-    graph = graph_of(config)
-    program = lower(graph, build_plan(graph, 2, config.strategy), 8)
+    small = SmallConfig()
+    graph = trace(build(small, 10), (3, small.image_size, small.image_size))
+    program = lower(graph, build_plan(graph, 2, ModelParallel(micro_batches=2)), 8)
     for worker, steps in enumerate(program.steps):
         own = [bar for bar in bars if bar["pid"] == worker]
         kinds = Counter(bar["cat"] for bar in own)

@@ -23,7 +23,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def test_what_is_right_is_equal(run: Run, tmp_path: Path) -> None:
-    ended = run("parallel.verify", "strategy=one_weird_trick", "strategy.scheme=c", "workers=2", "steps=1")
+    ended = run("parallel.verify", "model=small", "strategy=one_weird_trick", "strategy.scheme=c", "workers=2",
+                "steps=1")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"equal: the bound is {TOLERANCE:.0e}" in ended.stdout
     shown = {line.split()[0]: float(line.split()[1]) for line in ended.stdout.splitlines()

@@ -16,8 +16,8 @@ from parallel.runtime.failure.blame import BROKEN_S, SILENT_S, State, Symptom, f
 from tests.support.commands import Run, Start
 from tests.support.waiting import wait_for
 
-SMALL = ("data.train_images=24", "data.val_images=12", "trainer.batch_size=12", "tracker=none", "cluster.timeout_s=3",
-         "strategy=data_parallel", "trainer.warmup_steps=1")
+SMALL = ("model=small", "data.train_images=24", "data.val_images=12", "trainer.batch_size=12", "tracker=none",
+         "cluster.timeout_s=3", "strategy=data_parallel", "trainer.warmup_steps=1")
 ALTERED = "tests.support.altered_training"
 
 BUSY = State(beat=7, where="step 17", doing="computing", seconds=0.1, waits=False, told=False, done=False)
@@ -66,7 +66,7 @@ def ranks_of(mark: str) -> dict[int, int]:
 @pytest.mark.parametrize("sent, words", [(signal.SIGKILL, "is gone"), (signal.SIGSTOP, "does not answer")],
                          ids=["killed", "stopped"])
 def test_all_others_name_a_worker_that_was(sent: signal.Signals, words: str, start: Start, tmp_path: Path) -> None:
-    process = start("torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "parallel.train", *SMALL,
+    process = start("torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", ALTERED, *SMALL,
                     "trainer.epochs=100000", environment={MARK: tmp_path.name}, real=sent == signal.SIGSTOP)
 
     def epochs() -> int:

@@ -1,4 +1,4 @@
-"""parallel.train with one change, which ALTER selects.
+"""parallel.train that knows `model=small`, with one change, which ALTER selects; none without it.
 
     fail       rank 1 raises in the second step: the others wait for it in a gradient sync
     hang       rank 1 hangs while it reads the images of the second step
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+import tests.support.small_network  # noqa: F401  before parallel.cli lists the models
 from parallel.cli import application
 from parallel.config import Config
 from parallel.data.loader import Batch, Loader
@@ -38,11 +39,12 @@ class Hanging(Loader):
 
 
 def train(config: Config, run_dir: Path) -> None:
-    if os.environ["ALTER"] == "fail":
+    alteration = os.environ.get("ALTER")
+    if alteration == "fail":
         engines.Runtime = Failing  # type: ignore[misc]
-    elif os.environ["ALTER"] == "hang":
+    elif alteration == "hang":
         loop.Loader = Hanging  # type: ignore[misc]
-    else:
+    elif alteration == "fullgraph":
         torch.compile = partial(torch.compile, backend="aot_eager", fullgraph=True)
     trainer.train(config, run_dir)
 

@@ -23,11 +23,13 @@ class SmallConfig(ModelConfig):
 
     name: str = "small"
     image_size: int = 20
+    features: int = 64
+    """Features of the first fully connected layer."""
 
     least_size: ClassVar[int] = 20
 
 
-def build(config: ModelConfig, num_classes: int) -> nn.Module:
+def build(config: SmallConfig, num_classes: int) -> nn.Module:
     """Return the small network: images [n, 3, s, s] to logits [n, num_classes]."""
     network = nn.Sequential(OrderedDict(
         conv1=nn.Conv2d(3, 8, 5, stride=2, padding=2),  # 20 → 10
@@ -38,10 +40,10 @@ def build(config: ModelConfig, num_classes: int) -> nn.Module:
         avgpool=nn.AdaptiveAvgPool2d(4),
         flatten=nn.Flatten(),
         drop3=nn.Dropout(0.5),
-        fc3=nn.Linear(256, 64),
+        fc3=nn.Linear(256, config.features),
         relu3=nn.ReLU(),
         drop4=nn.Dropout(0.5),
-        fc4=nn.Linear(64, num_classes),
+        fc4=nn.Linear(config.features, num_classes),
     ))
     weights.INITS[config.init](network, 1.0)
     return network
