@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 TEST_WORKERS ?= 2
 # Distribute tests by file, so that a module starts its processes once; xdist 3.8 ignores its groups with pytest 9.2.
-PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+# Not reordered: the files that take longest come first, and none of them is left for the end.
+PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 STRATEGIES := single,data_parallel,model_parallel,one_weird_trick,ddp
 SWEEP := compare
 RUNS := runs/$(SWEEP)
@@ -22,7 +23,7 @@ endif
 help:
 	@echo "make compare   train AlexNet on the embedded digits with every strategy on two workers, and compare them"
 	@echo "make test      lint, types and tests, on TEST_WORKERS=2 processes; COVERAGE=1 prints what they cover"
-	@echo "make test-slow the slow tests: compare plans, simulations and optima with tests/data/golden.json"
+	@echo "make test-slow the slow tests: training to 90 % accuracy, all of tests/data/golden.json, more random plans"
 	@echo "make install   only create the environment $(VENV)"
 	@echo "make clean     remove the environment and the caches; runs/ stays"
 	@echo "PYTHON=python3.12 make …   use this interpreter for a new environment"

@@ -30,6 +30,11 @@ GRAPHS = {name: graph_of(name) for name in MODELS}
 FOUR = made_cluster(2, 2, compute=Rates(per_add_s=1e-8, per_copy_s=1e-8), overlap_slowdown=0.3, step_overhead_s=1e-3)
 
 
+def examples(few: int, many: int) -> pytest.MarkDecorator:
+    """Draw few examples in every run of the tests, and many among the slow tests."""
+    return pytest.mark.parametrize("count", [few, pytest.param(many, marks=pytest.mark.slow)])
+
+
 def two_layers() -> Graph:
     """Return a graph of fc1, fc2 and the loss, with 8 inputs, 4 features and 2 classes."""
     return trace(nn.Sequential(OrderedDict(fc1=nn.Linear(8, 4, bias=False), fc2=nn.Linear(4, 2, bias=False))), (8,))
@@ -189,37 +194,45 @@ def test_too_few_workers_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_time_is_computing_exposed_messages_and_idling(name: str, data: st.DataObject) -> None:
-    plan, batch = data.draw(plans(GRAPHS[name]))
-    line = simulate(lower(GRAPHS[name], plan, batch), FOUR, "fp32")
-    split = line.split
-    assert split.compute_s + split.exposed_s + split.idle_s == pytest.approx(np.full(plan.workers, line.step_s))
-    assert (split.exposed_s >= 0).all() and (split.idle_s >= 0).all()
-    messages = np.zeros(plan.workers)
-    for event in line.events:
-        assert 0 <= event.start_s <= event.end_s <= line.end_s
-        if event.stream == "network":
-            messages[list(event.workers)] += event.end_s - event.start_s
-    assert (split.exposed_s <= messages + 1e-12).all()
-    for worker, stream in itertools.product(range(plan.workers), ("compute", "network")):
-        own = [e for e in line.events if worker in e.workers and e.stream == stream]
-        assert all(before.end_s <= after.start_s for before, after in itertools.pairwise(own))
-        assert all(nbytes >= 0 for _, nbytes in line.activations(worker))
-        assert not line.activations(worker) or line.activations(worker)[-1][1] == 0
+@examples(15, 40)
+def test_time_is_computing_exposed_messages_and_idling(name: str, count: int) -> None:
+    @settings(max_examples=count, deadline=None)
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        plan, batch = data.draw(plans(GRAPHS[name]))
+        line = simulate(lower(GRAPHS[name], plan, batch), FOUR, "fp32")
+        split = line.split
+        assert split.compute_s + split.exposed_s + split.idle_s == pytest.approx(np.full(plan.workers, line.step_s))
+        assert (split.exposed_s >= 0).all() and (split.idle_s >= 0).all()
+        messages = np.zeros(plan.workers)
+        for event in line.events:
+            assert 0 <= event.start_s <= event.end_s <= line.end_s
+            if event.stream == "network":
+                messages[list(event.workers)] += event.end_s - event.start_s
+        assert (split.exposed_s <= messages + 1e-12).all()
+        for worker, stream in itertools.product(range(plan.workers), ("compute", "network")):
+            own = [e for e in line.events if worker in e.workers and e.stream == stream]
+            assert all(before.end_s <= after.start_s for before, after in itertools.pairwise(own))
+            assert all(nbytes >= 0 for _, nbytes in line.activations(worker))
+            assert not line.activations(worker) or line.activations(worker)[-1][1] == 0
+
+    check()
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_the_recurrence_equals_the_simulation(name: str, data: st.DataObject) -> None:
-    graph = GRAPHS[name]
-    plan, batch = data.draw(plans(graph))
-    plan = dataclasses.replace(plan, micro_batches=1, scheme="a", update="step")
-    cost_model = CostModel(graph, batch, FOUR, "fp32")
-    simulation = DeltaSimulation(cost_model, plan.workers, plan.layouts)
-    assert simulation.step_s == full_step_s(plan, cost_model, memoised=False)
+@examples(15, 40)
+def test_the_recurrence_equals_the_simulation(name: str, count: int) -> None:
+    @settings(max_examples=count, deadline=None)
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        graph = GRAPHS[name]
+        plan, batch = data.draw(plans(graph))
+        plan = dataclasses.replace(plan, micro_batches=1, scheme="a", update="step")
+        cost_model = CostModel(graph, batch, FOUR, "fp32")
+        simulation = DeltaSimulation(cost_model, plan.workers, plan.layouts)
+        assert simulation.step_s == full_step_s(plan, cost_model, memoised=False)
+
+    check()
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -288,18 +301,22 @@ class Dearer(CostModel):
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=60, deadline=None)
-@given(data=st.data())
-def test_a_higher_cost_never_makes_the_step_shorter(name: str, data: st.DataObject) -> None:
-    graph = GRAPHS[name]
-    plan, batch = data.draw(plans(graph))
-    program = lower(graph, plan, batch)
-    cost_model = Dearer(graph, batch, FOUR, "fp32")
-    before = simulate(program, FOUR, "fp32", cost_model).end_s
-    cost_model.raised = (data.draw(st.sampled_from(("forward", "backward", "exchange", "exchange back", "sum", "update",
-                                                "gather"))), data.draw(st.sampled_from(graph.names)))
-    cost_model.by = data.draw(st.floats(1e-6, 1e-2))
-    assert simulate(program, FOUR, "fp32", cost_model).end_s >= before - 1e-12
+@examples(20, 60)
+def test_a_higher_cost_never_makes_the_step_shorter(name: str, count: int) -> None:
+    @settings(max_examples=count, deadline=None)
+    @given(data=st.data())
+    def check(data: st.DataObject) -> None:
+        graph = GRAPHS[name]
+        plan, batch = data.draw(plans(graph))
+        program = lower(graph, plan, batch)
+        cost_model = Dearer(graph, batch, FOUR, "fp32")
+        before = simulate(program, FOUR, "fp32", cost_model).end_s
+        kinds = ("forward", "backward", "exchange", "exchange back", "sum", "update", "gather")
+        cost_model.raised = data.draw(st.sampled_from(kinds)), data.draw(st.sampled_from(graph.names))
+        cost_model.by = data.draw(st.floats(1e-6, 1e-2))
+        assert simulate(program, FOUR, "fp32", cost_model).end_s >= before - 1e-12
+
+    check()
 
 
 def test_groups_of_any_shape_move_the_clocks_alike() -> None:
