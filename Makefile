@@ -52,6 +52,7 @@ compare: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet
 	$(BIN)/lint-imports
 	$(BIN)/mypy parallel scripts hydra_plugins
 	$(PYTEST)

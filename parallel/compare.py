@@ -41,13 +41,21 @@ STDOUT = Path("-")
 def print_and_export(given: Given, console: Console) -> int:
     """Print the comparisons and validations, and write the requested files."""
     folders = [Path(argument) for argument in given.rest]
-    require(len(folders) > 0, "folders", len(folders),
-            "must be at least 1: give run directories or folders that contain them")
+    require(
+        len(folders) > 0,
+        "folders",
+        len(folders),
+        "must be at least 1: give run directories or folders that contain them",
+    )
     exporters = {"--json": as_json, "--csv": as_csv}
     exports = {flag: exporters[flag] for flag in exporters if flag in given.files}
     if STDOUT in given.files.values():
-        require([given.files[flag] for flag in exports].count(STDOUT) == 1, "--csv", "-",
-                "takes standard output, as does --json: give one of them a file")
+        require(
+            [given.files[flag] for flag in exports].count(STDOUT) == 1,
+            "--csv",
+            "-",
+            "takes standard output, as does --json: give one of them a file",
+        )
         console = open_console(WIDE, stderr=True)  # the export is alone on standard output
     validations = find_validations(folders)
     records = [] if validations and no_runs(folders) else find_records(folders)

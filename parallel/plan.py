@@ -49,7 +49,9 @@ def describe(config: Config, graph: Graph, plan: Plan) -> list[str]:
         f"global batch {config.trainer.batch_size}, {config.trainer.precision}",
         f"{model.label}, {model.image_size} px, {classes_of(config)} classes: "
         f"{graph.parameter_count:,} parameters, {graph.multiply_adds / 1e9:.3g} G multiply-adds an image",
-        "", *(f"  {names:{width}}  {layout}" for names, layout in runs), "",
+        "",
+        *(f"  {names:{width}}  {layout}" for names, layout in runs),
+        "",
     ]
 
 
@@ -69,8 +71,11 @@ def show(given: Given, console: Console) -> int:
     console.print(plain_table(MEMORY_COLUMNS, words=("memory",), rows=memory_rows(program, precision)))
     for worker in range(plan.workers) if "--steps" in given.flags else ():
         print_lines(console, "", f"worker {worker}")
-        console.print(plain_table(STEP_COLUMNS, words=("step", "what", "box"),
-                                  rows=step_cells(program, worker, precision)))
+        console.print(
+            plain_table(
+                STEP_COLUMNS, words=("step", "what", "box"), rows=step_cells(program, worker, precision)
+            )
+        )
     return 0
 
 

@@ -44,8 +44,13 @@ from parallel.prediction.recommendation.listing import COLUMNS, WORDS, cells, ma
 from parallel.prediction.recommendation.options import STRATEGIES, Question, options, select_strategies
 from parallel.prediction.recommendation.page import page
 
-COMMAND = Command(__doc__, flags=("--all", "--weak"), files=("--html",),
-                  keys=("clusters", "workers", "strategies", "batch_sizes", "epoch_s"), width=180)
+COMMAND = Command(
+    __doc__,
+    flags=("--all", "--weak"),
+    files=("--html",),
+    keys=("clusters", "workers", "strategies", "batch_sizes", "epoch_s"),
+    width=180,
+)
 RENAMED = {"cluster": "clusters", "strategy": "strategies"}
 """Keys of parallel.train, and the keys that replace them here."""
 
@@ -54,8 +59,12 @@ def question(given: Given) -> Question:
     """Return the options to consider. Raises `ValueError` for an invalid value."""
     for override in given.rest:
         key, _, value = override.partition("=")
-        require(key not in RENAMED, key, value,
-                f"is chosen here: give {RENAMED.get(key)}=… the ones to choose from")
+        require(
+            key not in RENAMED,
+            key,
+            value,
+            f"is chosen here: give {RENAMED.get(key)}=… the ones to choose from",
+        )
     keys = given.keys
     workers = whole_numbers("workers", keys.get("workers", "1,2,4,8"))
     chosen = words("strategies", keys["strategies"]) if "strategies" in keys else list(STRATEGIES)
@@ -71,8 +80,10 @@ def describe(asked: Question) -> str:
     """Return the workload in one line."""
     config = next(iter(asked.configs.values()))
     batch = f"batch {', '.join(map(str, asked.batch_sizes))}{' a worker' if asked.weak else ''}"
-    return (f"{config.model.label}, {config.model.image_size} px, {config.data.name}, {batch}, "
-            f"{config.trainer.precision}")
+    return (
+        f"{config.model.label}, {config.model.image_size} px, {config.data.name}, {batch}, "
+        f"{config.trainer.precision}"
+    )
 
 
 def recommend(given: Given, console: Console) -> int:
@@ -87,8 +98,12 @@ def recommend(given: Given, console: Console) -> int:
         add_row(table, cells(option, mark), "bold" if mark else None)
     print_lines(console, describe(asked), "")
     console.print(table)
-    print_lines(console, *(() if everything else (f"not possible: {reason}" for reason in reasons(found))),
-                "", *sentences(found, choices, target_s))
+    print_lines(
+        console,
+        *(() if everything else (f"not possible: {reason}" for reason in reasons(found))),
+        "",
+        *sentences(found, choices, target_s),
+    )
     for path in given.files.values():
         path.write_text(page(found, choices, target_s, describe(asked)), encoding="utf-8")
         print_lines(console, f"written: {path}")

@@ -64,8 +64,9 @@ def sweep(given: Given, weak: bool, console: Console) -> int:
     varied, found = combinations(given.rest)
     predicted = predict_all(found, weak)
     columns, rows = sweep_table(varied, predicted)
-    console.print(plain_table(columns, words=[*(name for name in varied if name != "workers"), ""],
-                              rows=rows))
+    console.print(
+        plain_table(columns, words=[*(name for name in varied if name != "workers"), ""], rows=rows)
+    )
     return 0 if any(combination.prediction for combination in predicted) else 2
 
 

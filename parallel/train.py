@@ -1,8 +1,8 @@
 """Train one model with one strategy, or sweep over several.
 
-    python -m parallel.train strategy=single
-    torchrun --standalone --nproc-per-node 2 -m parallel.train strategy=one_weird_trick data=digits trainer.epochs=2
-    python -m parallel.train -m strategy=single,data_parallel hydra/launcher=torchrun workers=2
+python -m parallel.train strategy=single
+torchrun --standalone --nproc-per-node 2 -m parallel.train strategy=one_weird_trick data=digits trainer.epochs=2
+python -m parallel.train -m strategy=single,data_parallel hydra/launcher=torchrun workers=2
 """
 
 from __future__ import annotations

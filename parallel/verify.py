@@ -44,7 +44,9 @@ def body(given: Given, console: Console) -> int:
         own_batch = any(override.startswith("trainer.batch_size=") for override in given.rest)
         found = verify(config, int(steps), config.trainer.batch_size if own_batch else None, chaos)
         return print_one(console, config.strategy.label, found)
-    require(not given.rest, "overrides", " ".join(given.rest), "need a strategy=NAME; the default plans take none")
+    require(
+        not given.rest, "overrides", " ".join(given.rest), "need a strategy=NAME; the default plans take none"
+    )
     return check_defaults(console, int(steps), chaos)
 
 
@@ -52,8 +54,12 @@ def print_one(console: Console, label: str, found: Difference) -> int:
     """Print the differences of one strategy."""
     lines = [f"  {name:11}{value:.2e}" for name, value in found.by_quantity.items()]
     lines += [f"  worst at   {found.worst}", *([f"  first difference: {found.first}"] if found.first else [])]
-    print_lines(console, f"{label}: largest relative difference from plain PyTorch in float64", *lines,
-                f"  {'equal' if found.ok else 'DIFFERENT'}: the bound is {TOLERANCE:.0e}")
+    print_lines(
+        console,
+        f"{label}: largest relative difference from plain PyTorch in float64",
+        *lines,
+        f"  {'equal' if found.ok else 'DIFFERENT'}: the bound is {TOLERANCE:.0e}",
+    )
     return 0 if found.ok else 1
 
 
@@ -67,7 +73,9 @@ def check_defaults(console: Console, steps: int, chaos: Chaos | None) -> int:
             values = (f"{value:.1e}" for value in found.by_quantity.values())
             add_row(table, (plan.label, plan.model, str(plan.workers), *values))
             if not found.ok:
-                wrong.append(f"{plan.label} is DIFFERENT: worst at {found.worst}; first difference: {found.first}")
+                wrong.append(
+                    f"{plan.label} is DIFFERENT: worst at {found.worst}; first difference: {found.first}"
+                )
     print_lines(console, "largest relative difference from plain PyTorch in float64")
     console.print(table)
     print_lines(console, *wrong, f"{'DIFFERENT' if wrong else 'equal'}: the bound is {TOLERANCE:.0e}")

@@ -56,8 +56,9 @@ def ways(size: int, rank: int, workers: int) -> dict[str, Callable[[], None]]:
         point_to_point([shard(whole, peer) for peer in peers], [received[peer] for peer in peers])
 
     def gather_collective() -> None:
-        dist.all_gather([shard(parameters, worker) for worker in range(workers)],
-                        shard(parameters, rank).clone())
+        dist.all_gather(
+            [shard(parameters, worker) for worker in range(workers)], shard(parameters, rank).clone()
+        )
 
     def gather_messages() -> None:
         point_to_point([shard(parameters, rank) for _ in peers], [shard(parameters, peer) for peer in peers])

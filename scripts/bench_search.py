@@ -75,7 +75,9 @@ def beginning(graph: Graph, workers: int) -> tuple[Plan, Plan]:
     """Return the plans that a search starts from: data parallel and one weird trick."""
     everyone = tuple(range(workers))
     data = {graph.ops[0].name: Layout(everyone, n=workers)}
-    return make_plan(graph, workers, data), make_plan(graph, workers, {**data, "fc6": Layout(everyone, c=workers)})
+    return make_plan(graph, workers, data), make_plan(
+        graph, workers, {**data, "fc6": Layout(everyone, c=workers)}
+    )
 
 
 def simulation_times(graph: Graph, workers: int, moves: int) -> dict[str, float]:
@@ -99,14 +101,20 @@ def simulation_times(graph: Graph, workers: int, moves: int) -> dict[str, float]
         full_s = full_step_s(plan, cost_model, memoised=True)
         full_ms.append(1e3 * (time.perf_counter() - begin))
         require_equal(full_s, step_s, workers)
-    return {"workers": workers, "full_ms": statistics.median(full_ms), "delta_ms": statistics.median(delta_ms),
-            "ratio": statistics.median(full_ms) / statistics.median(delta_ms)}
+    return {
+        "workers": workers,
+        "full_ms": statistics.median(full_ms),
+        "delta_ms": statistics.median(delta_ms),
+        "ratio": statistics.median(full_ms) / statistics.median(delta_ms),
+    }
 
 
 def require_equal(full_s: float, delta_s: float, workers: int) -> None:
     """Exit with an error unless both results have the same bits."""
     if full_s != delta_s:
-        sys.exit(f"error: at {workers} workers {full_s!r} by full simulation, {delta_s!r} by delta simulation")
+        sys.exit(
+            f"error: at {workers} workers {full_s!r} by full simulation, {delta_s!r} by delta simulation"
+        )
 
 
 def equal_moves(graph: Graph, moves: int) -> int:
@@ -114,8 +122,12 @@ def equal_moves(graph: Graph, moves: int) -> int:
     difference."""
     for workers in (4, 8):
         cost_model = CostModel(graph, batch_of(workers), cluster_named("k20", workers), "fp32")
-        delta = DeltaSimulation(cost_model, workers, {graph.ops[0].name: Layout(tuple(range(workers)), n=workers)})
-        for move in itertools.islice(random_moves(graph, workers, cost_model.batch_size, seed=workers), moves // 2):
+        delta = DeltaSimulation(
+            cost_model, workers, {graph.ops[0].name: Layout(tuple(range(workers)), n=workers)}
+        )
+        for move in itertools.islice(
+            random_moves(graph, workers, cost_model.batch_size, seed=workers), moves // 2
+        ):
             step_s = delta.propose(*move)
             delta.accept()
             require_equal(full_step_s(delta.plan(), cost_model, memoised=True), step_s, workers)
@@ -132,19 +144,38 @@ def search_times(graph: Graph, name: str, workers: int, repeats: int) -> dict[st
         seconds.append(time.perf_counter() - begin)
     cost_model = CostModel(graph, batch, cluster, "fp32")
     data, trick = (full_step_s(plan, cost_model, memoised=True) for plan in start)
-    return {"cluster": name, "workers": workers, "batch": batch, "seconds": statistics.median(seconds),
-            "step_ms": 1e3 * found.step_s, "data_parallel_ms": 1e3 * data, "one_weird_trick_ms": 1e3 * trick,
-            "gap": found.gap, "certificate": found.certificate, "looked_at": dict(found.looked_at)}
+    return {
+        "cluster": name,
+        "workers": workers,
+        "batch": batch,
+        "seconds": statistics.median(seconds),
+        "step_ms": 1e3 * found.step_s,
+        "data_parallel_ms": 1e3 * data,
+        "one_weird_trick_ms": 1e3 * trick,
+        "gap": found.gap,
+        "certificate": found.certificate,
+        "looked_at": dict(found.looked_at),
+    }
 
 
-def other_network(name: str, options: ModelConfig, samples: int, cluster_name: str, workers: int) -> dict[str, object]:
+def other_network(
+    name: str, options: ModelConfig, samples: int, cluster_name: str, workers: int
+) -> dict[str, object]:
     """Return the seconds of the exact search for another network, with its default time limit."""
     graph, cluster = model_graph(options, 1000), cluster_named(cluster_name, workers)
     begin = time.perf_counter()
     found = search(graph, samples * workers, workers, cluster, "fp32")
-    return {"model": name, "cluster": cluster_name, "workers": workers, "batch": samples * workers,
-            "seconds": time.perf_counter() - begin, "step_ms": 1e3 * found.step_s, "gap": found.gap,
-            "certificate": found.certificate, "looked_at": dict(found.looked_at)}
+    return {
+        "model": name,
+        "cluster": cluster_name,
+        "workers": workers,
+        "batch": samples * workers,
+        "seconds": time.perf_counter() - begin,
+        "step_ms": 1e3 * found.step_s,
+        "gap": found.gap,
+        "certificate": found.certificate,
+        "looked_at": dict(found.looked_at),
+    }
 
 
 def chain_against_optimum(graph: Graph, name: str, workers: int, budget_s: float) -> dict[str, object]:
@@ -153,25 +184,49 @@ def chain_against_optimum(graph: Graph, name: str, workers: int, budget_s: float
     cluster, batch = cluster_named(name, workers), batch_of(workers)
     start = beginning(graph, workers)
     optimum = search(graph, batch, workers, cluster, "fp32", SearchConfig(pipelines=False), start=start)
-    chain = search(graph, batch, workers, cluster, "fp32", SearchConfig("mcmc", time_limit_s=budget_s), start=start[:1])
-    return {"cluster": name, "workers": workers, "optimum_ms": 1e3 * optimum.step_s, "exact_s": optimum.seconds,
-            "mcmc_ms": 1e3 * chain.step_s, "mcmc_s": chain.seconds, "moves": chain.looked_at["space"],
-            "excess": abs(round(chain.step_s / optimum.step_s - 1, 9))}
+    chain = search(
+        graph, batch, workers, cluster, "fp32", SearchConfig("mcmc", time_limit_s=budget_s), start=start[:1]
+    )
+    return {
+        "cluster": name,
+        "workers": workers,
+        "optimum_ms": 1e3 * optimum.step_s,
+        "exact_s": optimum.seconds,
+        "mcmc_ms": 1e3 * chain.step_s,
+        "mcmc_s": chain.seconds,
+        "moves": chain.looked_at["space"],
+        "excess": abs(round(chain.step_s / optimum.step_s - 1, 9)),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", type=Path, help="write all numbers to this file, too")
-    parser.add_argument("--quick", action="store_true",
-                        help="few moves and at most 64 workers, as a test of this script")
-    parser.add_argument("--moves", type=int, default=100_000,
-                        help="moves of part 2; the default takes 15 minutes")
-    parser.add_argument("--parts", type=int, nargs="+", choices=range(1, 6), default=range(1, 6),
-                        help="numbers of the parts above; all if not given")
+    parser.add_argument(
+        "--quick", action="store_true", help="few moves and at most 64 workers, as a test of this script"
+    )
+    parser.add_argument(
+        "--moves", type=int, default=100_000, help="moves of part 2; the default takes 15 minutes"
+    )
+    parser.add_argument(
+        "--parts",
+        type=int,
+        nargs="+",
+        choices=range(1, 6),
+        default=range(1, 6),
+        help="numbers of the parts above; all if not given",
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     graph, quick = alexnet(), options.quick
-    results: dict[str, list[dict[str, object]]] = {"simulation": [], "search": [], "networks": [], "chain": []}
+    results: dict[str, list[dict[str, object]]] = {
+        "simulation": [],
+        "search": [],
+        "networks": [],
+        "chain": [],
+    }
 
     if 1 in options.parts:
         print("1  a move, by full and by delta simulation      FlexFlow: a search")
@@ -179,13 +234,18 @@ def main() -> None:
         for workers, (full_s, delta_s) in FLEXFLOW_SIMULATION.items():
             row = simulation_times(graph, workers, 60 if quick else 600)
             results["simulation"].append(dict(row))
-            print(f"   {workers:7} {row['full_ms']:9.3f} {row['delta_ms']:9.3f} {row['ratio']:5.1f}×           "
-                  f"{full_s:7.2f} {delta_s:8.2f} {full_s / delta_s:5.1f}×", flush=True)
+            print(
+                f"   {workers:7} {row['full_ms']:9.3f} {row['delta_ms']:9.3f} {row['ratio']:5.1f}×           "
+                f"{full_s:7.2f} {delta_s:8.2f} {full_s / delta_s:5.1f}×",
+                flush=True,
+            )
 
     if 2 in options.parts:
         count = equal_moves(graph, 400 if quick else options.moves)
         results["equal"] = [{"moves": count}]
-        print(f"\n2  {count:,} random moves: full and delta simulation are equal to the last bit\n", flush=True)
+        print(
+            f"\n2  {count:,} random moves: full and delta simulation are equal to the last bit\n", flush=True
+        )
 
     if 3 in options.parts:
         print("3  exact search, to its certificate                                       published seconds")
@@ -195,25 +255,36 @@ def main() -> None:
             for workers in sizes:
                 found = search_times(graph, name, workers, 1 if quick or workers > 64 else 5)
                 results["search"].append(found)
-                pase, flexflow = (f"{published[workers]:g}" if workers in published else "-"
-                                  for published in (PASE_SEARCH, FLEXFLOW_SEARCH))
-                print(f"   {name:16} {workers:7} {found['seconds']:8.3f} {found['step_ms']:9.3f} "
-                      f"{found['data_parallel_ms']:10.3f} {found['one_weird_trick_ms']:11.3f} {found['gap']:6.1%} "
-                      f"{pase:>6} {flexflow:>9}", flush=True)
+                pase, flexflow = (
+                    f"{published[workers]:g}" if workers in published else "-"
+                    for published in (PASE_SEARCH, FLEXFLOW_SEARCH)
+                )
+                print(
+                    f"   {name:16} {workers:7} {found['seconds']:8.3f} {found['step_ms']:9.3f} "
+                    f"{found['data_parallel_ms']:10.3f} {found['one_weird_trick_ms']:11.3f} {found['gap']:6.1%} "
+                    f"{pase:>6} {flexflow:>9}",
+                    flush=True,
+                )
 
     if 4 in options.parts:
         print("\n4  exact search for other networks")
         print("   network  cluster          workers   batch  seconds   step ms    gap   labels  exchanges")
-        networks = (("vgg16", VGG16Config(image_size=224), 16), ("resnet18", ResNet18Config(image_size=224), 32))
+        networks = (
+            ("vgg16", VGG16Config(image_size=224), 16),
+            ("resnet18", ResNet18Config(image_size=224), 32),
+        )
         for (name, config, samples), cluster_name, workers in itertools.product(
-                networks, ("k20", "h100_infiniband"), (4,) if quick else (4, 16, 64)):
+            networks, ("k20", "h100_infiniband"), (4,) if quick else (4, 16, 64)
+        ):
             found = other_network(name, config, samples, cluster_name, workers)
             results["networks"].append(found)
             looked_at = found["looked_at"]
             assert isinstance(looked_at, dict)
-            print(f"   {name:8} {cluster_name:16} {workers:7} {found['batch']:7} {found['seconds']:8.2f} "
-                  f"{found['step_ms']:9.3f} {found['gap']:6.1%} {looked_at['space']:8,} {looked_at['exchanges']:10,}",
-                  flush=True)
+            print(
+                f"   {name:8} {cluster_name:16} {workers:7} {found['batch']:7} {found['seconds']:8.2f} "
+                f"{found['step_ms']:9.3f} {found['gap']:6.1%} {looked_at['space']:8,} {looked_at['exchanges']:10,}",
+                flush=True,
+            )
 
     if 5 in options.parts:
         print("\n5  Markov chain against the optimum of the same space")
@@ -221,9 +292,12 @@ def main() -> None:
         for name, workers in (("k20", 4), ("ethernet_10g", 8), ("h100_infiniband", 16), ("k20", 64)):
             chain = chain_against_optimum(graph, name, workers, 2 if quick else 30)
             results["chain"].append(chain)
-            print(f"   {name:16} {workers:7} {chain['optimum_ms']:11.3f} {chain['exact_s']:6.2f} "
-                  f"{chain['mcmc_ms']:10.3f} "
-                  f"{chain['mcmc_s']:6.1f} {chain['moves']:8} {chain['excess']:7.2%}", flush=True)
+            print(
+                f"   {name:16} {workers:7} {chain['optimum_ms']:11.3f} {chain['exact_s']:6.2f} "
+                f"{chain['mcmc_ms']:10.3f} "
+                f"{chain['mcmc_s']:6.1f} {chain['moves']:8} {chain['excess']:7.2%}",
+                flush=True,
+            )
 
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

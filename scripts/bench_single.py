@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--steps", type=int, default=6, help="timed steps per process")
-    parser.add_argument("--side", choices=SIDES, help="measure only this side, in this process, and print seconds")
+    parser.add_argument(
+        "--side", choices=SIDES, help="measure only this side, in this process, and print seconds"
+    )
     arguments = parser.parse_args(namespace=argparse.Namespace(precision="fp32"))
     if arguments.side:
         print(measure(arguments))
@@ -65,12 +67,18 @@ def main() -> None:
     for block in range(arguments.blocks):
         for side in SIDES if block % 2 else SIDES[::-1]:
             command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
-            seconds[side].append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
-    print(f"{arguments.image_size} px, batch {arguments.batch_size}, fp32, 1 thread, {arguments.blocks} processes "
-          f"each, medians of {arguments.steps} steps")
+            seconds[side].append(
+                float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            )
+    print(
+        f"{arguments.image_size} px, batch {arguments.batch_size}, fp32, 1 thread, {arguments.blocks} processes "
+        f"each, medians of {arguments.steps} steps"
+    )
     for side in SIDES:
-        print(f"{side:8} {1000 * summarise(seconds[side]).median:8.1f} ms a step   over eager "
-              f"{speedup(seconds['eager'], seconds[side])}")
+        print(
+            f"{side:8} {1000 * summarise(seconds[side]).median:8.1f} ms a step   over eager "
+            f"{speedup(seconds['eager'], seconds[side])}"
+        )
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ def plain(model: nn.Module, images: Tensor, labels: Tensor, precision: str, *, t
     """Return a step of the hand-written loop: channels_last and fused SGD or, if not `tuned`,
     PyTorch's defaults."""
     layout = torch.channels_last if tuned else torch.contiguous_format
-    model, images = model.to(images.device).to(memory_format=layout), images.contiguous(  # type: ignore[call-overload]
-        memory_format=layout)
+    model = model.to(images.device).to(memory_format=layout)  # type: ignore[call-overload]
+    images = images.contiguous(memory_format=layout)
     sgd = torch.optim.SGD(model.parameters(), **SGD, fused=tuned)
 
     def step() -> None:
@@ -81,8 +81,11 @@ def make_step(name: str, arguments: argparse.Namespace, world: World) -> Step:
     model = build_model(AlexNetConfig(image_size=arguments.image_size), CLASSES, seed=0)
     generator = torch.Generator().manual_seed(0)
     shape = (3, arguments.image_size, arguments.image_size)
-    images = torch.randn(arguments.batch_size, *shape, generator=generator).contiguous(
-        memory_format=torch.channels_last).to(world.device)
+    images = (
+        torch.randn(arguments.batch_size, *shape, generator=generator)
+        .contiguous(memory_format=torch.channels_last)
+        .to(world.device)
+    )
     labels = torch.randint(CLASSES, (arguments.batch_size,), generator=generator).to(world.device)
     alone = name in ALONE
     if alone and world.rank > 0:
@@ -97,7 +100,9 @@ def make_step(name: str, arguments: argparse.Namespace, world: World) -> Step:
     options = EngineOptions(0, arguments.precision, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     engine: DDPEngine | Runtime
     if name == "ddp":
-        engine = DDPEngine(model, own, options, batch_size=arguments.batch_size, bucket_mb=arguments.bucket_mb)
+        engine = DDPEngine(
+            model, own, options, batch_size=arguments.batch_size, bucket_mb=arguments.bucket_mb
+        )
     else:
         graph = trace(model, shape)
         plan = build_plan(graph, own.size, STRATEGIES[name])
@@ -121,8 +126,11 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=10)
     parser.add_argument("--steps", type=int, default=2, help="per block and engine")
     parser.add_argument("--bucket-mb", type=float, default=25.0, help="of DDP")
-    parser.add_argument("--only", default=",".join(["plain", *STRATEGIES]),
-                        help=f"comma-separated names; also eager, {', '.join(PEERS)}")
+    parser.add_argument(
+        "--only",
+        default=",".join(["plain", *STRATEGIES]),
+        help=f"comma-separated names; also eager, {', '.join(PEERS)}",
+    )
     arguments = parser.parse_args()
     names = arguments.only.split(",")
     with open_world(ClusterConfig()) as world:
@@ -145,9 +153,11 @@ def main() -> None:
 def report(arguments: argparse.Namespace, world: World, seconds: dict[str, list[float]]) -> None:
     """Print one row per engine; a ratio above 1 means that the engine is faster than that of the
     column."""
-    print(f"{arguments.image_size} px, global batch {arguments.batch_size}, {arguments.precision}, "
-          f"{world.size} workers on {world.device.type}, {torch.get_num_threads()} thread each, "
-          f"{arguments.blocks} blocks of {arguments.steps} steps")
+    print(
+        f"{arguments.image_size} px, global batch {arguments.batch_size}, {arguments.precision}, "
+        f"{world.size} workers on {world.device.type}, {torch.get_num_threads()} thread each, "
+        f"{arguments.blocks} blocks of {arguments.steps} steps"
+    )
     against = [name for name in ("plain", "eager", "single", "ddp") if name in seconds]
     print(f"{'':24}{'ms a step':>10}{'images/s':>10}" + "".join(f"{'over ' + name:>20}" for name in against))
     for name, times in seconds.items():

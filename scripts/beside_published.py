@@ -33,8 +33,14 @@ PUBLISHED = Path(__file__).with_name("published.yaml")
 WIDTH = 130
 
 
-def predicted(config: Config, graph: Graph, strategy: StrategyConfig, workers: int, weak: bool = False,
-              cluster: Cluster | None = None) -> Prediction:
+def predicted(
+    config: Config,
+    graph: Graph,
+    strategy: StrategyConfig,
+    workers: int,
+    weak: bool = False,
+    cluster: Cluster | None = None,
+) -> Prediction:
     """Return the prediction of a strategy on the configured cluster, or on `cluster`."""
     own = dataclasses.replace(config, strategy=strategy, workers=workers)
     return predict(own, graph, cluster or open_cluster(config.cluster, workers), weak)
@@ -49,13 +55,34 @@ def one_weird_trick_table(published: Mapping[str, Any]) -> Table:
     """Return hours and speedups of the paper's rows, and of each scheme that matches a row."""
     config = compose_config([*published["overrides"], f"trainer.batch_size={published['batch_of_one']}"])
     graph, epochs = graph_of(config), published["epochs"]
-    table = _table(["GPUs", "batch: conv, FC", "published h", "speedup", "scheme", "predicted h", "speedup",
-                    "predicted ÷ published", "published: a step's loss ms", "predicted"])
+    table = _table(
+        [
+            "GPUs",
+            "batch: conv, FC",
+            "published h",
+            "speedup",
+            "scheme",
+            "predicted h",
+            "speedup",
+            "predicted ÷ published",
+            "published: a step's loss ms",
+            "predicted",
+        ]
+    )
     single = predicted(config, graph, Single(), 1)
     one = published["batch_of_one"]
-    table.add_row("1", f"{one}, {one}", f"{published['single_hours']:.2f}", "1×", "",
-                  f"{hours(single, epochs):.2f}",
-                  "1×", "", "", "")
+    table.add_row(
+        "1",
+        f"{one}, {one}",
+        f"{published['single_hours']:.2f}",
+        "1×",
+        "",
+        f"{hours(single, epochs):.2f}",
+        "1×",
+        "",
+        "",
+        "",
+    )
     images = epochs * known_images(config.data)
     alone_ms = 3.6e6 * published["single_hours"] * one / images
     for row in published["rows"]:
@@ -67,19 +94,32 @@ def one_weird_trick_table(published: Mapping[str, Any]) -> Table:
             first = scheme in ("a" if row["whole"] else "b")
             lost = 3.6e6 * row["hours"] * one * gpus / images - alone_ms
             table.add_row(
-                *([str(gpus), f"{one * gpus:,}, {one * gpus if row['whole'] else one:,}",
-                   f"{row['hours']:.2f}",
-                   f"{row['speedup']:.2f}×"] if first else [""] * 4),
-                scheme, f"{hours(found, epochs):.2f}", f"{found.speedup:.2f}×",
+                *(
+                    [
+                        str(gpus),
+                        f"{one * gpus:,}, {one * gpus if row['whole'] else one:,}",
+                        f"{row['hours']:.2f}",
+                        f"{row['speedup']:.2f}×",
+                    ]
+                    if first
+                    else [""] * 4
+                ),
+                scheme,
+                f"{hours(found, epochs):.2f}",
+                f"{found.speedup:.2f}×",
                 f"{found.speedup / row['speedup']:.2f}",
                 f"{lost:.0f}" if first else "",
-                f"{1e3 * (found.timeline.step_s - single.timeline.step_s):.0f}")
+                f"{1e3 * (found.timeline.step_s - single.timeline.step_s):.0f}",
+            )
     return table
 
 
-STRATEGIES = {"single": Single(), "data_parallel": DataParallel(),
-              "model_parallel": ModelParallel(scheme="layers"),
-              "one_weird_trick": OneWeirdTrick(scheme="a")}
+STRATEGIES = {
+    "single": Single(),
+    "data_parallel": DataParallel(),
+    "model_parallel": ModelParallel(scheme="layers"),
+    "one_weird_trick": OneWeirdTrick(scheme="a"),
+}
 
 
 def epochs(published: Mapping[str, Any]) -> Table:
@@ -88,9 +128,16 @@ def epochs(published: Mapping[str, Any]) -> Table:
     graph = graph_of(config)
     loading = open_cluster(config.cluster, 2)
     no_loading = dataclasses.replace(loading, data_s_per_image=0.0)
-    rows = {name: (published["epoch_s"][name],
-                   *(predicted(config, graph, strategy, 1 if name == "single" else 2, cluster=cluster).epoch_s
-                     for cluster in (loading, no_loading))) for name, strategy in STRATEGIES.items()}
+    rows = {
+        name: (
+            published["epoch_s"][name],
+            *(
+                predicted(config, graph, strategy, 1 if name == "single" else 2, cluster=cluster).epoch_s
+                for cluster in (loading, no_loading)
+            ),
+        )
+        for name, strategy in STRATEGIES.items()
+    }
     table = _table(["strategy", "published s", "rank", "predicted s", "rank", "without loading s", "rank"])
     ranked = [ranks([row[i] for row in rows.values()]) for i in range(3)]
     for place, (name, row) in enumerate(rows.items()):

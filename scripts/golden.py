@@ -84,14 +84,23 @@ PLANS: Mapping[str, tuple[str, ...]] = {
     "data_parallel": ("strategy=data_parallel",),
     "layers": ("strategy=model_parallel",),
     "layers_4_1f1b": ("strategy=model_parallel", "strategy.micro_batches=4"),
-    "layers_4_fill_drain":
-        ("strategy=model_parallel", "strategy.micro_batches=4", "strategy.pipeline=fill_drain"),
+    "layers_4_fill_drain": (
+        "strategy=model_parallel",
+        "strategy.micro_batches=4",
+        "strategy.pipeline=fill_drain",
+    ),
     "tensor": ("strategy=model_parallel", "strategy.scheme=tensor"),
-    **{f"one_weird_trick_{scheme}_{update}":
-       ("strategy=one_weird_trick", f"strategy.scheme={scheme}", f"strategy.update={update}")
-       for scheme, update in itertools.product("abc", ("step", "pass"))},
+    **{
+        f"one_weird_trick_{scheme}_{update}": (
+            "strategy=one_weird_trick",
+            f"strategy.scheme={scheme}",
+            f"strategy.update={update}",
+        )
+        for scheme, update in itertools.product("abc", ("step", "pass"))
+    },
 }
 """Overrides by label."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SearchCase:
@@ -112,8 +121,12 @@ class SearchCase:
 
 
 SEARCHES = (
-    *(SearchCase("alexnet", workers, cluster, samples) for samples, workers, cluster in itertools.product(
-        (32, 128), (4, 16, 64), ("k20", "ethernet_10g", "h100_infiniband"))),
+    *(
+        SearchCase("alexnet", workers, cluster, samples)
+        for samples, workers, cluster in itertools.product(
+            (32, 128), (4, 16, 64), ("k20", "ethernet_10g", "h100_infiniband")
+        )
+    ),
     # The fastest plans do not fit: covers the search under a memory limit.
     SearchCase("alexnet", 4, "k20", 32, 800_000_000),
     SearchCase("vgg16", 4, "k20", 16),
@@ -212,8 +225,9 @@ def search_entries(only: str) -> Iterator[tuple[str, object]]:
         batch = case.samples * workers
         start = tuple(named_plans(graph, workers, batch).values())
         try:
-            found = search(graph, batch, workers, cluster, "fp32", SearchConfig(time_limit_s=SEARCH_LIMIT_S),
-                           start=start)
+            found = search(
+                graph, batch, workers, cluster, "fp32", SearchConfig(time_limit_s=SEARCH_LIMIT_S), start=start
+            )
         except ValueError as error:
             yield f"{path}/refused", str(error)
             continue
@@ -264,6 +278,7 @@ def _sum_text(total: int, parts: Iterable[int]) -> str:
 
 def short_ranks(line: str) -> str:
     """Return a line with every list of consecutive workers, as [0, 1, 2, 3], written [0..3]."""
+
     def shorten(match: re.Match[str]) -> str:
         ranks = json.loads(match[0])
         return f"[{ranks[0]}..{ranks[-1]}]" if ranks == list(range(ranks[0], ranks[-1] + 1)) else match[0]
@@ -285,8 +300,10 @@ def measure(only: str = "") -> Entries:
 
 def text_of(entries: Entries) -> str:
     """Return the file: a JSON object with one entry per line, sorted."""
-    lines = [f"{json.dumps(path)}: {json.dumps(value, ensure_ascii=False)}"
-             for path, value in sorted(entries.items())]
+    lines = [
+        f"{json.dumps(path)}: {json.dumps(value, ensure_ascii=False)}"
+        for path, value in sorted(entries.items())
+    ]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
@@ -320,14 +337,16 @@ def require_own_package() -> None:
     """Exit if `parallel` is imported from another checkout, as the installed one may be."""
     imported = Path(sys.modules["parallel"].__file__ or "").resolve().parent.parent
     if imported != ROOT:
-        sys.exit(f"error: parallel is imported from {imported}, not {ROOT}: "
-                 f"run python -m scripts.golden in {ROOT}")
+        sys.exit(
+            f"error: parallel is imported from {imported}, not {ROOT}: run python -m scripts.golden in {ROOT}"
+        )
 
 
 def main() -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     recorder, checker = commands.add_parser("record"), commands.add_parser("check")
     recorder.add_argument("--out", type=Path, default=FILE)

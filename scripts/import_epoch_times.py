@@ -28,16 +28,33 @@ def records_from(published: dict[str, Any]) -> list[Record]:
 
 def _record(source: str, experiment: dict[str, Any]) -> Record:
     strategy = experiment["strategy"]
-    workload = Workload(model="alexnet", variant=None, num_classes=None, image_size=None,
-                        data=experiment["data"],
-                        train_images=None, batch_size=None, precision=None)
+    workload = Workload(
+        model="alexnet",
+        variant=None,
+        num_classes=None,
+        image_size=None,
+        data=experiment["data"],
+        train_images=None,
+        batch_size=None,
+        precision=None,
+    )
     epochs = (Epoch(epoch=i, seconds=s) for i, s in enumerate(experiment["epoch_times_s"], start=1))
     return Record(
-        name=f"{experiment['data']} {strategy}", started=None, finished=None, command=source,
-        workload=workload, strategy=strategy, label=strategy, baseline=strategy == BASELINE,
+        name=f"{experiment['data']} {strategy}",
+        started=None,
+        finished=None,
+        command=source,
+        workload=workload,
+        strategy=strategy,
+        label=strategy,
+        baseline=strategy == BASELINE,
         workers=1 if strategy == BASELINE else experiment.get("workers", 2),
-        threads=None, device=experiment.get("device", "cuda"), backend=None, warmup_steps=None,
-        environment={"gpus": experiment.get("gpus", [])}, epochs=tuple(epochs),
+        threads=None,
+        device=experiment.get("device", "cuda"),
+        backend=None,
+        warmup_steps=None,
+        environment={"gpus": experiment.get("gpus", [])},
+        epochs=tuple(epochs),
     )
 
 

@@ -38,8 +38,18 @@ TIMEOUT_S = 600.0
 """Time limit of a mutation."""
 WAIT_S = 30.0
 """Time limit of a wait for another worker: a mutation may cause a deadlock."""
-LIBRARIES = ("torch.distributed", "torch.distributed.rendezvous", "torch.fx", "torch.multiprocessing.spawn",
-             "torch.nn.parallel", "scipy.stats", "sklearn.svm", "sklearn.model_selection", "rich", "yaml")
+LIBRARIES = (
+    "torch.distributed",
+    "torch.distributed.rendezvous",
+    "torch.fx",
+    "torch.multiprocessing.spawn",
+    "torch.nn.parallel",
+    "scipy.stats",
+    "sklearn.svm",
+    "sklearn.model_selection",
+    "rich",
+    "yaml",
+)
 """Libraries to import once, before the forks."""
 FORKS = multiprocessing.get_context("fork")
 
@@ -53,7 +63,9 @@ def changed(mutation: Mutation, tree: Path) -> str:
     occurs once."""
     text = (tree / mutation.file).read_text(encoding="utf-8")
     if (times := text.count(mutation.old)) != 1:
-        raise ValueError(f"{mutation.breaks}: {mutation.file} has {mutation.old.strip()!r} {times} times, not once")
+        raise ValueError(
+            f"{mutation.breaks}: {mutation.file} has {mutation.old.strip()!r} {times} times, not once"
+        )
     return text.replace(mutation.old, mutation.new)
 
 
@@ -106,7 +118,9 @@ def fork_workers(function: Callable[..., Any], workers: int, *args: Any) -> list
     pipes: list[Connection] = []
     for rank in range(workers):
         ours, theirs = FORKS.Pipe(duplex=False)
-        FORKS.Process(target=_work, args=(rank, workers, store.port, theirs, function, args), daemon=True).start()
+        FORKS.Process(
+            target=_work, args=(rank, workers, store.port, theirs, function, args), daemon=True
+        ).start()
         theirs.close()
         pipes.append(ours)
     results: dict[Connection, Any] = {}
@@ -119,10 +133,22 @@ def fork_workers(function: Callable[..., Any], workers: int, *args: Any) -> list
     return [results[pipe] for pipe in pipes]
 
 
-def _work(rank: int, workers: int, port: int, result: Connection, function: Callable[..., Any],
-          args: tuple[Any, ...]) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(workers), MASTER_ADDR="127.0.0.1",
-                      MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
+def _work(
+    rank: int,
+    workers: int,
+    port: int,
+    result: Connection,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(workers),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        TORCHELASTIC_USE_AGENT_STORE="True",
+    )
     try:
         result.send((True, function(*args)))
     except Exception as error:
@@ -132,7 +158,9 @@ def _work(rank: int, workers: int, port: int, result: Connection, function: Call
 
 def main() -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default="", help="mutations whose description or file contains this text")
     only = parser.parse_args().only
     chosen = [mutation for mutation in MUTATIONS if only in mutation.breaks or only in mutation.file]

@@ -85,8 +85,11 @@ def deepspeed(model: nn.Module, images: Tensor, labels: Tensor, **settings: Any)
     """DeepSpeed, ZeRO stage 1 (its "Getting Started")."""
     import deepspeed as tool
 
-    config: dict[str, Any] = {"train_micro_batch_size_per_gpu": len(labels), "zero_optimization": {"stage": 1},
-                              "zero_allow_untested_optimizer": True}
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": len(labels),
+        "zero_optimization": {"stage": 1},
+        "zero_allow_untested_optimizer": True,
+    }
     engine, *_ = tool.initialize(model=model, optimizer=_sgd(model, **settings), config=config)
 
     def step() -> None:
@@ -97,6 +100,9 @@ def deepspeed(model: nn.Module, images: Tensor, labels: Tensor, **settings: Any)
 
 
 PEERS: dict[str, Callable[..., Step]] = {
-    "fabric": fabric, "accelerate": accelerate, "fsdp2": fsdp2, "deepspeed": deepspeed,
+    "fabric": fabric,
+    "accelerate": accelerate,
+    "fsdp2": fsdp2,
+    "deepspeed": deepspeed,
 }
 """Tools by their name in `bench_strategies.py --only`."""

@@ -30,8 +30,9 @@ def random_layout(op: Op, workers: int, batch_size: int, random: Random) -> Layo
     first = random.randrange(workers // size) * size
     degrees = dict.fromkeys("nckhw", 1)
     for factor in _prime_factors(size):
-        dims = [dim for dim in op.dims
-                if degrees[dim] * factor <= (batch_size if dim == "n" else op.extent(dim))]
+        dims = [
+            dim for dim in op.dims if degrees[dim] * factor <= (batch_size if dim == "n" else op.extent(dim))
+        ]
         degrees[random.choice(dims)] *= factor
     return Layout(on=tuple(range(first, first + size)), **degrees)
 

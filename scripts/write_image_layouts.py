@@ -51,19 +51,28 @@ def digit_pictures() -> list[Picture]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    return [(Image.fromarray(np.rint(image * (255 / 16)).astype(np.uint8)), int(label))
-            for image, label in zip(digits.images, digits.target, strict=True)]
+    return [
+        (Image.fromarray(np.rint(image * (255 / 16)).astype(np.uint8)), int(label))
+        for image, label in zip(digits.images, digits.target, strict=True)
+    ]
 
 
 def folder_pictures(folder: Path) -> list[Picture]:
     """Return the images of class folders, interleaved by class; labels follow the sorted folder
     names."""
-    classes = [sorted(file for file in sub.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
-               for sub in sorted(folder.iterdir()) if sub.is_dir()]
+    classes = [
+        sorted(file for file in sub.iterdir() if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
+        for sub in sorted(folder.iterdir())
+        if sub.is_dir()
+    ]
     if not any(classes):
         raise ValueError(f"--source {folder} holds no folders with images")
-    return [(Image.open(files[row]), label) for row in range(max(map(len, classes)))
-            for label, files in enumerate(classes) if row < len(files)]
+    return [
+        (Image.open(files[row]), label)
+        for row in range(max(map(len, classes)))
+        for label, files in enumerate(classes)
+        if row < len(files)
+    ]
 
 
 def encode(picture: Image.Image, variety: Variety, rng: np.random.Generator) -> bytes:
@@ -81,7 +90,7 @@ def encode_train(pictures: Sequence[Picture], count: int, variety: Variety) -> I
         picture, label = pictures[row % len(pictures)]
         data = encode(picture, variety, rng)
         if row < variety.broken:
-            data = (data[:len(data) // 2], b"", b"no image at all")[row % 3]
+            data = (data[: len(data) // 2], b"", b"no image at all")[row % 3]
         elif row < variety.broken + variety.odd:
             image = Image.open(io.BytesIO(data))
             data = _bytes(image, "PNG") if row % 2 else _bytes(image.convert("RGB").convert("CMYK"), "JPEG")
@@ -96,8 +105,9 @@ def encode_val(pictures: Sequence[Picture], count: int, variety: Variety) -> Ite
         yield encode(picture, variety, rng), label
 
 
-def write_tiny_imagenet(out: Path, pictures: Sequence[Picture], images: int, val_images: int,
-                        variety: Variety) -> None:
+def write_tiny_imagenet(
+    out: Path, pictures: Sequence[Picture], images: int, val_images: int, variety: Variety
+) -> None:
     """Write wnids.txt, train/<wnid>/images/<wnid>_N.JPEG with bounding boxes, val/images and
     val_annotations.txt."""
     wnids = _wnids(pictures)
@@ -117,7 +127,9 @@ def write_tiny_imagenet(out: Path, pictures: Sequence[Picture], images: int, val
     _write(out / "val" / "val_annotations.txt", "".join(annotations).encode())
 
 
-def write_imagenet(out: Path, pictures: Sequence[Picture], images: int, val_images: int, variety: Variety) -> None:
+def write_imagenet(
+    out: Path, pictures: Sequence[Picture], images: int, val_images: int, variety: Variety
+) -> None:
     """Write train/<wnid>/<wnid>_N.JPEG and val/<wnid>/ILSVRC2012_val_N.JPEG."""
     wnids = _wnids(pictures)
     for row, (data, label) in enumerate(encode_train(pictures, images, variety)):
@@ -126,7 +138,9 @@ def write_imagenet(out: Path, pictures: Sequence[Picture], images: int, val_imag
         _write(out / "val" / wnids[label] / f"ILSVRC2012_val_{row:08d}.JPEG", data)
 
 
-def write_kaggle(out: Path, pictures: Sequence[Picture], images: int, val_images: int, variety: Variety) -> None:
+def write_kaggle(
+    out: Path, pictures: Sequence[Picture], images: int, val_images: int, variety: Variety
+) -> None:
     """Write train/cat.N.jpg and dog.N.jpg, even labels as cats; validation images are added to the
     training images."""
     count = [0, 0]
@@ -136,7 +150,9 @@ def write_kaggle(out: Path, pictures: Sequence[Picture], images: int, val_images
         count[animal] += 1
 
 
-def write_petimages(out: Path, pictures: Sequence[Picture], images: int, val_images: int, variety: Variety) -> None:
+def write_petimages(
+    out: Path, pictures: Sequence[Picture], images: int, val_images: int, variety: Variety
+) -> None:
     """Write PetImages/Cat/N.jpg and Dog/N.jpg, with the Thumbs.db of the real folders; labels as in
     Kaggle's layout."""
     count = [0, 0]
@@ -173,22 +189,31 @@ def _write(path: Path, data: bytes) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--layout", required=True, choices=LAYOUTS,
-                        help="dogs_vs_cats is Kaggle's, petimages the other")
-    parser.add_argument("--out", required=True, type=Path, help="folder to write into; must be empty or not exist")
+    parser.add_argument(
+        "--layout", required=True, choices=LAYOUTS, help="dogs_vs_cats is Kaggle's, petimages the other"
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder to write into; must be empty or not exist"
+    )
     parser.add_argument("--source", type=Path, help="folder per class to take images from (default: digits)")
     parser.add_argument("--images", type=int, default=200, help="training images")
     parser.add_argument("--val-images", type=int, default=50)
-    parser.add_argument("--sides", type=int, nargs=2, default=(48, 160), metavar=("MIN", "MAX"), help="in pixels")
+    parser.add_argument(
+        "--sides", type=int, nargs=2, default=(48, 160), metavar=("MIN", "MAX"), help="in pixels"
+    )
     parser.add_argument("--grey", type=float, default=0.1, help="share of grey images")
-    parser.add_argument("--odd", type=int, default=0, help="training files that are PNG or CMYK under a JPEG's name")
+    parser.add_argument(
+        "--odd", type=int, default=0, help="training files that are PNG or CMYK under a JPEG's name"
+    )
     parser.add_argument("--broken", type=int, default=0, help="training files that are broken")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     if args.out.exists() and any(args.out.iterdir()):
         parser.error(f"--out {args.out} is not empty")
     try:
-        variety = Variety(sides=tuple(args.sides), grey=args.grey, odd=args.odd, broken=args.broken, seed=args.seed)
+        variety = Variety(
+            sides=tuple(args.sides), grey=args.grey, odd=args.odd, broken=args.broken, seed=args.seed
+        )
         pictures = folder_pictures(args.source) if args.source else digit_pictures()
     except (ValueError, NotADirectoryError, FileNotFoundError) as error:
         parser.error(str(error))

@@ -31,8 +31,12 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def run(start: Start) -> Run:
     """Run `python -m …` to its end, within `timeout` seconds, and return its exit code and output."""
 
-    def run_one(*arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 600.0,
-                real: bool = False) -> subprocess.CompletedProcess[str]:
+    def run_one(
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 600.0,
+        real: bool = False,
+    ) -> subprocess.CompletedProcess[str]:
         process = start(*arguments, environment=environment, real=real)
         out, err = process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
@@ -44,10 +48,23 @@ def run(start: Start) -> Run:
 def torchrun(run: Run) -> Run:
     """Run `torchrun --standalone --nproc-per-node N -m …`."""
 
-    def run_one(workers: int, *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 600.0,
-                real: bool = False) -> subprocess.CompletedProcess[str]:
-        return run("torch.distributed.run", "--standalone", f"--nproc-per-node={workers}", "-m", *arguments,
-                   environment=environment, timeout=timeout, real=real)
+    def run_one(
+        workers: int,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        timeout: float = 600.0,
+        real: bool = False,
+    ) -> subprocess.CompletedProcess[str]:
+        return run(
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={workers}",
+            "-m",
+            *arguments,
+            environment=environment,
+            timeout=timeout,
+            real=real,
+        )
 
     return run_one
 

@@ -20,8 +20,16 @@ from omegaconf import DictConfig, open_dict
 if TYPE_CHECKING:
     from parallel.cli.sweep import Job
 
-SWEEP_KEYS = ("hydra.mode", "hydra.sweep", "hydra.run", "hydra.launcher", "hydra/launcher", "hydra.sweeper",
-              "hydra/sweeper", "hydra.job.config")
+SWEEP_KEYS = (
+    "hydra.mode",
+    "hydra.sweep",
+    "hydra.run",
+    "hydra.launcher",
+    "hydra/launcher",
+    "hydra.sweeper",
+    "hydra/sweeper",
+    "hydra.job.config",
+)
 """Hydra overrides of the sweep itself; all others also apply to its jobs."""
 
 
@@ -50,10 +58,15 @@ class TorchrunLauncher(Launcher):
         from parallel.cli.sweep import run_jobs
 
         setup_globals()
-        jobs = [self._check(list(overrides), index) for index, overrides in enumerate(job_overrides, initial_job_idx)]
+        jobs = [
+            self._check(list(overrides), index)
+            for index, overrides in enumerate(job_overrides, initial_job_idx)
+        ]
         run_jobs(jobs, self.torchrun)
-        return [JobReturn(overrides=job.overrides, working_dir=str(job.run_dir), status=JobStatus.COMPLETED)
-                for job in jobs]
+        return [
+            JobReturn(overrides=job.overrides, working_dir=str(job.run_dir), status=JobStatus.COMPLETED)
+            for job in jobs
+        ]
 
     def _check(self, overrides: list[str], index: int) -> Job:
         """Compose and validate a job in the same way as its processes will."""
@@ -71,14 +84,30 @@ class TorchrunLauncher(Launcher):
         nnodes = self.torchrun.nnodes
         workers = config.worker_count()
         if config.strategy.fixed_workers is None:
-            require(config.workers is not None, "workers", config.workers,
-                    f"must be set for strategy={config.strategy.name} with hydra/launcher=torchrun, as in workers=2")
-            require(workers < nnodes or workers % nnodes == 0, "workers", workers,
-                    f"must be a multiple of hydra.launcher.nnodes={nnodes}")
+            require(
+                config.workers is not None,
+                "workers",
+                config.workers,
+                f"must be set for strategy={config.strategy.name} with hydra/launcher=torchrun, as in workers=2",
+            )
+            require(
+                workers < nnodes or workers % nnodes == 0,
+                "workers",
+                workers,
+                f"must be a multiple of hydra.launcher.nnodes={nnodes}",
+            )
         sweep_dir = Path(node.hydra.sweep.dir).absolute()
         run_dir = sweep_dir / node.hydra.sweep.subdir
-        forwarded = [str(override) for override in self.config.hydra.overrides.hydra
-                     if not str(override).lstrip("+~").startswith(SWEEP_KEYS)]
-        return Job(index=index, overrides=(*overrides, *forwarded, f"hydra.run.dir={quote(str(run_dir))}"),
-                   config=fit_world(config, workers, launched=True), workers=workers, run_dir=run_dir,
-                   sweep_dir=sweep_dir)
+        forwarded = [
+            str(override)
+            for override in self.config.hydra.overrides.hydra
+            if not str(override).lstrip("+~").startswith(SWEEP_KEYS)
+        ]
+        return Job(
+            index=index,
+            overrides=(*overrides, *forwarded, f"hydra.run.dir={quote(str(run_dir))}"),
+            config=fit_world(config, workers, launched=True),
+            workers=workers,
+            run_dir=run_dir,
+            sweep_dir=sweep_dir,
+        )

@@ -20,8 +20,9 @@ from parallel.models import build_model
 from parallel.runtime.communication.world import choose_device, open_world
 
 
-def calibrate(config: Config, options: CalibrationOptions, rank: int, nodes: int, console: Console,
-              ) -> tuple[Path, Cluster]:
+def calibrate(
+    config: Config, options: CalibrationOptions, rank: int, nodes: int, console: Console
+) -> tuple[Path, Cluster]:
     """Measure and write the cluster file; return its path and the cluster.
 
     Every worker calls this; worker 0 writes.

@@ -13,8 +13,9 @@ from parallel.config import Config, require
 from parallel.runtime.communication.world import World
 
 
-def known_calibration(config: Config, options: CalibrationOptions, world: World, nodes: int,
-                      ) -> tuple[Path, Cluster | None]:
+def known_calibration(
+    config: Config, options: CalibrationOptions, world: World, nodes: int
+) -> tuple[Path, Cluster | None]:
     """Return the path of the calibration file, and the calibration in it, if any.
 
     Worker 0 reads the file, since other workers may not have access to it. Raises `ValueError` for
@@ -30,9 +31,13 @@ def known_calibration(config: Config, options: CalibrationOptions, world: World,
     known = read_cluster(text)
     differ = differences(known.machine, machine)
     differ += ["workers"] if known.machine.get("workers") != machine["workers"] else []
-    require(not differ, "cluster.file", path,
-            f"is another machine's ({', '.join(differ)}): choose another file, or "
-            "calibrate.fresh=true to replace it")
+    require(
+        not differ,
+        "cluster.file",
+        path,
+        f"is another machine's ({', '.join(differ)}): choose another file, or "
+        "calibrate.fresh=true to replace it",
+    )
     return path, known
 
 

@@ -51,8 +51,10 @@ def measure_compute(setup: Setup, timer: OpTimer, step: IsolatedStep) -> tuple[T
     """Return the table with all shapes that were missing, and the mean seconds of a step."""
     known = setup.known.compute.table if setup.known and isinstance(setup.known.compute, Measured) else None
     present: Ops = known.ops.get(setup.precision, {}) if known is not None else {}
-    missing = {op: [shape for shape in shapes if (shape.key, FORWARD) not in present]
-               for op, shapes in op_shapes(setup.graph, setup.batch_size, setup.world.size).items()}
+    missing = {
+        op: [shape for shape in shapes if (shape.key, FORWARD) not in present]
+        for op, shapes in op_shapes(setup.graph, setup.batch_size, setup.world.size).items()
+    }
     total = sum(map(len, missing.values()))
     setup.progress.phase(f"ops: {total} shapes to measure")
     samples = _measure_rounds(setup, timer, step, model_runs(missing))
@@ -61,15 +63,28 @@ def measure_compute(setup: Setup, timer: OpTimer, step: IsolatedStep) -> tuple[T
     if total:
         measured = sum(1 for _, name in ops if name == FORWARD)
         setup.progress.note(f"measured {measured} of {total} shapes; the others are predicted")
-    curves = {kind: _merged(getattr(known, kind, {}), setup.precision,
-                            {count: seconds for (own, count), seconds in counts.items() if own == kind})
-              for kind in (UPDATE, ADD, COPY)}
+    curves = {
+        kind: _merged(
+            getattr(known, kind, {}),
+            setup.precision,
+            {count: seconds for (own, count), seconds in counts.items() if own == kind},
+        )
+        for kind in (UPDATE, ADD, COPY)
+    }
     before = {} if known is None else dict(known.ops)
-    source = ("measured: means and quartiles of runs through the model, "
-              f"{setup.computing_per_node} workers of a node at once, parameters and inputs "
-              "as a step leaves them in the caches")
-    table = Table(before | {setup.precision: {**present, **ops}}, curves[UPDATE], curves[ADD], curves[COPY],
-                  memory_format(setup.config.trainer.channels_last), source)
+    source = (
+        "measured: means and quartiles of runs through the model, "
+        f"{setup.computing_per_node} workers of a node at once, parameters and inputs "
+        "as a step leaves them in the caches"
+    )
+    table = Table(
+        before | {setup.precision: {**present, **ops}},
+        curves[UPDATE],
+        curves[ADD],
+        curves[COPY],
+        memory_format(setup.config.trainer.channels_last),
+        source,
+    )
     return table, trimmed_mean([seconds for own in setup.world.gather(samples.steps) for seconds in own])
 
 
@@ -78,8 +93,9 @@ def memory_format(channels_last: bool) -> str:
     return "channels_last" if channels_last else "contiguous"
 
 
-def _measure_rounds(setup: Setup, timer: OpTimer, step: IsolatedStep, runs: Sequence[Mapping[str, OpShape]],
-                    ) -> Samples:
+def _measure_rounds(
+    setup: Setup, timer: OpTimer, step: IsolatedStep, runs: Sequence[Mapping[str, OpShape]]
+) -> Samples:
     """Repeat the runs through the model until the budget is spent.
 
     The first round stops once it has used its share of the budget; the runs that it did not reach

@@ -29,6 +29,7 @@ def measure_core_contention(setup: Setup, step: IsolatedStep) -> tuple[float, ..
             world.barrier()
             own = step.run() if computes else None
             seconds += [taken for taken in world.gather(own) if taken is not None]
-    rising = IsotonicRegression().fit_transform(range(len(samples)),
-                                                [trimmed_mean(seconds) for seconds in samples])
+    rising = IsotonicRegression().fit_transform(
+        range(len(samples)), [trimmed_mean(seconds) for seconds in samples]
+    )
     return tuple(rounded(seconds / rising[setup.computing_per_node - 1]) for seconds in rising)

@@ -90,16 +90,30 @@ def _held_out_error(points: Sequence[Point], node_of: Mapping[int, int], shared:
     names = {point.pattern.name for point in points}
     if len(names) == 1:
         return _error(_fit(points, node_of, shared), points, node_of)
-    return float(np.mean([
-        _error(_fit([p for p in points if p.pattern.name != name], node_of, shared),
-               [p for p in points if p.pattern.name == name], node_of)
-        for name in sorted(names)]))
+    return float(
+        np.mean(
+            [
+                _error(
+                    _fit([p for p in points if p.pattern.name != name], node_of, shared),
+                    [p for p in points if p.pattern.name == name],
+                    node_of,
+                )
+                for name in sorted(names)
+            ]
+        )
+    )
 
 
 def _error(link: Link, points: Sequence[Point], node_of: Mapping[int, int]) -> float:
     """Return the mean relative error of the link's times."""
-    return float(np.mean([abs(link.seconds(p.pattern.load(p.nbytes, link.shared, node_of)) / p.seconds - 1)
-                          for p in points]))
+    return float(
+        np.mean(
+            [
+                abs(link.seconds(p.pattern.load(p.nbytes, link.shared, node_of)) / p.seconds - 1)
+                for p in points
+            ]
+        )
+    )
 
 
 def _fit(points: Sequence[Point], node_of: Mapping[int, int], shared: bool) -> Link:

@@ -39,8 +39,12 @@ def measure_links(setup: Setup, timer: OpTimer, compute: Measured) -> Links:
     if setup.world.size == 1:
         speed = rounded(SIZES[-1] / compute.copy_s(SIZES[-1] // 4, setup.precision))
         source = "speed of copying in memory: one worker sends no messages"
-        return Links(Link(0.0, ((1.0, speed),)), None, 0.0,
-                     dict.fromkeys(("inside.latency", "inside.bandwidth", "overlap_slowdown"), source))
+        return Links(
+            Link(0.0, ((1.0, speed),)),
+            None,
+            0.0,
+            dict.fromkeys(("inside.latency", "inside.bandwidth", "overlap_slowdown"), source),
+        )
     setup.progress.phase("messages")
     messages = Messages(setup.world, Transport(setup.world, Clock(setup.world.device)))
     shapes = op_shapes(setup.graph, setup.batch_size, setup.world.size)
@@ -51,8 +55,10 @@ def measure_links(setup: Setup, timer: OpTimer, compute: Measured) -> Links:
     for name, chosen in (("inside", list(patterns(by_node[0]))), ("between", list(across(by_node)))):
         if chosen:
             links[name] = _measure_link(setup, timer, messages, name, chosen, shapes)
-            sources |= {f"{name}.latency": "measured: small messages after every pass of an op",
-                        f"{name}.bandwidth": f"measured: patterns {', '.join(p.name for p in chosen)}"}
+            sources |= {
+                f"{name}.latency": "measured: small messages after every pass of an op",
+                f"{name}.bandwidth": f"measured: patterns {', '.join(p.name for p in chosen)}",
+            }
     op = _smallest_convolution(shapes)
     setup.progress.phase("computing during messages")
     slowdown = overlap_slowdown(messages, setup.world, lambda: _run_once(timer, {op.op: op}), SLOWDOWN_ROUNDS)
@@ -66,15 +72,22 @@ def measure_links(setup: Setup, timer: OpTimer, compute: Measured) -> Links:
     return Links(links["inside"], links.get("between"), rounded(slowdown), sources)
 
 
-def _measure_link(setup: Setup, timer: OpTimer, messages: Messages, name: str, chosen: Sequence[Pattern],
-                  shapes: Mapping[str, Sequence[OpShape]]) -> Link:
+def _measure_link(
+    setup: Setup,
+    timer: OpTimer,
+    messages: Messages,
+    name: str,
+    chosen: Sequence[Pattern],
+    shapes: Mapping[str, Sequence[OpShape]],
+) -> Link:
     """Return the link fitted to the times of these patterns, with its latency in a step."""
     node_of = {worker: worker // setup.workers_per_node for worker in range(setup.world.size)}
     budget = MESSAGES_SHARE * setup.options.budget_s / (2 if setup.nodes > 1 else 1)
     link, error = fit_link(_points(setup, messages, chosen, budget), node_of)
     local = {op: _nearest_share(of_op, setup.world.size) for op, of_op in shapes.items()}
-    latency = latency_in_a_step_s(messages, setup.world, chosen, lambda after: _run_once(timer, local, after),
-                                  LATENCY_ROUNDS)
+    latency = latency_in_a_step_s(
+        messages, setup.world, chosen, lambda after: _run_once(timer, local, after), LATENCY_ROUNDS
+    )
     setup.progress.note(f"messages {name} nodes: the fitted link's times are off by {error:.1%} on average")
     return dataclasses.replace(link, latency_s=rounded(max(link.latency_s, latency)))
 
@@ -83,8 +96,9 @@ def _points(setup: Setup, messages: Messages, chosen: Sequence[Pattern], budget:
     """Return medians of all patterns at all sizes, measured in rounds until the budget is spent."""
     seconds: defaultdict[tuple[Pattern, int], list[float]] = defaultdict(list)
     begin, rounds = time.perf_counter(), 0
-    while rounds < MINIMUM_ROUNDS or (rounds < MESSAGE_ROUNDS
-                                      and setup.slowest(time.perf_counter() - begin) < budget):
+    while rounds < MINIMUM_ROUNDS or (
+        rounds < MESSAGE_ROUNDS and setup.slowest(time.perf_counter() - begin) < budget
+    ):
         for size in SIZES:
             for pattern in chosen:
                 seconds[pattern, size].append(messages.seconds(pattern, size))
@@ -104,14 +118,18 @@ def _smallest_convolution(shapes: Mapping[str, Sequence[OpShape]]) -> OpShape:
 
     Repeated often, small ops can fill about the time of a message.
     """
-    dense = max((of_op[0].key for of_op in shapes.values()),
-                key=lambda key: key.multiply_adds / (key.parameters + 1))
-    return min((shape for of_op in shapes.values() for shape in of_op if shape.key.head == dense.head),
-               key=lambda shape: shape.key.multiply_adds)
+    dense = max(
+        (of_op[0].key for of_op in shapes.values()), key=lambda key: key.multiply_adds / (key.parameters + 1)
+    )
+    return min(
+        (shape for of_op in shapes.values() for shape in of_op if shape.key.head == dense.head),
+        key=lambda shape: shape.key.multiply_adds,
+    )
 
 
-def _run_once(timer: OpTimer, shapes: Mapping[str, OpShape],
-              after: Callable[[], None] = lambda: None) -> None:
+def _run_once(
+    timer: OpTimer, shapes: Mapping[str, OpShape], after: Callable[[], None] = lambda: None
+) -> None:
     """Run the shapes and discard the times."""
     timer.run(shapes, after)
     timer.times.collect()

@@ -38,17 +38,27 @@ def measure_cluster(setup: Setup) -> Cluster:
         links = Links(known.inside, known.between, known.overlap_slowdown, known.sources)
         core_contention = known.core_contention
     parts_s = sum_of_parts_s(setup.graph, setup.local_batch, compute, setup.precision)
-    setup.progress.note(f"a step of one worker with {setup.local_batch} samples takes {step_s:.4f} s, "
-                        f"the sum of its parts {parts_s:.4f} s")
+    setup.progress.note(
+        f"a step of one worker with {setup.local_batch} samples takes {step_s:.4f} s, "
+        f"the sum of its parts {parts_s:.4f} s"
+    )
     setup.progress.phase("loading")
     loading_s = loading_s_per_image(setup, LOADING_SHARE * setup.options.budget_s)
     return Cluster(
-        name="local", nodes=setup.nodes, workers_per_node=setup.workers_per_node, inside=links.inside,
-        between=links.between, memory_bytes=_memory_bytes(setup), compute=compute,
-        step_overhead_s=rounded(max(0.0, step_s - parts_s)), overlap_slowdown=links.overlap_slowdown,
-        core_contention=core_contention, shared_memory=bool(world.neighbours),
+        name="local",
+        nodes=setup.nodes,
+        workers_per_node=setup.workers_per_node,
+        inside=links.inside,
+        between=links.between,
+        memory_bytes=_memory_bytes(setup),
+        compute=compute,
+        step_overhead_s=rounded(max(0.0, step_s - parts_s)),
+        overlap_slowdown=links.overlap_slowdown,
+        core_contention=core_contention,
+        shared_memory=bool(world.neighbours),
         data_s_per_image=rounded(loading_s),
-        data_shared=False, data_overlaps=world.device.type == "cuda",
+        data_shared=False,
+        data_overlaps=world.device.type == "cuda",
         machine=machine_of(config.cluster, world.size, setup.nodes, memory_format(channels_last)),
         sources={**links.sources, **_sources(setup, bool(core_contention))},
     )
@@ -60,7 +70,7 @@ def _sources(setup: Setup, contention: bool) -> dict[str, str]:
     sources = {
         "memory": "free memory, divided by the workers of a node",
         "step_overhead": f"measured: a step of {model.name} with {setup.local_batch} samples on every "
-                         "worker, less the sum of its parts",
+        "worker, less the sum of its parts",
         "data.per_image": f"measured: {setup.data.name} at {model.image_size} px, all workers at once",
     }
     if contention:

@@ -100,8 +100,13 @@ def overlap_slowdown(messages: Messages, world: World, compute: Callable[[], Non
     return min(1.0, max(0.0, statistics.median(every) / message_s))
 
 
-def latency_in_a_step_s(messages: Messages, world: World, chosen: Sequence[Pattern],
-              compute: Callable[[Callable[[], None]], None], rounds: int) -> float:
+def latency_in_a_step_s(
+    messages: Messages,
+    world: World,
+    chosen: Sequence[Pattern],
+    compute: Callable[[Callable[[], None]], None],
+    rounds: int,
+) -> float:
     """Return the seconds that each small message adds between parts of the workers' computing.
 
     This is more than the latency of a message alone, since the workers never arrive at the same

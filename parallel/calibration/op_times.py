@@ -55,8 +55,9 @@ class Recorder:
     def collect(self) -> tuple[list[tuple[tuple[OpKey, str], float]], list[tuple[tuple[str, int], float]]]:
         """Return all times since the last call in seconds."""
         ops = [((key, name), self._watch.seconds(begin, end)) for key, name, begin, end in self._ops]
-        counts = [((kind, count), self._watch.seconds(begin, end))
-                  for kind, count, begin, end in self._counts]
+        counts = [
+            ((kind, count), self._watch.seconds(begin, end)) for kind, count, begin, end in self._counts
+        ]
         self._ops, self._counts = [], []
         return ops, counts
 
@@ -73,8 +74,9 @@ class _Run:
 class OpTimer:
     """The model's ops on one worker, run on parts of any shape."""
 
-    def __init__(self, graph: Graph, device: torch.device, precision: str, channels_last: bool,
-                 workers: int) -> None:
+    def __init__(
+        self, graph: Graph, device: torch.device, precision: str, channels_last: bool, workers: int
+    ) -> None:
         self._graph, self._device, self._workers = graph, device, workers
         self._autocast, dtype = precision == "bf16", DTYPES[precision]
         self._weights = Format(dtype, channels_last, device)
@@ -104,18 +106,22 @@ class OpTimer:
         self._update(run.parameters)
         self._copy(run.values)
 
-    def _forward(self, ops: Sequence[Op], shapes: Mapping[str, OpShape], run: _Run,
-                 after: Callable[[], None]) -> None:
+    def _forward(
+        self, ops: Sequence[Op], shapes: Mapping[str, OpShape], run: _Run, after: Callable[[], None]
+    ) -> None:
         key = step_key(0, self._runs, self._device)
         for op in ops:
             part = shapes[op.name].part
-            inputs = [self._input(producer, box, run.values)
-                      for producer, box in zip(op.inputs, op.needs(part), strict=True)]
+            inputs = [
+                self._input(producer, box, run.values)
+                for producer, box in zip(op.inputs, op.needs(part), strict=True)
+            ]
             run.inputs[op.name] = inputs
             run.parameters[op.name] = self._parameters(op, op.parameter_boxes(part))
             rows = torch.arange(*part.box.spans[0], device=self._device)
-            labels = [torch.zeros(part.box.shape[0], dtype=torch.int64,
-                                  device=self._device)] * (op.name == LOSS)
+            labels = [torch.zeros(part.box.shape[0], dtype=torch.int64, device=self._device)] * (
+                op.name == LOSS
+            )
             context = Context(True, key, rows, {op.name: self._buffers(op, op.buffer_boxes(part))})
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
                 begin = self._watch.mark()
@@ -123,8 +129,9 @@ class OpTimer:
                 self.times.op(shapes[op.name].key, FORWARD, begin)
             after()
 
-    def _backward(self, ops: Sequence[Op], shapes: Mapping[str, OpShape], run: _Run,
-                  after: Callable[[], None]) -> None:
+    def _backward(
+        self, ops: Sequence[Op], shapes: Mapping[str, OpShape], run: _Run, after: Callable[[], None]
+    ) -> None:
         gradients: dict[str, Tensor] = {}
         for op in reversed(ops):
             output = run.values[op.name]
@@ -170,8 +177,10 @@ class OpTimer:
         return held
 
     def _buffers(self, op: Op, boxes: Mapping[str, Box]) -> dict[str, Tensor]:
-        return {name: torch.ones(box.shape, dtype=self._weights.dtype, device=self._device)
-                for name, box in boxes.items()}
+        return {
+            name: torch.ones(box.shape, dtype=self._weights.dtype, device=self._device)
+            for name, box in boxes.items()
+        }
 
     def _update(self, parameters: dict[str, dict[str, Tensor]]) -> None:
         """Add received shards and apply SGD to the shard of one among 1 to W workers."""
@@ -192,9 +201,18 @@ class OpTimer:
                     gradient[:half].add_(flat[flat.numel() - half :])
                     self.times.count(ADD, half, begin)
                     begin = self._watch.mark()
-                    sgd([shard], [gradient], [momentum], fused=True, lr=1e-6, momentum=0.9,
+                    sgd(
+                        [shard],
+                        [gradient],
+                        [momentum],
+                        fused=True,
+                        lr=1e-6,
+                        momentum=0.9,
                         weight_decay=0.0005,
-                        dampening=0.0, nesterov=False, maximize=False)
+                        dampening=0.0,
+                        nesterov=False,
+                        maximize=False,
+                    )
                     self.times.count(UPDATE, count, begin)
 
     def _copy(self, values: Mapping[str, Tensor]) -> None:

@@ -14,9 +14,17 @@ class PhaseProgress:
     def __init__(self, console: Console, enabled: bool) -> None:
         self._console = console
         self._enabled = enabled
-        self._bar = Progress(TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(),
-                             console=console,
-                             transient=True) if enabled and console.is_terminal else None
+        self._bar = (
+            Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+            )
+            if enabled and console.is_terminal
+            else None
+        )
         self._task: TaskID | None = None
 
     def __enter__(self) -> PhaseProgress:
@@ -24,8 +32,9 @@ class PhaseProgress:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 

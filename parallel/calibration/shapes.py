@@ -45,8 +45,9 @@ def compositions(dims: str, parts: int) -> Iterator[dict[str, int]]:
                 yield {dims[0]: degree, **rest}
 
 
-def op_shapes(graph: Graph, batch_size: int, workers: int,
-              micro_batches: Sequence[int] = MICRO_BATCHES) -> Mapping[str, Sequence[OpShape]]:
+def op_shapes(
+    graph: Graph, batch_size: int, workers: int, micro_batches: Sequence[int] = MICRO_BATCHES
+) -> Mapping[str, Sequence[OpShape]]:
     """Return the shapes of each op, the most useful first.
 
     The whole batch comes before micro-batches, one or all workers before some, large before small.

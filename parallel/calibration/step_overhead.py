@@ -93,6 +93,11 @@ def _endless(loader: Loader) -> Generator[Batch, None, None]:
 
 def _loader(setup: Setup, images: Sequence[int], labels: Sequence[int]) -> Loader:
     options = LoaderOptions.from_config(setup.config, setup.data, DTYPES[setup.precision])
-    return Loader(setup.data.train, replace(options, batch_size=setup.local_batch), train=True,
-                  image_positions=images,
-                  label_positions=labels, device=setup.world.device)
+    return Loader(
+        setup.data.train,
+        replace(options, batch_size=setup.local_batch),
+        train=True,
+        image_positions=images,
+        label_positions=labels,
+        device=setup.world.device,
+    )

@@ -62,9 +62,13 @@ def _application(train: Train, ranks: Ranks) -> None:
     if args.multirun or any(o.key_or_group == "hydra.mode" and o.value() == "MULTIRUN" for o in parsed):
         if ranks.launched:
             settings = (("hydra/launcher", "torchrun"), ("workers", ranks.world))
-            needed = [f"{key}={value}" for key, value in settings if all(o.key_or_group != key for o in parsed)]
-            raise ValueError("a sweep under torchrun is not possible, because every rank would run it: "
-                             f"use `python -m {started_module()} {shlex.join([*arguments, *needed])}`")
+            needed = [
+                f"{key}={value}" for key, value in settings if all(o.key_or_group != key for o in parsed)
+            ]
+            raise ValueError(
+                "a sweep under torchrun is not possible, because every rank would run it: "
+                f"use `python -m {started_module()} {shlex.join([*arguments, *needed])}`"
+            )
         # Hydra composes the shared configuration before any job's, so errors in it are reported here.
         compose_node(shared_overrides(parsed))
         _run_hydra(partial(_job, train, ranks), [*arguments, *sweep_overrides(parsed)])
@@ -103,11 +107,15 @@ def fit_world(config: Config, world: int, launched: bool) -> Config:
         what = f"strategy={config.strategy.name}" if fixed else f"workers={wanted}"
         processes = f"{wanted} process{'es' * (wanted > 1)}"
         if launched:
-            raise ValueError(f"{what} needs {processes}, but torchrun started {world}: "
-                             f"--nnodes times --nproc-per-node must be {wanted}")
-        raise ValueError(f"{what} needs {processes}, but python starts one: use `torchrun "
-                         f"--standalone --nproc-per-node {wanted} -m {started_module()} …`, or a sweep: "
-                         "`-m … hydra/launcher=torchrun`")
+            raise ValueError(
+                f"{what} needs {processes}, but torchrun started {world}: "
+                f"--nnodes times --nproc-per-node must be {wanted}"
+            )
+        raise ValueError(
+            f"{what} needs {processes}, but python starts one: use `torchrun "
+            f"--standalone --nproc-per-node {wanted} -m {started_module()} …`, or a sweep: "
+            "`-m … hydra/launcher=torchrun`"
+        )
     return dataclasses.replace(config, workers=wanted)
 
 
@@ -123,8 +131,9 @@ def claim_run_dir(path: Path, explicit: bool) -> Path:
         if explicit:
             path.mkdir(parents=True, exist_ok=True)
             if (path / RECORD).exists():
-                raise ValueError(f"hydra.run.dir={path} contains a finished run: choose another folder, or "
-                                 "delete it")
+                raise ValueError(
+                    f"hydra.run.dir={path} contains a finished run: choose another folder, or delete it"
+                )
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         for candidate in numbered(path):
@@ -144,8 +153,10 @@ def _parse(arguments: Sequence[str], ranks: Ranks) -> Namespace:
         args = parse_arguments(arguments)
     for name in ("config_name", "config_path", "config_dir", "experimental_rerun"):
         if getattr(args, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')}={getattr(args, name)} is not supported: the configuration "
-                             "is in conf/; hydra.searchpath=[file:///folder] adds a folder of your own")
+            raise ValueError(
+                f"--{name.replace('_', '-')}={getattr(args, name)} is not supported: the configuration "
+                "is in conf/; hydra.searchpath=[file:///folder] adds a folder of your own"
+            )
     return args
 
 

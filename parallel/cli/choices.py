@@ -12,6 +12,9 @@ from parallel.strategies import STRATEGIES
 CHOICES: Mapping[str, Mapping[str, ModelConfig | DataConfig | StrategyConfig]] = {
     "model": {name: model.options for name, model in MODELS.items()},
     "data": {name: source.options for name, source in DATA_SETS.items()},
-    "strategy": {**{name: strategy.options for name, strategy in STRATEGIES.items()},
-                 "searched": Searched(), "ddp": Ddp()},
+    "strategy": {
+        **{name: strategy.options for name, strategy in STRATEGIES.items()},
+        "searched": Searched(),
+        "ddp": Ddp(),
+    },
 }

@@ -13,8 +13,10 @@ from parallel.config import Config, require
 
 def shipped_clusters() -> list[str]:
     """Return the names in conf/cluster/ that describe hardware: all but `local`."""
-    read = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
-            for path in (CONF / "cluster").glob("*.yaml")}
+    read = {
+        path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+        for path in (CONF / "cluster").glob("*.yaml")
+    }
     return sorted(name for name, values in read.items() if values.get("hardware"))
 
 

@@ -63,8 +63,9 @@ def to_config(node: DictConfig) -> Config:
     try:
         values = OmegaConf.to_container(task, resolve=True, throw_on_missing=True)
         if not isinstance(values, dict):
-            raise TypeError(f"the composed configuration is a {type(values).__name__}: conf/config.yaml is "
-                            "damaged")
+            raise TypeError(
+                f"the composed configuration is a {type(values).__name__}: conf/config.yaml is damaged"
+            )
         return config_of({str(key): value for key, value in values.items()})
     except OmegaConfBaseException as error:
         raise ValueError(sentence(error)) from error
@@ -119,8 +120,11 @@ def shared_overrides(parsed: Sequence[Override]) -> list[str]:
     strategy.
     """
     swept = {f"{override.key_or_group}." for override in parsed if override.is_sweep_override()}
-    return [override.input_line or "" for override in parsed if not override.is_sweep_override()
-            and not override.key_or_group.startswith(tuple(swept))]
+    return [
+        override.input_line or ""
+        for override in parsed
+        if not override.is_sweep_override() and not override.key_or_group.startswith(tuple(swept))
+    ]
 
 
 def sweep_overrides(parsed: Sequence[Override]) -> list[str]:

@@ -82,8 +82,11 @@ def runs(pid: int) -> bool:
 
 def marked(mark: str) -> list[int]:
     """Return the processes with `mark`, as far as this user may read their environments."""
-    return [process.pid for process in psutil.process_iter(["environ"])
-            if (process.info["environ"] or {}).get(MARK) == mark]
+    return [
+        process.pid
+        for process in psutil.process_iter(["environ"])
+        if (process.info["environ"] or {}).get(MARK) == mark
+    ]
 
 
 @contextlib.contextmanager

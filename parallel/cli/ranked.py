@@ -26,8 +26,13 @@ def config_of_world(ranks: Ranks, overrides: Sequence[str], module: str) -> Conf
     """Return the composed configuration. Raises `ValueError` if `workers` is not the world size."""
     config = compose_config(overrides)
     workers = config.workers or ranks.world
-    require(workers == ranks.world, "workers", workers, f"needs a world of {workers}, and this one has {ranks.world}: "
-            f"use `torchrun --standalone --nproc-per-node {workers} -m {module} …`")
+    require(
+        workers == ranks.world,
+        "workers",
+        workers,
+        f"needs a world of {workers}, and this one has {ranks.world}: "
+        f"use `torchrun --standalone --nproc-per-node {workers} -m {module} …`",
+    )
     return config
 
 
@@ -66,7 +71,8 @@ def run_ranked(body: Callable[[Ranks], None]) -> None:
         _end(1, ranks)
     except Exception as error:
         ranks.report(f"{type(error).__name__}: {error}", traceback.format_exc())
-        sys.excepthook(type(error), error, error.__traceback__)  # torch's hook puts the rank before every line
+        # Torch's hook puts the rank before every line.
+        sys.excepthook(type(error), error, error.__traceback__)
         ranks.stay()
         _end(1, ranks)
 

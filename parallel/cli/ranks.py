@@ -51,7 +51,9 @@ class Ranks:
         for name in ("RANK", "WORLD_SIZE"):
             text = environment.get(name, "")
             if not text.isdecimal():
-                raise ValueError(f"{name}={text} in the environment must be a whole number: start with torchrun")
+                raise ValueError(
+                    f"{name}={text} in the environment must be a whole number: start with torchrun"
+                )
             numbers[name] = int(text)
         rank, world = numbers["RANK"], numbers["WORLD_SIZE"]
         if rank >= world:
@@ -141,11 +143,14 @@ class Ranks:
                 store, _, _ = next(rendezvous("env://", self.rank, self.world, timeout=STORE_TIMEOUT))
             except RuntimeError as error:
                 if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
-                    raise ValueError(f"MASTER_PORT={port} on {address} is in use by another program: "
-                                     "choose another with --master-port") from error
+                    raise ValueError(
+                        f"MASTER_PORT={port} on {address} is in use by another program: "
+                        "choose another with --master-port"
+                    ) from error
                 reason = str(error).splitlines()[0]
-                raise ValueError(f"the ranks can't meet at MASTER_ADDR={address}, MASTER_PORT={port}: "
-                                 f"{reason}") from error
+                raise ValueError(
+                    f"the ranks can't meet at MASTER_ADDR={address}, MASTER_PORT={port}: {reason}"
+                ) from error
             # A restarted group must not read the entries of the previous one.
             attempt = self.environment.get("TORCHELASTIC_RESTART_COUNT", "0")
             self._store = PrefixStore(f"parallel/launch/{attempt}", store)

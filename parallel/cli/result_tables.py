@@ -27,8 +27,9 @@ STYLES = {"baseline": "dim", "machine": "dim italic"}
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table and its notes. A terminal too narrow for one table gets two: epoch times,
     then the rest."""
-    console.print(Text(describe(comparison.workload), style="bold"), Text(comparison.hardware, style="dim"),
-                  sep="\n")
+    console.print(
+        Text(describe(comparison.workload), style="bold"), Text(comparison.hardware, style="dim"), sep="\n"
+    )
     whole = _table(comparison.results, WHO + TIMES + RESULTS, console)
     if console.measure(whole, options=console.options.update(width=WIDE)).maximum <= console.width:
         console.print(whole)
@@ -36,8 +37,9 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         rest = tuple(column for column in RESULTS if column[0] != "top-5")
         console.print(_table(comparison.results, WHO_SHORT + TIMES, console, narrow=True))
         console.print(_table(comparison.results, WHO_SHORT + rest, console, narrow=True))
-    console.print(Text("Epoch times in seconds. Speedup: ratio of medians, with a bootstrap interval.",
-                       style="dim"))
+    console.print(
+        Text("Epoch times in seconds. Speedup: ratio of medians, with a bootstrap interval.", style="dim")
+    )
     print_lines(console, *(f"· {note}" for note in notes(comparison)), "")
 
 
@@ -53,17 +55,26 @@ def print_validation(validation: Validation, console: Console) -> None:
     print_lines(console, verdict(validation.rows))
 
 
-def _table(results: Sequence[Result], columns: Sequence[Column], console: Console,
-           narrow: bool = False) -> Table:
+def _table(
+    results: Sequence[Result], columns: Sequence[Column], console: Console, narrow: bool = False
+) -> Table:
     """Return a table; `narrow`: with less space between columns, and words that may wrap."""
-    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, show_edge=False, pad_edge=False,
-                  padding=0 if narrow else (0, 1), collapse_padding=True)
+    table = Table(
+        box=box.SIMPLE_HEAD if console.is_terminal else None,
+        show_edge=False,
+        pad_edge=False,
+        padding=0 if narrow else (0, 1),
+        collapse_padding=True,
+    )
     names, lines = cells(results, columns)
     for name in names:
         word = name in WORDS
-        table.add_column(name.replace("×", "\n×") if narrow else name, justify="left" if word else "right",
-                         no_wrap=not (narrow and word),
-                         style="bold" if name in ("strategy", "speedup") else "")
+        table.add_column(
+            name.replace("×", "\n×") if narrow else name,
+            justify="left" if word else "right",
+            no_wrap=not (narrow and word),
+            style="bold" if name in ("strategy", "speedup") else "",
+        )
     for result, line in zip(results, lines, strict=True):
         table.add_row(*map(Text, line), style=STYLES.get(result.role))
     return table

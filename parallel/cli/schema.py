@@ -62,7 +62,12 @@ def config_of(values: Mapping[str, Any]) -> Config:
     rule."""
     known = [field.name for field in dataclasses.fields(Config)]
     for key in values:
-        require(key in known, key, values[key], f"is not a known key; the configuration has {', '.join(sorted(known))}")
+        require(
+            key in known,
+            key,
+            values[key],
+            f"is not a known key; the configuration has {', '.join(sorted(known))}",
+        )
     groups = {group: options_of(group, values[group]) for group in GROUPS}
     return Config(**groups, workers=values["workers"], sweep=values["sweep"])
 

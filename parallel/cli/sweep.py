@@ -45,16 +45,37 @@ class Torchrun:
     def __post_init__(self) -> None:
         where = "hydra.launcher"  # composed by Hydra without a schema, so types are checked here
         for name in ("nnodes", "node_rank", "master_port"):
-            require(type(getattr(self, name)) is int, f"{where}.{name}", getattr(self, name), "must be a whole number")
+            require(
+                type(getattr(self, name)) is int,
+                f"{where}.{name}",
+                getattr(self, name),
+                "must be a whole number",
+            )
         require(self.nnodes >= 1, f"{where}.nnodes", self.nnodes, "must be at least 1")
-        require(0 <= self.node_rank < self.nnodes, f"{where}.node_rank", self.node_rank,
-                f"must be at least 0 and below nnodes={self.nnodes}")
-        require(0 < self.master_port < 65536, f"{where}.master_port", self.master_port,
-                "must be a port from 1 to 65535")
-        require(type(self.stop_on_failure) is bool, f"{where}.stop_on_failure", self.stop_on_failure,
-                "must be true or false")
-        require(isinstance(self.grace_s, (int, float)) and self.grace_s >= 0, f"{where}.grace_s", self.grace_s,
-                "must be a number of seconds, at least 0")
+        require(
+            0 <= self.node_rank < self.nnodes,
+            f"{where}.node_rank",
+            self.node_rank,
+            f"must be at least 0 and below nnodes={self.nnodes}",
+        )
+        require(
+            0 < self.master_port < 65536,
+            f"{where}.master_port",
+            self.master_port,
+            "must be a port from 1 to 65535",
+        )
+        require(
+            type(self.stop_on_failure) is bool,
+            f"{where}.stop_on_failure",
+            self.stop_on_failure,
+            "must be true or false",
+        )
+        require(
+            isinstance(self.grace_s, (int, float)) and self.grace_s >= 0,
+            f"{where}.grace_s",
+            self.grace_s,
+            "must be a number of seconds, at least 0",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +116,12 @@ def run_jobs(jobs: Sequence[Job], torchrun: Torchrun) -> None:
     for job in jobs:
         if job.index not in skipped and _spans_nodes(job, torchrun) and torchrun.node_rank == 0:
             port = torchrun.master_port + job.index
-            require(_is_free(port), "hydra.launcher.master_port", port, "is in use by another program: choose another")
+            require(
+                _is_free(port),
+                "hydra.launcher.master_port",
+                port,
+                "is in use by another program: choose another",
+            )
     outcomes = {job.index: Outcome(job, "not started") for job in jobs}
     try:
         for number, job in enumerate(jobs, start=1):
@@ -151,13 +177,25 @@ def numbered(path: Path) -> Iterator[Path]:
 def command(job: Job, torchrun: Torchrun) -> list[str]:
     """Return the command line of a job."""
     if _spans_nodes(job, torchrun):
-        meeting = [f"--nnodes={torchrun.nnodes}", f"--node-rank={torchrun.node_rank}",
-                   f"--master-addr={torchrun.master_addr}", f"--master-port={torchrun.master_port + job.index}",
-                   f"--rdzv-conf=timeout={RENDEZVOUS_TIMEOUT_S}", f"--nproc-per-node={job.workers // torchrun.nnodes}"]
+        meeting = [
+            f"--nnodes={torchrun.nnodes}",
+            f"--node-rank={torchrun.node_rank}",
+            f"--master-addr={torchrun.master_addr}",
+            f"--master-port={torchrun.master_port + job.index}",
+            f"--rdzv-conf=timeout={RENDEZVOUS_TIMEOUT_S}",
+            f"--nproc-per-node={job.workers // torchrun.nnodes}",
+        ]
     else:
         meeting = ["--standalone", f"--nproc-per-node={job.workers}"]
-    return [sys.executable, "-m", "torch.distributed.run", *meeting, "-m", torchrun.module or started_module(),
-            *job.overrides]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *meeting,
+        "-m",
+        torchrun.module or started_module(),
+        *job.overrides,
+    ]
 
 
 def started_module() -> str:
@@ -167,17 +205,24 @@ def started_module() -> str:
     """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None:
-        raise ValueError("hydra.launcher.module=None must name the module to run: this process was not started "
-                         "with python -m")
+        raise ValueError(
+            "hydra.launcher.module=None must name the module to run: this process was not started "
+            "with python -m"
+        )
     return str(spec.name)
 
 
 def summary(outcomes: Sequence[Outcome]) -> str:
     """Return the number of jobs by status, and a line for each job."""
-    counts = ", ".join(f"{number} {status}" for status in ("done", "skipped", "failed", "interrupted", "not started")
-                       if (number := sum(outcome.status == status for outcome in outcomes)))
-    lines = [f"{outcome.status:<11} {outcome.seconds:8.1f} s  {outcome.job.label}  {outcome.detail}".rstrip()
-             for outcome in outcomes]
+    counts = ", ".join(
+        f"{number} {status}"
+        for status in ("done", "skipped", "failed", "interrupted", "not started")
+        if (number := sum(outcome.status == status for outcome in outcomes))
+    )
+    lines = [
+        f"{outcome.status:<11} {outcome.seconds:8.1f} s  {outcome.job.label}  {outcome.detail}".rstrip()
+        for outcome in outcomes
+    ]
     return "\n  ".join([f"{outcomes[0].job.sweep_dir}: {counts}", *lines])
 
 
@@ -194,8 +239,11 @@ def _run(job: Job, torchrun: Torchrun) -> Outcome:
         error_file = Path(folder) / "error.json"
         # torchrun sets OMP_NUM_THREADS only for several workers; the baseline must be treated
         # alike.
-        environment = {**os.environ, "TORCHELASTIC_ERROR_FILE": str(error_file),
-                       "OMP_NUM_THREADS": str(job.config.cluster.threads)}
+        environment = {
+            **os.environ,
+            "TORCHELASTIC_ERROR_FILE": str(error_file),
+            "OMP_NUM_THREADS": str(job.config.cluster.threads),
+        }
         try:
             code = process_tree.run(command(job, torchrun), environment, torchrun.grace_s)
         finally:
@@ -222,7 +270,8 @@ def _read_error(path: Path) -> str:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # count a port that was just released as free
+        # Count a port that was just released as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
         except OSError:

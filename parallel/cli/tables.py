@@ -9,7 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 
-def plain_table(columns: Sequence[str], *, words: Sequence[str] = (), rows: Iterable[Sequence[str]] = ()) -> Table:
+def plain_table(
+    columns: Sequence[str], *, words: Sequence[str] = (), rows: Iterable[Sequence[str]] = ()
+) -> Table:
     """Return a table without borders.
 
     Columns in `words` are aligned left and may wrap; the others are aligned right and do not wrap.

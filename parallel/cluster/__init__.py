@@ -8,5 +8,14 @@ from parallel.cluster.measured import Measured
 from parallel.cluster.open import open_cluster
 from parallel.cluster.roofline import Roofline
 
-__all__ = ["Cluster", "Compute", "Link", "Measured", "Roofline", "cluster_of", "open_cluster", "read_cluster",
-           "write_cluster"]
+__all__ = [
+    "Cluster",
+    "Compute",
+    "Link",
+    "Measured",
+    "Roofline",
+    "cluster_of",
+    "open_cluster",
+    "read_cluster",
+    "write_cluster",
+]

@@ -83,9 +83,12 @@ class Link:
             require(0 < speed < math.inf, "bandwidth", speed, "bytes/s must be positive and finite")
         for (a, speed_a), (b, speed_b) in itertools.pairwise(self.bandwidth):
             require(a < b, "bandwidth", f"{a:g}, {b:g}", "bytes of its points must rise")
-            require(a / speed_a <= b / speed_b * (1 + 1e-9), "bandwidth",
-                    f"{speed_b:g} bytes/s at {b:g} bytes",
-                    f"would make a message faster than a smaller one ({speed_a:g} bytes/s at {a:g} bytes)")
+            require(
+                a / speed_a <= b / speed_b * (1 + 1e-9),
+                "bandwidth",
+                f"{speed_b:g} bytes/s at {b:g} bytes",
+                f"would make a message faster than a smaller one ({speed_a:g} bytes/s at {a:g} bytes)",
+            )
 
     @cached_property
     def _sizes(self) -> list[float]:
@@ -147,17 +150,30 @@ class Cluster:
     def __post_init__(self) -> None:
         for name in ("nodes", "workers_per_node", "memory_bytes"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        require(self.nodes == 1 or self.between is not None, "between", None,
-                f"must be given for a cluster of nodes={self.nodes}")
+        require(
+            self.nodes == 1 or self.between is not None,
+            "between",
+            None,
+            f"must be given for a cluster of nodes={self.nodes}",
+        )
         for name in ("step_overhead_s", "data_s_per_image"):
             _require_time(name, getattr(self, name))
-        require(0 <= self.overlap_slowdown <= 1, "overlap_slowdown", self.overlap_slowdown,
-                "must be from 0 to 1")
-        require(len(self.core_contention) in (0, self.workers_per_node), "core_contention",
-                self.core_contention, f"must have workers_per_node={self.workers_per_node} values")
+        require(
+            0 <= self.overlap_slowdown <= 1, "overlap_slowdown", self.overlap_slowdown, "must be from 0 to 1"
+        )
+        require(
+            len(self.core_contention) in (0, self.workers_per_node),
+            "core_contention",
+            self.core_contention,
+            f"must have workers_per_node={self.workers_per_node} values",
+        )
         for few, more in itertools.pairwise((0.0, *self.core_contention)):
-            require(0 < more >= few, "core_contention", self.core_contention,
-                    "must be positive shares that never fall")
+            require(
+                0 < more >= few,
+                "core_contention",
+                self.core_contention,
+                "must be positive shares that never fall",
+            )
 
     @property
     def workers(self) -> int:
@@ -204,11 +220,19 @@ class Cluster:
         nodes = max(1, math.ceil(workers / self.workers_per_node))
         if nodes == self.nodes or (nodes < self.nodes and self.machine):
             return self
-        require(nodes == 1 or self.between is not None, "workers", workers,
-                f"is more than the {self.workers} of cluster {self.name}, which has no link `between` "
-                "nodes to add any")
-        require(nodes <= self.nodes or not self.machine, "workers", workers,
-                f"is more than the {self.workers} that cluster {self.name} was calibrated with")
+        require(
+            nodes == 1 or self.between is not None,
+            "workers",
+            workers,
+            f"is more than the {self.workers} of cluster {self.name}, which has no link `between` "
+            "nodes to add any",
+        )
+        require(
+            nodes <= self.nodes or not self.machine,
+            "workers",
+            workers,
+            f"is more than the {self.workers} that cluster {self.name} was calibrated with",
+        )
         return dataclasses.replace(self, nodes=nodes)
 
 

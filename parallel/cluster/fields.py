@@ -35,16 +35,21 @@ class Fields:
     def known(self, *keys: str) -> None:
         """Raise `ValueError` for a key that is not one of these."""
         for key in self.data:
-            require(key in keys, self.where or "cluster", key,
-                    f"is not a key here; the keys are {', '.join(keys)}")
+            require(
+                key in keys,
+                self.where or "cluster",
+                key,
+                f"is not a key here; the keys are {', '.join(keys)}",
+            )
 
     def number(self, key: str, kind: str) -> float:
         """Return the number at `key` in base units, and note its source."""
         name, entry = self.name(key), self.data.get(key)
         if isinstance(entry, Mapping):
             for inner in entry:
-                require(inner in ("value", "source"), name, inner,
-                        "is not a key here; the keys are value, source")
+                require(
+                    inner in ("value", "source"), name, inner, "is not a key here; the keys are value, source"
+                )
             self.source(key, entry)
             entry = entry.get("value")
         return quantity(entry, kind, name)

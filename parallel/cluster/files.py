@@ -61,11 +61,28 @@ def read_cluster(text_form: str) -> Cluster:
 def cluster_of(source: Mapping[str, Any]) -> Cluster:
     """Return the cluster in a mapping. `ValueError` names cluster, field, value and rule."""
     top = Fields(source, "")
-    require("crowding" not in source, "crowding", source.get("crowding"),
-            "is now called core_contention: in a calibrated file, run parallel.calibrate again with "
-            "calibrate.fresh=true; elsewhere, rename the key")
-    top.known("name", "nodes", "workers_per_node", "memory", "inside", "between", "compute", "step_overhead",
-              "overlap_slowdown", "core_contention", "shared_memory", "data", "machine")
+    require(
+        "crowding" not in source,
+        "crowding",
+        source.get("crowding"),
+        "is now called core_contention: in a calibrated file, run parallel.calibrate again with "
+        "calibrate.fresh=true; elsewhere, rename the key",
+    )
+    top.known(
+        "name",
+        "nodes",
+        "workers_per_node",
+        "memory",
+        "inside",
+        "between",
+        "compute",
+        "step_overhead",
+        "overlap_slowdown",
+        "core_contention",
+        "shared_memory",
+        "data",
+        "machine",
+    )
     require(isinstance(source.get("name"), str), top.name("name"), source.get("name"), "must be a word")
     data = top.inner("data")
     data.known("per_image", "shared", "overlaps")
@@ -124,8 +141,9 @@ def _read_core_contention(top: Fields) -> tuple[float, ...]:
     top.source("core_contention", fields.data)
     shares = fields.inner("workers")
     counts = [str(key) for key in shares.data]
-    require(counts == [str(i + 1) for i in range(len(counts))], shares.where, counts,
-            "must be counts from 1 on")
+    require(
+        counts == [str(i + 1) for i in range(len(counts))], shares.where, counts, "must be counts from 1 on"
+    )
     return tuple(quantity(value, "share", shares.name(str(key))) for key, value in shares.data.items())
 
 
@@ -142,18 +160,24 @@ def _read_link(fields: Fields) -> Link:
         inner = fields.inner("bandwidth")
         inner.known("points", "source")
         fields.source("bandwidth", entry)
-        points = tuple((quantity(size, "size", fields.name("bandwidth")),
-                        quantity(speed, "bandwidth", f"{fields.name('bandwidth')}.points.{size}"))
-                       for size, speed in inner.inner("points").data.items())
+        points = tuple(
+            (
+                quantity(size, "size", fields.name("bandwidth")),
+                quantity(speed, "bandwidth", f"{fields.name('bandwidth')}.points.{size}"),
+            )
+            for size, speed in inner.inner("points").data.items()
+        )
     else:
         points = ((1.0, fields.number("bandwidth", "bandwidth")),)
     try:
-        return Link(latency_s=fields.number("latency", "time"), bandwidth=points,
-                    shared=fields.flag("shared"))
+        return Link(
+            latency_s=fields.number("latency", "time"), bandwidth=points, shared=fields.flag("shared")
+        )
     except ValueError as error:
         text_of = str(error)
-        raise ValueError(text_of if text_of.startswith(fields.where)
-                         else f"{fields.where}.{text_of}") from error
+        raise ValueError(
+            text_of if text_of.startswith(fields.where) else f"{fields.where}.{text_of}"
+        ) from error
 
 
 def _write_link(link: Link, name: str, sources: Mapping[str, str]) -> dict[str, Any]:
@@ -161,17 +185,22 @@ def _write_link(link: Link, name: str, sources: Mapping[str, str]) -> dict[str, 
     if link.bandwidth[0][0] == 1.0 and len(link.bandwidth) == 1:
         bandwidth = written(link.bandwidth[0][1], "bandwidth", where, sources)
     else:
-        bandwidth = {"points": {text(size, "size"): text(speed, "bandwidth")
-                                for size, speed in link.bandwidth}}
+        bandwidth = {
+            "points": {text(size, "size"): text(speed, "bandwidth") for size, speed in link.bandwidth}
+        }
         bandwidth |= {"source": sources[where]} if where in sources else {}
-    return {"shared": link.shared, "latency": written(link.latency_s, "time", f"{name}.latency", sources),
-            "bandwidth": bandwidth}
+    return {
+        "shared": link.shared,
+        "latency": written(link.latency_s, "time", f"{name}.latency", sources),
+        "bandwidth": bandwidth,
+    }
 
 
 def _read_compute(fields: Fields) -> Compute:
     fields.known("roofline", "measured")
-    require(len(fields.data) == 1, fields.where, list(fields.data),
-            "must have one of the keys roofline, measured")
+    require(
+        len(fields.data) == 1, fields.where, list(fields.data), "must have one of the keys roofline, measured"
+    )
     if "measured" in fields.data:
         return Measured(read_table(fields.inner("measured")))
     inner = fields.inner("roofline")
@@ -191,12 +220,19 @@ def _write_compute(compute: Compute, sources: Mapping[str, str]) -> dict[str, An
     if not isinstance(compute, Roofline):
         raise TypeError(f"compute={type(compute).__name__} has no form in a cluster file")
     where = "compute.roofline"
-    return {"roofline": {
-        "peak": {key: written(value, "speed", f"{where}.peak.{key}", sources)
-                 for key, value in compute.peak.items()},
-        "efficiency": {key: written(value, "share", f"{where}.efficiency.{key}", sources)
-                       for key, value in compute.efficiency.items()},
-        "memory_bandwidth": written(compute.memory_bandwidth, "bandwidth", f"{where}.memory_bandwidth",
-                                    sources),
-        "op_overhead": written(compute.op_overhead_s, "time", f"{where}.op_overhead", sources),
-    }}
+    return {
+        "roofline": {
+            "peak": {
+                key: written(value, "speed", f"{where}.peak.{key}", sources)
+                for key, value in compute.peak.items()
+            },
+            "efficiency": {
+                key: written(value, "share", f"{where}.efficiency.{key}", sources)
+                for key, value in compute.efficiency.items()
+            },
+            "memory_bandwidth": written(
+                compute.memory_bandwidth, "bandwidth", f"{where}.memory_bandwidth", sources
+            ),
+            "op_overhead": written(compute.op_overhead_s, "time", f"{where}.op_overhead", sources),
+        }
+    }

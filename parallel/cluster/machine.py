@@ -14,8 +14,9 @@ from parallel.results.environment import cpu_model, usable_cpus
 WORKERS = "workers"
 
 
-def machine_of(config: ClusterConfig, workers: int, nodes: int = 1, memory_format: str = "channels_last",
-               ) -> dict[str, str]:
+def machine_of(
+    config: ClusterConfig, workers: int, nodes: int = 1, memory_format: str = "channels_last"
+) -> dict[str, str]:
     """Return the properties of this machine and configuration that times depend on."""
     cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
     name = torch.cuda.get_device_name(0) if cuda and torch.cuda.is_available() else str(cpu_model())
@@ -33,8 +34,11 @@ def machine_of(config: ClusterConfig, workers: int, nodes: int = 1, memory_forma
 
 def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
     """Return the differences besides the number of workers, as `cores 4 instead of 2`."""
-    return [f"{key} {there.get(key)} instead of {here.get(key)}" for key in dict.fromkeys([*there, *here])
-            if key not in (WORKERS, "nodes") and there.get(key) != here.get(key)]
+    return [
+        f"{key} {there.get(key)} instead of {here.get(key)}"
+        for key in dict.fromkeys([*there, *here])
+        if key not in (WORKERS, "nodes") and there.get(key) != here.get(key)
+    ]
 
 
 def calibration_path(config: ClusterConfig, machine: Mapping[str, str]) -> Path:

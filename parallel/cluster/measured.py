@@ -21,8 +21,9 @@ class Measured:
     """Compute times of one worker, looked up or predicted, and memoised."""
 
     table: Table = field(hash=False)
-    _answers: dict[tuple[str, Sample], float] = field(default_factory=dict, init=False, compare=False,
-                                                      repr=False)
+    _answers: dict[tuple[str, Sample], float] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
     _models: dict[str, FittedModels] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     def precisions(self) -> tuple[str, ...]:
@@ -70,8 +71,12 @@ class Measured:
         return [0.0 if sample is None else self._answers[precision, sample] for sample in samples]
 
     def _check(self, precision: str) -> None:
-        require(precision in self.table.ops, "trainer.precision", precision,
-                f"was not calibrated on this cluster; it has {', '.join(self.table.ops)}")
+        require(
+            precision in self.table.ops,
+            "trainer.precision",
+            precision,
+            f"was not calibrated on this cluster; it has {', '.join(self.table.ops)}",
+        )
 
 
 def _sample(op: Op, part: Part, name: str, input_gradient: bool) -> Sample | None:

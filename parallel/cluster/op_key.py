@@ -37,15 +37,23 @@ class OpKey:
     @staticmethod
     def of(op: Op, part: Part) -> OpKey:
         """Return the key of a part."""
-        settings = [f"{field.name}={_plain(getattr(op, field.name))}" for field in dataclasses.fields(op)
-                    if field.name not in _COMMON]
+        settings = [
+            f"{field.name}={_plain(getattr(op, field.name))}"
+            for field in dataclasses.fields(op)
+            if field.name not in _COMMON
+        ]
         output = part.box.shape
         cut = output[2:] != op.domain[1:]
         inputs = tuple(_padded(op, output, box.shape) if cut else box.shape for box in op.needs(part))
         weights = sum(box.volume for box in op.parameter_boxes(part).values() if len(box.spans) > 1)
-        return OpKey(type(op).__name__, " ".join([*settings, *(["cut"] if cut else [])]), inputs, output,
-                     weights,
-                    op.multiply_adds(part))
+        return OpKey(
+            type(op).__name__,
+            " ".join([*settings, *(["cut"] if cut else [])]),
+            inputs,
+            output,
+            weights,
+            op.multiply_adds(part),
+        )
 
     @property
     def head(self) -> str:
@@ -64,12 +72,20 @@ class OpKey:
         """Return the key with this `head` and `shapes`."""
         match = _TEXT.fullmatch(shapes)
         if match is None:
-            raise ValueError(f"measured.ops={shapes} must be shapes such as "
-                             "`128x3x64x64 > 128x64x15x15, 23232 parameters, 669081600 multiply-adds`")
+            raise ValueError(
+                f"measured.ops={shapes} must be shapes such as "
+                "`128x3x64x64 > 128x64x15x15, 23232 parameters, 669081600 multiply-adds`"
+            )
         kind, _, settings = head.partition(" ")
         inputs, output, parameters, multiply_adds = match.groups()
-        return OpKey(kind, settings, tuple(_shape(part) for part in inputs.split("+")), _shape(output),
-                    int(parameters), int(multiply_adds))
+        return OpKey(
+            kind,
+            settings,
+            tuple(_shape(part) for part in inputs.split("+")),
+            _shape(output),
+            int(parameters),
+            int(multiply_adds),
+        )
 
     def setting(self, name: str, default: float) -> float:
         """Return the product of the numbers of a setting (kernel=11x11: 121), or `default`."""

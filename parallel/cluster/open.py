@@ -33,8 +33,11 @@ def open_cluster(config: ClusterConfig, workers: int) -> Cluster:
     if cluster.machine:
         differ = differences(cluster.machine, machine_of(config, workers))
         if differ:
-            warnings.warn(f"cluster {cluster.name} was calibrated on another machine: "
-                          f"{', '.join(differ)}; its times may not be those of this one", stacklevel=2)
+            warnings.warn(
+                f"cluster {cluster.name} was calibrated on another machine: "
+                f"{', '.join(differ)}; its times may not be those of this one",
+                stacklevel=2,
+            )
     return cluster.resized(workers)
 
 
@@ -62,7 +65,8 @@ def _calibrated(config: ClusterConfig, workers: int) -> Cluster:
             f"cluster=local is not calibrated for workers={workers}, cluster.threads={config.threads} on "
             f"this machine ({here['device']}): run `torchrun --standalone --nproc-per-node {workers} -m "
             f"parallel.calibrate workers={workers} …` with the same configuration, or "
-            "choose a cluster file with cluster=…")
+            "choose a cluster file with cluster=…"
+        )
     return _read(Path(min(enough)[1]))
 
 

@@ -108,9 +108,16 @@ def cross_validate(ops: Ops) -> list[Accuracy]:
     rows = []
     for kind in [*sorted(set(kinds)), "all"]:
         own = kinds == kind if kind != "all" else np.ones(len(kinds), dtype=bool)
-        rows.append(Accuracy(str(kind), int(own.sum()), float(np.median(errors[own])),
-                             float(errors[own].mean()),
-                             float(errors[own].max()), float(weighted[own].sum() / measured[own].sum())))
+        rows.append(
+            Accuracy(
+                str(kind),
+                int(own.sum()),
+                float(np.median(errors[own])),
+                float(errors[own].mean()),
+                float(errors[own].max()),
+                float(weighted[own].sum() / measured[own].sum()),
+            )
+        )
     return rows
 
 
@@ -129,8 +136,14 @@ def _terms(samples: Sequence[Sample]) -> np.ndarray:
     rows = []
     for key, name in samples:
         passes = {FORWARD: 1, PARAMETERS: 1, BACKWARD: 2 if key.parameters else 1}[name]
-        rows.append([1.0, key.multiply_adds * passes, (key.elements_in + key.elements_out) * passes,
-                     key.parameters * passes])
+        rows.append(
+            [
+                1.0,
+                key.multiply_adds * passes,
+                (key.elements_in + key.elements_out) * passes,
+                key.parameters * passes,
+            ]
+        )
     return np.array(rows)
 
 
@@ -139,10 +152,25 @@ def _features(samples: Sequence[Sample]) -> np.ndarray:
     rows = []
     for key, name in samples:
         into, out = key.inputs[0], key.output
-        amounts = [key.multiply_adds, key.elements_in, key.elements_out, key.parameters,
-                   out[0], into[1] if len(into) > 1 else 1, out[1] if len(out) > 1 else 1,
-                   math.prod(out[2:3]), math.prod(out[3:4]), key.setting("kernel", 1),
-                   key.setting("stride", 1)]
-        rows.append([*(math.log(1 + amount) for amount in amounts), float(key.settings.endswith("cut")),
-                     float(name == BACKWARD), float(name == PARAMETERS)])
+        amounts = [
+            key.multiply_adds,
+            key.elements_in,
+            key.elements_out,
+            key.parameters,
+            out[0],
+            into[1] if len(into) > 1 else 1,
+            out[1] if len(out) > 1 else 1,
+            math.prod(out[2:3]),
+            math.prod(out[3:4]),
+            key.setting("kernel", 1),
+            key.setting("stride", 1),
+        ]
+        rows.append(
+            [
+                *(math.log(1 + amount) for amount in amounts),
+                float(key.settings.endswith("cut")),
+                float(name == BACKWARD),
+                float(name == PARAMETERS),
+            ]
+        )
     return np.array(rows)

@@ -1,13 +1,13 @@
 """Compute times from a data sheet: the roofline model (Williams et al. 2009) applied to each op.
 
-    pass     = max(2 · multiply-adds / (peak · efficiency), bytes / memory bandwidth) + op overhead
-    forward  = one pass: reads inputs and parameters, writes the output and the saved tensors
-    backward = one pass for the input's gradient: reads the output's gradient, and parameters or
-               saved tensors; writes the input's gradient
-             + one pass for the parameters' gradient: reads the output's gradient and the inputs;
-               writes the parameters' gradient
-    update   = 5 accesses per element / memory bandwidth: reads weight, gradient and momentum; writes
-               weight and momentum
+pass     = max(2 · multiply-adds / (peak · efficiency), bytes / memory bandwidth) + op overhead
+forward  = one pass: reads inputs and parameters, writes the output and the saved tensors
+backward = one pass for the input's gradient: reads the output's gradient, and parameters or
+           saved tensors; writes the input's gradient
+         + one pass for the parameters' gradient: reads the output's gradient and the inputs;
+           writes the parameters' gradient
+update   = 5 accesses per element / memory bandwidth: reads weight, gradient and momentum; writes
+           weight and momentum
 """
 
 from __future__ import annotations
@@ -83,8 +83,12 @@ class Roofline:
         return nbytes / self.memory_bandwidth + self.op_overhead_s if nbytes else 0.0
 
     def _pass_s(self, op: Op, part: Part, nbytes: float, precision: str) -> float:
-        require(precision in self.peak, "trainer.precision", precision,
-                f"has no peak in this cluster; it has {', '.join(self.peak)}")
+        require(
+            precision in self.peak,
+            "trainer.precision",
+            precision,
+            f"has no peak in this cluster; it has {', '.join(self.peak)}",
+        )
         flops = self.peak[precision] * self.efficiency.get(type(op).__name__, 1.0)
         return max(2 * op.multiply_adds(part) / flops, nbytes / self.memory_bandwidth) + self.op_overhead_s
 

@@ -1,18 +1,18 @@
 """Measured times in a cluster file: ops by key and pass, other work by number of elements.
 
-    measured:
-      memory_format: channels_last
-      source: means of …
-      ops:
-        fp32:
-          Linear bias=True:
-            128x9216 > 128x2048, 18874368 parameters, 2415919104 multiply-adds:
-              forward: 41 ms [40.5 ms, 42 ms] of 12     mean [quartiles] of number of samples
-              backward: 83 ms [82 ms, 85 ms] of 12      gradients of inputs and parameters
-              parameters: 41 ms [40 ms, 43 ms] of 12    gradients of parameters alone: first ops
-      update: {fp32: {1000 elements: 20 us, …}}         an SGD step
-      add: …                                            received elements added to others
-      copy: …                                           packing before a message
+measured:
+  memory_format: channels_last
+  source: means of …
+  ops:
+    fp32:
+      Linear bias=True:
+        128x9216 > 128x2048, 18874368 parameters, 2415919104 multiply-adds:
+          forward: 41 ms [40.5 ms, 42 ms] of 12     mean [quartiles] of number of samples
+          backward: 83 ms [82 ms, 85 ms] of 12      gradients of inputs and parameters
+          parameters: 41 ms [40 ms, 43 ms] of 12    gradients of parameters alone: first ops
+  update: {fp32: {1000 elements: 20 us, …}}         an SGD step
+  add: …                                            received elements added to others
+  copy: …                                           packing before a message
 """
 
 from __future__ import annotations
@@ -52,20 +52,27 @@ class Timing:
 
     def __post_init__(self) -> None:
         require(0 < self.mean_s, "mean", self.mean_s, "must be a positive time")
-        require(self.low_s <= self.high_s, "first quartile", self.low_s,
-                f"must not be above the third, {self.high_s}")
+        require(
+            self.low_s <= self.high_s,
+            "first quartile",
+            self.low_s,
+            f"must not be above the third, {self.high_s}",
+        )
 
     def __str__(self) -> str:
-        return (f"{text(self.mean_s, 'time')} [{text(self.low_s, 'time')}, {text(self.high_s, 'time')}] "
-                f"of {self.count}")
+        return (
+            f"{text(self.mean_s, 'time')} [{text(self.low_s, 'time')}, {text(self.high_s, 'time')}] "
+            f"of {self.count}"
+        )
 
     @staticmethod
     def parse(value: object, name: str) -> Timing:
         """Return the timing in `value`; `name` is the field, for errors."""
         match = _TIMING.fullmatch(str(value))
         if match is None:
-            raise ValueError(f"{name}={value} must be a time with its quartiles such as "
-                             "`41 ms [40 ms, 42 ms] of 12`")
+            raise ValueError(
+                f"{name}={value} must be a time with its quartiles such as `41 ms [40 ms, 42 ms] of 12`"
+            )
         mean, low, high = (quantity(part, "time", name) for part in match.groups()[:3])
         return Timing(mean, low, high, int(match[4]))
 
@@ -124,8 +131,12 @@ class Table:
             require_one_of("measured.ops", precision, PRECISIONS)
             require(len(ops) > 0, f"measured.ops.{precision}", dict(ops), "must have an op")
             for name in ("update", "add", "copy"):
-                require(precision in getattr(self, name), f"measured.{name}", list(getattr(self, name)),
-                        f"must have the precision {precision}, as measured.ops has")
+                require(
+                    precision in getattr(self, name),
+                    f"measured.{name}",
+                    list(getattr(self, name)),
+                    f"must have the precision {precision}, as measured.ops has",
+                )
 
 
 def read_table(fields: Fields) -> Table:
@@ -140,9 +151,14 @@ def read_table(fields: Fields) -> Table:
                 for name, value in timings.items():
                     require_one_of(f"measured.ops.{precision}", name, PASSES)
                     found[key, name] = Timing.parse(value, f"measured.ops.{precision}.{head}.{shapes}.{name}")
-    return Table(ops, update=_read_curves(fields.inner("update")), add=_read_curves(fields.inner("add")),
-                 copy=_read_curves(fields.inner("copy")), memory_format=str(fields.data.get("memory_format")),
-                 source=str(fields.data.get("source")))
+    return Table(
+        ops,
+        update=_read_curves(fields.inner("update")),
+        add=_read_curves(fields.inner("add")),
+        copy=_read_curves(fields.inner("copy")),
+        memory_format=str(fields.data.get("memory_format")),
+        source=str(fields.data.get("source")),
+    )
 
 
 def write_table(table: Table) -> dict[str, Any]:
@@ -152,8 +168,12 @@ def write_table(table: Table) -> dict[str, Any]:
         for (key, name), timing in entries.items():
             shapes = ops.setdefault(precision, {}).setdefault(key.head, {})
             shapes.setdefault(key.shapes, {})[name] = str(timing)
-    return {"memory_format": table.memory_format, "source": table.source, "ops": ops,
-            **{name: _write_curves(getattr(table, name)) for name in ("update", "add", "copy")}}
+    return {
+        "memory_format": table.memory_format,
+        "source": table.source,
+        "ops": ops,
+        **{name: _write_curves(getattr(table, name)) for name in ("update", "add", "copy")},
+    }
 
 
 def _read_curves(fields: Fields) -> dict[str, Curve]:
@@ -162,9 +182,13 @@ def _read_curves(fields: Fields) -> dict[str, Curve]:
         points, inner = [], fields.inner(precision)
         for count, seconds in inner.data.items():
             match = _COUNT.fullmatch(str(count))
-            require(_OLD_COUNT.fullmatch(str(count)) is None, inner.where, count,
-                    "was written by an earlier version, which counted `numbers` instead of `elements`: "
-                    "calibrate again with calibrate.fresh=true")
+            require(
+                _OLD_COUNT.fullmatch(str(count)) is None,
+                inner.where,
+                count,
+                "was written by an earlier version, which counted `numbers` instead of `elements`: "
+                "calibrate again with calibrate.fresh=true",
+            )
             require(match is not None, inner.where, count, "must be a count such as `4096 elements`")
             points.append((int(str(count).split()[0]), quantity(seconds, "time", f"{inner.where}.{count}")))
         curves[precision] = Curve(tuple(points))
@@ -172,5 +196,7 @@ def _read_curves(fields: Fields) -> dict[str, Curve]:
 
 
 def _write_curves(curves: Mapping[str, Curve]) -> dict[str, Any]:
-    return {precision: {f"{count} elements": text(seconds, "time") for count, seconds in curve.points}
-            for precision, curve in curves.items()}
+    return {
+        precision: {f"{count} elements": text(seconds, "time") for count, seconds in curve.points}
+        for precision, curve in curves.items()
+    }

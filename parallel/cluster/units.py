@@ -10,9 +10,16 @@ from decimal import Decimal
 
 from parallel.config import require
 
-_BYTES = {"B": Decimal(1), "kB": Decimal(10**3), "MB": Decimal(10**6), "GB": Decimal(10**9),
-          "TB": Decimal(10**12),
-          "KiB": Decimal(2**10), "MiB": Decimal(2**20), "GiB": Decimal(2**30)}
+_BYTES = {
+    "B": Decimal(1),
+    "kB": Decimal(10**3),
+    "MB": Decimal(10**6),
+    "GB": Decimal(10**9),
+    "TB": Decimal(10**12),
+    "KiB": Decimal(2**10),
+    "MiB": Decimal(2**20),
+    "GiB": Decimal(2**30),
+}
 _SECONDS = {"s": Decimal(1), "ms": Decimal("1e-3"), "us": Decimal("1e-6"), "ns": Decimal("1e-9")}
 
 UNITS: dict[str, dict[str, Decimal]] = {
@@ -23,16 +30,29 @@ UNITS: dict[str, dict[str, Decimal]] = {
         **{f"{unit}/s": scale for unit, scale in _BYTES.items()},
         **{f"{unit}bit/s": scale / 8 for unit, scale in (("M", Decimal(10**6)), ("G", Decimal(10**9)))},
     },
-    "speed": {f"{prefix}FLOP/s": Decimal(10**power) for prefix, power in
-              (("", 0), ("M", 6), ("G", 9), ("T", 12), ("P", 15))},
+    "speed": {
+        f"{prefix}FLOP/s": Decimal(10**power)
+        for prefix, power in (("", 0), ("M", 6), ("G", 9), ("T", 12), ("P", 15))
+    },
     "share": {"%": Decimal("0.01")},
 }
 """Units by kind of quantity, with their size in seconds, bytes, FLOP/s or one."""
-EXAMPLES = {"time": "5 us", "time per image": "2.8 ms/image", "size": "16 GB", "bandwidth": "12.1 GB/s",
-            "speed": "18.7 TFLOP/s", "share": "45 %"}
-_WRITTEN = {"time": ("s", "ms", "us"), "time per image": ("s/image", "ms/image", "us/image"),
-            "size": ("GB", "MB", "kB", "B"), "bandwidth": ("GB/s", "MB/s", "kB/s", "B/s"),
-            "speed": ("TFLOP/s", "GFLOP/s", "MFLOP/s", "FLOP/s"), "share": ("%",)}
+EXAMPLES = {
+    "time": "5 us",
+    "time per image": "2.8 ms/image",
+    "size": "16 GB",
+    "bandwidth": "12.1 GB/s",
+    "speed": "18.7 TFLOP/s",
+    "share": "45 %",
+}
+_WRITTEN = {
+    "time": ("s", "ms", "us"),
+    "time per image": ("s/image", "ms/image", "us/image"),
+    "size": ("GB", "MB", "kB", "B"),
+    "bandwidth": ("GB/s", "MB/s", "kB/s", "B/s"),
+    "speed": ("TFLOP/s", "GFLOP/s", "MFLOP/s", "FLOP/s"),
+    "share": ("%",),
+}
 """Units used for writing: the first in which the number is at least 1, or the last."""
 _NUMBER = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)")
 
@@ -58,8 +78,9 @@ def quantity(value: object, kind: str, name: str) -> float:
 def text(value: float, kind: str) -> str:
     """Return `value`, given in base units, with a readable unit, without rounding."""
     exact = Decimal(repr(float(value)))
-    unit = next((u for u in _WRITTEN[kind] if exact >= UNITS[kind][u]),
-                _WRITTEN[kind][0 if exact == 0 else -1])
+    unit = next(
+        (u for u in _WRITTEN[kind] if exact >= UNITS[kind][u]), _WRITTEN[kind][0 if exact == 0 else -1]
+    )
     return f"{_plain(exact / UNITS[kind][unit])} {unit}"
 
 

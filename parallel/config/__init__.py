@@ -17,7 +17,24 @@ from parallel.config.tracker import TrackerConfig
 from parallel.config.trainer import LR_SCALINGS, PRECISIONS, SCHEDULES, TrainerConfig
 
 __all__ = [
-    "LR_SCALINGS", "PIPELINES", "PRECISIONS", "SCHEDULES", "SEARCHES", "UPDATES", "ClusterConfig", "Config",
-    "DataConfig", "Ddp", "ImageFilesConfig", "ModelConfig", "Searched", "StrategyConfig", "TrackerConfig",
-    "TrainerConfig", "check_dropout", "one_line", "require", "require_one_of",
+    "LR_SCALINGS",
+    "PIPELINES",
+    "PRECISIONS",
+    "SCHEDULES",
+    "SEARCHES",
+    "UPDATES",
+    "ClusterConfig",
+    "Config",
+    "DataConfig",
+    "Ddp",
+    "ImageFilesConfig",
+    "ModelConfig",
+    "Searched",
+    "StrategyConfig",
+    "TrackerConfig",
+    "TrainerConfig",
+    "check_dropout",
+    "one_line",
+    "require",
+    "require_one_of",
 ]

@@ -25,8 +25,12 @@ class DataConfig:
     """Number of validation images to use (synthetic: to make). None: all."""
 
     def __post_init__(self) -> None:
-        require(self.stored_size is None or self.stored_size >= 1, "data.stored_size", self.stored_size,
-                "must be at least 1 pixel")
+        require(
+            self.stored_size is None or self.stored_size >= 1,
+            "data.stored_size",
+            self.stored_size,
+            "must be at least 1 pixel",
+        )
         for name in ("train_images", "val_images"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"data.{name}", value, "must be at least 1")
@@ -54,4 +58,6 @@ class ImageFilesConfig(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.cache_limit_gb >= 0, "data.cache_limit_gb", self.cache_limit_gb, "must not be negative")
-        require(self.decoders is None or self.decoders >= 1, "data.decoders", self.decoders, "must be at least 1")
+        require(
+            self.decoders is None or self.decoders >= 1, "data.decoders", self.decoders, "must be at least 1"
+        )

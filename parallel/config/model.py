@@ -28,10 +28,18 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require_one_of("model.init", self.init, self.inits)
-        require(self.num_classes is None or self.num_classes >= 2, "model.num_classes", self.num_classes,
-                "must be at least 2")
-        require(self.image_size >= self.least_size, "model.image_size", self.image_size,
-                f"is too small: {self.poolings} need at least {self.least_size} pixels")
+        require(
+            self.num_classes is None or self.num_classes >= 2,
+            "model.num_classes",
+            self.num_classes,
+            "must be at least 2",
+        )
+        require(
+            self.image_size >= self.least_size,
+            "model.image_size",
+            self.image_size,
+            f"is too small: {self.poolings} need at least {self.least_size} pixels",
+        )
 
     @property
     def variant(self) -> str | None:

@@ -30,11 +30,19 @@ class Config:
 
     def __post_init__(self) -> None:
         require(self.workers is None or self.workers >= 1, "workers", self.workers, "must be at least 1")
-        require(self.trainer.trace is False or self.strategy.makes_plan, "trainer.trace", self.trainer.trace,
-                f"needs a plan, and strategy={self.strategy.name} has none: torch's own profiler shows its steps")
+        require(
+            self.trainer.trace is False or self.strategy.makes_plan,
+            "trainer.trace",
+            self.trainer.trace,
+            f"needs a plan, and strategy={self.strategy.name} has none: torch's own profiler shows its steps",
+        )
         stored = self.data.stored_size
-        require(stored is None or stored >= self.model.image_size, "data.stored_size", stored,
-                f"must be at least model.image_size={self.model.image_size}")
+        require(
+            stored is None or stored >= self.model.image_size,
+            "data.stored_size",
+            stored,
+            f"must be at least model.image_size={self.model.image_size}",
+        )
 
     def worker_count(self, world: int = 1) -> int:
         """Return the number of workers: that of the strategy if fixed, else `workers`, else

@@ -45,6 +45,10 @@ class StrategyConfig:
         These are options with other values than their defaults and, for a plan from a file, its
         fingerprint `plan`.
         """
-        changed = [f"{option.name}={value}" for option in dataclasses.fields(self)
-                   if option.name not in ("name", "scheme") and (value := getattr(self, option.name)) != option.default]
+        changed = [
+            f"{option.name}={value}"
+            for option in dataclasses.fields(self)
+            if option.name not in ("name", "scheme")
+            and (value := getattr(self, option.name)) != option.default
+        ]
         return " ".join([self.label, *changed])

@@ -47,9 +47,18 @@ class TrainerConfig:
         require_one_of("trainer.lr_scaling", self.lr_scaling, LR_SCALINGS)
         for name in ("epochs", "batch_size", "step_epochs", "base_batch_size"):
             require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "must be at least 1")
-        require(not (self.check_finite and self.compile), "trainer.check_finite", self.check_finite,
-                "cannot look into what trainer.compile=true compiles: set one of them to false")
-        require(self.trace >= 0, "trainer.trace", self.trace, "must be true, false or the number of a step, from 0")
+        require(
+            not (self.check_finite and self.compile),
+            "trainer.check_finite",
+            self.check_finite,
+            "cannot look into what trainer.compile=true compiles: set one of them to false",
+        )
+        require(
+            self.trace >= 0,
+            "trainer.trace",
+            self.trace,
+            "must be true, false or the number of a step, from 0",
+        )
         require(self.lr > 0, "trainer.lr", self.lr, "must be positive")
         require(0 <= self.momentum < 1, "trainer.momentum", self.momentum, "must be in [0, 1)")
         require(self.weight_decay >= 0, "trainer.weight_decay", self.weight_decay, "must not be negative")

@@ -184,8 +184,12 @@ def _sentence(error: Exception, path: str, declared: Any) -> str:
     if isinstance(error, ClassValidationError):
         named, others = error.group_exceptions()
         missing = [note.name for nested, note in named if isinstance(nested, KeyError)]
-        unknown = [key for nested in others if isinstance(nested, ForbiddenExtraKeysError)
-                   for key in nested.extra_fields]
+        unknown = [
+            key
+            for nested in others
+            if isinstance(nested, ForbiddenExtraKeysError)
+            for key in nested.extra_fields
+        ]
         if missing or unknown:
             return _keys_sentence(path, declared, missing, unknown)
         if named:

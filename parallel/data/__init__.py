@@ -15,8 +15,17 @@ from parallel.data import digits, dogs_vs_cats, imagenet, synthetic, tiny_imagen
 from parallel.data.dataset import ArrayImages, DataSet, Images
 from parallel.data.layout import Layout, open_layout
 
-__all__ = ["DATA_SETS", "ON_DISK", "ArrayImages", "DataSet", "Images", "Source", "known_classes", "known_images",
-           "open_data"]
+__all__ = [
+    "DATA_SETS",
+    "ON_DISK",
+    "ArrayImages",
+    "DataSet",
+    "Images",
+    "Source",
+    "known_classes",
+    "known_images",
+    "open_data",
+]
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,9 @@ class Source:
 DATA_SETS: dict[str, Source] = {
     "digits": Source(DataConfig("digits"), digits.open_digits, 1_438, 10),
     "tiny_imagenet": Source(ImageFilesConfig("tiny_imagenet", flip=True), tiny_imagenet.LAYOUT, 100_000, 200),
-    "dogs_vs_cats": Source(ImageFilesConfig("dogs_vs_cats", crop=True, flip=True), dogs_vs_cats.LAYOUT, 22_500, 2),
+    "dogs_vs_cats": Source(
+        ImageFilesConfig("dogs_vs_cats", crop=True, flip=True), dogs_vs_cats.LAYOUT, 22_500, 2
+    ),
     "imagenet": Source(ImageFilesConfig("imagenet", crop=True, flip=True), imagenet.LAYOUT, 1_281_167, 1000),
     "synthetic": Source(synthetic.SyntheticConfig(), synthetic.open_synthetic),
 }
@@ -78,5 +89,7 @@ def open_data(data: DataConfig, image_size: int, seed: int, verbose: bool = Fals
     if not isinstance(origin, Layout):
         return origin(data, image_size, seed)
     if not isinstance(data, ImageFilesConfig):
-        raise TypeError(f"data={data.name} is opened with options of type {type(data).__name__}, not ImageFilesConfig")
+        raise TypeError(
+            f"data={data.name} is opened with options of type {type(data).__name__}, not ImageFilesConfig"
+        )
     return open_layout(data.name, ON_DISK, data, image_size, verbose)

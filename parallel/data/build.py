@@ -28,8 +28,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def decode_all(root: Path, files: Sequence[str], size: int, pixels: Path | None, processes: int,
-               progress: Callable[[int], None]) -> Broken:
+def decode_all(
+    root: Path,
+    files: Sequence[str],
+    size: int,
+    pixels: Path | None,
+    processes: int,
+    progress: Callable[[int], None],
+) -> Broken:
     """Decode every file under `root`, file i into row i of the .npy file `pixels`.
 
     Without `pixels` the files are only checked. `progress` is called with the number of files done.
@@ -47,7 +53,7 @@ def decode_all(root: Path, files: Sequence[str], size: int, pixels: Path | None,
             idle.put(stack.enter_context(Decoder(size, pixels)))
 
         def decode_chunk(start: int) -> tuple[int, Broken]:
-            chunk = [str(root / file) for file in files[start:start + CHUNK]]
+            chunk = [str(root / file) for file in files[start : start + CHUNK]]
             decoder = idle.get()
             try:
                 return len(chunk), decoder.decode(start, chunk)
@@ -70,7 +76,8 @@ def refuse_if_broken(root: Path, files: Sequence[str], broken: Broken) -> None:
         row, reason = min(broken)
         raise ValueError(
             f"data.root={root} holds too many broken images: at least {len(broken)} of {len(files)} can't be "
-            f"decoded, and up to {BROKEN_SHARE:.0%} would be skipped; one is {files[row]} ({reason})")
+            f"decoded, and up to {BROKEN_SHARE:.0%} would be skipped; one is {files[row]} ({reason})"
+        )
 
 
 class Decoder:
@@ -83,7 +90,11 @@ class Decoder:
         environment = os.environ | {"PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "parallel.data.decoder", str(size), str(pixels or "")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("the pipes of a decoder process are missing")
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
@@ -104,14 +115,17 @@ class Decoder:
         return [(row, reason) for row, reason in answer["broken"]]
 
     def _died(self) -> RuntimeError:
-        return RuntimeError(f"a decoder process ended with exit code {self._process.wait()} (a negative "
-                            "code is the signal that ended it: -7 when the disk is full, -9 when memory is)")
+        return RuntimeError(
+            f"a decoder process ended with exit code {self._process.wait()} (a negative "
+            "code is the signal that ended it: -7 when the disk is full, -9 when memory is)"
+        )
 
     def __enter__(self) -> Decoder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None:
             self._process.kill()
         with contextlib.suppress(BrokenPipeError):  # closing flushes; a dead decoder has been reported
@@ -129,7 +143,13 @@ def progress_bar(title: str, total: int, verbose: bool) -> Iterator[Callable[[in
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                  console=Console(stderr=True), transient=True) as bar:
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
         task = bar.add_task(title, total=total)
         yield lambda done: bar.update(task, completed=done)

@@ -89,15 +89,18 @@ class FileImages:
             try:
                 images[row] = decode(path.read_bytes(), self.size)
             except BrokenImageError as error:
-                raise ValueError(f"{path} is broken, but was not when the cache was built: {error}") from error
+                raise ValueError(
+                    f"{path} is broken, but was not when the cache was built: {error}"
+                ) from error
 
         for _ in self._pool.map(fill, range(len(indices))):
             pass
         return images
 
 
-def open_images(name: str, source: ImageFiles, size: int, data: ImageFilesConfig,
-                verbose: bool) -> CachedImages | FileImages:
+def open_images(
+    name: str, source: ImageFiles, size: int, data: ImageFilesConfig, verbose: bool
+) -> CachedImages | FileImages:
     """Open the images of `source` as squares of `size` pixels, without broken ones; build the cache
     if there is none.
 
@@ -114,12 +117,22 @@ def open_images(name: str, source: ImageFiles, size: int, data: ImageFilesConfig
     broken = _read_broken(folder)
     rows = np.setdiff1d(np.arange(len(source.files)), np.array([row for row, _ in broken], dtype=np.int64))
     if verbose and broken:
-        log.warning("%s: %d of %d images are broken and skipped; %s lists them", name, len(broken), len(source.files),
-                    folder / "cache.json")
+        log.warning(
+            "%s: %d of %d images are broken and skipped; %s lists them",
+            name,
+            len(broken),
+            len(source.files),
+            folder / "cache.json",
+        )
     if stay:
         if verbose:
-            log.warning("%s: %.3g GB decoded is more than data.cache_limit_gb=%g, so the images stay JPEG and are "
-                        "decoded by batch", name, decoded / GB, data.cache_limit_gb)
+            log.warning(
+                "%s: %.3g GB decoded is more than data.cache_limit_gb=%g, so the images stay JPEG and are "
+                "decoded by batch",
+                name,
+                decoded / GB,
+                data.cache_limit_gb,
+            )
         return FileImages(source.take(rows), size, data.decoders or cores())
     return CachedImages(_map_pixels(folder, len(source.files), size), rows, source.labels[rows])
 
@@ -137,7 +150,9 @@ def fingerprint(source: ImageFiles, size: int, stay: bool) -> str:
     return digest.hexdigest()
 
 
-def _build_once(folder: Path, source: ImageFiles, size: int, stay: bool, data: ImageFilesConfig, verbose: bool) -> None:
+def _build_once(
+    folder: Path, source: ImageFiles, size: int, stay: bool, data: ImageFilesConfig, verbose: bool
+) -> None:
     title, total = f"decoding {folder.name.rpartition('-')[0]}", len(source.files)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -167,16 +182,24 @@ def _build_once(folder: Path, source: ImageFiles, size: int, stay: bool, data: I
             _build(temporary, source, size, stay, data, progress)
 
 
-def _build(folder: Path, source: ImageFiles, size: int, stay: bool, data: ImageFilesConfig,
-           progress: Callable[[int], None]) -> None:
+def _build(
+    folder: Path,
+    source: ImageFiles,
+    size: int,
+    stay: bool,
+    data: ImageFilesConfig,
+    progress: Callable[[int], None],
+) -> None:
     pixels = None
     if not stay:
         shape = (len(source.files), size, size, 3)
         needed, free = int(np.prod(shape)), shutil.disk_usage(folder).free
         if needed > free:
-            raise ValueError(f"data.cache={data.cache} has {free / GB:.1f} GB free and the decoded images take "
-                             f"{needed / GB:.1f} GB: choose another folder, or set data.cache_limit_gb below that "
-                             "to keep the images as JPEG")
+            raise ValueError(
+                f"data.cache={data.cache} has {free / GB:.1f} GB free and the decoded images take "
+                f"{needed / GB:.1f} GB: choose another folder, or set data.cache_limit_gb below that "
+                "to keep the images as JPEG"
+            )
         pixels = folder / "images.npy"
         np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape)
     broken = decode_all(source.root, source.files, size, pixels, data.decoders or cores(), progress)
@@ -187,16 +210,29 @@ def _build(folder: Path, source: ImageFiles, size: int, stay: bool, data: ImageF
 
 
 def _write_metadata(path: Path, source: ImageFiles, size: int, broken: Broken) -> None:
-    path.write_text(json.dumps({
-        "format": FORMAT, "root": str(source.root.absolute()), "images": len(source.files), "size": size,
-        "versions": {package: version(package) for package in ("simplejpeg", "pillow")},
-        "broken": [{"row": row, "file": source.files[row], "reason": reason} for row, reason in broken],
-    }, indent=1))
+    path.write_text(
+        json.dumps(
+            {
+                "format": FORMAT,
+                "root": str(source.root.absolute()),
+                "images": len(source.files),
+                "size": size,
+                "versions": {package: version(package) for package in ("simplejpeg", "pillow")},
+                "broken": [
+                    {"row": row, "file": source.files[row], "reason": reason} for row, reason in broken
+                ],
+            },
+            indent=1,
+        )
+    )
 
 
 def _read_broken(folder: Path) -> Broken:
     try:
-        return [(entry["row"], entry["reason"]) for entry in json.loads((folder / "cache.json").read_text())["broken"]]
+        return [
+            (entry["row"], entry["reason"])
+            for entry in json.loads((folder / "cache.json").read_text())["broken"]
+        ]
     except (OSError, ValueError, KeyError) as error:
         raise _damaged(folder, error) from error
 
@@ -245,7 +281,8 @@ def _try_lock(fd: int) -> bool:
 
 def _tell_done(fd: int, done: int) -> None:
     os.ftruncate(fd, 0)
-    os.write(fd, str(done).encode())  # the file is in append mode: this writes at offset 0 after the truncation
+    # The file is in append mode: this writes at offset 0 after the truncation.
+    os.write(fd, str(done).encode())
 
 
 def _done(fd: int) -> int:

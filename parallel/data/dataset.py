@@ -60,9 +60,15 @@ class ArrayImages:
 
     def __post_init__(self) -> None:
         n, height, width, channels = self.pixels.shape
-        require(height == width and channels in (1, 3), "pixels.shape", self.pixels.shape,
-                "must be [n, size, size, 1 or 3]")
-        require(self.labels.shape == (n,), "labels.shape", self.labels.shape, f"must be ({n},), one per image")
+        require(
+            height == width and channels in (1, 3),
+            "pixels.shape",
+            self.pixels.shape,
+            "must be [n, size, size, 1 or 3]",
+        )
+        require(
+            self.labels.shape == (n,), "labels.shape", self.labels.shape, f"must be ({n},), one per image"
+        )
         require(self.pixels.dtype == np.uint8, "pixels.dtype", self.pixels.dtype, "must be uint8")
         require(self.labels.dtype == np.int64, "labels.dtype", self.labels.dtype, "must be int64")
 
@@ -90,8 +96,12 @@ def stored_side(data: DataConfig, image_size: int) -> int:
     if side is None:
         side = round(image_size * 8 / 7) if data.crop else image_size
     require(side >= image_size, "data.stored_size", side, f"must be at least model.image_size={image_size}")
-    require(not data.crop or side > image_size, "data.stored_size", side,
-            f"leaves no room for data.crop=true: it must be more than model.image_size={image_size}")
+    require(
+        not data.crop or side > image_size,
+        "data.stored_size",
+        side,
+        f"leaves no room for data.crop=true: it must be more than model.image_size={image_size}",
+    )
     return side
 
 
@@ -102,7 +112,12 @@ def subset(split: str, available: int, wanted: int | None) -> np.ndarray:
     """
     if wanted is None:
         return np.arange(available)
-    require(wanted <= available, f"data.{split}_images", wanted, f"is more than the {available} images of the split")
+    require(
+        wanted <= available,
+        f"data.{split}_images",
+        wanted,
+        f"is more than the {available} images of the split",
+    )
     return np.sort(np.random.default_rng(SUBSET_SEED).permutation(available)[:wanted])
 
 
@@ -113,6 +128,6 @@ def stratified_split(labels: np.ndarray, share: float, seed: int) -> tuple[np.nd
     first = []
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
-        first.append(rows[:round(share * len(rows))])
+        first.append(rows[: round(share * len(rows))])
     chosen = np.sort(np.concatenate(first))
     return chosen, np.setdiff1d(np.arange(len(labels)), chosen)

@@ -11,8 +11,17 @@ import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 # Errors that Pillow's readers raise on damaged files; they do not share one class.
-DAMAGED = (OSError, SyntaxError, ValueError, TypeError, IndexError, EOFError, struct.error, ZeroDivisionError,
-           Image.DecompressionBombError)
+DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    IndexError,
+    EOFError,
+    struct.error,
+    ZeroDivisionError,
+    Image.DecompressionBombError,
+)
 
 
 class BrokenImageError(ValueError):
@@ -35,7 +44,9 @@ def decode(data: bytes, size: int) -> np.ndarray:
     side = min(width, height)
     if (width, height) != (size, size):
         left, top = (width - side) / 2, (height - side) / 2
-        image = image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+        image = image.resize(
+            (size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side)
+        )
     return np.asarray(image)
 
 

@@ -34,8 +34,15 @@ def open_digits(data: DataConfig, image_size: int, seed: int) -> DataSet:
     pixels = enlarge(source.images, stored_side(data, image_size))
     train = ArrayImages(pixels[train_rows], labels[train_rows])
     mean, std = float(train.pixels.mean()) / 255, float(train.pixels.std()) / 255
-    return DataSet(name="digits", num_classes=10, class_names=tuple("0123456789"), train=train,
-                   val=ArrayImages(pixels[val_rows], labels[val_rows]), mean=(mean,) * 3, std=(std,) * 3)
+    return DataSet(
+        name="digits",
+        num_classes=10,
+        class_names=tuple("0123456789"),
+        train=train,
+        val=ArrayImages(pixels[val_rows], labels[val_rows]),
+        mean=(mean,) * 3,
+        std=(std,) * 3,
+    )
 
 
 def enlarge(images: np.ndarray, size: int) -> np.ndarray:

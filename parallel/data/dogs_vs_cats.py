@@ -23,8 +23,12 @@ SPLIT_SEED = 0  # the split is part of the data set: it must not change with tra
 
 def find(root: Path) -> Path | None:
     """Return the folder with either layout."""
-    for folder, is_there in ((root, _is_petimages), (root / "PetImages", _is_petimages),
-                             (root, _is_kaggle), (root / "train", _is_kaggle)):
+    for folder, is_there in (
+        (root, _is_petimages),
+        (root / "PetImages", _is_petimages),
+        (root, _is_kaggle),
+        (root / "train", _is_kaggle),
+    ):
         if is_there(folder):
             return folder
     return None
@@ -56,5 +60,8 @@ def listing(root: Path) -> Listing:
     return Listing(CLASSES, every.take(train), every.take(val))
 
 
-LAYOUT = Layout(text="train/cat.N.jpg and train/dog.N.jpg, or PetImages/Cat/*.jpg and PetImages/Dog/*.jpg",
-                find=find, listing=listing)
+LAYOUT = Layout(
+    text="train/cat.N.jpg and train/dog.N.jpg, or PetImages/Cat/*.jpg and PetImages/Dog/*.jpg",
+    find=find,
+    listing=listing,
+)

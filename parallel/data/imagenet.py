@@ -28,8 +28,10 @@ def listing(root: Path) -> Listing:
     unknown = sorted(set(folders(root / "val")) - set(names))
     if unknown:
         raise ValueError(f"data.root={root} has the class {unknown[0]} in val/ but not in train/")
-    train, val = ([[f"{part}/{name}/{file}" for file in images_in(root / part / name)] for name in names]
-                  for part in ("train", "val"))
+    train, val = (
+        [[f"{part}/{name}/{file}" for file in images_in(root / part / name)] for name in names]
+        for part in ("train", "val")
+    )
     for name, files in zip(names, train, strict=True):
         if not files:
             raise ValueError(f"data.root={root} has no images in train/{name}")

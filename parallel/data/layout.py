@@ -40,8 +40,9 @@ class Layout:
     std: Triple = PHOTO_STD
 
 
-def open_layout(name: str, layouts: Mapping[str, Layout], data: ImageFilesConfig, image_size: int,
-                verbose: bool) -> DataSet:
+def open_layout(
+    name: str, layouts: Mapping[str, Layout], data: ImageFilesConfig, image_size: int, verbose: bool
+) -> DataSet:
     """Open the data set `name` under `data.root`, decoding images that are not in the cache.
 
     Raises `ValueError` if the folder is missing, is empty, or has another layout.
@@ -54,9 +55,15 @@ def open_layout(name: str, layouts: Mapping[str, Layout], data: ImageFilesConfig
         used = files.take(subset(split, len(files.files), wanted))
         return open_images(f"{name}-{split}-{side}", used, side, data, verbose)
 
-    return DataSet(name=name, num_classes=len(listing.class_names), class_names=listing.class_names,
-                   train=images("train", listing.train, data.train_images),
-                   val=images("val", listing.val, data.val_images), mean=layout.mean, std=layout.std)
+    return DataSet(
+        name=name,
+        num_classes=len(listing.class_names),
+        class_names=listing.class_names,
+        train=images("train", listing.train, data.train_images),
+        val=images("val", listing.val, data.val_images),
+        mean=layout.mean,
+        std=layout.std,
+    )
 
 
 def find_root(name: str, layouts: Mapping[str, Layout], given: str | None) -> Path:
@@ -88,8 +95,11 @@ def images_in(path: Path) -> list[str]:
     if not path.is_dir():
         return []
     with os.scandir(path) as entries:
-        return sorted(entry.name for entry in entries
-                      if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith("."))
+        return sorted(
+            entry.name
+            for entry in entries
+            if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith(".")
+        )
 
 
 def labelled(root: Path, classes: list[list[str]]) -> ImageFiles:

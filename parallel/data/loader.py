@@ -71,16 +71,31 @@ class LoaderOptions:
         """Return the configured options."""
         trainer = config.trainer
         return LoaderOptions(
-            batch_size=trainer.batch_size, image_size=config.model.image_size, mean=data.mean, std=data.std,
-            seed=trainer.seed, crop=config.data.crop, flip=config.data.flip, dtype=dtype,
-            channels_last=trainer.channels_last)
+            batch_size=trainer.batch_size,
+            image_size=config.model.image_size,
+            mean=data.mean,
+            std=data.std,
+            seed=trainer.seed,
+            crop=config.data.crop,
+            flip=config.data.flip,
+            dtype=dtype,
+            channels_last=trainer.channels_last,
+        )
 
 
 class Loader:
     """Iterates over the batches of an epoch. Workers' loaders agree without communication."""
 
-    def __init__(self, images: Images, options: LoaderOptions, *, train: bool, image_positions: Sequence[int],
-                 label_positions: Sequence[int], device: torch.device) -> None:
+    def __init__(
+        self,
+        images: Images,
+        options: LoaderOptions,
+        *,
+        train: bool,
+        image_positions: Sequence[int],
+        label_positions: Sequence[int],
+        device: torch.device,
+    ) -> None:
         """Positions are those that this worker needs, in its order, from 0 to batch_size - 1.
 
         With `train`, the loader shuffles, crops, flips, and drops the last partial batch. Otherwise
@@ -90,10 +105,18 @@ class Loader:
         """
         batch_size, image_size = options.batch_size, options.image_size
         require(batch_size >= 1, "trainer.batch_size", batch_size, "must be at least 1")
-        require(not train or len(images) >= batch_size, "trainer.batch_size", batch_size,
-                f"is more than the {len(images)} training images")
-        require(images.size >= image_size, "model.image_size", image_size,
-                f"is more than the {images.size} pixels of the stored images")
+        require(
+            not train or len(images) >= batch_size,
+            "trainer.batch_size",
+            batch_size,
+            f"is more than the {len(images)} training images",
+        )
+        require(
+            images.size >= image_size,
+            "model.image_size",
+            image_size,
+            f"is more than the {images.size} pixels of the stored images",
+        )
         require(options.prefetch >= 1, "prefetch", options.prefetch, "must be at least 1")
         self._images, self._batch_size, self._image_size = images, batch_size, image_size
         self._image_positions = _positions("image_positions", image_positions, batch_size)
@@ -136,13 +159,16 @@ class Loader:
         crop, flip = self._options.crop and self._train, self._options.flip and self._train
         room = self._images.size - self._image_size
         for step in range(len(self)):
-            indices = order[step * batch:(step + 1) * batch]
+            indices = order[step * batch : (step + 1) * batch]
             labels = np.full(batch, PADDING, dtype=np.int64)
-            labels[:len(indices)] = self._images.labels[indices]
+            labels[: len(indices)] = self._images.labels[indices]
             padded = np.resize(indices, batch)  # repeats images; training batches are full already
             draws = draw(seed, epoch, step, batch, room, crop, flip)
-            yield _Raw(self._pin(self._read_pixels(padded[self._image_positions])),
-                       self._pin(labels[self._label_positions]), draws.take(self._image_positions))
+            yield _Raw(
+                self._pin(self._read_pixels(padded[self._image_positions])),
+                self._pin(labels[self._label_positions]),
+                draws.take(self._image_positions),
+            )
 
     def _read_pixels(self, indices: np.ndarray) -> np.ndarray:
         if len(indices) == 0:

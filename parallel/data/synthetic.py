@@ -54,9 +54,18 @@ def open_synthetic(data: SyntheticConfig, image_size: int, seed: int) -> DataSet
     rng = np.random.default_rng(seed)
     side = stored_side(data, image_size)
     pixels = rng.integers(0, 256, (DISTINCT, side, side, 3), dtype=np.uint8)
-    train, val = (RepeatedImages(pixels, rng.integers(0, data.num_classes, count, dtype=np.int64))
-                  for count in (data.train_images, data.val_images))
+    train, val = (
+        RepeatedImages(pixels, rng.integers(0, data.num_classes, count, dtype=np.int64))
+        for count in (data.train_images, data.val_images)
+    )
     names = tuple(str(label) for label in range(data.num_classes))
-    flat = 1 / 12 ** 0.5  # standard deviation of a uniform distribution on [0, 1]
-    return DataSet(name="synthetic", num_classes=data.num_classes, class_names=names, train=train, val=val,
-                   mean=(0.5, 0.5, 0.5), std=(flat, flat, flat))
+    flat = 1 / 12**0.5  # standard deviation of a uniform distribution on [0, 1]
+    return DataSet(
+        name="synthetic",
+        num_classes=data.num_classes,
+        class_names=names,
+        train=train,
+        val=val,
+        mean=(0.5, 0.5, 0.5),
+        std=(flat, flat, flat),
+    )

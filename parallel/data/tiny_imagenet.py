@@ -32,7 +32,9 @@ def listing(root: Path) -> Listing:
         classes.append([f"{folder}/{name}" for name in images_in(root / folder)])
         if not classes[-1]:
             raise ValueError(f"data.root={root} has no images in {folder}, though wnids.txt names the class")
-    return Listing(tuple(wnids), labelled(root, classes), _val(root, {wnid: label for label, wnid in enumerate(wnids)}))
+    return Listing(
+        tuple(wnids), labelled(root, classes), _val(root, {wnid: label for label, wnid in enumerate(wnids)})
+    )
 
 
 def _val(root: Path, label_of: dict[str, int]) -> ImageFiles:
@@ -42,8 +44,10 @@ def _val(root: Path, label_of: dict[str, int]) -> ImageFiles:
     for number, line in enumerate((root / "val" / "val_annotations.txt").read_text().splitlines(), 1):
         fields = line.split("\t")
         if len(fields) < 2 or fields[1] not in label_of:
-            raise ValueError(f"data.root={root}: line {number} of val/val_annotations.txt names no class of wnids.txt: "
-                             f"{line!r}")
+            raise ValueError(
+                f"data.root={root}: line {number} of val/val_annotations.txt names no class of wnids.txt: "
+                f"{line!r}"
+            )
         files.append(f"val/images/{fields[0]}")
         labels.append(label_of[fields[1]])
     if not files:
@@ -51,5 +55,8 @@ def _val(root: Path, label_of: dict[str, int]) -> ImageFiles:
     return ImageFiles(root, tuple(files), np.array(labels, dtype=np.int64))
 
 
-LAYOUT = Layout(text="wnids.txt, train/<wnid>/images/*.JPEG, val/val_annotations.txt and val/images/*.JPEG",
-                find=find, listing=listing)
+LAYOUT = Layout(
+    text="wnids.txt, train/<wnid>/images/*.JPEG, val/val_annotations.txt and val/images/*.JPEG",
+    find=find,
+    listing=listing,
+)

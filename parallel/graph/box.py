@@ -52,7 +52,9 @@ class Box:
         return any(stop <= start for start, stop in self.spans)
 
     def __and__(self, other: Box) -> Box:
-        return Box(tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(self.spans, other.spans, strict=True)))
+        return Box(
+            tuple((max(a, c), min(b, d)) for (a, b), (c, d) in zip(self.spans, other.spans, strict=True))
+        )
 
     def replace(self, dim: int, span: Span) -> Box:
         """Return this box with another span in dimension `dim`."""

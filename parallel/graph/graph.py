@@ -57,8 +57,12 @@ class Graph:
     @cached_property
     def edges(self) -> tuple[Edge, ...]:
         """All edges between ops, in the order of their consumers."""
-        return tuple(Edge(producer, op.name, which) for op in self.ops for which, producer in enumerate(op.inputs)
-                     if producer != INPUT)
+        return tuple(
+            Edge(producer, op.name, which)
+            for op in self.ops
+            for which, producer in enumerate(op.inputs)
+            if producer != INPUT
+        )
 
     @cached_property
     def trained_ops(self) -> frozenset[str]:

@@ -26,7 +26,9 @@ def trace(model: nn.Module, input_shape: Shape) -> Graph:
     try:
         traced = fx.symbolic_trace(model)
     except fx.proxy.TraceError as error:
-        raise ValueError(f"the model cannot be traced, because what it computes depends on values: {error}") from error
+        raise ValueError(
+            f"the model cannot be traced, because what it computes depends on values: {error}"
+        ) from error
     ops = _Ops(traced, _shapes(traced, input_shape), input_shape)
     for node in traced.graph.nodes:
         ops.add(node)
@@ -48,7 +50,9 @@ class _Ops:
         """Add the ops of one node."""
         if node.op == "placeholder":
             if INPUT in self._names.values():
-                raise ValueError(f"the model takes a second input, {node.target}; it must take the images alone")
+                raise ValueError(
+                    f"the model takes a second input, {node.target}; it must take the images alone"
+                )
             self._names[node] = INPUT
         elif node.op == "output":
             self._result = node.args[0]
@@ -57,8 +61,9 @@ class _Ops:
         elif node.target in FUNCTIONS and node.op in ("call_function", "call_method"):
             self._add_call(node)
         else:
-            raise ValueError(f"node {node.name}: {node.op} {node.target} has no rule in parallel/graph/ops; "
-                             "add one there")
+            raise ValueError(
+                f"node {node.name}: {node.op} {node.target} has no rule in parallel/graph/ops; add one there"
+            )
 
     def _add_layer(self, node: fx.Node) -> None:
         name, layer = str(node.target), self._traced.get_submodule(str(node.target))
@@ -66,8 +71,10 @@ class _Ops:
         if build is None:
             raise ValueError(f"layer {name}: {kind} has no rule in parallel/graph/ops; add one there")
         if name in self._used and (isinstance(layer, nn.Dropout) or [*layer.parameters(), *layer.buffers()]):
-            raise ValueError(f"layer {name}: {kind} is used twice; only a layer without weights, statistics or random "
-                             "numbers may be: make one layer for each use")
+            raise ValueError(
+                f"layer {name}: {kind} is used twice; only a layer without weights, statistics or random "
+                "numbers may be: make one layer for each use"
+            )
         common = self._common(node, bool(getattr(layer, "inplace", False)))
         name = self._free(name) if name in self._used else name
         self._enter(node, name, build(layer, name, **common))
@@ -87,10 +94,14 @@ class _Ops:
         something else."""
         producers = _nodes((node.args, node.kwargs))
         if len(set(producers)) < len(producers):
-            raise ValueError(f"node {node.name}: reads {self._names[producers[0]]} twice, which no op supports")
+            raise ValueError(
+                f"node {node.name}: reads {self._names[producers[0]]} twice, which no op supports"
+            )
         if in_place and len(producers[0].users) > 1:
-            raise ValueError(f"node {node.name}: changes {self._names[producers[0]]} in place, "
-                             "but other nodes read it, too")
+            raise ValueError(
+                f"node {node.name}: changes {self._names[producers[0]]} in place, "
+                "but other nodes read it, too"
+            )
         return {
             "inputs": tuple(self._names[producer] for producer in producers),
             "input_shapes": tuple(self._shape(producer) for producer in producers),
@@ -116,7 +127,9 @@ class _Ops:
             raise ValueError(f"the model returns {self._result}; it must return one tensor, the logits")
         last, shape = self._names[self._result], self._shape(self._result)
         if len(shape) != 1:
-            raise ValueError(f"the model's output has shape {shape} a sample; the loss needs one row of logits")
+            raise ValueError(
+                f"the model's output has shape {shape} a sample; the loss needs one row of logits"
+            )
         ops = (*self._ops, CrossEntropy(name=LOSS, inputs=(last,), input_shapes=(shape,), shape=()))
         read = {name for op in ops for name in op.inputs}
         for op in ops[:-1]:
@@ -147,5 +160,8 @@ def _shapes(traced: fx.GraphModule, input_shape: Shape) -> dict[fx.Node, Shape]:
     finally:
         for module in training:
             module.training = True
-    return {node: tuple(node.meta["tensor_meta"].shape[1:]) for node in traced.graph.nodes
-            if isinstance(node.meta.get("tensor_meta"), TensorMetadata)}
+    return {
+        node: tuple(node.meta["tensor_meta"].shape[1:])
+        for node in traced.graph.nodes
+        if isinstance(node.meta.get("tensor_meta"), TensorMetadata)
+    }

@@ -116,5 +116,10 @@ INITS = {**weights.INITS, "paper": init_paper}
 
 def build(config: AlexNetConfig, num_classes: int) -> AlexNet:
     """Return the configured AlexNet."""
-    return AlexNet(variant=config.variant, num_classes=num_classes, image_size=config.image_size,
-                   dropout=config.dropout, init=config.init)
+    return AlexNet(
+        variant=config.variant,
+        num_classes=num_classes,
+        image_size=config.image_size,
+        dropout=config.dropout,
+        init=config.init,
+    )

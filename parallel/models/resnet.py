@@ -38,8 +38,11 @@ class Block(nn.Module):
         self.relu1 = nn.ReLU()
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = nn.Sequential() if stride == 1 and width == channels else nn.Sequential(
-            nn.Conv2d(width, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+        self.downsample = (
+            nn.Sequential()
+            if stride == 1 and width == channels
+            else nn.Sequential(nn.Conv2d(width, channels, 1, stride, bias=False), nn.BatchNorm2d(channels))
+        )
         self.relu2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +65,9 @@ class ResNet18(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
         width = 64
         for i, (channels, stride) in enumerate(STAGES, start=1):
-            self.add_module(f"layer{i}", nn.Sequential(Block(width, channels, stride), Block(channels, channels, 1)))
+            self.add_module(
+                f"layer{i}", nn.Sequential(Block(width, channels, stride), Block(channels, channels, 1))
+            )
             width = channels
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()

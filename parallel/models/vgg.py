@@ -66,5 +66,6 @@ class VGG16(nn.Sequential):
 
 def build(config: VGG16Config, num_classes: int) -> VGG16:
     """Return the configured VGG-16."""
-    return VGG16(num_classes=num_classes, image_size=config.image_size, dropout=config.dropout,
-                 init=config.init)
+    return VGG16(
+        num_classes=num_classes, image_size=config.image_size, dropout=config.dropout, init=config.init
+    )

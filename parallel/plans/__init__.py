@@ -6,5 +6,14 @@ from parallel.plans.files import read_plan
 from parallel.plans.layout import Layout, check_layout, follow, follow_degrees
 from parallel.plans.plan import SCHEMES, Plan, check_batch, make_plan
 
-__all__ = ["SCHEMES", "Layout", "Plan", "check_batch", "check_layout", "follow", "follow_degrees", "make_plan",
-           "read_plan"]
+__all__ = [
+    "SCHEMES",
+    "Layout",
+    "Plan",
+    "check_batch",
+    "check_layout",
+    "follow",
+    "follow_degrees",
+    "make_plan",
+    "read_plan",
+]

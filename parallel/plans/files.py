@@ -62,7 +62,18 @@ def read_plan(text: str, graph: Graph, workers: int | None = None) -> Plan:
         raise ValueError("the plan must be a mapping with the keys workers and ops")
     data.pop("searched", None)  # the header of a plan that a search saved
     file = structure(PlanFile, data)
-    require(workers in (None, file.workers), "workers", workers,
-            f"does not fit the plan, which is for {file.workers}")
-    return make_plan(graph, file.workers, file.ops, micro_batches=file.micro_batches, scheme=file.scheme,
-                     pipeline=file.pipeline, update=file.update)
+    require(
+        workers in (None, file.workers),
+        "workers",
+        workers,
+        f"does not fit the plan, which is for {file.workers}",
+    )
+    return make_plan(
+        graph,
+        file.workers,
+        file.ops,
+        micro_batches=file.micro_batches,
+        scheme=file.scheme,
+        pipeline=file.pipeline,
+        update=file.update,
+    )

@@ -31,8 +31,12 @@ class Layout:
     def __post_init__(self) -> None:
         for dim in DIMS:
             require(getattr(self, dim) >= 1, dim, getattr(self, dim), "must be a degree of at least 1")
-        require(math.prod(self.degrees) == len(self.on), "on", list(self.on),
-                f"must name as many workers as there are parts, {math.prod(self.degrees)}")
+        require(
+            math.prod(self.degrees) == len(self.on),
+            "on",
+            list(self.on),
+            f"must name as many workers as there are parts, {math.prod(self.degrees)}",
+        )
         require(len(set(self.on)) == len(self.on), "on", list(self.on), "must not name a worker twice")
         require(all(worker >= 0 for worker in self.on), "on", list(self.on), "must name workers from 0")
 
@@ -45,7 +49,9 @@ class Layout:
     def _indices(self) -> dict[int, dict[str, int]]:
         """Index along each dim by worker, computed together: there may be a thousand workers."""
         spaces = itertools.product(*map(range, self.degrees))
-        return {worker: dict(zip(DIMS, index, strict=True)) for worker, index in zip(self.on, spaces, strict=True)}
+        return {
+            worker: dict(zip(DIMS, index, strict=True)) for worker, index in zip(self.on, spaces, strict=True)
+        }
 
     def index(self, worker: int) -> Mapping[str, int]:
         """Return the index along each dim of the part on `worker`."""
@@ -95,7 +101,11 @@ def follow_degrees(op: Op, producer: tuple[int, ...]) -> tuple[int, ...]:
     for dim in "khwc":
         fits = dim in op.dims and dim != "k" and degrees[dim] <= op.extent(dim)
         if degrees[dim] > 1 and not fits:
-            target = "c" if dim != "c" and "c" in op.dims and degrees["c"] * degrees[dim] <= op.extent("c") else "n"
+            target = (
+                "c"
+                if dim != "c" and "c" in op.dims and degrees["c"] * degrees[dim] <= op.extent("c")
+                else "n"
+            )
             degrees[target] *= degrees[dim]
             degrees[dim] = 1
     return tuple(degrees.values())
@@ -109,8 +119,16 @@ def check_layout(op: Op, layout: Layout, workers: int) -> None:
     for dim, degree in zip(DIMS, layout.degrees, strict=True):
         if degree == 1:
             continue
-        require(dim in op.dims, f"{where}.{dim}", degree,
-                f"splits a dim that {type(op).__name__} cannot be split in; it has {', '.join(op.dims)}")
+        require(
+            dim in op.dims,
+            f"{where}.{dim}",
+            degree,
+            f"splits a dim that {type(op).__name__} cannot be split in; it has {', '.join(op.dims)}",
+        )
         if dim != "n":
-            require(degree <= op.extent(dim), f"{where}.{dim}", degree,
-                    f"is more parts than the dim has positions, {op.extent(dim)}")
+            require(
+                degree <= op.extent(dim),
+                f"{where}.{dim}",
+                degree,
+                f"is more parts than the dim has positions, {op.extent(dim)}",
+            )

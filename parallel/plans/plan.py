@@ -49,8 +49,12 @@ class Plan:
         require_one_of("scheme", self.scheme, SCHEMES)
         require_one_of("pipeline", self.pipeline, PIPELINES)
         require_one_of("update", self.update, UPDATES)
-        require(self.update == "step" or self.scheme in ("b", "c"), "update", self.update,
-                f"needs passes, which scheme={self.scheme} does not have")
+        require(
+            self.update == "step" or self.scheme in ("b", "c"),
+            "update",
+            self.update,
+            f"needs passes, which scheme={self.scheme} does not have",
+        )
 
     def __getitem__(self, op: str) -> Layout:
         return self.layouts[op]
@@ -84,7 +88,9 @@ def make_plan(graph: Graph, workers: int, layouts: Mapping[str, Layout], **setti
     Raises `ValueError` with the op, the value and the rule for an invalid plan.
     """
     for name in layouts:
-        require(name in graph, "ops", name, f"is not an op of the model; its ops are {', '.join(graph.names)}")
+        require(
+            name in graph, "ops", name, f"is not an op of the model; its ops are {', '.join(graph.names)}"
+        )
     first = graph.ops[0].name
     if first not in layouts:
         raise ValueError(f"ops.{first}: the first op must be named, because the others follow it")
@@ -97,24 +103,48 @@ def make_plan(graph: Graph, workers: int, layouts: Mapping[str, Layout], **setti
     plan = Plan(workers=workers, layouts=complete, **settings)
     if plan.scheme != "a":
         leading = plan[first]
-        require(leading.n == len(leading.on), "scheme", plan.scheme,
-                f"needs its first op split in n alone, not {leading}")
-        require(plan.micro_batches == leading.n, "micro_batches", plan.micro_batches,
-                f"must be the number of passes of scheme {plan.scheme}, one for each of {leading.n} workers")
+        require(
+            leading.n == len(leading.on),
+            "scheme",
+            plan.scheme,
+            f"needs its first op split in n alone, not {leading}",
+        )
+        require(
+            plan.micro_batches == leading.n,
+            "micro_batches",
+            plan.micro_batches,
+            f"must be the number of passes of scheme {plan.scheme}, one for each of {leading.n} workers",
+        )
     for op in graph:
-        require(plan.micro_batches == 1 or not op.whole_batch, "micro_batches", plan.micro_batches,
-                f"must be 1: {op.name} needs the statistics of the whole batch (schemes b and c cut it into passes)")
+        require(
+            plan.micro_batches == 1 or not op.whole_batch,
+            "micro_batches",
+            plan.micro_batches,
+            f"must be 1: {op.name} needs the statistics of the whole batch (schemes b and c cut it into passes)",
+        )
     return plan
 
 
 def check_batch(graph: Graph, plan: Plan, batch_size: int) -> None:
     """Raise `ValueError` if the plan cannot divide a global batch of `batch_size` samples."""
-    require(batch_size % plan.micro_batches == 0, "trainer.batch_size", batch_size,
-            f"must be a multiple of the plan's micro_batches={plan.micro_batches}")
+    require(
+        batch_size % plan.micro_batches == 0,
+        "trainer.batch_size",
+        batch_size,
+        f"must be a multiple of the plan's micro_batches={plan.micro_batches}",
+    )
     samples = batch_size // plan.micro_batches
     for op in graph:
-        require(batch_size >= op.least_samples, "trainer.batch_size", batch_size,
-                f"is too small: {op.name} needs {op.least_samples} samples")
-        require(plan[op.name].n <= samples, "trainer.batch_size", batch_size,
-                f"is too small: {op.name} is split in n into {plan[op.name].n} parts of {samples} samples"
-                + (f" (1 of {plan.micro_batches} micro-batches)" if plan.micro_batches > 1 else ""))
+        require(
+            batch_size >= op.least_samples,
+            "trainer.batch_size",
+            batch_size,
+            f"is too small: {op.name} needs {op.least_samples} samples",
+        )
+        require(
+            plan[op.name].n <= samples,
+            "trainer.batch_size",
+            batch_size,
+            f"is too small: {op.name} is split in n into {plan[op.name].n} parts of {samples} samples"
+            + (f" (1 of {plan.micro_batches} micro-batches)" if plan.micro_batches > 1 else ""),
+        )

@@ -18,12 +18,22 @@ def plan_of(config: Config, graph: Graph, batch_size: int | None = None) -> Plan
     With `strategy=searched`, a kept plan is read if there is one; otherwise the search runs. Raises
     `ValueError` if the strategy makes no plan or an invalid one.
     """
-    require(config.strategy.makes_plan, "strategy", config.strategy.name,
-            "makes no plan: torch's own DistributedDataParallel runs")
+    require(
+        config.strategy.makes_plan,
+        "strategy",
+        config.strategy.name,
+        "makes no plan: torch's own DistributedDataParallel runs",
+    )
     workers = config.worker_count()
     if isinstance(config.strategy, Searched):
         batch_size = batch_size or config.trainer.batch_size
-        request = Request(graph, workers, batch_size, config.trainer.precision,
-                          open_cluster(config.cluster, workers), config.strategy)
+        request = Request(
+            graph,
+            workers,
+            batch_size,
+            config.trainer.precision,
+            open_cluster(config.cluster, workers),
+            config.strategy,
+        )
         return resolve(request, named_plans(graph, workers, batch_size))
     return build_plan(graph, workers, config.strategy)

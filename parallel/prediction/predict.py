@@ -79,8 +79,12 @@ class Prediction:
     def shares(self) -> Shares:
         """Shares of the step."""
         split, step = self.timeline.split, self.timeline.loaded_step_s
-        return Shares(float(split.compute_s.mean()) / step, float(split.exposed_s.mean()) / step,
-                      float(split.idle_s.mean()) / step, self.timeline.data_wait_s / step)
+        return Shares(
+            float(split.compute_s.mean()) / step,
+            float(split.exposed_s.mean()) / step,
+            float(split.idle_s.mean()) / step,
+            self.timeline.data_wait_s / step,
+        )
 
 
 class Predictor:

@@ -41,8 +41,10 @@ def summary_lines(prediction: Prediction) -> list[str]:
         f"epoch of {prediction.steps:,} steps on {config.data.name}: {prediction.epoch_s:,.1f} s, predicted",
     ]
     if not prediction.fits:
-        lines.append(f"does not fit: a worker has {size(cluster.memory_bytes)} of memory and needs "
-                     f"{size(max(timeline.peak_memory))}")
+        lines.append(
+            f"does not fit: a worker has {size(cluster.memory_bytes)} of memory and needs "
+            f"{size(max(timeline.peak_memory))}"
+        )
     return lines
 
 
@@ -58,8 +60,16 @@ def worker_table(prediction: Prediction) -> tuple[list[str], list[list[str]]]:
     rows = []
     for workers in groups.values():
         compute, exposed, idle, utilisation, nbytes = values[workers[0]]
-        rows.append([ranges(workers), milliseconds(compute), milliseconds(exposed), milliseconds(idle),
-                     percent(utilisation), size(nbytes)])
+        rows.append(
+            [
+                ranges(workers),
+                milliseconds(compute),
+                milliseconds(exposed),
+                milliseconds(idle),
+                percent(utilisation),
+                size(nbytes),
+            ]
+        )
     return ["worker", "compute ms", "exposed ms", "idle ms", "utilisation", "memory"], rows
 
 
@@ -75,13 +85,27 @@ def ranges(workers: Sequence[int]) -> str:
     return ", ".join(names[:4]) + (f" … ({len(workers)})" if len(names) > 4 else "")
 
 
-def sweep_table(varied: Sequence[str], combinations: Sequence[Combination],
-                ) -> tuple[list[str], list[list[str]]]:
+def sweep_table(
+    varied: Sequence[str], combinations: Sequence[Combination]
+) -> tuple[list[str], list[list[str]]]:
     """Return columns and a row for each combination: its values, and the prediction or the
     reason."""
     others = [name for name in varied if name != WORKERS]
-    columns = [*others, WORKERS, "batch", "step ms", "images/s", "speedup", "efficiency", "compute",
-               "exposed", "idle", "data", "memory", ""]
+    columns = [
+        *others,
+        WORKERS,
+        "batch",
+        "step ms",
+        "images/s",
+        "speedup",
+        "efficiency",
+        "compute",
+        "exposed",
+        "idle",
+        "data",
+        "memory",
+        "",
+    ]
     rows = []
     for combination in combinations:
         values = [combination.values[name] for name in others]
@@ -91,10 +115,18 @@ def sweep_table(varied: Sequence[str], combinations: Sequence[Combination],
             rows.append([*values, combination.values.get(WORKERS, ""), *missing, combination.reason])
             continue
         timeline, shares = found.timeline, found.shares
-        rows.append([
-            *values, str(timeline.workers), f"{found.batch_size:,}", milliseconds(timeline.loaded_step_s),
-            f"{timeline.images_per_second:,.1f}", f"{found.speedup:.2f}×", percent(found.efficiency, 0),
-            *map(percent, (shares.compute, shares.exposed, shares.idle, shares.data)),
-            size(max(timeline.peak_memory)),
-            "" if found.fits else f"needs more than {size(timeline.cluster.memory_bytes)}"])
+        rows.append(
+            [
+                *values,
+                str(timeline.workers),
+                f"{found.batch_size:,}",
+                milliseconds(timeline.loaded_step_s),
+                f"{timeline.images_per_second:,.1f}",
+                f"{found.speedup:.2f}×",
+                percent(found.efficiency, 0),
+                *map(percent, (shares.compute, shares.exposed, shares.idle, shares.data)),
+                size(max(timeline.peak_memory)),
+                "" if found.fits else f"needs more than {size(timeline.cluster.memory_bytes)}",
+            ]
+        )
     return columns, rows

@@ -19,5 +19,19 @@ from parallel.program.program import (
     Wait,
 )
 
-__all__ = ["BUCKET_BYTES", "Backward", "Bucket", "Exchange", "Forward", "Program", "Segment", "Sent", "Start", "Step",
-           "Transfer", "Update", "Wait", "lower"]
+__all__ = [
+    "BUCKET_BYTES",
+    "Backward",
+    "Bucket",
+    "Exchange",
+    "Forward",
+    "Program",
+    "Segment",
+    "Sent",
+    "Start",
+    "Step",
+    "Transfer",
+    "Update",
+    "Wait",
+    "lower",
+]

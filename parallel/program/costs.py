@@ -9,8 +9,17 @@ from parallel.program.program import Program
 from parallel.program.required_memory import Memory, memory_of
 from parallel.results.formatting import size
 
-COST_COLUMNS = ("worker", "parameters", "momentum", "sent: forward", "backward", "gradients", "weights", "all",
-                "multiply-adds")
+COST_COLUMNS = (
+    "worker",
+    "parameters",
+    "momentum",
+    "sent: forward",
+    "backward",
+    "gradients",
+    "weights",
+    "all",
+    "multiply-adds",
+)
 MEMORY_PARTS = tuple(field.name for field in dataclasses.fields(Memory) if field.name != "other")
 """Parts of the required memory that differ between programs; `other` is a constant."""
 MEMORY_COLUMNS = ("memory", *MEMORY_PARTS, "need")
@@ -22,14 +31,26 @@ def cost_rows(program: Program, precision: str) -> list[list[str]]:
     numbers = []
     for worker in range(program.plan.workers):
         sent = program.sent(worker, ACTIVATION_BYTES[precision])
-        numbers.append((program.parameters_held(worker), program.parameters_updated(worker), sent.forward,
-                        sent.backward, sent.sums, sent.gathers, sent.total, program.multiply_adds(worker)))
+        numbers.append(
+            (
+                program.parameters_held(worker),
+                program.parameters_updated(worker),
+                sent.forward,
+                sent.backward,
+                sent.sums,
+                sent.gathers,
+                sent.total,
+                program.multiply_adds(worker),
+            )
+        )
     names = [str(worker) for worker in range(len(numbers))]
     if len(numbers) > 1:
         names.append("all")
         numbers.append(tuple(map(sum, zip(*numbers, strict=True))))  # type: ignore[arg-type]
-    return [[name, f"{held:,}", f"{updated:,}", *map(size, sent_bytes), f"{operations / 1e9:,.2f} G"]
-            for name, (held, updated, *sent_bytes, operations) in zip(names, numbers, strict=True)]
+    return [
+        [name, f"{held:,}", f"{updated:,}", *map(size, sent_bytes), f"{operations / 1e9:,.2f} G"]
+        for name, (held, updated, *sent_bytes, operations) in zip(names, numbers, strict=True)
+    ]
 
 
 def memory_rows(program: Program, precision: str) -> list[list[str]]:
@@ -37,5 +58,7 @@ def memory_rows(program: Program, precision: str) -> list[list[str]]:
     rows = []
     for worker in range(program.plan.workers):
         memory = memory_of(program, worker, precision)
-        rows.append([str(worker), *(size(getattr(memory, part)) for part in MEMORY_PARTS), size(memory.total)])
+        rows.append(
+            [str(worker), *(size(getattr(memory, part)) for part in MEMORY_PARTS), size(memory.total)]
+        )
     return rows

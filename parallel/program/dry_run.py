@@ -36,7 +36,9 @@ class ProgramError(RuntimeError):
         steps = program.steps[worker]
         self.worker = worker
         self.step = str(steps[position]) if position < len(steps) else "end"
-        super().__init__(f"worker {worker}, {self.step}: {reason}\n{marked_schedule(program, worker, position)}")
+        super().__init__(
+            f"worker {worker}, {self.step}: {reason}\n{marked_schedule(program, worker, position)}"
+        )
 
 
 def dry_run(program: Program) -> None:
@@ -109,7 +111,11 @@ class _Walk:
 
     def _own_batches(self, segment: int) -> list[int | None]:
         """Return the micro-batches of a segment's steps."""
-        return [None] if self._program.segments[segment].merged else list(range(self._program.plan.micro_batches))
+        return (
+            [None]
+            if self._program.segments[segment].merged
+            else list(range(self._program.plan.micro_batches))
+        )
 
     def _batches(self, m: int | None) -> Iterable[int]:
         return range(self._program.plan.micro_batches) if m is None else (m,)
@@ -120,7 +126,9 @@ class _Walk:
         return segment.index, None if segment.merged else m
 
     def _check_work(self, segment: int, m: int | None) -> None:
-        self._require(self._worker in self._program.segments[segment].workers, "the segment has no part on this worker")
+        self._require(
+            self._worker in self._program.segments[segment].workers, "the segment has no part on this worker"
+        )
         self._require(m in self._own_batches(segment), "the segment is not computed for this micro-batch")
 
     def _forward(self, segment: int, m: int | None) -> None:
@@ -130,15 +138,21 @@ class _Walk:
             for batch in self._batches(m):
                 for index in indices:
                     if self._worker in self._program.exchanges[index, batch].needs:
-                        self._require((index, batch, False) in self._arrived,
-                                      f"{consumer} reads {producer} before {Wait(index, batch, False)}")
+                        self._require(
+                            (index, batch, False) in self._arrived,
+                            f"{consumer} reads {producer} before {Wait(index, batch, False)}",
+                        )
                 if not indices and self._program.part(consumer, self._worker, batch) is not None:
                     before = self._computed(producer, batch)
-                    self._require(before in self._forwards, f"{consumer} reads {producer} before {Forward(*before)}")
+                    self._require(
+                        before in self._forwards, f"{consumer} reads {producer} before {Forward(*before)}"
+                    )
         passes = sum(done == segment for done, _ in self._forwards)
         for bucket in self._own_buckets(segment):
-            self._require(self._updated[bucket] == (passes if self._every_pass(bucket) else 0),
-                          f"runs before {Update(bucket)} of the pass before")
+            self._require(
+                self._updated[bucket] == (passes if self._every_pass(bucket) else 0),
+                f"runs before {Update(bucket)} of the pass before",
+            )
         self._forwards.add((segment, m))
 
     def _backward(self, segment: int, m: int | None, sync: Sequence[int]) -> None:
@@ -149,19 +163,28 @@ class _Walk:
             for batch in self._batches(m):
                 for index in indices:
                     if self._worker in self._program.exchanges[index, batch].holds:
-                        self._require((index, batch, True) in self._arrived,
-                                      f"needs the gradient of {producer} before {Wait(index, batch, True)}")
+                        self._require(
+                            (index, batch, True) in self._arrived,
+                            f"needs the gradient of {producer} before {Wait(index, batch, True)}",
+                        )
                 if not indices and self._program.part(consumer, self._worker, batch) is not None:
                     after = self._computed(consumer, batch)
-                    self._require(after in self._backwards,
-                                  f"needs the gradient of {producer} before {Backward(*after)}")
+                    self._require(
+                        after in self._backwards,
+                        f"needs the gradient of {producer} before {Backward(*after)}",
+                    )
         self._backwards.add((segment, m))
         for bucket in sync:
             self._require(bucket in self._own_buckets(segment), f"sums U{bucket}, which is not its own")
             complete = self._every_pass(bucket) or all(
-                (segment, batch) in self._backwards for batch in self._own_batches(segment))
-            self._require(complete, f"sums the gradients of U{bucket} before all micro-batches have added theirs")
-            self._require(self._summed[bucket] == self._updated[bucket], f"sums U{bucket} again before its update")
+                (segment, batch) in self._backwards for batch in self._own_batches(segment)
+            )
+            self._require(
+                complete, f"sums the gradients of U{bucket} before all micro-batches have added theirs"
+            )
+            self._require(
+                self._summed[bucket] == self._updated[bucket], f"sums U{bucket} again before its update"
+            )
             self._summed[bucket] += 1
 
     def _start(self, index: int, m: int, backward: bool) -> None:
@@ -173,8 +196,10 @@ class _Walk:
             self._require(before in self._forwards, f"sends {exchange.value} before {Forward(*before)}")
         if backward and self._worker in exchange.needs:
             before = self._computed(exchange.consumer, m)
-            self._require(before in self._backwards,
-                          f"sends the gradient of {exchange.value} before {Backward(*before)}")
+            self._require(
+                before in self._backwards,
+                f"sends the gradient of {exchange.value} before {Backward(*before)}",
+            )
         self._started.add((index, m, backward))
 
     def _wait(self, index: int, m: int, backward: bool) -> None:
@@ -186,13 +211,18 @@ class _Walk:
         self._arrived.add((index, m, backward))
 
     def _update(self, bucket: int) -> None:
-        self._require(self._worker in self._program.buckets[bucket].workers, "this worker does not hold the bucket")
+        self._require(
+            self._worker in self._program.buckets[bucket].workers, "this worker does not hold the bucket"
+        )
         self._require(self._summed[bucket] == self._updated[bucket] + 1, "its gradients have not been summed")
         self._updated[bucket] += 1
 
     def _own_buckets(self, segment: int) -> list[int]:
-        return [b.index for b in self._program.buckets
-                if self._worker in b.workers and self._links.bucket_segment[b.index] == segment]
+        return [
+            b.index
+            for b in self._program.buckets
+            if self._worker in b.workers and self._links.bucket_segment[b.index] == segment
+        ]
 
     def _every_pass(self, bucket: int) -> bool:
         return self._program.updates_every_pass(self._program.buckets[bucket])
@@ -224,13 +254,18 @@ def _check_matching(program: Program) -> None:
         ours, theirs = messages[one][other], messages[other][one]
         for (position, message), (_, counterpart) in zip(ours, theirs, strict=False):
             if message != counterpart:
-                raise ProgramError(program, one, position, f"its message {_name(message)} meets "
-                                   f"{_name(counterpart)} of worker {other}")
+                raise ProgramError(
+                    program,
+                    one,
+                    position,
+                    f"its message {_name(message)} meets {_name(counterpart)} of worker {other}",
+                )
         if len(ours) != len(theirs):
             worker, peer, extra = (one, other, ours) if len(ours) > len(theirs) else (other, one, theirs)
             position, message = extra[min(len(ours), len(theirs))]
-            raise ProgramError(program, worker, position, f"its message {_name(message)} has no counterpart on "
-                               f"worker {peer}")
+            raise ProgramError(
+                program, worker, position, f"its message {_name(message)} has no counterpart on worker {peer}"
+            )
 
 
 def _messages(program: Program, worker: int) -> dict[int, list[tuple[int, Message]]]:
@@ -269,12 +304,18 @@ def _check_progress(program: Program) -> None:
         match program.steps[worker][at[worker]]:
             case Wait(index, m, backward):
                 transfers = program.exchanges[index, m].transfers
-                sources = {t.target if backward else t.source for t in transfers
-                           if (t.source if backward else t.target) == worker}
+                sources = {
+                    t.target if backward else t.source
+                    for t in transfers
+                    if (t.source if backward else t.target) == worker
+                }
                 return {source for source in sources if (source, index, m, backward) not in sent}
             case Update(bucket):
-                return {peer for peer in program.buckets[bucket].workers
-                        if sums[peer, bucket] <= updates[worker, bucket]}
+                return {
+                    peer
+                    for peer in program.buckets[bucket].workers
+                    if sums[peer, bucket] <= updates[worker, bucket]
+                }
         return set()
 
     moved = True
@@ -291,9 +332,16 @@ def _check_progress(program: Program) -> None:
                         updates[worker, bucket] += 1
                 at[worker] += 1
                 moved = True
-    stuck = {worker: steps[at[worker]] for worker, steps in enumerate(program.steps) if at[worker] < len(steps)}
+    stuck = {
+        worker: steps[at[worker]] for worker, steps in enumerate(program.steps) if at[worker] < len(steps)
+    }
     if stuck:
         worker = min(stuck)
         others = ", ".join(f"worker {peer} at {step}" for peer, step in stuck.items() if peer != worker)
-        raise ProgramError(program, worker, at[worker], f"deadlock: it waits for workers {sorted(awaited(worker))}; "
-                           f"also waiting: {others or 'no other worker'}")
+        raise ProgramError(
+            program,
+            worker,
+            at[worker],
+            f"deadlock: it waits for workers {sorted(awaited(worker))}; "
+            f"also waiting: {others or 'no other worker'}",
+        )

@@ -35,8 +35,10 @@ STEP_COLUMNS = ("step", "what", "box", "sends", "receives")
 
 def step_cells(program: Program, worker: int, precision: str) -> list[list[str]]:
     """Return a row of text for every step of `worker` under `STEP_COLUMNS`."""
-    return [[row.step, row.what, row.box, *(size(count) if count else "" for count in (row.sent, row.received))]
-            for row in step_rows(program, worker, ACTIVATION_BYTES[precision])]
+    return [
+        [row.step, row.what, row.box, *(size(count) if count else "" for count in (row.sent, row.received))]
+        for row in step_rows(program, worker, ACTIVATION_BYTES[precision])
+    ]
 
 
 def step_rows(program: Program, worker: int, itemsize: int) -> list[StepRow]:
@@ -65,26 +67,47 @@ def _row(program: Program, worker: int, step: Step, itemsize: int) -> StepRow:
             segment = program.segments[index]
             return StepRow(str(step), span_of(segment.ops), _output(program, segment, m, worker), 0, 0)
         case Backward(index, m, sync):
-            segment, shared = program.segments[index], [i for i in sync if len(program.buckets[i].workers) > 1]
+            segment, shared = (
+                program.segments[index],
+                [i for i in sync if len(program.buckets[i].workers) > 1],
+            )
             sums = f", sum {' '.join(f'U{i}' for i in shared)}" if shared else ""
             sent = sum(program.buckets[i].size - _own(program, i, worker) for i in shared)
-            return StepRow(str(step), span_of(reversed(segment.ops)) + sums, _output(program, segment, m, worker),
-                           sent * weight, 0)
+            return StepRow(
+                str(step),
+                span_of(reversed(segment.ops)) + sums,
+                _output(program, segment, m, worker),
+                sent * weight,
+                0,
+            )
         case Start(index, m, backward) | Wait(index, m, backward):
             exchange, starts = program.exchanges[index, m], isinstance(step, Start)
-            ends = [(t.target, t.source, t.box) if backward else (t.source, t.target, t.box)
-                    for t in exchange.transfers if t.source != t.target]
+            ends = [
+                (t.target, t.source, t.box) if backward else (t.source, t.target, t.box)
+                for t in exchange.transfers
+                if t.source != t.target
+            ]
             volume = exchange.itemsize(itemsize) * sum(
-                box.volume for source, target, box in ends if worker == (source if starts else target))
+                box.volume for source, target, box in ends if worker == (source if starts else target)
+            )
             box = (exchange.holds if starts != backward else exchange.needs).get(worker)
-            return StepRow(str(step), exchange.name, "-" if box is None else str(box),
-                           volume if starts else 0, 0 if starts else volume)
+            return StepRow(
+                str(step),
+                exchange.name,
+                "-" if box is None else str(box),
+                volume if starts else 0,
+                0 if starts else volume,
+            )
         case Update(index):
             bucket, own = program.buckets[index], _own(program, index, worker)
             peers, (start, stop) = len(bucket.workers) - 1, bucket.shard(worker)
-            return StepRow(str(step), span_of(".".join(name) for name in bucket.parameters),
-                           f"[{start}:{stop}] of {bucket.size}", own * peers * weight,
-                           (own * peers + (bucket.size - own)) * weight)
+            return StepRow(
+                str(step),
+                span_of(".".join(name) for name in bucket.parameters),
+                f"[{start}:{stop}] of {bucket.size}",
+                own * peers * weight,
+                (own * peers + (bucket.size - own)) * weight,
+            )
 
 
 def _own(program: Program, bucket: int, worker: int) -> int:

@@ -19,7 +19,18 @@ from parallel.graph import INPUT, Graph
 from parallel.graph.box import Box, Span
 from parallel.graph.ops import Op
 from parallel.plans import Plan, check_batch
-from parallel.program.program import Backward, Bucket, Exchange, Forward, Program, Segment, Start, Step, Update, Wait
+from parallel.program.program import (
+    Backward,
+    Bucket,
+    Exchange,
+    Forward,
+    Program,
+    Segment,
+    Start,
+    Step,
+    Update,
+    Wait,
+)
 from parallel.program.schedule import Task, schedule
 
 BUCKET_BYTES = 1 << 20
@@ -32,8 +43,11 @@ def lower(graph: Graph, plan: Plan, batch_size: int) -> Program:
     check_batch(graph, plan, batch_size)
     program = Program(graph, plan, batch_size, (), {}, (), _merged(graph, plan), (), ((),) * plan.workers)
     segments, edges = _segments(program)
-    exchanges = {(i, m): _exchange(program, i, m, *edge) for i, edge in enumerate(edges)
-                 for m in range(plan.micro_batches)}
+    exchanges = {
+        (i, m): _exchange(program, i, m, *edge)
+        for i, edge in enumerate(edges)
+        for m in range(plan.micro_batches)
+    }
     program = replace(program, segments=segments, exchanges=exchanges, buckets=_buckets(program, segments))
     program = replace(program, order=_order(program))
     return replace(program, steps=_steps(program))
@@ -56,14 +70,20 @@ def _segments(program: Program) -> tuple[tuple[Segment, ...], list[tuple[str, st
     input)."""
     plan, groups, edges = program.plan, list[list[str]](), list[tuple[str, str, int]]()
     for op in program.graph:
-        crossing = [i for i, producer in enumerate(op.inputs) if producer != INPUT
-                    and not _local(program, producer, op, i)]
+        crossing = [
+            i
+            for i, producer in enumerate(op.inputs)
+            if producer != INPUT and not _local(program, producer, op, i)
+        ]
         edges += [(op.inputs[i], op.name, i) for i in crossing]
         last = groups[-1][-1] if groups else None
-        joins = (last is not None and not crossing
-                 and set(plan[last].on) == set(plan[op.name].on)
-                 and (last in program.merged) == (op.name in program.merged)
-                 and _same_samples(program, last, op.name))
+        joins = (
+            last is not None
+            and not crossing
+            and set(plan[last].on) == set(plan[op.name].on)
+            and (last in program.merged) == (op.name in program.merged)
+            and _same_samples(program, last, op.name)
+        )
         if joins:
             groups[-1].append(op.name)
         else:
@@ -77,12 +97,16 @@ def _segments(program: Program) -> tuple[tuple[Segment, ...], list[tuple[str, st
 def _same_samples(program: Program, one: str, other: str) -> bool:
     """Return whether every worker computes both ops for the same samples; on branches they may
     differ."""
+
     def samples(op: str, worker: int, m: int) -> Span:
         part = program.part(op, worker, m)
         return (0, 0) if part is None else part.box.spans[0]
 
-    return all(samples(one, worker, m) == samples(other, worker, m)
-               for worker in program.plan[one].on for m in _different(program))
+    return all(
+        samples(one, worker, m) == samples(other, worker, m)
+        for worker in program.plan[one].on
+        for m in _different(program)
+    )
 
 
 def _different(program: Program) -> range:
@@ -119,8 +143,16 @@ def _exchange(program: Program, index: int, m: int, producer: str, consumer: str
             holds[worker] = held
         if needed:
             needs[worker] = needed[which]
-    return Exchange(index, m, producer, consumer, holds, needs, adds=_adds(program, producer),
-                    wide=program.graph[producer].wide)
+    return Exchange(
+        index,
+        m,
+        producer,
+        consumer,
+        holds,
+        needs,
+        adds=_adds(program, producer),
+        wide=program.graph[producer].wide,
+    )
 
 
 def _buckets(program: Program, segments: tuple[Segment, ...]) -> tuple[Bucket, ...]:
@@ -129,16 +161,25 @@ def _buckets(program: Program, segments: tuple[Segment, ...]) -> tuple[Bucket, .
     buckets: list[Bucket] = []
 
     def close(workers: tuple[int, ...], entries: list[tuple[str, str, Box]]) -> None:
-        buckets.append(Bucket(len(buckets), tuple((op, name) for op, name, _ in entries),
-                              tuple(box for _, _, box in entries), workers))
+        buckets.append(
+            Bucket(
+                len(buckets),
+                tuple((op, name) for op, name, _ in entries),
+                tuple(box for _, _, box in entries),
+                workers,
+            )
+        )
 
     for segment in reversed(segments):
         small: dict[tuple[int, ...], list[tuple[str, str, Box]]] = defaultdict(list)
         for op_name in reversed(segment.ops):
             holders: dict[tuple[str, Box], list[int]] = defaultdict(list)
             for worker in sorted(segment.workers):
-                part = next(p for m in range(program.plan.micro_batches)
-                            if (p := program.part(op_name, worker, m)) is not None)
+                part = next(
+                    p
+                    for m in range(program.plan.micro_batches)
+                    if (p := program.part(op_name, worker, m)) is not None
+                )
                 for name, box in program.graph[op_name].parameter_boxes(part).items():
                     holders[name, box].append(worker)
             for (name, box), workers in holders.items():
@@ -158,11 +199,22 @@ def _order(program: Program) -> tuple[Task, ...]:
     """Return the global order of all forwards and backwards."""
     segments, plan = program.segments, program.plan
     segment_of = {name: segment.index for segment in segments for name in segment.ops}
-    links = {(segment_of[producer], segment_of[op.name]) for op in program.graph for producer in op.inputs
-             if producer != INPUT and segment_of[producer] != segment_of[op.name]}
+    links = {
+        (segment_of[producer], segment_of[op.name])
+        for op in program.graph
+        for producer in op.inputs
+        if producer != INPUT and segment_of[producer] != segment_of[op.name]
+    }
     pipeline = "passes" if plan.update == "pass" else "1f1b" if plan.scheme != "a" else plan.pipeline
-    return tuple(schedule([s.workers for s in segments], [s.merged for s in segments], sorted(links),
-                          plan.micro_batches, pipeline))
+    return tuple(
+        schedule(
+            [s.workers for s in segments],
+            [s.merged for s in segments],
+            sorted(links),
+            plan.micro_batches,
+            pipeline,
+        )
+    )
 
 
 def _steps(program: Program) -> tuple[tuple[Step, ...], ...]:
@@ -193,8 +245,12 @@ def _steps(program: Program) -> tuple[tuple[Step, ...], ...]:
             for index in out_of[segment.index]:
                 for m in batches:
                     emit(Wait(index, m, True))
-            ready = [b for b in program.buckets if bucket_segment[b.index] == segment.index
-                     and (last_backward[segment.index] == task or program.updates_every_pass(b))]
+            ready = [
+                b
+                for b in program.buckets
+                if bucket_segment[b.index] == segment.index
+                and (last_backward[segment.index] == task or program.updates_every_pass(b))
+            ]
             for worker in segment.workers:
                 own = tuple(b.index for b in ready if worker in b.workers)
                 steps[worker].append(Backward(segment.index, task.micro_batch, own))
@@ -226,4 +282,8 @@ def _steps(program: Program) -> tuple[tuple[Step, ...], ...]:
 
 
 def _batches(task: Task, plan: Plan) -> range:
-    return range(plan.micro_batches) if task.micro_batch is None else range(task.micro_batch, task.micro_batch + 1)
+    return (
+        range(plan.micro_batches)
+        if task.micro_batch is None
+        else range(task.micro_batch, task.micro_batch + 1)
+    )

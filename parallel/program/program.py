@@ -73,24 +73,32 @@ class Exchange:
     @cached_property
     def transfers(self) -> tuple[Transfer, ...]:
         """All non-empty intersections of a box held with a box needed."""
-        pairs = ((source, target, held & need) for source, held in self.holds.items()
-                 for target, need in self.needs.items())
+        pairs = (
+            (source, target, held & need)
+            for source, held in self.holds.items()
+            for target, need in self.needs.items()
+        )
         return tuple(Transfer(source, target, box) for source, target, box in pairs if not box.empty)
 
     @cached_property
     def moved(self) -> tuple[Mapping[int, int], Mapping[int, int]]:
         """Elements that each worker sends to others, and that each receives; backward swaps the
         two."""
-        held, needed = (np.array([boxes[worker].spans for worker in boxes], dtype=np.int64)
-                        for boxes in (self.holds, self.needs))  # [workers, dims, 2]
+        # Shapes [workers, dims, 2].
+        held, needed = (
+            np.array([boxes[worker].spans for worker in boxes], dtype=np.int64)
+            for boxes in (self.holds, self.needs)
+        )
         overlaps = np.ones((len(held), len(needed)), dtype=np.int64)
         for d in range(held.shape[1]):  # one matrix of all pairs per dim: 1,024 workers make a million pairs
             stops = np.minimum(held[:, None, d, 1], needed[None, :, d, 1])
             overlaps *= np.maximum(0, stops - np.maximum(held[:, None, d, 0], needed[None, :, d, 0]))
         sources, targets = np.array(list(self.holds)), np.array(list(self.needs))
         overlaps[sources[:, None] == targets[None, :]] = 0
-        return (dict(zip(self.holds, overlaps.sum(axis=1).tolist(), strict=True)),
-                dict(zip(self.needs, overlaps.sum(axis=0).tolist(), strict=True)))
+        return (
+            dict(zip(self.holds, overlaps.sum(axis=1).tolist(), strict=True)),
+            dict(zip(self.needs, overlaps.sum(axis=0).tolist(), strict=True)),
+        )
 
     @cached_property
     def workers(self) -> frozenset[int]:
@@ -236,8 +244,11 @@ class Program:
             return None
         samples = cut(self.batch_size, self.plan.micro_batches, micro_batch)
         if op in self.merged and self.plan.scheme == "b":  # pass i consists of the samples of worker on[i]
-            return Part(Box.whole((0, *self.graph[op].domain)).replace(0, samples)) if (
-                layout.on[micro_batch] == worker) else None
+            return (
+                Part(Box.whole((0, *self.graph[op].domain)).replace(0, samples))
+                if (layout.on[micro_batch] == worker)
+                else None
+            )
         return layout.part(self.graph[op], worker, samples)
 
     def output(self, op: str, worker: int, micro_batch: int) -> Box | None:
@@ -295,8 +306,12 @@ class Program:
 
     def parameters_updated(self, worker: int) -> int:
         """Return the elements of the shards that the worker updates and keeps the momentum of."""
-        return sum(stop - start for bucket in self.buckets if worker in bucket.workers
-                   for start, stop in [bucket.shard(worker)])
+        return sum(
+            stop - start
+            for bucket in self.buckets
+            if worker in bucket.workers
+            for start, stop in [bucket.shard(worker)]
+        )
 
     def multiply_adds(self, worker: int) -> int:
         """Return the multiply-adds of the worker in one step.
@@ -315,7 +330,9 @@ class Program:
         return total
 
     def __str__(self) -> str:
-        lines = [f"segment {s.index} on {sorted(s.workers)}{' merged' if s.merged else ''}: {' '.join(s.ops)}"
-                 for s in self.segments]
+        lines = [
+            f"segment {s.index} on {sorted(s.workers)}{' merged' if s.merged else ''}: {' '.join(s.ops)}"
+            for s in self.segments
+        ]
         lines += [f"worker {w}: {' '.join(map(str, steps))}" for w, steps in enumerate(self.steps)]
         return "\n".join(lines)

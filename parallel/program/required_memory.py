@@ -71,7 +71,9 @@ def memory_of(program: Program, worker: int, precision: str) -> Memory:
         activations=activations,
         messages=messages,
         images=_images(program, worker) * (FLOAT_BATCHES * weight + BYTE_BATCHES),
-        working=max((_working(program, segment, worker, activation) for segment in program.segments), default=0),
+        working=max(
+            (_working(program, segment, worker, activation) for segment in program.segments), default=0
+        ),
         model=program.graph.parameter_count * weight,
     )
 
@@ -82,8 +84,10 @@ def refuse_too_large(program: Program, precision: str, available: Sequence[int |
     for worker, there in enumerate(available):
         need = memory_of(program, worker, precision).total
         if there is not None and need > there:
-            raise ValueError(f"the plan is too large for worker {worker}: it needs about {need / 1e9:.2f} GB of memory "
-                             f"with trainer.batch_size={program.batch_size}, and {there / 1e9:.2f} GB are free")
+            raise ValueError(
+                f"the plan is too large for worker {worker}: it needs about {need / 1e9:.2f} GB of memory "
+                f"with trainer.batch_size={program.batch_size}, and {there / 1e9:.2f} GB are free"
+            )
 
 
 def _is_copied(bucket: Bucket) -> bool:
@@ -96,13 +100,18 @@ def _images(program: Program, worker: int) -> int:
     """Return the elements of the images that the worker loads. Images are loaded whole."""
     channels, height, width = program.graph.input_shape
     readers = [op for op in program.graph if INPUT in op.inputs]
-    samples = {part.box.spans[0] for op in readers for m in range(program.plan.micro_batches)
-               if (part := program.part(op.name, worker, m)) is not None}
+    samples = {
+        part.box.spans[0]
+        for op in readers
+        for m in range(program.plan.micro_batches)
+        if (part := program.part(op.name, worker, m)) is not None
+    }
     return sum(stop - start for start, stop in samples) * channels * height * width
 
 
 def _working(program: Program, segment: Segment, worker: int, itemsize: int) -> int:
     """Return the working memory of the largest op of a segment, in bytes."""
+
     def of(op: Op, m: int) -> int:
         part = program.part(op.name, worker, m)
         if part is None:
@@ -118,8 +127,11 @@ def _peaks(program: Program, worker: int, itemsize: int) -> tuple[int, int]:
     """Return the peak bytes of activations and of messages over the worker's steps."""
     producers = {name: segment.index for segment in program.segments for name in segment.ops}
     exchanged = {(exchange.value, exchange.consumer) for exchange in program.exchanges.values()}
-    waits = {(step.exchange, step.micro_batch, step.backward) for step in program.steps[worker]
-             if isinstance(step, Wait)}
+    waits = {
+        (step.exchange, step.micro_batch, step.backward)
+        for step in program.steps[worker]
+        if isinstance(step, Wait)
+    }
     activations = most_activations = messages = most_messages = 0
     gradients: dict[tuple[int, int | None], int] = {}
     """Bytes of gradients that were received or left by a later segment, by the segment and
@@ -152,23 +164,36 @@ def _peaks(program: Program, worker: int, itemsize: int) -> tuple[int, int]:
     return most_activations, most_messages
 
 
-def _left(program: Program, segment: Segment, m: int | None, worker: int, itemsize: int,
-          exchanged: Set[tuple[str, str]]) -> list[tuple[str, int]]:
+def _left(
+    program: Program,
+    segment: Segment,
+    m: int | None,
+    worker: int,
+    itemsize: int,
+    exchanged: Set[tuple[str, str]],
+) -> list[tuple[str, int]]:
     """Return the gradients (value, bytes) that backward of a segment leaves for earlier segments of
     this worker."""
     own, found = {*segment.ops, INPUT}, list[tuple[str, int]]()
     for name in segment.ops:
         for value in program.graph[name].inputs:
             if value not in own and (value, name) not in exchanged:
-                found += [(value, box.volume * itemsize) for batch in _batches(program, m)
-                          if (box := program.output(value, worker, batch)) is not None]
+                found += [
+                    (value, box.volume * itemsize)
+                    for batch in _batches(program, m)
+                    if (box := program.output(value, worker, batch)) is not None
+                ]
     return found
 
 
 def _kept(program: Program, segment: Segment, m: int | None, worker: int, itemsize: int) -> int:
     """Return the bytes that forward of a segment keeps for its backward."""
-    return sum(program.graph[name].kept_bytes(part, itemsize) for name in segment.ops
-               for batch in _batches(program, m) if (part := program.part(name, worker, batch)) is not None)
+    return sum(
+        program.graph[name].kept_bytes(part, itemsize)
+        for name in segment.ops
+        for batch in _batches(program, m)
+        if (part := program.part(name, worker, batch)) is not None
+    )
 
 
 def _batches(program: Program, m: int | None) -> Sequence[int]:
@@ -181,7 +206,9 @@ def _buffers(exchange: Exchange, worker: int, backward: bool, itemsize: int) -> 
 
     Sent boxes are copied. Received boxes go straight to their place, unless they are to be added.
     """
-    sent, received = (elements.get(worker, 0) for elements in (exchange.moved[::-1] if backward else exchange.moved))
+    sent, received = (
+        elements.get(worker, 0) for elements in (exchange.moved[::-1] if backward else exchange.moved)
+    )
     wants = (exchange.holds if backward else exchange.needs).get(worker)
     adds = exchange.adds or backward
     size = exchange.itemsize(itemsize)

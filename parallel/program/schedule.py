@@ -31,7 +31,10 @@ class Task:
 
 
 def schedule(
-    workers: Sequence[frozenset[int]], merged: Sequence[bool], edges: Sequence[tuple[int, int]], micro_batches: int,
+    workers: Sequence[frozenset[int]],
+    merged: Sequence[bool],
+    edges: Sequence[tuple[int, int]],
+    micro_batches: int,
     pipeline: str,
 ) -> list[Task]:
     """Return all tasks in order. `workers` and `merged` are per segment; `edges` are (producer,
@@ -77,7 +80,9 @@ def schedule(
     now = 0
     while pending:
         busy = {w for end, t in running for w in workers[t.segment] if end > now}
-        ready = sorted((t for t in pending if all(ended.get(d, now + 1) <= now for d in dependencies[t])), key=priority)
+        ready = sorted(
+            (t for t in pending if all(ended.get(d, now + 1) <= now for d in dependencies[t])), key=priority
+        )
         for task in ready:
             limited = not task.backward and in_flight[task.segment] >= most_in_flight[task.segment]
             if limited or workers[task.segment] & busy:

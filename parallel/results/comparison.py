@@ -83,8 +83,12 @@ class Result:
     def time_split(self) -> dict[str, float] | None:
         """Return the mean seconds of each of `EPOCH_PARTS`, and of the rest as `other`. None: not
         measured."""
-        epochs = [e for r in self.records for e in r.epochs
-                  if all(getattr(e, part) is not None for part in EPOCH_PARTS)]
+        epochs = [
+            e
+            for r in self.records
+            for e in r.epochs
+            if all(getattr(e, part) is not None for part in EPOCH_PARTS)
+        ]
         if not epochs:
             return None
         parts = {part: _mean([getattr(e, part) for e in epochs]) for part in EPOCH_PARTS}
@@ -116,11 +120,15 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     Strategies have the order of their first records too, after the baseline's.
     """
     records = tuple(records)
-    order = list(dict.fromkeys(record.strategy for record in sorted(records, key=lambda record: not record.baseline)))
+    order = list(
+        dict.fromkeys(record.strategy for record in sorted(records, key=lambda record: not record.baseline))
+    )
     groups: dict[tuple[Workload, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record.workload, hardware(record)].append(record)
-    return [Comparison(workload, machine, _results(group, order)) for (workload, machine), group in groups.items()]
+    return [
+        Comparison(workload, machine, _results(group, order)) for (workload, machine), group in groups.items()
+    ]
 
 
 def hardware(record: Record) -> str:
@@ -156,8 +164,15 @@ def workers_and_threads(result: Result) -> str:
 def baseline_of(record: Record, records: Iterable[Record], threads: int | None) -> tuple[Record, ...]:
     """Return the runs among `records` that are the baseline of `record` at `threads` threads; maybe
     none."""
-    return tuple(r for r in records if r.baseline and r.threads == threads and r.workload == record.workload
-                 and hardware(r) == hardware(record) and _treatment(r) == _treatment(record))
+    return tuple(
+        r
+        for r in records
+        if r.baseline
+        and r.threads == threads
+        and r.workload == record.workload
+        and hardware(r) == hardware(record)
+        and _treatment(r) == _treatment(record)
+    )
 
 
 def epoch_times(records: Iterable[Record]) -> tuple[float, ...]:
@@ -187,8 +202,15 @@ def _results(records: Sequence[Record], order: Sequence[str]) -> tuple[Result, .
 
 def _key(record: Record) -> Key:
     plan = None if record.plan is None else plan_fingerprint(record.plan)
-    return Key(record.strategy, record.label, record.workers, record.threads, _treatment(record), plan,
-               record.baseline)
+    return Key(
+        record.strategy,
+        record.label,
+        record.workers,
+        record.threads,
+        _treatment(record),
+        plan,
+        record.baseline,
+    )
 
 
 def _treatment(record: Record) -> Options:
@@ -196,8 +218,9 @@ def _treatment(record: Record) -> Options:
     return tuple((name, trainer[name]) for name in TREATMENT if name in trainer)
 
 
-def _result(key: Key, scheme: str, place: int, role: Role, pool: Sequence[Record],
-            baseline: Sequence[Record]) -> Result:
+def _result(
+    key: Key, scheme: str, place: int, role: Role, pool: Sequence[Record], baseline: Sequence[Record]
+) -> Result:
     ratio = None
     if role == "baseline":
         ratio = Speedup(1.0)
@@ -205,12 +228,19 @@ def _result(key: Key, scheme: str, place: int, role: Role, pool: Sequence[Record
         ratio = speedup(epoch_times(baseline), epoch_times(pool))
     memory = [e.peak_memory_bytes for r in pool for e in r.epochs if e.peak_memory_bytes is not None]
     return Result(
-        key=key, scheme=scheme, place=place, role=role, records=tuple(pool), epoch_s=summarise(epoch_times(pool)),
+        key=key,
+        scheme=scheme,
+        place=place,
+        role=role,
+        records=tuple(pool),
+        epoch_s=summarise(epoch_times(pool)),
         speedup=ratio,
         images_per_second=median_of(pool, "images_per_second"),
         efficiency=None if ratio is None or role == "machine" else ratio.ratio / key.workers,
-        top1=_after_last_epoch(pool, "val_top1"), top5=_after_last_epoch(pool, "val_top5"),
-        bytes_per_epoch=median_of(pool, "bytes_sent"), peak_memory_bytes=max(memory, default=None),
+        top1=_after_last_epoch(pool, "val_top1"),
+        top5=_after_last_epoch(pool, "val_top5"),
+        bytes_per_epoch=median_of(pool, "bytes_sent"),
+        peak_memory_bytes=max(memory, default=None),
     )
 
 

@@ -12,11 +12,25 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = {"torch": "torch", "numpy": "numpy", "hydra": "hydra-core", "wandb": "wandb",
-            "parallel": "parallel-experiments"}
+PACKAGES = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "hydra": "hydra-core",
+    "wandb": "wandb",
+    "parallel": "parallel-experiments",
+}
 """Key in the record, and name of the distribution."""
-VARIABLES = ("OMP_", "MKL_", "KMP_", "MALLOC_", "GLOO_", "NCCL_", "TORCH_NCCL_", "CUDA_VISIBLE_DEVICES",
-             "LD_PRELOAD")
+VARIABLES = (
+    "OMP_",
+    "MKL_",
+    "KMP_",
+    "MALLOC_",
+    "GLOO_",
+    "NCCL_",
+    "TORCH_NCCL_",
+    "CUDA_VISIBLE_DEVICES",
+    "LD_PRELOAD",
+)
 """Prefixes of environment variables that influence speed."""
 
 
@@ -87,8 +101,9 @@ def _git_commit() -> tuple[str | None, bool | None]:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True,
-                              timeout=10)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10
+        )
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -7,10 +7,19 @@ from typing import Any
 from parallel.config.typed import structure
 from parallel.results.records import plan_fingerprint
 
-DEFAULTS = {"micro_batches": 1, "pipeline": "1f1b", "update": "step", "bucket_mb": 25.0, "method": "exact",
-            "seed": 0,
-            "time_limit_s": 60.0, "candidates": 3, "confirm": False, "confirm_steps": 5,
-            "plans": ".cache/parallel/plans"}
+DEFAULTS = {
+    "micro_batches": 1,
+    "pipeline": "1f1b",
+    "update": "step",
+    "bucket_mb": 25.0,
+    "method": "exact",
+    "seed": 0,
+    "time_limit_s": 60.0,
+    "candidates": 3,
+    "confirm": False,
+    "confirm_steps": 5,
+    "plans": ".cache/parallel/plans",
+}
 """Options of all strategies in format 1."""
 NUM_CLASSES = 1000
 """Default of data.num_classes in format 1, where all data sets had it but only synthetic read
@@ -22,13 +31,18 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
     config = structure(dict[str, Any], values.get("config", {}), "config")
     options = structure(dict[str, Any], config.get("strategy", {}), "config.strategy")
     words = [values.get("strategy"), values.get("scheme")]
-    words += [f"{name}={value}" for name, value in options.items()
-              if name in DEFAULTS and value != DEFAULTS[name]]
+    words += [
+        f"{name}={value}" for name, value in options.items() if name in DEFAULTS and value != DEFAULTS[name]
+    ]
     if options.get("path") is not None and isinstance(values.get("plan"), str):
         words.append(f"plan {plan_fingerprint(values['plan'])}")
     data = structure(dict[str, Any], config.get("data", {}), "config.data")
     if data.get("num_classes") == NUM_CLASSES:
         data = {name: value for name, value in data.items() if name != "num_classes"}
-    return {**values, "config": {**config, "data": data}, "format": 2,
-            "label": " ".join(str(word) for word in words if word is not None),
-            "baseline": values.get("strategy") == "single" and values.get("workers") == 1}
+    return {
+        **values,
+        "config": {**config, "data": data},
+        "format": 2,
+        "label": " ".join(str(word) for word in words if word is not None),
+        "baseline": values.get("strategy") == "single" and values.get("workers") == 1,
+    }

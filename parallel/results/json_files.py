@@ -24,8 +24,12 @@ def read_json(path: Path, *formats: int) -> dict[str, Any]:
         raise ValueError(f"{path} is truncated or not JSON: {error}") from None
     with naming(path):
         values = structure(dict[str, Any], values, "content")
-        require(values.get("format") in formats, "format", values.get("format"),
-                f"must be {' or '.join(map(str, formats))} to be read here")
+        require(
+            values.get("format") in formats,
+            "format",
+            values.get("format"),
+            f"must be {' or '.join(map(str, formats))} to be read here",
+        )
     return values
 
 

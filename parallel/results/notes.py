@@ -18,9 +18,15 @@ from parallel.results.comparison import TREATMENT, Comparison, Result
 from parallel.results.records import Record, Workload
 from parallel.results.statistics import speedup
 
-HARMLESS = ("trainer.epochs", "trainer.seed", "data.root", "data.cache", "data.cache_limit_gb",
-            "data.decoders",
-            *(f"trainer.{name}" for name in TREATMENT))
+HARMLESS = (
+    "trainer.epochs",
+    "trainer.seed",
+    "data.root",
+    "data.cache",
+    "data.cache_limit_gb",
+    "data.decoders",
+    *(f"trainer.{name}" for name in TREATMENT),
+)
 """Fields that may differ between compared runs without a note."""
 CACHE = ("data.cache", "data.cache_limit_gb", "data.decoders")
 """Fields that change neither the workload nor its location."""
@@ -31,8 +37,13 @@ def notes(comparison: Comparison) -> list[str]:
     """Return the notes of one comparison, the most important first."""
     results = comparison.results
     records = [record for result in results for record in result.records]
-    return [*_missing_speedups(results), *_missing_intervals(results), *_whole_machine(results),
-            *_warmup(records), *_differences(records)]
+    return [
+        *_missing_speedups(results),
+        *_missing_intervals(results),
+        *_whole_machine(results),
+        *_warmup(records),
+        *_differences(records),
+    ]
 
 
 def baseline_command(record: Record) -> str | None:
@@ -66,8 +77,10 @@ def _missing_speedups(results: Sequence[Result]) -> Iterable[str]:
             seen.add((record.threads, command))
             threads = "the same threads" if record.threads is None else f"{record.threads} thread(s)"
             how = f"; run it with: {command}" if command else ""
-            yield (f"No speedup for {record.strategy}: there is no {BASELINE} of this workload with "
-                   f"{threads}{how}")
+            yield (
+                f"No speedup for {record.strategy}: there is no {BASELINE} of this workload with "
+                f"{threads}{how}"
+            )
 
 
 def _missing_intervals(results: Sequence[Result]) -> Iterable[str]:
@@ -80,11 +93,16 @@ def _whole_machine(results: Sequence[Result]) -> Iterable[str]:
     for machine in (result for result in results if result.role == "machine"):
         threads = machine.key.threads
         whole = any(threads == r.environment.get("cpu_count") for r in machine.records)
-        against = [f"{result.label} {speedup(machine.epoch_times, result.epoch_times)}" for result in results
-                   if not result.key.baseline]
+        against = [
+            f"{result.label} {speedup(machine.epoch_times, result.epoch_times)}"
+            for result in results
+            if not result.key.baseline
+        ]
         machine_name = " (the whole machine)" if whole else ""
-        yield (f"Against {BASELINE} with {threads} threads{machine_name}, which a user of one machine would "
-               f"run instead: {'; '.join(against)}")
+        yield (
+            f"Against {BASELINE} with {threads} threads{machine_name}, which a user of one machine would "
+            f"run instead: {'; '.join(against)}"
+        )
 
 
 def _warmup(records: Sequence[Record]) -> Iterable[str]:
@@ -106,8 +124,11 @@ def _differences(records: Sequence[Record]) -> Iterable[str]:
         variables = record.environment.get("variables") or {}
         # The record has the threads; torchrun sets the variable only for worlds of several
         # processes.
-        steady = {name: value for name, value in variables.items()
-                  if not name.endswith("_NUM_THREADS") and name != "CUDA_VISIBLE_DEVICES"}
+        steady = {
+            name: value
+            for name, value in variables.items()
+            if not name.endswith("_NUM_THREADS") and name != "CUDA_VISIBLE_DEVICES"
+        }
         values["environment variables"].add(json.dumps(steady, sort_keys=True))
     for name, found in values.items():
         if len(found) > 1 and name not in HARMLESS:

@@ -40,8 +40,12 @@ class RecordWriter:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        require(not (run_dir / RECORD).exists(), "run_dir", run_dir,
-                "already holds a finished run; choose another")
+        require(
+            not (run_dir / RECORD).exists(),
+            "run_dir",
+            run_dir,
+            "already holds a finished run; choose another",
+        )
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / EPOCHS).unlink(missing_ok=True)
         self.run_dir = run_dir
@@ -61,8 +65,12 @@ class RecordWriter:
 
     def finish(self, record: Record) -> None:
         """Complete the record. `record.epochs` must be the epochs that were appended."""
-        require(record.epochs == self.epochs, "record.epochs", len(record.epochs),
-                f"must be the {len(self.epochs)} epochs that were appended")
+        require(
+            record.epochs == self.epochs,
+            "record.epochs",
+            len(record.epochs),
+            f"must be the {len(self.epochs)} epochs that were appended",
+        )
         os.fsync(self._part.fileno())
         self._part.close()
         os.replace(self.run_dir / PART, self.run_dir / EPOCHS)
@@ -105,8 +113,9 @@ def read_record(path: Path) -> Record:
     with naming(file):
         if values["format"] == 1:
             values = upgraded(values)
-        require("directory" not in values, "directory", values.get("directory"),
-                "is not a field of a record file")
+        require(
+            "directory" not in values, "directory", values.get("directory"), "is not a field of a record file"
+        )
         stated = structure(_StatedEpochs, values.get("epochs"), "epochs")
     with naming(file.with_name(EPOCHS)):
         epochs = _read_epochs(file.with_name(EPOCHS), stated)

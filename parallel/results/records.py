@@ -109,8 +109,9 @@ class Record:
         require(self.threads is None or self.threads >= 1, "threads", self.threads, "must be at least 1")
         require(len(self.epochs) >= 1, "epochs", len(self.epochs), "must be at least 1: a record has results")
         numbers = [e.epoch for e in self.epochs]
-        require(numbers == list(range(1, len(numbers) + 1)), "epochs", numbers,
-                "must count from 1 without a gap")
+        require(
+            numbers == list(range(1, len(numbers) + 1)), "epochs", numbers, "must count from 1 without a gap"
+        )
 
 
 def plan_fingerprint(plan: str) -> str:

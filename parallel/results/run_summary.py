@@ -32,8 +32,9 @@ def run_summary(record: Record, sweep_dir: Path | None) -> dict[str, float | str
     except ValueError as error:
         return summary | {"speedup_note": str(error)}
     if ratio is None:
-        return summary | {"speedup_note": "no baseline with the same workload, hardware and threads had "
-                                          "finished"}
+        return summary | {
+            "speedup_note": "no baseline with the same workload, hardware and threads had finished"
+        }
     summary |= {"speedup": ratio.ratio, "efficiency": ratio.ratio / record.workers}
     if ratio.low is not None and ratio.high is not None:
         summary |= {"speedup_low": ratio.low, "speedup_high": ratio.high}

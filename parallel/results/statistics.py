@@ -1,11 +1,11 @@
 """Summaries and speedups of epoch times in seconds, as tables and plots show them.
 
-    summary     minimum, first quartile, median, mean, third quartile, maximum      `summarise`
-                (quartiles of type 7 of Hyndman and Fan 1996, as in R and NumPy)
-    speedup     median epoch of the baseline ÷ median epoch of the strategy         `speedup`
-    interval    95 % percentile bootstrap of that ratio (Efron and Tibshirani       `speedup`
-                1993, ch. 13); both sides are resampled independently
-    efficiency  speedup ÷ workers
+summary     minimum, first quartile, median, mean, third quartile, maximum      `summarise`
+            (quartiles of type 7 of Hyndman and Fan 1996, as in R and NumPy)
+speedup     median epoch of the baseline ÷ median epoch of the strategy         `speedup`
+interval    95 % percentile bootstrap of that ratio (Efron and Tibshirani       `speedup`
+            1993, ch. 13); both sides are resampled independently
+efficiency  speedup ÷ workers
 """
 
 from __future__ import annotations
@@ -84,8 +84,14 @@ def speedup(
     # Imported here: it takes half a second, and most importers of this module compute no interval.
     from scipy.stats import bootstrap
 
-    interval = bootstrap((base, ours), _ratio_of_medians, n_resamples=resamples, confidence_level=confidence,
-                         method="percentile", rng=np.random.default_rng(seed)).confidence_interval
+    interval = bootstrap(
+        (base, ours),
+        _ratio_of_medians,
+        n_resamples=resamples,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return Speedup(ratio, float(interval.low), float(interval.high))
 
 

@@ -26,12 +26,19 @@ FINISH_TIMEOUT_S = 60.0
 """Time to wait for uploads at the end; the data stays on disk."""
 NAMES = {
     "epoch": "epoch",
-    "seconds": "time/epoch_seconds", "images_per_second": "time/images_per_second",
-    "data_wait_s": "time/data_wait_seconds", "compute_s": "time/compute_seconds",
-    "communication_s": "time/communication_seconds", "idle_s": "time/idle_seconds",
-    "train_loss": "train/loss", "lr": "train/lr",
-    "val_loss": "val/loss", "val_top1": "val/top1", "val_top5": "val/top5",
-    "bytes_sent": "cost/bytes_sent", "peak_memory_bytes": "cost/peak_memory_bytes",
+    "seconds": "time/epoch_seconds",
+    "images_per_second": "time/images_per_second",
+    "data_wait_s": "time/data_wait_seconds",
+    "compute_s": "time/compute_seconds",
+    "communication_s": "time/communication_seconds",
+    "idle_s": "time/idle_seconds",
+    "train_loss": "train/loss",
+    "lr": "train/lr",
+    "val_loss": "val/loss",
+    "val_top1": "val/top1",
+    "val_top5": "val/top5",
+    "bytes_sent": "cost/bytes_sent",
+    "peak_memory_bytes": "cost/peak_memory_bytes",
 }
 """Name on W&B of each field of `Epoch`; the part before the slash is the section of charts."""
 
@@ -49,8 +56,9 @@ class Tracker:
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """End the run, as failed after an exception."""
 
 
@@ -75,8 +83,9 @@ class WandbTracker(Tracker):
         for name, value in summary.items():
             self._run.summary[name] = value
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._run.offline:
             said = f"W&B run kept offline; upload it with: wandb sync {self.directory}"
         else:
@@ -85,8 +94,15 @@ class WandbTracker(Tracker):
         print(said, flush=True)
 
 
-def open_tracker(config: TrackerConfig, *, run_dir: Path, name: str, group: str | None, job_type: str,
-                 config_dict: dict[str, Any]) -> Tracker:
+def open_tracker(
+    config: TrackerConfig,
+    *,
+    run_dir: Path,
+    name: str,
+    group: str | None,
+    job_type: str,
+    config_dict: dict[str, Any],
+) -> Tracker:
     """Return the configured tracker. Use it in a `with` block, so that successive runs of one
     process stay apart.
 
@@ -98,8 +114,9 @@ def open_tracker(config: TrackerConfig, *, run_dir: Path, name: str, group: str 
     # Imported here: it takes longer to import than everything that a run without a tracker needs.
     import wandb
 
-    settings = wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT_S,
-                              finish_timeout=FINISH_TIMEOUT_S)
+    settings = wandb.Settings(
+        silent=True, console="off", init_timeout=INIT_TIMEOUT_S, finish_timeout=FINISH_TIMEOUT_S
+    )
     mode = config.mode
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
@@ -109,10 +126,18 @@ def open_tracker(config: TrackerConfig, *, run_dir: Path, name: str, group: str 
 
     def start(chosen: str) -> Tracker:
         run_dir.mkdir(parents=True, exist_ok=True)
-        return WandbTracker(wandb.init(project=config.project, dir=str(run_dir), name=name, group=group,
-                                       job_type=job_type, config=config_dict,
-                                       mode=chosen,  # type: ignore[arg-type]
-                                       settings=settings))
+        return WandbTracker(
+            wandb.init(
+                project=config.project,
+                dir=str(run_dir),
+                name=name,
+                group=group,
+                job_type=job_type,
+                config=config_dict,
+                mode=chosen,  # type: ignore[arg-type]
+                settings=settings,
+            )
+        )
 
     try:
         return start(mode)

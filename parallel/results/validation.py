@@ -83,9 +83,12 @@ class ValidatedPlan:
             require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
         for name in ("predicted_s", "measured_s", "first_quartile_s", "third_quartile_s"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "must be positive seconds")
-        require(self.first_quartile_s <= self.measured_s <= self.third_quartile_s, "measured_s",
-                self.measured_s,
-                f"must lie between its quartiles {self.first_quartile_s} and {self.third_quartile_s}")
+        require(
+            self.first_quartile_s <= self.measured_s <= self.third_quartile_s,
+            "measured_s",
+            self.measured_s,
+            f"must lie between its quartiles {self.first_quartile_s} and {self.third_quartile_s}",
+        )
         for which in ("predicted", "measured"):
             total, whole = getattr(self, which).total_s, getattr(self, f"{which}_s")
             require(abs(total - whole) <= 1e-6 * whole, which, total, f"must add up to {which}_s={whole}")
@@ -183,9 +186,14 @@ def statistics(rows: Sequence[ValidatedPlan]) -> Statistics:
     errors = [abs(row.error) for row in rows]
     competing = list(groups(rows).values())
     taus = [tau for group in competing if (tau := _tau(group)) is not None]
-    return Statistics(rows=len(rows), mean=sum(errors) / len(rows), largest=max(errors),
-                      tau=sum(taus) / len(taus) if taus else None, regret=max(map(_regret, competing)),
-                      terms=_terms(rows))
+    return Statistics(
+        rows=len(rows),
+        mean=sum(errors) / len(rows),
+        largest=max(errors),
+        tau=sum(taus) / len(taus) if taus else None,
+        regret=max(map(_regret, competing)),
+        terms=_terms(rows),
+    )
 
 
 def _tau(group: Sequence[ValidatedPlan]) -> float | None:
@@ -205,8 +213,9 @@ def _regret(group: Sequence[ValidatedPlan]) -> float:
 
 def _terms(rows: Sequence[ValidatedPlan]) -> Terms:
     def mean(part: str) -> float:
-        shares = [(getattr(row.predicted, part) - getattr(row.measured, part)) / row.measured_s
-                  for row in rows]
+        shares = [
+            (getattr(row.predicted, part) - getattr(row.measured, part)) / row.measured_s for row in rows
+        ]
         return sum(shares) / len(shares)
 
     return Terms(mean("compute_s"), mean("exposed_s"), mean("idle_s"))
@@ -215,9 +224,12 @@ def _terms(rows: Sequence[ValidatedPlan]) -> Terms:
 def write_validation(path: Path, validation: Validation) -> None:
     """Write the file, complete or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (json.dumps(dataclasses.asdict(validation), indent=2, allow_nan=False,
-                                       ensure_ascii=False)
-                       + "\n").encode())
+    write_atomically(
+        path,
+        (
+            json.dumps(dataclasses.asdict(validation), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        ).encode(),
+    )
 
 
 def read_validation(path: Path) -> Validation:

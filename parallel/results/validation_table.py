@@ -13,8 +13,9 @@ Column = tuple[str, Callable[[ValidatedPlan], str]]
 
 
 def _predicted_and_measured(part: str) -> Callable[[ValidatedPlan], str]:
-    return lambda plan: (f"{milliseconds(getattr(plan.predicted, part))} | "
-                         f"{milliseconds(getattr(plan.measured, part))}")
+    return lambda plan: (
+        f"{milliseconds(getattr(plan.predicted, part))} | {milliseconds(getattr(plan.measured, part))}"
+    )
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -31,8 +32,18 @@ COLUMNS: tuple[Column, ...] = (
 )
 WORDS = ("plan", "kind", "held out", "plans")
 """Columns of text; the others are numbers."""
-SUMMARY = ("plans", "number", "mean error", "largest", "τ", "regret", "signed error", "of compute",
-           "of exposed", "of idle")
+SUMMARY = (
+    "plans",
+    "number",
+    "mean error",
+    "largest",
+    "τ",
+    "regret",
+    "signed error",
+    "of compute",
+    "of exposed",
+    "of idle",
+)
 
 
 def fastest_first(plans: Sequence[ValidatedPlan]) -> list[ValidatedPlan]:
@@ -48,11 +59,13 @@ def plan_table(plans: Sequence[ValidatedPlan]) -> tuple[list[str], list[list[str
 
 def describe(validation: Validation) -> str:
     """Return a description of the measurement in one line."""
-    return (f"{validation.model}, {validation.image_size} px, {validation.num_classes} classes, "
-            f"{validation.precision}; {validation.device}, {count(validation.threads, 'thread')} per worker; "
-            f"{len(validation.rows)} measurements of {count(validation.plans, 'plan')}; "
-            f"{count(validation.blocks, 'block')} of {count(validation.steps, 'step')}; predicted with "
-            f"cluster {validation.cluster}")
+    return (
+        f"{validation.model}, {validation.image_size} px, {validation.num_classes} classes, "
+        f"{validation.precision}; {validation.device}, {count(validation.threads, 'thread')} per worker; "
+        f"{len(validation.rows)} measurements of {count(validation.plans, 'plan')}; "
+        f"{count(validation.blocks, 'block')} of {count(validation.steps, 'step')}; predicted with "
+        f"cluster {validation.cluster}"
+    )
 
 
 def subsets(plans: Sequence[ValidatedPlan]) -> list[tuple[str, list[ValidatedPlan]]]:
@@ -61,8 +74,9 @@ def subsets(plans: Sequence[ValidatedPlan]) -> list[tuple[str, list[ValidatedPla
     named = [("all", list(plans)), ("held out", [plan for plan in plans if plan.held_out])]
     competing = groups(plans)
     if len(competing) > 1:
-        named += [(f"{workers} workers, batch {batch}", group)
-                  for (workers, batch), group in competing.items()]
+        named += [
+            (f"{workers} workers, batch {batch}", group) for (workers, batch), group in competing.items()
+        ]
     named += [(f"{kind} plans", [plan for plan in plans if plan.kind == kind]) for kind in KINDS]
     return [(name, chosen) for name, chosen in named if chosen]
 
@@ -75,11 +89,18 @@ def summary(plans: Sequence[ValidatedPlan]) -> list[list[str]]:
 def _line(name: str, found: Statistics) -> list[str]:
     terms = found.terms
     of_a_kind = name.endswith("plans")  # plans of one kind do not compete: no rank, no regret
-    return [name, str(found.rows), percent(found.mean), percent(found.largest),
-            "-" if found.tau is None or of_a_kind else f"{found.tau:.3f}",
-            "-" if of_a_kind else f"{found.regret:.3f}",
-            signed_percent(terms.compute + terms.exposed + terms.idle), signed_percent(terms.compute),
-            signed_percent(terms.exposed), signed_percent(terms.idle)]
+    return [
+        name,
+        str(found.rows),
+        percent(found.mean),
+        percent(found.largest),
+        "-" if found.tau is None or of_a_kind else f"{found.tau:.3f}",
+        "-" if of_a_kind else f"{found.regret:.3f}",
+        signed_percent(terms.compute + terms.exposed + terms.idle),
+        signed_percent(terms.compute),
+        signed_percent(terms.exposed),
+        signed_percent(terms.idle),
+    ]
 
 
 def verdict(plans: Sequence[ValidatedPlan]) -> str:

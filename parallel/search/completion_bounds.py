@@ -31,12 +31,17 @@ import numpy as np
 from parallel.search.cost_table import CostTable, Dependency
 from parallel.simulator.partition import Bools, Floats, Ints
 
-MEANS = np.array([
-    [1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.5, 0.5], [0, 0.75, 0.25], [0, 0.25, 0.75], [0.5, 0, 0.5],
-], dtype=np.float64)  # [w, 3]
+MEANS = np.array(
+    [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0.5, 0.5], [0, 0.75, 0.25], [0, 0.25, 0.75], [0.5, 0, 0.5]],
+    dtype=np.float64,
+)  # [w, 3]
 """Weights of the sums 1, 2 and 3."""
-BRANCHES = np.concatenate([
-    np.concatenate([MEANS, np.zeros((len(MEANS), 2))], axis=1), np.array([[0, 0, 0, 1, 0], [0, 0, 0, 0, 1.0]])])
+BRANCHES = np.concatenate(
+    [
+        np.concatenate([MEANS, np.zeros((len(MEANS), 2))], axis=1),
+        np.array([[0, 0, 0, 1, 0], [0, 0, 0, 0, 1.0]]),
+    ]
+)
 """Weights of the sums 1 to 5 in each bounded quantity: the means, and sums 4 and 5 alone [w, 5]."""
 CROSSINGS = np.stack([BRANCHES[:, :2].sum(axis=1), BRANCHES[:, 2], BRANCHES[:, 3:].sum(axis=1)], axis=1)
 """Weights of the three costs of an exchange [w, 3]."""
@@ -124,7 +129,9 @@ class CompletionBounds:
         Also returns which pairs of candidates, by edge between runs [candidates there, l].
         """
         pairs: dict[Dependency, Bools] = {}
-        keep = {leader: np.ones(self.stages[r].own.shape[1], dtype=bool) for r, leader in enumerate(self._leaders)}
+        keep = {
+            leader: np.ones(self.stages[r].own.shape[1], dtype=bool) for r, leader in enumerate(self._leaders)
+        }
         behind = np.zeros((len(BRANCHES), 1))
         for r in reversed(range(len(self.stages))):
             stage = self.stages[r]
@@ -166,7 +173,11 @@ def run_sums(table: CostTable, r: int) -> Floats:
             if edge.producer in ops and edge in table.edges:
                 x, back = table.edges[edge].forward_s, table.edges[edge].backward_s
                 zero = np.zeros_like(x)
-                total += _moved(x, back, s, slowdown) if edge.producer == op - 1 else [zero, zero, back, zero, zero]
+                total += (
+                    _moved(x, back, s, slowdown)
+                    if edge.producer == op - 1
+                    else [zero, zero, back, zero, zero]
+                )
     if r == 0:
         s = table.ops[0].sum_s
         total[:2] += [slowdown * s, s]
@@ -187,5 +198,7 @@ def without_exchanges(table: CostTable, extra_s: Floats, limit_s: float) -> dict
         by_leader[run.leader] = by_leader.get(run.leader, 0.0) + own
     least = {leader: own.min(axis=1) for leader, own in by_leader.items()}
     total = np.sum(list(least.values()), axis=0)
-    return {leader: (own + (total - least[leader])[:, None]).max(axis=0) < limit_s for leader, own in by_leader.items()}
-
+    return {
+        leader: (own + (total - least[leader])[:, None]).max(axis=0) < limit_s
+        for leader, own in by_leader.items()
+    }

@@ -63,8 +63,16 @@ class OpCosts:
 
     def take(self, rows: Ints | Bools) -> OpCosts:
         """Return the costs of some of the candidates."""
-        return OpCosts(self.forward_s[rows], self.backward_s[rows], self.sum_s[rows], self.update_s[rows],
-                       self.gather_s[rows], self.shared[rows], self.has_parameters, self.exact[rows])
+        return OpCosts(
+            self.forward_s[rows],
+            self.backward_s[rows],
+            self.sum_s[rows],
+            self.update_s[rows],
+            self.gather_s[rows],
+            self.shared[rows],
+            self.has_parameters,
+            self.exact[rows],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +97,14 @@ class CostTable:
         self.leaders = [space.leaders[name] for name in names]
         self.runs = runs_of(self.leaders)
         number = {name: i for i, name in enumerate(names)}
-        self.into = [tuple(Dependency(number[producer], i, which) for which, producer in enumerate(op.inputs)
-                           if producer != INPUT) for i, op in enumerate(space.graph)]
+        self.into = [
+            tuple(
+                Dependency(number[producer], i, which)
+                for which, producer in enumerate(op.inputs)
+                if producer != INPUT
+            )
+            for i, op in enumerate(space.graph)
+        ]
         self.everyone = by_node(space.workers, cost_model.cluster)
         self.kept: dict[str, Ints] = {name: np.arange(len(found)) for name, found in space.candidates.items()}
         """The candidates that are left, by leader, as indices into the space's."""
@@ -112,7 +126,9 @@ class CostTable:
         table.ops = [costs.take(masks[leader]) for costs, leader in zip(self.ops, self.leaders, strict=True)]
         table._memory, table.edges = {}, {}
         for edge, known in self.edges.items():
-            masks_of = [masks[self.leaders[edge.producer]], masks[self.leaders[edge.consumer]]][:known.exact.ndim]
+            masks_of = [masks[self.leaders[edge.producer]], masks[self.leaders[edge.consumer]]][
+                : known.exact.ndim
+            ]
             rows = np.ix_(*masks_of)
             table.edges[edge] = EdgeCosts(known.forward_s[rows], known.backward_s[rows], known.exact[rows])
         return table
@@ -133,11 +149,21 @@ class CostTable:
         space, model = self.space, self.cost_model
         node = space.graph.ops[op]
         degrees = space.degrees[node.name]
-        forward_s, backward_s = np.array([model.least_compute_s(node, row, space.batch_size) for row in degrees]).T
+        forward_s, backward_s = np.array(
+            [model.least_compute_s(node, row, space.batch_size) for row in degrees]
+        ).T
         grids = Grids.nested(degrees, self.everyone.size)
         sync = model.syncs(node, grids, self.everyone[:1], complete=len(self.everyone) == 1)
-        return OpCosts(forward_s, backward_s, sync.sum_s, sync.update_s, sync.gather_s, grids.holders > 1,
-                       bool(node.parameters), np.zeros(len(degrees), dtype=bool))
+        return OpCosts(
+            forward_s,
+            backward_s,
+            sync.sum_s,
+            sync.update_s,
+            sync.gather_s,
+            grids.holders > 1,
+            bool(node.parameters),
+            np.zeros(len(degrees), dtype=bool),
+        )
 
     def exact_op(self, op: int, positions: Ints) -> OpCosts:
         """Return the exact costs of an op for candidates at these positions [l]."""
@@ -147,7 +173,11 @@ class CostTable:
             costs.forward_s[at], costs.backward_s[at] = model.compute(node, layout, space.batch_size)
             if node.parameters:
                 sync = model.sync(node, layout)
-                costs.sum_s[at], costs.update_s[at], costs.gather_s[at] = sync.sum_s, sync.update_s, sync.gather_s
+                costs.sum_s[at], costs.update_s[at], costs.gather_s[at] = (
+                    sync.sum_s,
+                    sync.update_s,
+                    sync.gather_s,
+                )
             costs.exact[at] = True
         return costs.take(positions)
 
@@ -187,12 +217,18 @@ class CostTable:
         if edge not in self._exchanges:
             graph = self.space.graph
             self._exchanges[edge] = self.cost_model.exchanges(
-                graph.ops[edge.producer], self.grids(edge.producer), graph.ops[edge.consumer],
-                self.grids(edge.consumer), edge.which, self.space.batch_size)
+                graph.ops[edge.producer],
+                self.grids(edge.producer),
+                graph.ops[edge.consumer],
+                self.grids(edge.consumer),
+                edge.which,
+                self.space.batch_size,
+            )
         producers, consumers = (self.kept[self.leaders[op]] for op in (edge.producer, edge.consumer))
         costs, complete = self.edges[edge], workers.size == self.everyone.size
-        forward_s, backward_s, _ = self._exchanges[edge].seconds(producers[places[0]], consumers[places[-1]], workers,
-                                                                 complete)
+        forward_s, backward_s, _ = self._exchanges[edge].seconds(
+            producers[places[0]], consumers[places[-1]], workers, complete
+        )
         if not complete:
             forward_s = np.maximum(forward_s * ALMOST, costs.forward_s[places])
             backward_s = np.maximum(backward_s * ALMOST, costs.backward_s[places])
@@ -204,8 +240,12 @@ class CostTable:
         """Return the bytes of an op on the worker that needs most, for these positions [l]."""
         if op not in self._memory:
             node = self.space.graph.ops[op]
-            self._memory[op] = np.array([op_memory(self.space, self.cost_model, node.name, int(index))
-                                         for index in self.kept[self.leaders[op]]])
+            self._memory[op] = np.array(
+                [
+                    op_memory(self.space, self.cost_model, node.name, int(index))
+                    for index in self.kept[self.leaders[op]]
+                ]
+            )
         return self._memory[op][positions]
 
 

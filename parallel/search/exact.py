@@ -48,7 +48,10 @@ NODES = (3, 9)
 CHUNK = 1 << 19
 """Labels times candidates that are bounded in one array operation."""
 
-def exact(table: CostTable, objective: Objective, start: Sequence[Chosen], limits: Limits | None = None) -> Result:
+
+def exact(
+    table: CostTable, objective: Objective, start: Sequence[Chosen], limits: Limits | None = None
+) -> Result:
     """Return the best plan of the table's space.
 
     `start` are known plans: the better they are, the more labels are pruned.
@@ -100,7 +103,9 @@ class _Search:
         for nodes in NODES:
             table, pairs = self._narrow(table)
             for edge, may in pairs.items():
-                table.tighten_edge(edge, np.stack((may & ~table.edges[edge].exact).nonzero()), _nodes(table, nodes))
+                table.tighten_edge(
+                    edge, np.stack((may & ~table.edges[edge].exact).nonzero()), _nodes(table, nodes)
+                )
         for width in (*WIDTHS, None):
             table, _ = self._narrow(table)
             found = _Pass(self, table, width)
@@ -121,7 +126,8 @@ class _Search:
         leaders = table.leaders
         return self._among(table, keep), {
             edge: may[np.ix_(keep[leaders[edge.producer]], keep[leaders[edge.consumer]])]
-            for edge, may in pairs.items()}
+            for edge, may in pairs.items()
+        }
 
     @staticmethod
     def _among(table: CostTable, keep: Mapping[str, Bools]) -> CostTable:
@@ -182,8 +188,10 @@ class _Pass:
         self.memory_limit = self.search.limits.memory_bytes
         if self.memory_limit is not None:
             everything = {name: np.arange(len(kept)) for name, kept in self.table.kept.items()}
-            self.memory = [np.sum([self.table.memory(op, everything[run.leader]) for op in run.ops], axis=0)
-                           for run in self.table.runs]
+            self.memory = [
+                np.sum([self.table.memory(op, everything[run.leader]) for op in run.ops], axis=0)
+                for run in self.table.runs
+            ]
 
     def run(self) -> None:
         """Offer the best plans found to the search."""
@@ -212,7 +220,10 @@ class _Pass:
     def _needed(self, run: Run) -> list[str]:
         """Return the leaders whose candidates must be chosen before a run is put in front."""
         leaders = self.table.leaders
-        needed = [run.leader, *(leaders[edge.producer] for op in reversed(run.ops) for edge in self.table.into[op])]
+        needed = [
+            run.leader,
+            *(leaders[edge.producer] for op in reversed(run.ops) for edge in self.table.into[op]),
+        ]
         return [name for name in dict.fromkeys(needed) if name not in self.chosen]
 
     def _choose(self, leader: str, r: int) -> None:
@@ -241,14 +252,16 @@ class _Pass:
             return np.arange(len(bound))
         order = np.argsort(bound, kind="stable")
         self.dropped_s = min(self.dropped_s, float(bound[order[self.width]]))
-        return order[:self.width]
+        return order[: self.width]
 
     def _prepend(self, run: Run) -> None:
         table, leaders = self.table, self.table.leaders
         for op in reversed(run.ops):
             at = self.chosen[run.leader]
             into: dict[Dependency, tuple[Floats, Floats]] = {
-                edge: table.exact_edge(edge, self.chosen[leaders[edge.producer]], at) for edge in table.into[op]}
+                edge: table.exact_edge(edge, self.chosen[leaders[edge.producer]], at)
+                for edge in table.into[op]
+            }
             self.labels.prepend(op, table.exact_op(op, at), table.slowdown, into)
             if self.memory_limit is not None:
                 self.labels.memory = self.labels.memory + table.memory(op, at)

@@ -19,10 +19,16 @@ MOST = 5_000_000
 NOTHING = Score(0.0, 0.0)
 
 
-def exhaustive(space: Space, objective: Objective, cost_model: CostModel, limits: Limits | None = None) -> Result:
+def exhaustive(
+    space: Space, objective: Objective, cost_model: CostModel, limits: Limits | None = None
+) -> Result:
     """Return the best plan. Raises `ValueError` if the space has more than MOST plans."""
-    require(space.count <= MOST, "search.method", "exhaustive", f"would simulate {space.count:.3g} plans, more than "
-            f"{MOST:,}; take exact")
+    require(
+        space.count <= MOST,
+        "search.method",
+        "exhaustive",
+        f"would simulate {space.count:.3g} plans, more than {MOST:,}; take exact",
+    )
     limits = limits or Limits()
     names, overhead_s = space.decided, cost_model.cluster.step_overhead_s
     sizes = [len(space.candidates[name]) for name in names]
@@ -45,7 +51,8 @@ def exhaustive(space: Space, objective: Objective, cost_model: CostModel, limits
                 if stopped is not None:
                     break
             more = False
-            for i in reversed(range(len(names))):  # the last op moves first: what comes before keeps its times
+            # The last op moves first: what comes before keeps its times.
+            for i in reversed(range(len(names))):
                 at[i] = (at[i] + 1) % sizes[i]
                 if sizes[i] > 1:
                     step_s = simulation.propose(names[i], space.layout(names[i], at[i]))

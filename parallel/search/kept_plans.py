@@ -46,11 +46,18 @@ class KeptPlan:
 
     def __str__(self) -> str:
         head = {
-            "workload": self.workload, "cluster": self.cluster, "method": self.method, "seed": self.seed,
-            "predicted_step_s": self.predicted_step_s, "bound_step_s": self.bound_step_s,
-            "certificate": self.certificate, "confirmed": dict(self.confirmed),
+            "workload": self.workload,
+            "cluster": self.cluster,
+            "method": self.method,
+            "seed": self.seed,
+            "predicted_step_s": self.predicted_step_s,
+            "bound_step_s": self.bound_step_s,
+            "certificate": self.certificate,
+            "confirmed": dict(self.confirmed),
         }
-        return yaml.safe_dump({"searched": head}, sort_keys=False, width=120, allow_unicode=True) + str(self.plan)
+        return yaml.safe_dump({"searched": head}, sort_keys=False, width=120, allow_unicode=True) + str(
+            self.plan
+        )
 
 
 def save(kept: KeptPlan, path: Path) -> None:
@@ -69,9 +76,14 @@ def load(path: Path, graph: Graph, workers: int) -> KeptPlan:
         head = yaml.safe_load(text).get("searched")
         require(isinstance(head, dict), "searched", head, "must be the mapping that the search wrote")
         return KeptPlan(
-            plan=plan, workload=str(head["workload"]), cluster=str(head["cluster"]), method=str(head["method"]),
-            seed=int(head["seed"]), predicted_step_s=float(head["predicted_step_s"]),
-            bound_step_s=float(head["bound_step_s"]), certificate=str(head["certificate"]),
+            plan=plan,
+            workload=str(head["workload"]),
+            cluster=str(head["cluster"]),
+            method=str(head["method"]),
+            seed=int(head["seed"]),
+            predicted_step_s=float(head["predicted_step_s"]),
+            bound_step_s=float(head["bound_step_s"]),
+            certificate=str(head["certificate"]),
             confirmed={str(name): float(seconds) for name, seconds in head["confirmed"].items()},
         )
     except KeyError as error:

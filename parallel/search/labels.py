@@ -81,8 +81,9 @@ class Labels:
     @staticmethod
     def empty() -> Labels:
         """Return the one label of no op."""
-        times: dict[tuple[Row, Column], Floats] = {(row, FORWARD): np.full(1, NEVER)
-                                                   for row in (NETWORK, UPDATES, GATHERS)}
+        times: dict[tuple[Row, Column], Floats] = {
+            (row, FORWARD): np.full(1, NEVER) for row in (NETWORK, UPDATES, GATHERS)
+        }
         times[COMPUTE, FORWARD] = np.zeros(1)
         return Labels(times, np.zeros(1), np.full(1, NEVER), np.zeros(1), {}, np.zeros(1, dtype=np.int64))
 
@@ -91,24 +92,41 @@ class Labels:
 
     def take(self, rows: Ints) -> Labels:
         """Return some of the labels."""
-        return Labels({key: time[rows] for key, time in self.times.items()}, self.alpha[rows], self.eta[rows],
-                      self.gamma[rows], {edge: s[rows] for edge, s in self.unsent.items()}, self.memory[rows])
+        return Labels(
+            {key: time[rows] for key, time in self.times.items()},
+            self.alpha[rows],
+            self.eta[rows],
+            self.gamma[rows],
+            {edge: s[rows] for edge, s in self.unsent.items()},
+            self.memory[rows],
+        )
 
     @property
     def timeline_s(self) -> Floats:
         """The timeline, if no op is in front of the labels [l]."""
-        compute, network, updates, gathers = (self.times[row, FORWARD] for row in (COMPUTE, NETWORK, UPDATES, GATHERS))
-        end: Floats = np.max([compute + self.alpha, compute + self.eta, network + self.gamma, updates, gathers], axis=0)
+        compute, network, updates, gathers = (
+            self.times[row, FORWARD] for row in (COMPUTE, NETWORK, UPDATES, GATHERS)
+        )
+        end: Floats = np.max(
+            [compute + self.alpha, compute + self.eta, network + self.gamma, updates, gathers], axis=0
+        )
         return end
 
     @property
     def sums(self) -> Floats:
         """The sums C + α, C + γ, N + γ, A and G of `completion_bounds` [5, l]."""
-        compute = np.max([time for (row, column), time in self.times.items() if column == FORWARD
-                          and row not in (NETWORK, UPDATES, GATHERS)], axis=0)
+        compute = np.max(
+            [
+                time
+                for (row, column), time in self.times.items()
+                if column == FORWARD and row not in (NETWORK, UPDATES, GATHERS)
+            ],
+            axis=0,
+        )
         network, updates, gathers = (self.times[row, FORWARD] for row in (NETWORK, UPDATES, GATHERS))
-        return np.maximum(EARLIEST, [compute + self.alpha, compute + self.gamma, network + self.gamma, updates,
-                                     gathers])
+        return np.maximum(
+            EARLIEST, [compute + self.alpha, compute + self.gamma, network + self.gamma, updates, gathers]
+        )
 
     def criteria(self) -> Floats:
         """Return the criteria of dominance [l, criteria]: a label with none larger replaces another."""
@@ -132,7 +150,9 @@ class Labels:
             self._backward(column, costs, slowdown, into)
         if costs.has_parameters:
             gather_s, shared = costs.gather_s, costs.shared
-            self.eta = np.where(shared, np.maximum(self.alpha + costs.update_s, self.eta) + gather_s, self.eta)
+            self.eta = np.where(
+                shared, np.maximum(self.alpha + costs.update_s, self.eta) + gather_s, self.eta
+            )
             self.gamma = self.gamma + gather_s
             self.alpha = self.alpha + costs.update_s + slowdown * gather_s
         self.unsent.update({edge: forward_s for edge, (forward_s, _) in into.items()})
@@ -149,8 +169,9 @@ class Labels:
             summed = np.where(shared, network, ended)
             computed = ended + slowdown * costs.sum_s
             updated = np.maximum(summed, times[UPDATES, column]) + costs.update_s
-            times[GATHERS, column] = np.where(shared, np.maximum(updated, times[GATHERS, column]) + costs.gather_s,
-                                              times[GATHERS, column])
+            times[GATHERS, column] = np.where(
+                shared, np.maximum(updated, times[GATHERS, column]) + costs.gather_s, times[GATHERS, column]
+            )
             times[UPDATES, column] = updated + slowdown * costs.gather_s
         for edge, (_, backward_s) in into.items():
             returned = np.maximum(network, ended) + backward_s
@@ -162,14 +183,17 @@ class Labels:
     def _cut_before(self, op: int, columns: Sequence[Column], slowdown: float) -> None:
         """Move the cut to before `op`: the op in front sends its messages and waits for their return."""
         front = [edge for edge in self.unsent if edge.producer == op - 1]
-        front.sort(key=lambda edge: (edge.consumer, edge.which))  # the order in which the recurrence sends them
+        # The order in which the recurrence sends them.
+        front.sort(key=lambda edge: (edge.consumer, edge.which))
         others = [edge for edge in self.unsent if edge not in front]
         seconds = {edge: self.unsent.pop(edge) for edge in front}
         total = sum(seconds.values(), start=np.zeros(len(self)))
         times: dict[tuple[Row, Column], Floats] = {}
         for row in self._rows():
             begun = self.times[row, FORWARD]  # when `op` begins to compute
-            arrived = {edge: begun if edge.consumer == op else self.times[row, edge] for edge in [*front, *others]}
+            arrived = {
+                edge: begun if edge.consumer == op else self.times[row, edge] for edge in [*front, *others]
+            }
             earlier = self.times[row, NETWORK] if NETWORK in columns else np.full(len(self), NEVER)
             forward = np.maximum(begun + slowdown * total, np.where(total > 0, earlier + total, NEVER))
             network = np.where(total > 0, earlier + total, earlier)

@@ -42,15 +42,22 @@ class ChainOptions:
     now: Callable[[], float] = time.monotonic
 
 
-def mcmc(space: Space, objective: Objective, cost_model: CostModel, start: Sequence[Chosen], options: ChainOptions,
-         limits: Limits | None = None) -> Result:
+def mcmc(
+    space: Space,
+    objective: Objective,
+    cost_model: CostModel,
+    start: Sequence[Chosen],
+    options: ChainOptions,
+    limits: Limits | None = None,
+) -> Result:
     """Return the best plan that the chains find."""
     return _Chains(space, objective, cost_model, options, limits or Limits()).run(start)
 
 
 class _Chains:
-    def __init__(self, space: Space, objective: Objective, cost_model: CostModel, options: ChainOptions,
-                 limits: Limits) -> None:
+    def __init__(
+        self, space: Space, objective: Objective, cost_model: CostModel, options: ChainOptions, limits: Limits
+    ) -> None:
         self.space, self.objective, self.cost_model = space, objective, cost_model
         self.options, self.limits = options, limits
         self.random = Random(options.seed)
@@ -87,7 +94,9 @@ class _Chains:
             name = random.choice(space.decided)
             index = random.randrange(len(space.candidates[name]))
             moved = {**current, name: index}
-            new = self.objective.score(simulation.propose(name, space.layout(name, index)) - overhead_s, moved)
+            new = self.objective.score(
+                simulation.propose(name, space.layout(name, index)) - overhead_s, moved
+            )
             if self._fits(moved) and random.random() < math.exp(min(0.0, beta * (old.total_s - new.total_s))):
                 simulation.accept()
                 current, old = moved, new

@@ -1,9 +1,9 @@
 """The objective: the step of a plan, with the loading of its images.
 
-    total = timeline, and the loading where it does not overlap with the step
-    step  = max(total + step overhead, loading where it overlaps)
-    score = (step, total)        compared in this order: of plans that wait for their images alike,
-                                 the one with the smallest total is best
+total = timeline, and the loading where it does not overlap with the step
+step  = max(total + step overhead, loading where it overlaps)
+score = (step, total)        compared in this order: of plans that wait for their images alike,
+                             the one with the smallest total is best
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ class Score(NamedTuple):
 class Objective:
     """Scores of a space's plans on a cluster; `simulate` returns the timeline of a plan in seconds."""
 
-    def __init__(self, space: Space, cluster: Cluster, simulate: Callable[[Mapping[str, int]], float]) -> None:
+    def __init__(
+        self, space: Space, cluster: Cluster, simulate: Callable[[Mapping[str, int]], float]
+    ) -> None:
         self._space, self._cluster, self.simulate = space, cluster, simulate
         self._loading: dict[tuple[tuple[str, int], ...], float] = {}
         self._readers = [op.name for op in space.graph if INPUT in op.inputs]
@@ -46,8 +48,13 @@ class Objective:
         """Return the seconds of loading for these candidates of the ops that read the images."""
         if not self._cluster.data_s_per_image:
             return 0.0
-        blocks = tuple(sorted((degrees[0], int(np.prod(degrees))) for name, index in chosen.items()
-                              for degrees in [self._space.degrees[name][index]]))
+        blocks = tuple(
+            sorted(
+                (degrees[0], int(np.prod(degrees)))
+                for name, index in chosen.items()
+                for degrees in [self._space.degrees[name][index]]
+            )
+        )
         key = tuple((str(n), size) for n, size in blocks)
         if key not in self._loading:
             images = [0] * self._space.workers

@@ -63,7 +63,8 @@ class Passes:
         entry = self._entry(first, scheme)
         return ROUNDING * gathers + ROUNDING * max(
             forward + entry + passes * (computing + among) + (passes - 1) * adding + max(backward, sums),
-            forward + passes * (entry + among) + sums)
+            forward + passes * (entry + among) + sums,
+        )
 
     def _entry(self, first: int, scheme: str) -> float:
         """Return x: in scheme b one worker holds a pass's samples, in scheme c all of them."""
@@ -75,8 +76,10 @@ class Passes:
 
     def _make(self, first: int, scheme: str) -> Plan:
         on = tuple(range(self.workers))
-        layouts = {self.graph.ops[0].name: Layout(on, n=self.workers),
-                   self._costs.leaders[first].name: Layout(on, c=self.workers)}
+        layouts = {
+            self.graph.ops[0].name: Layout(on, n=self.workers),
+            self._costs.leaders[first].name: Layout(on, c=self.workers),
+        }
         plan = make_plan(self.graph, self.workers, layouts, scheme=scheme, micro_batches=self.workers)
         check_batch(self.graph, plan, self.batch_size)
         return plan

@@ -84,8 +84,7 @@ class StageCost:
     """Gathering the updated parameters, for a step."""
 
 
-def bound_s(stages: Sequence[StageCost], micro_batches: int, order: str | None, slowdown: float,
-            ) -> float:
+def bound_s(stages: Sequence[StageCost], micro_batches: int, order: str | None, slowdown: float) -> float:
     """Return a lower bound of the timeline; `order` None: of every pipeline that begins with these stages."""
     m, starts, drains = micro_batches, _starts(stages), _drains(stages)
     returns = _returns(stages)
@@ -95,8 +94,9 @@ def bound_s(stages: Sequence[StageCost], micro_batches: int, order: str | None, 
     bound = 0.0
     for j, stage in enumerate(stages):
         trip = stage.forward + stage.inside_forward + returns[j] + stage.inside_backward + stage.backward
-        behind_last = (stage.backward - stage.last_backward + stage.accumulate
-                       + slowdown * stage.inside_backward)
+        behind_last = (
+            stage.backward - stage.last_backward + stage.accumulate + slowdown * stage.inside_backward
+        )
         taken = slowdown * (_between(stages, j, m) + stage.sums)
         bound = max(
             bound,
@@ -134,8 +134,14 @@ def _returns(stages: Sequence[StageCost]) -> list[float]:
     returns, now = [], 0.0
     for stage in reversed(stages):
         returns.append(now)
-        now += (stage.enter_forward + stage.forward + stage.inside_forward
-                + stage.inside_backward + stage.backward + stage.enter_backward)
+        now += (
+            stage.enter_forward
+            + stage.forward
+            + stage.inside_forward
+            + stage.inside_backward
+            + stage.backward
+            + stage.enter_backward
+        )
     return returns[::-1]
 
 
@@ -165,8 +171,14 @@ def _between(stages: Sequence[StageCost], j: int, m: int) -> float:
     return inside + m * _leave(stages, j) + (m - 1) * (stage.enter_forward + stage.enter_backward)
 
 
-def _computed(stages: Sequence[StageCost], m: int, order: str | None, slowdown: float,
-              starts: Sequence[float], returns: Sequence[float]) -> list[float]:
+def _computed(
+    stages: Sequence[StageCost],
+    m: int,
+    order: str | None,
+    slowdown: float,
+    starts: Sequence[float],
+    returns: Sequence[float],
+) -> list[float]:
     """Return bounds of E_j that hold for all splits."""
     ends = []
     for j, stage in enumerate(stages):
@@ -179,7 +191,9 @@ def _computed(stages: Sequence[StageCost], m: int, order: str | None, slowdown: 
             _work(stage, m) + slowdown * _between(stages, j, m),
             first_backward + m * stage.backward + (m - 1) * stage.accumulate + more * stage.forward,
             m * stage.forward + more * stage.backward + added + returns[j] + last,
-            first_backward + more * (stage.forward + stage.backward) + added + returns[j] + last if more else 0.0,
+            first_backward + more * (stage.forward + stage.backward) + added + returns[j] + last
+            if more
+            else 0.0,
         )
         ends.append(starts[j] + end)
     return ends

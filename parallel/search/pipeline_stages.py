@@ -42,8 +42,11 @@ class Totals(NamedTuple):
     def of(self, groups: range) -> tuple[float, float, float]:
         """Return forward, backward and accumulate of a run of groups."""
         first, end = groups.start, groups.stop
-        return (self.forward[end] - self.forward[first], self.backward[end] - self.backward[first],
-                self.accumulate[end] - self.accumulate[first])
+        return (
+            self.forward[end] - self.forward[first],
+            self.backward[end] - self.backward[first],
+            self.accumulate[end] - self.accumulate[first],
+        )
 
 
 class StageCosts:
@@ -53,7 +56,8 @@ class StageCosts:
         self.graph, self.batch_size, self.cost_model = graph, batch_size, cost_model
         leaders = leaders_of(graph)
         self.groups: tuple[tuple[Op, ...], ...] = tuple(
-            tuple(op for op in graph if leaders[op.name] == name) for name in dict.fromkeys(leaders.values()))
+            tuple(op for op in graph if leaders[op.name] == name) for name in dict.fromkeys(leaders.values())
+        )
         self._single_tensor = _single_tensors(graph)
         self._group_of = {op.name: g for g, group in enumerate(self.groups) for op in group}
         position = {name: i for i, name in enumerate(graph.names)}
@@ -61,7 +65,8 @@ class StageCosts:
         ends = list(itertools.accumulate(last_ops, max))
         self.may_begin: tuple[bool, ...] = tuple(
             g > 0 and ends[g - 1] < position[group[0].name] and group[0].name in self._single_tensor
-            for g, group in enumerate(self.groups))
+            for g, group in enumerate(self.groups)
+        )
         self._alone = cost_model.cluster.contention_factor(1)
         self._op_seconds: dict[tuple[str, tuple[int, ...], int], tuple[float, float]] = {}
         self._accumulate: dict[tuple[str, tuple[int, ...]], float] = {}
@@ -126,8 +131,9 @@ class StageCosts:
             self._accumulate[key] = self._alone * self.cost_model.accumulate(op, _whole_in_n(layout))
         return self._accumulate[key]
 
-    def stage(self, groups: range, micro_batches: int, block: Block, before: Block | None, exact: bool,
-              ) -> StageCost:
+    def stage(
+        self, groups: range, micro_batches: int, block: Block, before: Block | None, exact: bool
+    ) -> StageCost:
         """Return the costs of a stage; `before` is the block of the previous stage.
 
         Unless `exact`, its exchanges are lower bounds, which take less time to work out.
@@ -162,8 +168,11 @@ class StageCosts:
         if key not in self._syncs:
             layouts = self.layouts(*key)
             syncs = [self.cost_model.sync(op, layouts[op.name]) for op in self.groups[group] if op.parameters]
-            self._syncs[key] = Sync(sum(sync.sum_s for sync in syncs), sum(sync.update_s for sync in syncs),
-                                    sum(sync.gather_s for sync in syncs))
+            self._syncs[key] = Sync(
+                sum(sync.sum_s for sync in syncs),
+                sum(sync.update_s for sync in syncs),
+                sum(sync.gather_s for sync in syncs),
+            )
         return self._syncs[key]
 
     def inside(self, group: int, micro_batches: int, block: Block, enters: bool) -> tuple[float, float]:
@@ -173,13 +182,17 @@ class StageCosts:
         """
         key = group, micro_batches, self._in_first_node(block), enters
         if key not in self._insides:
-            found = [self._exchange(op, key[2], key[2], micro_batches) for op in self.groups[group]
-                     if op.name in self._single_tensor and (enters or op is not self.leaders[group])]
+            found = [
+                self._exchange(op, key[2], key[2], micro_batches)
+                for op in self.groups[group]
+                if op.name in self._single_tensor and (enters or op is not self.leaders[group])
+            ]
             self._insides[key] = sum(forth for forth, _ in found), sum(back for _, back in found)
         return self._insides[key]
 
-    def _least_enter(self, group: int, micro_batches: int, before: Block, block: Block,
-                     ) -> tuple[float, float]:
+    def _least_enter(
+        self, group: int, micro_batches: int, before: Block, block: Block
+    ) -> tuple[float, float]:
         """Return lower bounds of `_enter`: the link's time for what one worker sends or receives."""
         cluster, per_node = self.cost_model.cluster, self.cost_model.cluster.workers_per_node
         producer, samples = self.graph[self.leaders[group].inputs[0]], self.batch_size // micro_batches
@@ -208,8 +221,14 @@ class StageCosts:
     def _exchange(self, op: Op, before: Block, block: Block, micro_batches: int) -> tuple[float, float]:
         """Return the exchange, forward and backward, of an op's first input between two blocks."""
         producer = self.graph[op.inputs[0]]
-        return self.cost_model.exchange(producer, self._layout(producer, before), op,
-                                        self._layout(op, block), 0, self.batch_size // micro_batches)
+        return self.cost_model.exchange(
+            producer,
+            self._layout(producer, before),
+            op,
+            self._layout(op, block),
+            0,
+            self.batch_size // micro_batches,
+        )
 
     def _layout(self, op: Op, block: Block) -> Layout:
         return self.layouts(self._group_of[op.name], block)[op.name]

@@ -81,17 +81,22 @@ class _Chosen:
 
     def and_then(self, block: Block, end: int, cost: StageCost, start: float) -> _Chosen:
         """Return these stages with another one, which its input reaches from `start` on."""
-        return _Chosen((*self.blocks, block), (*self.ends, end), (*self.costs, cost),
-                       start + cost.enter_forward + cost.forward + cost.inside_forward,
-                       self.drain + cost.enter_backward + cost.backward + cost.inside_backward,
-                       self.used + block.size)
+        return _Chosen(
+            (*self.blocks, block),
+            (*self.ends, end),
+            (*self.costs, cost),
+            start + cost.enter_forward + cost.forward + cost.inside_forward,
+            self.drain + cost.enter_backward + cost.backward + cost.inside_backward,
+            self.used + block.size,
+        )
 
 
 class Pipelines:
     """Pipelines and passes for one graph, batch and cluster."""
 
-    def __init__(self, graph: Graph, batch_size: int, workers: int, cluster: Cluster,
-                 cost_model: CostModel) -> None:
+    def __init__(
+        self, graph: Graph, batch_size: int, workers: int, cluster: Cluster, cost_model: CostModel
+    ) -> None:
         self.graph, self.batch_size, self.workers, self.cluster = graph, batch_size, workers, cluster
         self._stages = StageCosts(graph, batch_size, cost_model)
         self._passes = Passes(graph, batch_size, workers, self._stages)
@@ -139,14 +144,21 @@ class Pipelines:
         for g in range(self._count):
             totals = [self._stages.totals(m, size, split) for size, split in self._splits(m, range(g, g + 1))]
             seconds = [total.of(range(g, g + 1)) for total in totals]
-            least_t.append(least_t[g] + min((forward + backward for forward, backward, _ in seconds),
-                                            default=math.inf))
+            least_t.append(
+                least_t[g] + min((forward + backward for forward, backward, _ in seconds), default=math.inf)
+            )
         fewest = [math.inf] * self._count + [0.0]
         for first in reversed([0, *self._begins]):
             for end in self._ends(first):
                 groups = range(first, end)
-                size = next((size for size, split in self._splits(m, groups)
-                             if least_t[first] + self._work_s(m, size, split, groups) < limit_s), math.inf)
+                size = next(
+                    (
+                        size
+                        for size, split in self._splits(m, groups)
+                        if least_t[first] + self._work_s(m, size, split, groups) < limit_s
+                    ),
+                    math.inf,
+                )
                 fewest[first] = min(fewest[first], size + fewest[end])
         return fewest
 
@@ -155,8 +167,7 @@ class Pipelines:
         last = [self._count] if first else []
         return [g for g in self._begins if g > first] + last
 
-    def _extend(self, chosen: _Chosen, m: int, fewest: list[float], limit_s: float,
-                ) -> Iterator[_Chosen]:
+    def _extend(self, chosen: _Chosen, m: int, fewest: list[float], limit_s: float) -> Iterator[_Chosen]:
         """Yield the pipelines that begin with these stages, as far as the bounds let them."""
         first, before = (chosen.ends[-1], chosen.blocks[-1]) if chosen.ends else (0, None)
         if first == self._count:

@@ -42,8 +42,14 @@ class Request:
     @property
     def workload(self) -> str:
         """Hash of everything that the plan depends on except the cluster and the options of confirming."""
-        parts = (repr(self.graph), self.workers, self.batch_size, self.precision, self.options.method,
-                 self.options.seed)
+        parts = (
+            repr(self.graph),
+            self.workers,
+            self.batch_size,
+            self.precision,
+            self.options.method,
+            self.options.seed,
+        )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     @property
@@ -78,21 +84,37 @@ def reuse(request: Request) -> KeptPlan | None:
     return None if request.options.confirm and not kept.confirmed else kept
 
 
-def find(request: Request, named: Mapping[str, Plan],
-         progress: Progress = silent) -> tuple[KeptPlan, list[Candidate]]:
+def find(
+    request: Request, named: Mapping[str, Plan], progress: Progress = silent
+) -> tuple[KeptPlan, list[Candidate]]:
     """Search, and keep the plan found; return it with all candidates, the best predicted first.
 
     Raises `ValueError` if no plan of the space fits the memory, or nothing is left of the space.
     """
     options = request.options
-    found = search(request.graph, request.batch_size, request.workers, request.cluster, request.precision,
-                   SearchConfig(method=options.method, seed=options.seed, time_limit_s=options.time_limit_s),
-                   start=tuple(named.values()), progress=progress)
-    plans = {FOUND: found.plan, **{label: plan for label, plan in named.items() if str(plan) != str(found.plan)}}
+    found = search(
+        request.graph,
+        request.batch_size,
+        request.workers,
+        request.cluster,
+        request.precision,
+        SearchConfig(method=options.method, seed=options.seed, time_limit_s=options.time_limit_s),
+        start=tuple(named.values()),
+        progress=progress,
+    )
+    plans = {
+        FOUND: found.plan,
+        **{label: plan for label, plan in named.items() if str(plan) != str(found.plan)},
+    }
     candidates = _candidates(request, plans)
     kept = KeptPlan(
-        plan=candidates[0].plan, workload=request.workload, cluster=request.cluster.fingerprint, method=found.method,
-        seed=options.seed, predicted_step_s=candidates[0].predicted_step_s, bound_step_s=found.bound_s,
+        plan=candidates[0].plan,
+        workload=request.workload,
+        cluster=request.cluster.fingerprint,
+        method=found.method,
+        seed=options.seed,
+        predicted_step_s=candidates[0].predicted_step_s,
+        bound_step_s=found.bound_s,
         certificate=found.certificate,
     )
     keep(kept, request)
@@ -116,8 +138,12 @@ def confirm(kept: KeptPlan, candidates: Sequence[Candidate], seconds: Sequence[f
     """Return the fastest of the timed candidates, with the times of all."""
     best = min(range(len(candidates)), key=lambda i: seconds[i])
     confirmed = {candidate.label: round(s, 6) for candidate, s in zip(candidates, seconds, strict=True)}
-    return dataclasses.replace(kept, plan=candidates[best].plan, confirmed=confirmed,
-                               predicted_step_s=candidates[best].predicted_step_s)
+    return dataclasses.replace(
+        kept,
+        plan=candidates[best].plan,
+        confirmed=confirmed,
+        predicted_step_s=candidates[best].predicted_step_s,
+    )
 
 
 def keep(kept: KeptPlan, request: Request) -> None:

@@ -93,15 +93,26 @@ class Found:
         return self.step_s / self.bound_s - 1 if self.bound_s > 0 else math.inf
 
 
-def search(graph: Graph, batch_size: int, workers: int, cluster: Cluster, precision: str,
-           config: SearchConfig | None = None, *, start: Sequence[Plan] = (), progress: Progress = silent) -> Found:
+def search(
+    graph: Graph,
+    batch_size: int,
+    workers: int,
+    cluster: Cluster,
+    precision: str,
+    config: SearchConfig | None = None,
+    *,
+    start: Sequence[Plan] = (),
+    progress: Progress = silent,
+) -> Found:
     """Return the best plan for `graph` on a number of workers of the cluster.
 
     It is not slower than any plan of `start`. A KeyboardInterrupt ends the search early, with the
     best plan so far. Raises `ValueError` if the space is empty, or if none of its plans fits the
     memory.
     """
-    return _Search(graph, batch_size, workers, cluster, precision, config or SearchConfig(), progress).run(start)
+    return _Search(graph, batch_size, workers, cluster, precision, config or SearchConfig(), progress).run(
+        start
+    )
 
 
 @dataclass
@@ -128,7 +139,9 @@ class _Search:
 
     def __post_init__(self) -> None:
         graph, cluster = self.graph, self.cluster
-        self.space: Space = space_of(graph, self.batch_size, self.workers, cluster, self.config.dims, self.config.sizes)
+        self.space: Space = space_of(
+            graph, self.batch_size, self.workers, cluster, self.config.dims, self.config.sizes
+        )
         self.cost_model = CostModel(graph, self.batch_size, cluster, self.precision)
         self.objective = Objective(self.space, cluster, self._timeline_s)
         self.best = _Best()
@@ -147,16 +160,24 @@ class _Search:
                 break
             # Labels count less memory than `program.required_memory`: the limit shrinks by the difference.
             estimate = plan_memory(self.space, self.cost_model, result.chosen)
-            limit = min(limit - 1 if limit is not None else estimate - 1, self.cluster.memory_bytes - (need - estimate))
+            limit = min(
+                limit - 1 if limit is not None else estimate - 1,
+                self.cluster.memory_bytes - (need - estimate),
+            )
         left, why = self._others(outside)
         if self.best.plan is None:
             self._refuse()
         bound, stopped = min(result.bound, left, self.best.score), result.stopped or why
-        return Found(self.best.plan, self.best.score.step_s, bound.step_s,
-                     self._certificate(bound, result, stopped, limit),
-                     self.config.method, stopped,
-                     {"space": result.looked_at, "exchanges": self.exchanges, "simulated": len(self.simulated)},
-                     time.monotonic() - self.begun)
+        return Found(
+            self.best.plan,
+            self.best.score.step_s,
+            bound.step_s,
+            self._certificate(bound, result, stopped, limit),
+            self.config.method,
+            stopped,
+            {"space": result.looked_at, "exchanges": self.exchanges, "simulated": len(self.simulated)},
+            time.monotonic() - self.begun,
+        )
 
     def _given(self, start: Sequence[Plan]) -> tuple[list[dict[str, int]], list[Proposal]]:
         """Return the given plans that are in the space, and the others."""
@@ -198,7 +219,9 @@ class _Search:
         least = self.objective.least(0.0)
         try:
             if self.config.pipelines and self.config.method != "mcmc":
-                pipelines = Pipelines(self.graph, self.batch_size, self.workers, self.cluster, self.cost_model)
+                pipelines = Pipelines(
+                    self.graph, self.batch_size, self.workers, self.cluster, self.cost_model
+                )
                 for proposal in pipelines.proposals(limit_s()):
                     waiting.append(proposal)
                     if len(waiting) % 1024 == 0 and (reason := self._stop()) is not None:
@@ -235,7 +258,9 @@ class _Search:
 
     def _need(self, program: Program) -> int:
         """Return the bytes of the worker that needs most: the first or last worker of some op's block."""
-        workers = {worker for layout in program.plan.layouts.values() for worker in (min(layout.on), max(layout.on))}
+        workers = {
+            worker for layout in program.plan.layouts.values() for worker in (min(layout.on), max(layout.on))
+        }
         return max(memory_of(program, worker, self.precision).total for worker in workers)
 
     def _stop(self) -> str | None:
@@ -252,24 +277,40 @@ class _Search:
     def _refuse(self) -> NoReturn:
         """Raise `ValueError`: no plan fits the memory."""
         leaders = self.space.leaders
-        least = sum(min(sum(op_memory(self.space, self.cost_model, op, i) for op in self.graph.names
-                            if leaders[op] == name)
-                        for i in range(len(found))) for name, found in self.space.candidates.items())
-        raise ValueError(f"memory={self.cluster.memory_bytes / 1e9:.2f} GB a worker of cluster {self.cluster.name} is "
-                         f"too little for every plan: with trainer.batch_size={self.batch_size} and "
-                         f"workers={self.workers} the ops alone need at least {least / 1e9:.2f} GB on one of them; the "
-                         "model's copy, messages and images come on top")
+        least = sum(
+            min(
+                sum(
+                    op_memory(self.space, self.cost_model, op, i)
+                    for op in self.graph.names
+                    if leaders[op] == name
+                )
+                for i in range(len(found))
+            )
+            for name, found in self.space.candidates.items()
+        )
+        raise ValueError(
+            f"memory={self.cluster.memory_bytes / 1e9:.2f} GB a worker of cluster {self.cluster.name} is "
+            f"too little for every plan: with trainer.batch_size={self.batch_size} and "
+            f"workers={self.workers} the ops alone need at least {least / 1e9:.2f} GB on one of them; the "
+            "model's copy, messages and images come on top"
+        )
 
     def _certificate(self, bound: Score, result: Result, stopped: str | None, limit: int | None) -> str:
         what = f"{self.space.count:.3g} plans on nested blocks"
         if limit is not None:
             what += f" whose ops need at most {limit / 1e9:.2f} GB a worker"
-        what += f", {space_in_words(self.workers)}" if self.config.pipelines and self.config.method != "mcmc" else ""
+        what += (
+            f", {space_in_words(self.workers)}"
+            if self.config.pipelines and self.config.method != "mcmc"
+            else ""
+        )
         if self.config.method == "mcmc":
             return f"the best of {result.looked_at:,} random moves; nothing is proved"
         if stopped is None:
             return f"optimal: no plan is faster among {what}"
         if bound.step_s > 0:
-            return (f"within {100 * (self.best.score.step_s / bound.step_s - 1):.2g} % of the optimum among {what}; "
-                    f"ended by {stopped}")
+            return (
+                f"within {100 * (self.best.score.step_s / bound.step_s - 1):.2g} % of the optimum among {what}; "
+                f"ended by {stopped}"
+            )
         return f"the best so far; nothing is proved; ended by {stopped}"

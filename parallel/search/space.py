@@ -50,7 +50,9 @@ def block_sizes(workers: int, workers_per_node: int) -> tuple[int, ...]:
         sizes = set(range(1, workers + 1))
     else:
         sizes = {size for size in range(1, workers + 1) if workers % size == 0 or size & (size - 1) == 0}
-    return tuple(sorted(s for s in sizes if s <= workers_per_node or s % workers_per_node == 0 or s == workers))
+    return tuple(
+        sorted(s for s in sizes if s <= workers_per_node or s % workers_per_node == 0 or s == workers)
+    )
 
 
 @lru_cache(maxsize=4096)
@@ -98,7 +100,9 @@ class Space:
 
     @cached_property
     def _index(self) -> Mapping[str, Mapping[Degrees, int]]:
-        return {name: {degrees: i for i, degrees in enumerate(found)} for name, found in self.candidates.items()}
+        return {
+            name: {degrees: i for i, degrees in enumerate(found)} for name, found in self.candidates.items()
+        }
 
     @cached_property
     def _blocks(self) -> dict[int, tuple[int, ...]]:
@@ -118,7 +122,9 @@ class Space:
 
     def plan(self, chosen: Mapping[str, int]) -> Plan:
         """Return the plan with candidate `chosen[op]` of every decided op."""
-        return make_plan(self.graph, self.workers, {op: self.layout(op, index) for op, index in chosen.items()})
+        return make_plan(
+            self.graph, self.workers, {op: self.layout(op, index) for op, index in chosen.items()}
+        )
 
     def find(self, plan: Plan) -> dict[str, int] | None:
         """Return the candidates of a plan, or None if it is not in the space."""
@@ -138,15 +144,25 @@ class Space:
         return chosen
 
 
-def space_of(graph: Graph, batch_size: int, workers: int, cluster: Cluster, dims: str = DIMS,
-             sizes: tuple[int, ...] | None = None) -> Space:
+def space_of(
+    graph: Graph,
+    batch_size: int,
+    workers: int,
+    cluster: Cluster,
+    dims: str = DIMS,
+    sizes: tuple[int, ...] | None = None,
+) -> Space:
     """Return the space of plans for `graph` on `workers` workers of the cluster.
 
     Ops are split only in `dims`, on blocks of the given sizes (None: all aligned ones). Raises
     `ValueError` if an op has no candidate.
     """
-    require(workers <= cluster.workers, "workers", workers, f"is more than cluster {cluster.name} has: "
-            f"{cluster.workers}")
+    require(
+        workers <= cluster.workers,
+        "workers",
+        workers,
+        f"is more than cluster {cluster.name} has: {cluster.workers}",
+    )
     require(bool(dims) and set(dims) <= set(DIMS), "search.dims", dims, f"must be some of the dims {DIMS}")
     blocks = sizes if sizes is not None else block_sizes(workers, cluster.workers_per_node)
     for size in blocks:
@@ -156,14 +172,17 @@ def space_of(graph: Graph, batch_size: int, workers: int, cluster: Cluster, dims
     degrees: dict[str, tuple[Degrees, ...]] = {}
     for name in dict.fromkeys(leaders.values()):
         op, group = graph[name], [o for o in graph if leaders[o.name] == name]
-        limits = tuple(1 if d not in op.dims or d not in dims else batch_size if d == "n" else op.extent(d)
-                       for d in DIMS)
+        limits = tuple(
+            1 if d not in op.dims or d not in dims else batch_size if d == "n" else op.extent(d) for d in DIMS
+        )
         cut = [found for size in blocks for found in splits(size, limits)]
         rows = [row for found in cut if (row := _followed(group, found, batch_size)) is not None]
         if not rows:
             most = {d: limit for d, limit in zip(DIMS, limits, strict=True) if d in dims and d in op.dims}
-            raise ValueError(f"search: no layout of {name} is left by sizes={list(blocks)}, dims={dims} and "
-                             f"trainer.batch_size={batch_size}: the op can be cut at most into {most or 'one part'}")
+            raise ValueError(
+                f"search: no layout of {name} is left by sizes={list(blocks)}, dims={dims} and "
+                f"trainer.batch_size={batch_size}: the op can be cut at most into {most or 'one part'}"
+            )
         for i, member in enumerate(group):
             degrees[member.name] = tuple(row[i] for row in rows)
         candidates[name] = degrees[name]

@@ -38,7 +38,9 @@ class CommunicationCost:
 
     def link_s(self, inside: Side, between: Side, itemsize: int, share: Floats | float = 1.0) -> Floats:
         """Return the time of the most loaded level; these messages are `share` of a bucket."""
-        seconds = _link_seconds(self.cluster.inside, inside.load(self.cluster.inside, True) * itemsize / share)
+        seconds = _link_seconds(
+            self.cluster.inside, inside.load(self.cluster.inside, True) * itemsize / share
+        )
         if self.cluster.between is not None:
             load = between.load(self.cluster.between, False) * itemsize / share
             seconds = np.maximum(seconds, _link_seconds(self.cluster.between, load))
@@ -73,12 +75,16 @@ class Exchanges:
     def over(producer: Op, held: Partition, need: Partition, cost: CommunicationCost) -> Exchanges:
         """Return the exchanges from the boxes that `producer` computes to those that are needed."""
         summed = ["nckhw".index(dim) for dim in producer.sums_over]
-        return Exchanges(ExchangeVolume(held, need, cost.cluster),
-                         held.grids.degrees[:, summed].prod(axis=1) > 1,
-                         WIDE_BYTES if producer.wide else ACTIVATION_BYTES[cost.precision], cost)
+        return Exchanges(
+            ExchangeVolume(held, need, cost.cluster),
+            held.grids.degrees[:, summed].prod(axis=1) > 1,
+            WIDE_BYTES if producer.wide else ACTIVATION_BYTES[cost.precision],
+            cost,
+        )
 
-    def seconds(self, producers: Ints, consumers: Ints, workers: Ints, complete: bool,
-                ) -> tuple[Floats, Floats, Volume]:
+    def seconds(
+        self, producers: Ints, consumers: Ints, workers: Ints, complete: bool
+    ) -> tuple[Floats, Floats, Volume]:
         """Return forward and backward seconds between layouts, and the volume.
 
         The layouts are two arrays of indices that broadcast. `workers` [m, v]: each row of one node.
@@ -94,16 +100,36 @@ class Exchanges:
         far: Bools = np.any(volume.between.out, axis=(-2, -1))
         packs = far[..., None, None] | (not cluster.shared_memory)
         moves, crowded = link_s > 0, cost.contention_factor(volume.taking_part)
-        forward = cost.handling_s(*handled(volume, volume.moving, volume.scattered, volume.wanted, packs,
-                                           self.adds[producers][..., None, None]))
-        backward = cost.handling_s(*handled(volume, volume.moving.swapped(), volume.scattered.swapped(), volume.held,
-                                            packs, np.ones((1, 1), dtype=bool)))
-        return (np.where(moves, link_s + forward * crowded, 0.0), np.where(moves, link_s + backward * crowded, 0.0),
-                volume)
+        forward = cost.handling_s(
+            *handled(
+                volume,
+                volume.moving,
+                volume.scattered,
+                volume.wanted,
+                packs,
+                self.adds[producers][..., None, None],
+            )
+        )
+        backward = cost.handling_s(
+            *handled(
+                volume,
+                volume.moving.swapped(),
+                volume.scattered.swapped(),
+                volume.held,
+                packs,
+                np.ones((1, 1), dtype=bool),
+            )
+        )
+        return (
+            np.where(moves, link_s + forward * crowded, 0.0),
+            np.where(moves, link_s + backward * crowded, 0.0),
+            volume,
+        )
 
 
-def handled(volume: Volume, moving: Side, scattered: Side, wanted: Floats, packs: Bools, adds: Bools,
-            ) -> tuple[Floats, Floats]:
+def handled(
+    volume: Volume, moving: Side, scattered: Side, wanted: Floats, packs: Bools, adds: Bools
+) -> tuple[Floats, Floats]:
     """Return the elements that workers copy and add in an exchange.
 
     Over a network (`packs`), the sender packs pieces that are not contiguous, and the receiver copies
@@ -160,8 +186,14 @@ def parameter_elements(op: Op, grids: Grids) -> list[list[Ints]]:
     """
     kinds: dict[tuple[int, int], list[Ints]] = {}
     for c, k in set(map(tuple, grids.degrees[:, 1:3].tolist())):
-        boxes = [op.parameter_boxes(part_at(op, (1, c, k, 1, 1), 1, (i, j, 0, 0))) for i in range(c) for j in range(k)]
-        kinds[c, k] = [np.array([of[name].volume if name in of else 0 for of in boxes]) for name in op.parameters]
+        boxes = [
+            op.parameter_boxes(part_at(op, (1, c, k, 1, 1), 1, (i, j, 0, 0)))
+            for i in range(c)
+            for j in range(k)
+        ]
+        kinds[c, k] = [
+            np.array([of[name].volume if name in of else 0 for of in boxes]) for name in op.parameters
+        ]
     return [[kinds[c, k][i] for c, k in grids.degrees[:, 1:3].tolist()] for i in range(len(op.parameters))]
 
 
@@ -188,4 +220,3 @@ def _elementwise(function: Callable[[float], float], values: Floats | Ints) -> F
         return np.full(values.shape, function(0))
     different, at = np.unique(values, return_inverse=True)
     return np.array([function(value) for value in different.tolist()])[at].reshape(values.shape)
-

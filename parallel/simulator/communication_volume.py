@@ -105,7 +105,10 @@ class ExchangeVolume:
         held, need = _places(self._held, producers, workers), _places(self._need, consumers, workers)
         both: Bools = held.there & need.there
         own, uncut, filling = both.astype(np.float64), both, both
-        out, into = held.there * _wide(self._need.copies[consumers]), need.there * _wide(self._held.copies[producers])
+        out, into = (
+            held.there * _wide(self._need.copies[consumers]),
+            need.there * _wide(self._held.copies[producers]),
+        )
         whole_out, whole_into = out, into  # pieces that are contiguous
         for d, (holding, needing) in enumerate(zip(self._held.cuts, self._need.cuts, strict=True)):
             of_held = needing.way[consumers], held.starts[d], held.stops[d]
@@ -122,12 +125,24 @@ class ExchangeVolume:
                 whole_out = whole_out * needing.containing(*of_held)
                 whole_into = whole_into * holding.containing(*of_need)
         moving = Side(out - own, into - own)
-        scattered = moving - Side(whole_out - own * uncut, whole_into - own * filling) if with_scattered else None
+        scattered = (
+            moving - Side(whole_out - own * uncut, whole_into - own * filling) if with_scattered else None
+        )
         inside = self._inside(producers, consumers, workers, held, need, own, moving)
-        return Volume(inside, moving - inside, scattered, own, held.volume, need.volume, held.there | need.there)
+        return Volume(
+            inside, moving - inside, scattered, own, held.volume, need.volume, held.there | need.there
+        )
 
-    def _inside(self, producers: Ints, consumers: Ints, workers: Ints, held: Places, need: Places, own: Floats,
-                moving: Side) -> Side:
+    def _inside(
+        self,
+        producers: Ints,
+        consumers: Ints,
+        workers: Ints,
+        held: Places,
+        need: Places,
+        own: Floats,
+        moving: Side,
+    ) -> Side:
         """Return the elements that workers exchange with others of their node."""
         per_node = self._cluster.workers_per_node
         if self._cluster.nodes == 1:
@@ -138,9 +153,11 @@ class ExchangeVolume:
             pairs = _pairs(held, need)  # [..., m, holder, needer]
             return Side(pairs.sum(axis=-1) - own, pairs.sum(axis=-2) - own)
         sides = []
-        node = (workers // per_node * per_node + np.arange(per_node))  # [m, worker of the node], v is 1
+        node = workers // per_node * per_node + np.arange(per_node)  # [m, worker of the node], v is 1
         for others_need in (True, False):
-            others = _places(self._need, consumers, node) if others_need else _places(self._held, producers, node)
+            others = (
+                _places(self._need, consumers, node) if others_need else _places(self._held, producers, node)
+            )
             pairs = _pairs(held, others) if others_need else _pairs(others, need)
             sides.append(pairs.sum(axis=-1 if others_need else -2) - own)
         return Side(*sides)
@@ -188,8 +205,10 @@ def sync_sides(grids: Grids, elements: Ints, workers: Ints, cluster: Cluster) ->
     node = workers[:, :1] // per_node * per_node + np.arange(per_node)  # [m, worker of the node]
     alike = (box_numbers(grids, workers)[..., :, None] == box_numbers(grids, node)[..., None, :]).sum(axis=-1)
     there = grids.parts[:, workers] >= 0
-    moved = [np.where(there, -(-peers * elements // holders), 0).astype(np.float64)
-             for peers in (alike - 1, holders - alike)]
+    moved = [
+        np.where(there, -(-peers * elements // holders), 0).astype(np.float64)
+        for peers in (alike - 1, holders - alike)
+    ]
     return Side(moved[0], moved[0]), Side(moved[1], moved[1])
 
 

@@ -61,8 +61,12 @@ class CostModel:
     """Costs for one graph, global batch size, cluster and precision."""
 
     def __init__(self, graph: Graph, batch_size: int, cluster: Cluster, precision: str) -> None:
-        require(precision in cluster.compute.precisions(), "trainer.precision", precision,
-                f"has no times in cluster {cluster.name}; it has {', '.join(cluster.compute.precisions())}")
+        require(
+            precision in cluster.compute.precisions(),
+            "trainer.precision",
+            precision,
+            f"has no times in cluster {cluster.name}; it has {', '.join(cluster.compute.precisions())}",
+        )
         self.graph, self.batch_size, self.cluster, self.precision = graph, batch_size, cluster, precision
         self._activation, self._weight = ACTIVATION_BYTES[precision], WEIGHT_BYTES[precision]
         self._trained = graph.trained_ops
@@ -147,11 +151,12 @@ class CostModel:
     def accumulate(self, op: Op, layout: Layout) -> float:
         """Return the seconds of adding a micro-batch's gradients to those of the micro-batches before."""
         tensors = parameter_elements(op, Grids.of([layout], self.cluster.workers))
-        most = int(np.sum([boxes for boxes, in tensors], axis=0).max()) if tensors else 0
+        most = int(np.sum([boxes for (boxes,) in tensors], axis=0).max()) if tensors else 0
         return self.cluster.compute.add_s(most, self.precision) if most else 0.0
 
-    def exchange(self, producer: Op, layout: Layout, consumer: Op, consumer_layout: Layout, which: int, samples: int,
-                 ) -> tuple[float, float]:
+    def exchange(
+        self, producer: Op, layout: Layout, consumer: Op, consumer_layout: Layout, which: int, samples: int
+    ) -> tuple[float, float]:
         """Return forward and backward seconds of bringing `producer` to input `which` of `consumer`.
 
         (0, 0) if nothing moves.
@@ -159,8 +164,9 @@ class CostModel:
         traffic = self.traffic(producer, layout, consumer, consumer_layout, which, samples)
         return traffic.forward_s, traffic.backward_s
 
-    def traffic(self, producer: Op, layout: Layout, consumer: Op, consumer_layout: Layout, which: int, samples: int,
-                ) -> Traffic:
+    def traffic(
+        self, producer: Op, layout: Layout, consumer: Op, consumer_layout: Layout, which: int, samples: int
+    ) -> Traffic:
         """Return the seconds of `exchange`, with the workers that take part."""
         key = producer.name, layout, consumer.name, consumer_layout, which, samples
         if key not in self._traffic:
@@ -173,10 +179,14 @@ class CostModel:
             self._traffic[key] = Traffic(float(forward_s[0]), float(backward_s[0]), tuple(workers.tolist()))
         return self._traffic[key]
 
-    def exchanges(self, producer: Op, producers: Grids, consumer: Op, consumers: Grids, which: int, samples: int,
-                  ) -> Exchanges:
+    def exchanges(
+        self, producer: Op, producers: Grids, consumer: Op, consumers: Grids, which: int, samples: int
+    ) -> Exchanges:
         """Return the exchanges of `producer` to input `which` of `consumer`, for many layouts."""
-        held, need = Partition(producer, producers, samples, None), Partition(consumer, consumers, samples, which)
+        held, need = (
+            Partition(producer, producers, samples, None),
+            Partition(consumer, consumers, samples, which),
+        )
         return Exchanges.over(producer, held, need, self.communication)
 
     def _partition(self, op: Op, layout: Layout, samples: int, which: int | None) -> Partition:
@@ -213,7 +223,7 @@ class CostModel:
             kept = np.array([op.kept_bytes(part, self._activation) for part in kinds.parts])[kinds.of]
             copies = self._weight + (self._activation if self._activation < self._weight else 0)
             box = np.arange(len(kept)) // (layout.h * layout.w) % (layout.c * layout.k)
-            for boxes, in parameter_elements(op, Grids.of([layout], self.cluster.workers)):
+            for (boxes,) in parameter_elements(op, Grids.of([layout], self.cluster.workers)):
                 elements = boxes[box]
                 shards = -(-elements // holders)
                 # Weights and their copy; gradients and their send buffers; momentum; received gradients.

@@ -29,8 +29,9 @@ def full_step_s(plan: Plan, cost_model: CostModel, memoised: bool) -> float:
     With `memoised`, costs that the cost model has computed before are reused.
     """
     if not memoised:
-        cost_model = CostModel(cost_model.graph, cost_model.batch_size, cost_model.cluster,
-                               cost_model.precision)
+        cost_model = CostModel(
+            cost_model.graph, cost_model.batch_size, cost_model.cluster, cost_model.precision
+        )
     program = lower(cost_model.graph, plan, cost_model.batch_size)
     return simulate(program, cost_model.cluster, cost_model.precision, cost_model).step_s
 
@@ -55,8 +56,9 @@ class DeltaSimulation:
         self._ops = {op.name: self._op_cost(op.name, self.layouts[op.name]) for op in self.graph}
         self._edges = [self._exchange_cost(e, self.layouts) for e in range(len(self._recurrence.edges))]
         self._evaluation = self._recurrence.evaluate(self._ops, self._edges)
-        self._proposed: tuple[str, dict[str, Layout], dict[str, OpCost], list[ExchangeCost],
-                              Evaluation] | None = None
+        self._proposed: (
+            tuple[str, dict[str, Layout], dict[str, OpCost], list[ExchangeCost], Evaluation] | None
+        ) = None
 
     @property
     def step_s(self) -> float:
@@ -108,7 +110,7 @@ class DeltaSimulation:
         """Return the layouts that a change affects: those of the op and of its followers."""
         changed: dict[str, Layout] = {}
         first = self.graph.ops[0].name
-        for op in self.graph.ops[self._recurrence.index[name]:]:
+        for op in self.graph.ops[self._recurrence.index[name] :]:
             if op.name == name:
                 new = layout
             elif op.name in self.decided:
@@ -120,8 +122,12 @@ class DeltaSimulation:
                 new = follow(op, changed[leader])
             if new != self.layouts[op.name]:
                 check_layout(op, new, self.workers)
-                require(new.n <= self.cost_model.batch_size, f"ops.{op.name}.n", new.n,
-                        f"is more parts than the batch has samples, {self.cost_model.batch_size}")
+                require(
+                    new.n <= self.cost_model.batch_size,
+                    f"ops.{op.name}.n",
+                    new.n,
+                    f"is more parts than the batch has samples, {self.cost_model.batch_size}",
+                )
                 changed[op.name] = new
         return changed
 
@@ -133,8 +139,13 @@ class DeltaSimulation:
 
     def _exchange_cost(self, e: int, layouts: Mapping[str, Layout]) -> ExchangeCost:
         edge = self._recurrence.edges[e]
-        traffic = self.cost_model.traffic(self.graph[edge.producer], layouts[edge.producer],
-                                          self.graph[edge.consumer],
-                                      layouts[edge.consumer], edge.which, self.cost_model.batch_size)
+        traffic = self.cost_model.traffic(
+            self.graph[edge.producer],
+            layouts[edge.producer],
+            self.graph[edge.consumer],
+            layouts[edge.consumer],
+            edge.which,
+            self.cost_model.batch_size,
+        )
         group = self._groups[traffic.workers] if traffic.workers else None
         return ExchangeCost(group, traffic.forward_s, traffic.backward_s)

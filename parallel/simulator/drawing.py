@@ -32,18 +32,25 @@ def draw(timeline: Timeline, title: str) -> str:
     scale = Scale(0.0, timeline.step_s * 1e3, LEFT, WIDTH - RIGHT)
     parts = [element("style", STYLE), text(LEFT, 20, title, font_weight=600), *_legend()]
     if shown < timeline.workers:
-        parts.append(text(WIDTH - RIGHT, 20, f"workers 0 to {shown - 1} of {timeline.workers:,}", "end",
-                          class_="muted"))
+        parts.append(
+            text(
+                WIDTH - RIGHT, 20, f"workers 0 to {shown - 1} of {timeline.workers:,}", "end", class_="muted"
+            )
+        )
     ticks = scale.ticks(8)
     for tick in ticks:
-        parts += [line(scale(tick), TOP - 6, scale(tick), bottom, class_="grid"),
-                  text(scale(tick), bottom + 14, tick_label(tick, ticks), "middle", class_="muted")]
+        parts += [
+            line(scale(tick), TOP - 6, scale(tick), bottom, class_="grid"),
+            text(scale(tick), bottom + 14, tick_label(tick, ticks), "middle", class_="muted"),
+        ]
     parts.append(text(WIDTH - RIGHT, bottom + 30, "milliseconds", "end", class_="muted"))
     for worker in range(shown):
         parts.append(text(LEFT - 8, _row(worker, COMPUTE) + 13, f"worker {worker}", "end"))
         parts.append(text(LEFT - 8, _row(worker, NETWORK) + 12, "messages", "end", class_="muted"))
-        parts += [rect(LEFT, _row(worker, stream), WIDTH - RIGHT - LEFT, LANE - 1, fill="var(--rest)")
-                  for stream in (COMPUTE, NETWORK)]
+        parts += [
+            rect(LEFT, _row(worker, stream), WIDTH - RIGHT - LEFT, LANE - 1, fill="var(--rest)")
+            for stream in (COMPUTE, NETWORK)
+        ]
     parts += [mark for bar in bars_of(timeline) if bar.worker < shown for mark in _bar(bar, scale)]
     label = f"{title}: {shown} workers during a step of {timeline.step_s * 1e3:.4g} milliseconds"
     return drawing(WIDTH, bottom + 40, *parts, label=label) + "\n"

@@ -92,8 +92,9 @@ class Cuts:
         some = self.stops > self.starts
         size, ways = int(self.stops.max()) + 2, len(self.first) - 1
         at = [way[some] * size + ends[some].astype(np.int64) for ends in (self.starts, self.stops + 1)]
-        started, stopped = (np.bincount(found, minlength=ways * size).reshape(ways, size).cumsum(axis=1)
-                            for found in at)
+        started, stopped = (
+            np.bincount(found, minlength=ways * size).reshape(ways, size).cumsum(axis=1) for found in at
+        )
         covered = np.zeros((ways, size))
         np.cumsum(started[:, :-1] - stopped[:, 1:], axis=1, out=covered[:, 1:])
         return started, stopped, covered
@@ -150,7 +151,9 @@ class Places:
 
     def take(self, rows: Ints) -> Places:
         """Return the places of layouts, given as an array of any shape."""
-        return Places(tuple(s[rows] for s in self.starts), tuple(s[rows] for s in self.stops), self.there[rows])
+        return Places(
+            tuple(s[rows] for s in self.starts), tuple(s[rows] for s in self.stops), self.there[rows]
+        )
 
 
 class Partition:
@@ -169,9 +172,16 @@ class Partition:
         n = degrees[:, :1] if self.by_sample else np.zeros_like(degrees[:, :1])
         cuts = [Cuts.by(n, lambda n: [cut(samples, n, i) for i in range(n)] if n else [whole[0]])]
         if len(whole) > 1:
-            cuts.append(Cuts.by(degrees[:, 1:3], lambda c, k: [
-                cut(op.domain[0], c, i) if plain else box((i, j, 0, 0), c=c, k=k)[1]
-                for i in range(c) for j in range(k)]))
+            cuts.append(
+                Cuts.by(
+                    degrees[:, 1:3],
+                    lambda c, k: [
+                        cut(op.domain[0], c, i) if plain else box((i, j, 0, 0), c=c, k=k)[1]
+                        for i in range(c)
+                        for j in range(k)
+                    ],
+                )
+            )
         if len(whole) > 2:
             cuts.append(Cuts.by(degrees[:, 3:4], lambda h: [box((0, 0, i, 0), h=h)[2] for i in range(h)]))
         if len(whole) > 3:
@@ -193,11 +203,16 @@ class Partition:
         rest, at_w = np.divmod(np.maximum(parts, 0), w)
         rest, at_h = np.divmod(rest, h)
         at_n, at_ck = np.divmod(rest, c * k)
-        index = (at_n if self.by_sample else np.zeros_like(at_n), at_ck, at_h, at_w)[:len(self.cuts)]
-        positions = [cuts.first[cuts.way[layouts]][..., None, None] + i
-                     for cuts, i in zip(self.cuts, index, strict=True)]
-        return Places(tuple(cuts.starts[at] for cuts, at in zip(self.cuts, positions, strict=True)),
-                      tuple(cuts.stops[at] for cuts, at in zip(self.cuts, positions, strict=True)), there)
+        index = (at_n if self.by_sample else np.zeros_like(at_n), at_ck, at_h, at_w)[: len(self.cuts)]
+        positions = [
+            cuts.first[cuts.way[layouts]][..., None, None] + i
+            for cuts, i in zip(self.cuts, index, strict=True)
+        ]
+        return Places(
+            tuple(cuts.starts[at] for cuts, at in zip(self.cuts, positions, strict=True)),
+            tuple(cuts.stops[at] for cuts, at in zip(self.cuts, positions, strict=True)),
+            there,
+        )
 
 
 def gives_or_needs_its_box(op: Op, which: int | None) -> bool:
@@ -210,8 +225,10 @@ def gives_or_needs_its_box(op: Op, which: int | None) -> bool:
 def part_at(op: Op, degrees: Sequence[int], samples: int, index: Sequence[int]) -> Part:
     """Return the part with these indices along c, k, h, w, for `samples` samples."""
     of_c, of_k, *of_map = degrees[1:]
-    spans = [cut(size, degree, i) for size, degree, i in zip(op.domain, (of_c, *of_map), (index[0], *index[2:]),
-                                                             strict=False)]
+    spans = [
+        cut(size, degree, i)
+        for size, degree, i in zip(op.domain, (of_c, *of_map), (index[0], *index[2:]), strict=False)
+    ]
     return Part(Box(((0, samples), *spans)), cut(op.extent("k"), of_k, index[1]) if of_k > 1 else None)
 
 
@@ -245,11 +262,19 @@ class PartSizes:
         _, c, k, h, w = degrees
         counts, of_n = np.unique(rows, return_inverse=True)
         (firsts_ck, of_ck), (firsts_h, of_h), (firsts_w, of_w) = (
-            self._kinds(c, k, 1, 1), self._kinds(1, 1, h, 1), self._kinds(1, 1, 1, w))
-        parts = tuple(part_at(self._op, degrees, count, (ck[0], ck[1], at_h[2], at_w[3]))
-                      for count, ck, at_h, at_w in itertools.product(counts.tolist(), firsts_ck, firsts_h, firsts_w))
-        return PartKinds(parts, (of_n.reshape(-1), of_ck, of_h, of_w),
-                         (len(counts), len(firsts_ck), len(firsts_h), len(firsts_w)))
+            self._kinds(c, k, 1, 1),
+            self._kinds(1, 1, h, 1),
+            self._kinds(1, 1, 1, w),
+        )
+        parts = tuple(
+            part_at(self._op, degrees, count, (ck[0], ck[1], at_h[2], at_w[3]))
+            for count, ck, at_h, at_w in itertools.product(counts.tolist(), firsts_ck, firsts_h, firsts_w)
+        )
+        return PartKinds(
+            parts,
+            (of_n.reshape(-1), of_ck, of_h, of_w),
+            (len(counts), len(firsts_ck), len(firsts_h), len(firsts_w)),
+        )
 
     def largest(self, degrees: Sequence[int], samples: int) -> Part:
         """Return a part of the kind that reads most in each dim."""
@@ -260,8 +285,12 @@ class PartSizes:
 
     def _most(self, c: int, k: int, h: int, w: int) -> tuple[int, ...]:
         if (c, k, h, w) not in self._largest:
-            self._largest[c, k, h, w] = max(self._kinds(c, k, h, w)[0], key=lambda index: sum(
-                box.volume for box in self._op.needs(part_at(self._op, (1, c, k, h, w), 1, index))))
+            self._largest[c, k, h, w] = max(
+                self._kinds(c, k, h, w)[0],
+                key=lambda index: sum(
+                    box.volume for box in self._op.needs(part_at(self._op, (1, c, k, h, w), 1, index))
+                ),
+            )
         return self._largest[c, k, h, w]
 
     def _kinds(self, c: int, k: int, h: int, w: int) -> tuple[list[tuple[int, ...]], Ints]:
@@ -273,9 +302,15 @@ class PartSizes:
             for index in itertools.product(range(c), range(k), range(h), range(w)):
                 part = part_at(self._op, (1, c, k, h, w), 1, index)
                 reduced = part.k or (0, 0)
-                sizes = (part.box.shape, reduced[1] - reduced[0], tuple(box.shape for box in self._op.needs(part)),
-                         tuple((name, box.shape) for name, box in self._op.parameter_boxes(part).items()),
-                         index[2] in (0, h - 1), index[3] in (0, w - 1), self._op.multiply_adds(part))
+                sizes = (
+                    part.box.shape,
+                    reduced[1] - reduced[0],
+                    tuple(box.shape for box in self._op.needs(part)),
+                    tuple((name, box.shape) for name, box in self._op.parameter_boxes(part).items()),
+                    index[2] in (0, h - 1),
+                    index[3] in (0, w - 1),
+                    self._op.multiply_adds(part),
+                )
                 if sizes not in found:
                     found[sizes] = len(firsts)
                     firsts.append(index)

@@ -84,9 +84,13 @@ class Recurrence:
         i = self.index[name]
         return [*self._into[i], *self._out_of[i]]
 
-    def evaluate(self, ops: Mapping[str, OpCost], edges: Sequence[ExchangeCost],
-                 before: Evaluation | None = None,
-                 first: int = 0) -> Evaluation:
+    def evaluate(
+        self,
+        ops: Mapping[str, OpCost],
+        edges: Sequence[ExchangeCost],
+        before: Evaluation | None = None,
+        first: int = 0,
+    ) -> Evaluation:
         """Evaluate the stages from `first` on; earlier durations must equal those of `before`."""
         clocks, count = Clocks(self.workers, self.slowdown), len(self.names)
         if before is None:
@@ -102,16 +106,18 @@ class Recurrence:
             i = stage if stage < count else count - 1 - stage % count
             op = costs[i]
             if stage < count:  # forward
-                end = clocks.work(op.group, max([arrived[e] for e in self._into[i]], default=0.0),
-                                  op.forward_s)
+                end = clocks.work(
+                    op.group, max([arrived[e] for e in self._into[i]], default=0.0), op.forward_s
+                )
                 for e in self._out_of[i]:
                     edge = edges[e]
                     arrived[e] = end
                     if edge.group is not None:
                         arrived[e] = clocks.message(edge.group, end, edge.forward_s)
             elif stage < 2 * count:  # backward
-                end = clocks.work(op.group, max([returned[e] for e in self._out_of[i]], default=0.0),
-                                  op.backward_s)
+                end = clocks.work(
+                    op.group, max([returned[e] for e in self._out_of[i]], default=0.0), op.backward_s
+                )
                 if op.sync is not None:
                     summed[i] = clocks.message(op.group, end, op.sync.sum_s) if op.shared else end
                 for e in self._into[i]:

@@ -51,8 +51,9 @@ CONTENTION_ROUNDS = 3
 """Times that a pipeline on shared cores is simulated again with the contention of the last."""
 
 
-def simulate(program: Program, cluster: Cluster, precision: str,
-             cost_model: CostModel | None = None) -> Timeline:
+def simulate(
+    program: Program, cluster: Cluster, precision: str, cost_model: CostModel | None = None
+) -> Timeline:
     """Return the timeline of a step.
 
     Simulations of the same graph, batch size, cluster and precision may share a `cost_model`, which
@@ -71,8 +72,12 @@ def simulate(program: Program, cluster: Cluster, precision: str,
 
 def require_room(workers: int, cluster: Cluster) -> None:
     """Raise `ValueError` if the cluster has too few workers."""
-    require(workers <= cluster.workers, "workers", workers,
-            f"is more than the {cluster.workers} of cluster {cluster.name}")
+    require(
+        workers <= cluster.workers,
+        "workers",
+        workers,
+        f"is more than the {cluster.workers} of cluster {cluster.name}",
+    )
 
 
 class _Simulation:
@@ -138,15 +143,17 @@ class _Simulation:
                 self._exchange(edge, m, False, end)
 
     def _backward(self, op: Op, batches: range | tuple[int], sums: bool) -> None:
-        ready = max([self.arrived[edge, m, True] for edge in self.out_of[op.name] for m in batches],
-                    default=0.0)
+        ready = max(
+            [self.arrived[edge, m, True] for edge in self.out_of[op.name] for m in batches], default=0.0
+        )
         _, end = self._work("backward", op, batches, ready)
         layout = self.plan[op.name]
         if sums and op.parameters:
             self.summed[op.name] = end
             if layout.parameter_holders > 1:
-                self.summed[op.name] = self._message("sum", op.name, None, layout.on, end,
-                                                     self.cost_model.sync(op, layout).sum_s)
+                self.summed[op.name] = self._message(
+                    "sum", op.name, None, layout.on, end, self.cost_model.sync(op, layout).sum_s
+                )
         for edge in self.into[op.name]:
             for m in batches:
                 self._exchange(edge, m, True, end)
@@ -201,19 +208,20 @@ class _Simulation:
         layout = self.plan[edge.producer]
         if self.plan.scheme == "b" and self._in_passes(edge):
             layout = Layout(on=(layout.on[m],))
-        traffic = self.cost_model.traffic(producer, layout, consumer, self.plan[edge.consumer], edge.which,
-                                          self.samples)
+        traffic = self.cost_model.traffic(
+            producer, layout, consumer, self.plan[edge.consumer], edge.which, self.samples
+        )
         if traffic.workers:
             seconds = traffic.backward_s if backward else traffic.forward_s
             kind = "exchange back" if backward else "exchange"
-            ready = self._message(kind, str(edge), m if self.plan.micro_batches > 1 else None,
-                                  traffic.workers, ready,
-                                  seconds)
+            ready = self._message(
+                kind, str(edge), m if self.plan.micro_batches > 1 else None, traffic.workers, ready, seconds
+            )
         self.arrived[edge, m, backward] = ready
 
-    def _message(self, kind: str, name: str, m: int | None, workers: tuple[int, ...], ready: float,
-                 seconds: float,
-                 ) -> float:
+    def _message(
+        self, kind: str, name: str, m: int | None, workers: tuple[int, ...], ready: float, seconds: float
+    ) -> float:
         """Send a message; return its end."""
         group = self.groups[workers]
         start = max(ready, group.latest(self.clocks.network))

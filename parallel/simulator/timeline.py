@@ -28,8 +28,15 @@ from parallel.program import Program
 from parallel.program.required_memory import memory_of
 
 COMPUTE, NETWORK = "compute", "network"
-STREAMS = {"forward": COMPUTE, "backward": COMPUTE, "update": COMPUTE,
-           "exchange": NETWORK, "exchange back": NETWORK, "sum": NETWORK, "gather": NETWORK}
+STREAMS = {
+    "forward": COMPUTE,
+    "backward": COMPUTE,
+    "update": COMPUTE,
+    "exchange": NETWORK,
+    "exchange back": NETWORK,
+    "sum": NETWORK,
+    "gather": NETWORK,
+}
 
 ROUNDING = 1e-9
 """Share of the step below which idle time is a rounding error."""
@@ -96,8 +103,9 @@ class Timeline:
         program, loaded = self.program, [set[Span]() for _ in range(self.workers)]
         for op in program.graph:
             if INPUT in op.inputs:
-                for m, worker in itertools.product(range(program.plan.micro_batches),
-                                                   program.plan[op.name].on):
+                for m, worker in itertools.product(
+                    range(program.plan.micro_batches), program.plan[op.name].on
+                ):
                     part = program.part(op.name, worker, m)
                     if part is not None:
                         loaded[worker].add(part.box.spans[0])  # loaded once, for all ops that read them
@@ -143,19 +151,27 @@ class Timeline:
         for worker in range(self.workers):
             groups.setdefault(member[:, worker].tobytes(), []).append(worker)
         number = {workers: i for i, workers in enumerate(sets)}
-        return [(workers, [e for e in self.events if member[number[e.workers], workers[0]]])
-                for workers in groups.values()]
+        return [
+            (workers, [e for e in self.events if member[number[e.workers], workers[0]]])
+            for workers in groups.values()
+        ]
 
     @property
     def mean_computing(self) -> np.ndarray:
         """Workers of the node that compute while worker w does, on average, including w [w]."""
-        busy = [[(e.start_s, e.end_s) for e in self.events if e.stream == COMPUTE and worker in e.workers]
-                for worker in range(self.workers)]
+        busy = [
+            [(e.start_s, e.end_s) for e in self.events if e.stream == COMPUTE and worker in e.workers]
+            for worker in range(self.workers)
+        ]
         result, per_node = np.ones(self.workers), self.cluster.workers_per_node
         for first in range(0, self.workers, per_node):
             node = range(first, min(first + per_node, self.workers))
-            changes = sorted((at, change) for worker in node for start, end in busy[worker]
-                             for at, change in ((start, 1), (end, -1)))
+            changes = sorted(
+                (at, change)
+                for worker in node
+                for start, end in busy[worker]
+                for at, change in ((start, 1), (end, -1))
+            )
             times = np.array([at for at, _ in changes])
             count = np.cumsum([change for _, change in changes])  # computing from times[i] on
             worked = np.concatenate([[0.0], np.cumsum(count[:-1] * np.diff(times))]) if len(times) else times
@@ -190,8 +206,9 @@ class Timeline:
 def _exposed(events: list[Event], end_s: float) -> float:
     """Return the seconds in which a worker computes nothing and has a message under way."""
     computing = [(e.start_s, e.end_s) for e in events if e.stream == COMPUTE]
-    gaps = zip([0.0, *(end for _, end in computing)], [*(start for start, _ in computing), end_s],
-               strict=True)
+    gaps = zip(
+        [0.0, *(end for _, end in computing)], [*(start for start, _ in computing), end_s], strict=True
+    )
     messages = [(e.start_s, e.end_s) for e in events if e.stream == NETWORK]
     total, first = 0.0, 0
     for begin, end in gaps:

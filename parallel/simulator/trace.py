@@ -52,27 +52,55 @@ def trace_of(bars: Sequence[Bar], counts: Sequence[Count], title: str) -> dict[s
     Overlapping messages go to separate lanes of the network stream. Computing bars may be nested.
     """
     lanes = _lanes(bars)
-    threads = {(bar.worker, lane): f"{bar.stream} {lane[1] + 1}" if lane[1] else bar.stream
-               for bar, lane in zip(bars, lanes, strict=True)}
+    threads = {
+        (bar.worker, lane): f"{bar.stream} {lane[1] + 1}" if lane[1] else bar.stream
+        for bar, lane in zip(bars, lanes, strict=True)
+    }
     numbers = {key: i for i, key in enumerate(sorted(threads, key=lambda key: (key[0], key[1])))}
     events: list[dict[str, object]] = []
     for worker in sorted({bar.worker for bar in bars}):
-        events.append({"ph": "M", "name": "process_name", "pid": worker,
-                       "args": {"name": f"worker {worker}"}})
-        events.append({"ph": "M", "name": "process_sort_index", "pid": worker,
-                       "args": {"sort_index": worker}})
+        events.append(
+            {"ph": "M", "name": "process_name", "pid": worker, "args": {"name": f"worker {worker}"}}
+        )
+        events.append(
+            {"ph": "M", "name": "process_sort_index", "pid": worker, "args": {"sort_index": worker}}
+        )
     for key, number in numbers.items():
-        events.append({"ph": "M", "name": "thread_name", "pid": key[0], "tid": number,
-                       "args": {"name": threads[key]}})
-        events.append({"ph": "M", "name": "thread_sort_index", "pid": key[0], "tid": number,
-                       "args": {"sort_index": number}})
+        events.append(
+            {"ph": "M", "name": "thread_name", "pid": key[0], "tid": number, "args": {"name": threads[key]}}
+        )
+        events.append(
+            {
+                "ph": "M",
+                "name": "thread_sort_index",
+                "pid": key[0],
+                "tid": number,
+                "args": {"sort_index": number},
+            }
+        )
     for bar, lane in zip(bars, lanes, strict=True):
-        events.append({"ph": "X", "name": f"{bar.kind} {bar.name}", "cat": bar.kind, "pid": bar.worker,
-                       "tid": numbers[bar.worker, lane], "ts": bar.start_s * 1e6,
-                       "dur": (bar.end_s - bar.start_s) * 1e6, "args": bar.details})
+        events.append(
+            {
+                "ph": "X",
+                "name": f"{bar.kind} {bar.name}",
+                "cat": bar.kind,
+                "pid": bar.worker,
+                "tid": numbers[bar.worker, lane],
+                "ts": bar.start_s * 1e6,
+                "dur": (bar.end_s - bar.start_s) * 1e6,
+                "args": bar.details,
+            }
+        )
     for count in counts:
-        events.append({"ph": "C", "name": count.name, "pid": count.worker, "ts": count.at_s * 1e6,
-                       "args": {"bytes": count.value}})
+        events.append(
+            {
+                "ph": "C",
+                "name": count.name,
+                "pid": count.worker,
+                "ts": count.at_s * 1e6,
+                "args": {"bytes": count.value},
+            }
+        )
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"title": title}}
 
 
@@ -113,5 +141,8 @@ def bars_of(timeline: Timeline) -> list[Bar]:
 
 def counts_of(timeline: Timeline) -> list[Count]:
     """Return the stored activations of each worker over the step."""
-    return [Count(worker, "activations", at_s, nbytes) for worker in range(timeline.workers)
-            for at_s, nbytes in [(0.0, 0), *timeline.activations(worker)]]
+    return [
+        Count(worker, "activations", at_s, nbytes)
+        for worker in range(timeline.workers)
+        for at_s, nbytes in [(0.0, 0), *timeline.activations(worker)]
+    ]

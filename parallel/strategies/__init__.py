@@ -17,8 +17,16 @@ from parallel.strategies.one_weird_trick import OneWeirdTrick, one_weird_trick
 from parallel.strategies.single import Single, single
 from parallel.strategies.strategy import Strategy
 
-__all__ = ["STRATEGIES", "DataParallel", "FromFile", "ModelParallel", "OneWeirdTrick", "Single", "Strategy",
-           "build_plan"]
+__all__ = [
+    "STRATEGIES",
+    "DataParallel",
+    "FromFile",
+    "ModelParallel",
+    "OneWeirdTrick",
+    "Single",
+    "Strategy",
+    "build_plan",
+]
 
 STRATEGIES: dict[str, Strategy] = {
     "single": Strategy(Single(), single),

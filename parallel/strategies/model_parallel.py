@@ -46,9 +46,14 @@ def _layers(graph: Graph, workers: int) -> dict[str, Layout]:
 
     A stage begins at an op with multiply-adds.
     """
-    stages = [op for op in weighted(graph) if op.multiply_adds(whole_part(op, 1))]  # a batch norm stays with its conv
-    require(workers <= len(stages), "workers", workers,
-            f"are more than the {len(stages)} layers with weights that scheme layers can place")
+    # A batch norm stays with its conv.
+    stages = [op for op in weighted(graph) if op.multiply_adds(whole_part(op, 1))]
+    require(
+        workers <= len(stages),
+        "workers",
+        workers,
+        f"are more than the {len(stages)} layers with weights that scheme layers can place",
+    )
     starts = balance([cost_of(graph, op.name) for op in stages], workers)
     firsts = {stages[start].name: worker for worker, start in enumerate(starts)}
     placed = {}

@@ -51,11 +51,15 @@ def ddp_engine(job: Job, world: World, observer: Observer | None) -> DDPEngine:
         raise TypeError(f"DDP has options of type {type(options).__name__}")
     trainer = job.config.trainer
     model = build_model(job.config.model, job.data.num_classes, trainer.seed)
-    return DDPEngine(model, world, EngineOptions.from_config(trainer), batch_size=trainer.batch_size,
-                           bucket_mb=options.bucket_mb, observer=observer)
+    return DDPEngine(
+        model,
+        world,
+        EngineOptions.from_config(trainer),
+        batch_size=trainer.batch_size,
+        bucket_mb=options.bucket_mb,
+        observer=observer,
+    )
 
 
-ENGINES: Mapping[str, EngineFactory] = {
-    "ddp": ddp_engine,
-}
+ENGINES: Mapping[str, EngineFactory] = {"ddp": ddp_engine}
 """Engines of strategies without a plan, by the name of the strategy."""

@@ -52,8 +52,10 @@ def describe(job: Job, world: World) -> str:
     size = graph.parameter_count * DTYPES[config.trainer.precision].itemsize
     plan = "" if job.plan is None else f", plan {job.plan.fingerprint}"
     place = f"cpu, cluster.threads={config.cluster.threads}" if world.device.type == "cpu" else "cuda"
-    return (f"{model.label}, {model.image_size} px, {job.data.num_classes} classes: "
-            f"{graph.parameter_count:,} parameters, {size / 2**20:.0f} MB, "
-            f"{graph.multiply_adds / 1e9:.2f} G multiply-adds an image\n"
-            f"{job.label}: workers={job.workers} on {place}; {job.data.name}, "
-            f"global batch {config.trainer.batch_size}, {config.trainer.precision}{plan}")
+    return (
+        f"{model.label}, {model.image_size} px, {job.data.num_classes} classes: "
+        f"{graph.parameter_count:,} parameters, {size / 2**20:.0f} MB, "
+        f"{graph.multiply_adds / 1e9:.2f} G multiply-adds an image\n"
+        f"{job.label}: workers={job.workers} on {place}; {job.data.name}, "
+        f"global batch {config.trainer.batch_size}, {config.trainer.precision}{plan}"
+    )

@@ -39,8 +39,9 @@ def open_check(job: Job, world: World) -> NonfiniteCheck | None:
         return None
     if job.plan is None:
         return NonfiniteCheck(job.graph, world, job.config.trainer.batch_size)
-    return NonfiniteCheck(job.graph, world, job.config.trainer.batch_size, job.plan.micro_batches,
-                       job.plan.update == "pass")
+    return NonfiniteCheck(
+        job.graph, world, job.config.trainer.batch_size, job.plan.micro_batches, job.plan.update == "pass"
+    )
 
 
 def learning_rate(config: TrainerConfig, epoch: int, progress: float) -> float:
@@ -69,18 +70,27 @@ class Loop:
         self._config = job.config.trainer
         self._train = self._loader(train=True)
         self._val = self._loader(train=False)
-        self._progress = Progress(self._config.epochs, len(self._train), job.label,
-                                  batch_size=self._config.batch_size, enabled=world.rank == 0)
+        self._progress = Progress(
+            self._config.epochs,
+            len(self._train),
+            job.label,
+            batch_size=self._config.batch_size,
+            enabled=world.rank == 0,
+        )
         traced = chosen_step(self._config.trace, len(self._train), self._config.epochs)
-        self._trace = StepTrace(engine, traced) if traced is not None and isinstance(engine, Runtime) else None
+        self._trace = (
+            StepTrace(engine, traced) if traced is not None and isinstance(engine, Runtime) else None
+        )
 
     def _loader(self, train: bool) -> Loader:
         config = self._job.config
         data = self._job.data
         return Loader(
             data.train if train else data.val,
-            LoaderOptions.from_config(config, data, DTYPES[config.trainer.precision]), train=train,
-            image_positions=self._engine.image_positions, label_positions=self._engine.label_positions,
+            LoaderOptions.from_config(config, data, DTYPES[config.trainer.precision]),
+            train=train,
+            image_positions=self._engine.image_positions,
+            label_positions=self._engine.label_positions,
             device=self._world.device,
         )
 
@@ -138,18 +148,32 @@ class Loop:
             self._trace.write(world, trace_path)
         train_loss = world.sum(total).item() / steps
         if not math.isfinite(train_loss):
-            raise NotFinite(f"the mean training loss of epoch {epoch + 1} is {train_loss}: trainer.check_finite=true "
-                            f"names the first step and op with such a value; trainer.lr={lr:g} may be too large")
-        sent_by_all = world.sum(torch.tensor(engine.bytes_sent - sent, dtype=torch.float64, device=world.device))
+            raise NotFinite(
+                f"the mean training loss of epoch {epoch + 1} is {train_loss}: trainer.check_finite=true "
+                f"names the first step and op with such a value; trainer.lr={lr:g} may be too large"
+            )
+        sent_by_all = world.sum(
+            torch.tensor(engine.bytes_sent - sent, dtype=torch.float64, device=world.device)
+        )
         memory = max(world.gather(peak_memory(world.device)))
         val_loss, top1, top5 = self._validate()
         if not math.isfinite(val_loss):
-            raise NotFinite(f"the validation loss after epoch {epoch + 1} is {val_loss}, though the training loss was "
-                            f"{train_loss:g}: trainer.lr={lr:g} may be too large")
+            raise NotFinite(
+                f"the validation loss after epoch {epoch + 1} is {val_loss}, though the training loss was "
+                f"{train_loss:g}: trainer.lr={lr:g} may be too large"
+            )
         return Epoch(
-            epoch=epoch + 1, seconds=seconds, images_per_second=steps * self._config.batch_size / seconds,
-            train_loss=train_loss, val_loss=val_loss, val_top1=top1, val_top5=top5, **split,
-            bytes_sent=round(sent_by_all.item()), peak_memory_bytes=memory, lr=lr,
+            epoch=epoch + 1,
+            seconds=seconds,
+            images_per_second=steps * self._config.batch_size / seconds,
+            train_loss=train_loss,
+            val_loss=val_loss,
+            val_top1=top1,
+            val_top5=top5,
+            **split,
+            bytes_sent=round(sent_by_all.item()),
+            peak_memory_bytes=memory,
+            lr=lr,
         )
 
     def _steps(self, epoch: int) -> tuple[Tensor, float]:

@@ -46,12 +46,16 @@ def resolve_plan(config: Config, options: Searched, graph: Graph, world: World) 
     if not options.confirm or not timed:
         return kept.plan
     model = build_model(config.model, graph.ops[-2].shape[0], seed=0)
-    own = [_step_seconds(config.trainer, graph, model, candidate.plan, world, options.confirm_steps)
-           for candidate in timed]
+    own = [
+        _step_seconds(config.trainer, graph, model, candidate.plan, world, options.confirm_steps)
+        for candidate in timed
+    ]
     kept = confirm(kept, timed, world.gather(own)[0])  # the times of worker 0 decide
     if world.rank == 0:
         keep(kept, _request(config, options, graph, world))
-        _tell("timed: " + ", ".join(f"{label} {1000 * s:.1f} ms a step" for label, s in kept.confirmed.items()))
+        _tell(
+            "timed: " + ", ".join(f"{label} {1000 * s:.1f} ms a step" for label, s in kept.confirmed.items())
+        )
     return kept.plan
 
 
@@ -64,8 +68,14 @@ class _Answer:
 
 
 def _request(config: Config, options: Searched, graph: Graph, world: World) -> Request:
-    return Request(graph, world.size, config.trainer.batch_size, config.trainer.precision,
-                   open_cluster(config.cluster, world.size), options)
+    return Request(
+        graph,
+        world.size,
+        config.trainer.batch_size,
+        config.trainer.precision,
+        open_cluster(config.cluster, world.size),
+        options,
+    )
 
 
 def _search(config: Config, options: Searched, graph: Graph, world: World) -> _Answer | str:
@@ -85,10 +95,13 @@ def _search(config: Config, options: Searched, graph: Graph, world: World) -> _A
     return _Answer(kept, candidates)
 
 
-def _step_seconds(trainer: TrainerConfig, graph: Graph, model: nn.Module, plan: Plan, world: World,
-                  steps: int) -> float:
+def _step_seconds(
+    trainer: TrainerConfig, graph: Graph, model: nn.Module, plan: Plan, world: World, steps: int
+) -> float:
     """Return the median time of a step of the plan, on random images."""
-    runtime = Runtime(lower(graph, plan, trainer.batch_size), model, world, EngineOptions.from_config(trainer))
+    runtime = Runtime(
+        lower(graph, plan, trainer.batch_size), model, world, EngineOptions.from_config(trainer)
+    )
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(trainer.batch_size, *graph.input_shape, generator=generator)
     labels = torch.randint(graph.ops[-2].shape[0], (trainer.batch_size,), generator=generator)

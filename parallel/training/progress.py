@@ -29,13 +29,24 @@ class Progress:
     It shows nothing unless `enabled`, which should be set on one rank only.
     """
 
-    def __init__(self, epochs: int, steps_per_epoch: int, label: str, *, batch_size: int, enabled: bool = True,
-                 console: Console | None = None) -> None:
+    def __init__(
+        self,
+        epochs: int,
+        steps_per_epoch: int,
+        label: str,
+        *,
+        batch_size: int,
+        enabled: bool = True,
+        console: Console | None = None,
+    ) -> None:
         self._epochs, self._steps, self._label, self._batch = epochs, steps_per_epoch, label, batch_size
         self._console = console or Console(file=sys.stdout, highlight=False)
         self._enabled = enabled
-        self._live = Live(console=self._console, auto_refresh=False, transient=True) \
-            if enabled and self._console.is_terminal else None
+        self._live = (
+            Live(console=self._console, auto_refresh=False, transient=True)
+            if enabled and self._console.is_terminal
+            else None
+        )
         self._started = self._drawn = self._epoch_started = time.perf_counter()
         self._done = self._epoch_base = 0
         self._loss: SupportsFloat | None = None
@@ -82,8 +93,9 @@ class Progress:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live is not None:
             self._live.stop()
 
@@ -96,8 +108,11 @@ class Progress:
         if self._done:
             parts.append(f"{clock((now - self._started) * (total - self._done) / self._done)} left")
         line = Table.grid(padding=(0, 2))
-        line.add_row(Text(self._label, style="bold"), ProgressBar(total=total, completed=self._done, width=24),
-                     Text("  ".join(parts)))
+        line.add_row(
+            Text(self._label, style="bold"),
+            ProgressBar(total=total, completed=self._done, width=24),
+            Text("  ".join(parts)),
+        )
         self._live.update(line, refresh=True)
 
 
@@ -105,7 +120,8 @@ def epoch_line(epoch: Epoch, epochs: int, label: str) -> str:
     """Return an epoch as one line, without values that were not measured."""
     parts = [f"{label}  epoch {epoch.epoch}/{epochs}", f"{epoch.seconds:.2f} s"]
     for value, form in (
-        (epoch.images_per_second, "{:.1f} images/s"), (epoch.train_loss, "loss {:.4f}"),
+        (epoch.images_per_second, "{:.1f} images/s"),
+        (epoch.train_loss, "loss {:.4f}"),
         (epoch.val_loss, "validation {:.4f}"),
     ):
         if value is not None:

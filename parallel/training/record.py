@@ -27,21 +27,39 @@ def make_record(job: Job, world: World, run_dir: Path, started: str, epochs: tup
     config, model = job.config, job.config.model
     parameters = job.graph.parameter_count
     cuda = world.device.type == "cuda"
-    environment = collect_environment([torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda
-                                      else [])
+    environment = collect_environment(
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else []
+    )
     return Record(
-        name=run_dir.name, sweep=config.sweep, started=started, finished=now(), command=shlex.join(sys.orig_argv),
+        name=run_dir.name,
+        sweep=config.sweep,
+        started=started,
+        finished=now(),
+        command=shlex.join(sys.orig_argv),
         workload=Workload(
-            model=model.name, variant=model.variant, num_classes=job.data.num_classes, image_size=model.image_size,
-            data=job.data.name, train_images=len(job.data.train), batch_size=config.trainer.batch_size,
+            model=model.name,
+            variant=model.variant,
+            num_classes=job.data.num_classes,
+            image_size=model.image_size,
+            data=job.data.name,
+            train_images=len(job.data.train),
+            batch_size=config.trainer.batch_size,
             precision=config.trainer.precision,
         ),
-        strategy=config.strategy.name, scheme=config.strategy.scheme,
+        strategy=config.strategy.name,
+        scheme=config.strategy.scheme,
         label=config.strategy.full_label(None if job.plan is None else job.plan.fingerprint),
-        baseline=config.strategy.baseline, workers=job.workers,
-        threads=config.cluster.threads, device=world.device.type, backend=world.backend,
-        warmup_steps=config.trainer.warmup_steps, parameters=parameters,
+        baseline=config.strategy.baseline,
+        workers=job.workers,
+        threads=config.cluster.threads,
+        device=world.device.type,
+        backend=world.backend,
+        warmup_steps=config.trainer.warmup_steps,
+        parameters=parameters,
         parameter_bytes=parameters * DTYPES[config.trainer.precision].itemsize,
-        forward_flops=2 * job.graph.multiply_adds, plan=None if job.plan is None else str(job.plan),
-        config=dataclasses.asdict(config), environment=environment, epochs=epochs,
+        forward_flops=2 * job.graph.multiply_adds,
+        plan=None if job.plan is None else str(job.plan),
+        config=dataclasses.asdict(config),
+        environment=environment,
+        epochs=epochs,
     )

@@ -37,9 +37,16 @@ def train(config: Config, run_dir: Path) -> None:
             return
         with (
             RecordWriter(run_dir) as writer,
-            open_tracker(config.tracker, run_dir=run_dir, name=run_dir.name, group=config.sweep,
-                         job_type=config.strategy.name, config_dict=dataclasses.asdict(config)) as tracker,
+            open_tracker(
+                config.tracker,
+                run_dir=run_dir,
+                name=run_dir.name,
+                group=config.sweep,
+                job_type=config.strategy.name,
+                config_dict=dataclasses.asdict(config),
+            ) as tracker,
         ):
+
             def keep(epoch: Epoch) -> None:
                 writer.append(epoch)
                 tracker.log_epoch(epoch)

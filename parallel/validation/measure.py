@@ -63,8 +63,14 @@ class Turn:
 class Measurement:
     """Measures plans on this worker, together with the other workers."""
 
-    def __init__(self, model: nn.Module, batch: tuple[Tensor, Tensor], precision: str,
-                 options: ValidationOptions, world: World) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: tuple[Tensor, Tensor],
+        precision: str,
+        options: ValidationOptions,
+        world: World,
+    ) -> None:
         self.model, self.precision, self.options, self.world = model, precision, options, world
         self.images, self.labels = batch  # [n, 3, h, w], [n]; smaller batches are their first rows
         self.steps = itertools.count()
@@ -72,8 +78,12 @@ class Measurement:
     def turn(self, program: Program) -> Turn:
         """Build a runtime, run untimed and timed steps, and close it."""
         world, options = self.world, self.options
-        engine = Runtime(program, self.model, world, EngineOptions(
-            seed=0, precision=self.precision, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY))
+        engine = Runtime(
+            program,
+            self.model,
+            world,
+            EngineOptions(seed=0, precision=self.precision, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY),
+        )
         images = self._on_device(self.images, engine.image_positions)
         images = images.contiguous(memory_format=torch.channels_last)
         labels = self._on_device(self.labels, engine.label_positions)
@@ -110,13 +120,26 @@ def validated_plan(plan: PredictedPlan, turns: Sequence[Turn], workers: int) -> 
     """Return a plan with its measurement: median and quartiles of the turns, and the mean shares of
     the split."""
     times = summarise([turn.step_s for turn in turns])
-    shares = StepSplit(*(statistics.fmean(getattr(turn.split, part) / turn.step_s for turn in turns)
-                         for part in ("compute_s", "exposed_s", "idle_s")))
+    shares = StepSplit(
+        *(
+            statistics.fmean(getattr(turn.split, part) / turn.step_s for turn in turns)
+            for part in ("compute_s", "exposed_s", "idle_s")
+        )
+    )
     return ValidatedPlan(
-        name=plan.name, kind=plan.kind, plan=str(plan.plan), workers=workers, batch_size=plan.batch_size,
-        held_out=plan.held_out, predicted_s=plan.step_s, measured_s=times.median,
-        first_quartile_s=times.first_quartile, third_quartile_s=times.third_quartile, predicted=plan.split,
-        measured=shares.scaled(times.median))
+        name=plan.name,
+        kind=plan.kind,
+        plan=str(plan.plan),
+        workers=workers,
+        batch_size=plan.batch_size,
+        held_out=plan.held_out,
+        predicted_s=plan.step_s,
+        measured_s=times.median,
+        first_quartile_s=times.first_quartile,
+        third_quartile_s=times.third_quartile,
+        predicted=plan.split,
+        measured=shares.scaled(times.median),
+    )
 
 
 def random_batch(size: int, side: int, classes: int, trainer: TrainerConfig) -> tuple[Tensor, Tensor]:
@@ -131,8 +154,9 @@ def classes_of(config: Config) -> int:
     return config.model.num_classes or known_classes(config.data)
 
 
-def _validate(config: Config, options: ValidationOptions, world: World,
-              tell: Tell) -> tuple[Path, Validation] | None:
+def _validate(
+    config: Config, options: ValidationOptions, world: World, tell: Tell
+) -> tuple[Path, Validation] | None:
     side = config.model.image_size
     model = build_model(config.model, classes_of(config), seed=0)
     graph = trace(model, (3, side, side))
@@ -156,13 +180,16 @@ def _validate(config: Config, options: ValidationOptions, world: World,
         validation = header(blocks=block, rows=rows)
         write_validation(path, validation)
         so_far = validation_statistics(rows)
-        tell(f"block {block} of {options.blocks}: {len(rows)} plans in {time.perf_counter() - begin:.0f} s; "
-             f"mean error so far {so_far.mean:.1%}, largest {so_far.largest:.1%}")
+        tell(
+            f"block {block} of {options.blocks}: {len(rows)} plans in {time.perf_counter() - begin:.0f} s; "
+            f"mean error so far {so_far.mean:.1%}, largest {so_far.largest:.1%}"
+        )
     return None if validation is None else (path, validation)
 
 
-def _agree(config: Config, options: ValidationOptions, world: World, graph: Graph,
-           tell: Tell) -> tuple[str, list[PredictedPlan]]:
+def _agree(
+    config: Config, options: ValidationOptions, world: World, graph: Graph, tell: Tell
+) -> tuple[str, list[PredictedPlan]]:
     """Return worker 0's choice of plans on every worker. Its `ValueError` is raised on every
     worker."""
     answer: tuple[str | None, str, list[PredictedPlan]] = (None, "", [])
@@ -181,8 +208,9 @@ def _agree(config: Config, options: ValidationOptions, world: World, graph: Grap
     return cluster, plans
 
 
-def _choose(config: Config, options: ValidationOptions, world: World, graph: Graph,
-            tell: Tell) -> tuple[str, list[PredictedPlan]]:
+def _choose(
+    config: Config, options: ValidationOptions, world: World, graph: Graph, tell: Tell
+) -> tuple[str, list[PredictedPlan]]:
     """Return the cluster's name and the plans of all batch sizes. `ValueError`: the cluster cannot
     be opened."""
     cluster = open_cluster(config.cluster, world.size)
@@ -202,14 +230,23 @@ def _choose(config: Config, options: ValidationOptions, world: World, graph: Gra
     return f"{cluster.name} {cluster.fingerprint}", plans
 
 
-def _header(config: Config, options: ValidationOptions, world: World,
-            cluster: str) -> Callable[..., Validation]:
+def _header(
+    config: Config, options: ValidationOptions, world: World, cluster: str
+) -> Callable[..., Validation]:
     """Return the validation without its measurements: `blocks` and `rows` are missing."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return partial(
-        Validation, model=config.model.label, image_size=config.model.image_size,
-        num_classes=classes_of(config), precision=config.trainer.precision, cluster=cluster,
+        Validation,
+        model=config.model.label,
+        image_size=config.model.image_size,
+        num_classes=classes_of(config),
+        precision=config.trainer.precision,
+        cluster=cluster,
         device=machine_of(config.cluster, world.size)["device"],
-        threads=torch.get_num_threads(), started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=shlex.join(sys.orig_argv), steps=options.steps, seed=config.trainer.seed,
-        environment=collect_environment(gpus))
+        threads=torch.get_num_threads(),
+        started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        command=shlex.join(sys.orig_argv),
+        steps=options.steps,
+        seed=config.trainer.seed,
+        environment=collect_environment(gpus),
+    )

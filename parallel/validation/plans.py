@@ -89,8 +89,10 @@ class PlanChooser:
 
     def choose(self, runners_up: int, drawn: int, seed: int) -> list[PredictedPlan]:
         """Return the plans of all kinds, each plan once."""
-        named = {"single": make_plan(self.graph, self.workers, {self.graph.ops[0].name: Layout(on=(0,))}),
-                 **named_plans(self.graph, self.workers, self.batch_size)}
+        named = {
+            "single": make_plan(self.graph, self.workers, {self.graph.ops[0].name: Layout(on=(0,))}),
+            **named_plans(self.graph, self.workers, self.batch_size),
+        }
         optimum = self.optimum(named)
         names: dict[Plan, tuple[str, str]] = {}
         for label, plan in named.items():
@@ -110,8 +112,15 @@ class PlanChooser:
 
     def optimum(self, named: Mapping[str, Plan]) -> Plan:
         """Return the plan that the search finds."""
-        return search(self.graph, self.batch_size, self.workers, self.cluster, self.precision, SearchConfig(),
-                      start=tuple(named.values())).plan
+        return search(
+            self.graph,
+            self.batch_size,
+            self.workers,
+            self.cluster,
+            self.precision,
+            SearchConfig(),
+            start=tuple(named.values()),
+        ).plan
 
     def best_start(self, named: Mapping[str, Plan]) -> Choice:
         """Return the best named plan in the space, used if the optimum (a pipeline) is not in
@@ -129,8 +138,12 @@ class PlanChooser:
 
     def neighbours(self, choice: Choice) -> list[Choice]:
         """Return all choices that differ in one op."""
-        return [{**choice, op: index} for op, candidates in self.space.candidates.items()
-                for index in range(len(candidates)) if index != choice[op]]
+        return [
+            {**choice, op: index}
+            for op, candidates in self.space.candidates.items()
+            for index in range(len(candidates))
+            if index != choice[op]
+        ]
 
     def changed(self, choice: Choice) -> list[tuple[str, Plan]]:
         """Return the neighbours as plans, the best first, each with a description of the changed
@@ -153,8 +166,16 @@ class PlanChooser:
         timeline = simulate(lower(self.graph, plan, self.batch_size), cluster, self.precision)
         parts = timeline.split
         split = StepSplit(*(float(part.mean()) for part in (parts.compute_s, parts.exposed_s, parts.idle_s)))
-        return PredictedPlan(name, kind, plan, self.batch_size, compute.learned, timeline.step_s,
-                             split.scaled(timeline.step_s), max(timeline.peak_memory))
+        return PredictedPlan(
+            name,
+            kind,
+            plan,
+            self.batch_size,
+            compute.learned,
+            timeline.step_s,
+            split.scaled(timeline.step_s),
+            max(timeline.peak_memory),
+        )
 
 
 def random_plan(space: Space, order: random.Random) -> Plan:

@@ -52,8 +52,14 @@ def thin_alexnet(variant: str) -> nn.Sequential:
     for name, layer in full.named_children():
         if isinstance(layer, nn.Conv2d):
             channels = layer.out_channels // THINNER[nn.Conv2d]
-            layers[name] = nn.Conv2d(width, channels, layer.kernel_size[0], layer.stride[0],
-                                     int(layer.padding[0]), groups=layer.groups)
+            layers[name] = nn.Conv2d(
+                width,
+                channels,
+                layer.kernel_size[0],
+                layer.stride[0],
+                int(layer.padding[0]),
+                groups=layer.groups,
+            )
             width = channels
         elif isinstance(layer, nn.Linear):
             features = CLASSES if name == "fc8" else layer.out_features // THINNER[nn.Linear]
@@ -70,10 +76,19 @@ def thin_resnet() -> nn.Sequential:
     Unlike in ResNet-18, the pooling reads negative numbers. After a ReLU, padding with zeros would
     go unnoticed.
     """
-    return nn.Sequential(OrderedDict(
-        conv1=nn.Conv2d(3, 6, 7, stride=2, padding=3, bias=False), bn1=nn.BatchNorm2d(6),
-        maxpool=nn.MaxPool2d(3, 2, padding=1), layer1=Block(6, 6, 1), layer2=Block(6, 9, 2),
-        avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), drop=nn.Dropout(0.3), fc=nn.Linear(9, CLASSES)))
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, 6, 7, stride=2, padding=3, bias=False),
+            bn1=nn.BatchNorm2d(6),
+            maxpool=nn.MaxPool2d(3, 2, padding=1),
+            layer1=Block(6, 6, 1),
+            layer2=Block(6, 9, 2),
+            avgpool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            drop=nn.Dropout(0.3),
+            fc=nn.Linear(9, CLASSES),
+        )
+    )
 
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
@@ -91,34 +106,80 @@ DEFAULT_PLANS = (
     DefaultPlan("ddp", "alexnet owt", 2, 8, Ddp()),
     DefaultPlan("model_parallel tensor", "alexnet owt", 3, 6, ModelParallel(scheme="tensor")),
     DefaultPlan("model_parallel layers, 1F1B", "alexnet owt", 3, 8, ModelParallel(micro_batches=4)),
-    DefaultPlan("model_parallel layers, fill-drain", "alexnet original", 2, 9,
-                ModelParallel(micro_batches=3, pipeline="fill_drain"), shared_memory=False),
+    DefaultPlan(
+        "model_parallel layers, fill-drain",
+        "alexnet original",
+        2,
+        9,
+        ModelParallel(micro_batches=3, pipeline="fill_drain"),
+        shared_memory=False,
+    ),
     DefaultPlan("one_weird_trick a", "alexnet owt", 3, 8, OneWeirdTrick(scheme="a")),
     DefaultPlan("one_weird_trick b", "alexnet owt", 2, 8, OneWeirdTrick(scheme="b")),
-    DefaultPlan("one_weird_trick b, pass", "alexnet owt", 2, 8, OneWeirdTrick(scheme="b", update="pass"),
-                shared_memory=False),
+    DefaultPlan(
+        "one_weird_trick b, pass",
+        "alexnet owt",
+        2,
+        8,
+        OneWeirdTrick(scheme="b", update="pass"),
+        shared_memory=False,
+    ),
     DefaultPlan("one_weird_trick c", "alexnet owt", 2, 8, OneWeirdTrick(scheme="c")),
-    DefaultPlan("one_weird_trick c, pass", "alexnet original", 3, 9,
-                OneWeirdTrick(scheme="c", update="pass")),
-    DefaultPlan("height and width", "alexnet original", 4, 5, """
+    DefaultPlan(
+        "one_weird_trick c, pass", "alexnet original", 3, 9, OneWeirdTrick(scheme="c", update="pass")
+    ),
+    DefaultPlan(
+        "height and width",
+        "alexnet original",
+        4,
+        5,
+        """
         {workers: 4, ops: {conv1: {h: 2, w: 2, on: [0, 2, 1, 3]}, pool2: {h: 4, on: [3, 1, 0, 2]},
-         conv3: {w: 3, on: [1, 0, 2]}, pool5: {h: 2, on: [2, 3]}, fc6: {n: 2, on: [0, 1]}}}"""),
-    DefaultPlan("normalisation over channels", "alexnet original", 3, 5, """
+         conv3: {w: 3, on: [1, 0, 2]}, pool5: {h: 2, on: [2, 3]}, fc6: {n: 2, on: [0, 1]}}}""",
+    ),
+    DefaultPlan(
+        "normalisation over channels",
+        "alexnet original",
+        3,
+        5,
+        """
         {workers: 3, ops: {conv1: {c: 3, on: [2, 0, 1]}, norm1: {c: 3, on: [0, 1, 2]}, pool1: {w: 3, on: [1, 2, 0]},
          conv2: {c: 3, on: [0, 1, 2]}, norm2: {w: 3, on: [0, 1, 2]}, conv4: {c: 3, on: [0, 1, 2]},
-         fc6: {c: 3, on: [0, 1, 2]}}}"""),
-    DefaultPlan("partial sums", "alexnet original", 4, 5, """
+         fc6: {c: 3, on: [0, 1, 2]}}}""",
+    ),
+    DefaultPlan(
+        "partial sums",
+        "alexnet original",
+        4,
+        5,
+        """
         {workers: 4, ops: {conv1: {k: 3, on: [3, 1, 0]}, conv2: {k: 2, h: 2, on: [1, 0, 2, 3]},
          conv3: {c: 2, k: 2, on: [0, 1, 2, 3]}, fc6: {k: 4, on: [3, 2, 1, 0]}, fc7: {c: 2, k: 2, on: [1, 3, 0, 2]},
-         fc8: {k: 3, on: [0, 1, 2]}}}"""),
-    DefaultPlan("pipeline of two by two", "alexnet owt", 4, 12, """
+         fc8: {k: 3, on: [0, 1, 2]}}}""",
+    ),
+    DefaultPlan(
+        "pipeline of two by two",
+        "alexnet owt",
+        4,
+        12,
+        """
         {workers: 4, micro_batches: 3, ops: {conv1: {n: 2, on: [0, 1]}, conv4: {h: 2, on: [3, 2]},
-         fc6: {c: 2, on: [1, 0]}, fc8: {on: [3]}}}""", shared_memory=False),
-    DefaultPlan("batch norm over samples", "resnet", 3, 7, "{workers: 3, ops: {conv1: {n: 3, on: [0, 1, 2]}}}"),
-    DefaultPlan("batch norm in space and channels", "resnet", 4, 4, """
+         fc6: {c: 2, on: [1, 0]}, fc8: {on: [3]}}}""",
+        shared_memory=False,
+    ),
+    DefaultPlan(
+        "batch norm over samples", "resnet", 3, 7, "{workers: 3, ops: {conv1: {n: 3, on: [0, 1, 2]}}}"
+    ),
+    DefaultPlan(
+        "batch norm in space and channels",
+        "resnet",
+        4,
+        4,
+        """
         {workers: 4, ops: {conv1: {h: 2, w: 2, on: [0, 1, 2, 3]}, maxpool: {h: 4, on: [0, 2, 1, 3]},
          layer1.conv1: {c: 2, h: 2, on: [3, 1, 0, 2]}, layer2.bn1: {c: 4, on: [1, 0, 2, 3]},
-         layer2.conv2: {n: 2, c: 2, on: [2, 3, 1, 0]}, fc: {on: [2]}}}"""),
+         layer2.conv2: {n: 2, c: 2, on: [2, 3, 1, 0]}, fc: {on: [2]}}}""",
+    ),
 )
 
 
@@ -131,8 +192,19 @@ def default_cases(steps: int) -> list[tuple[DefaultPlan, Case]]:
             torch.manual_seed(1)
             models[name] = make().share_memory()
             graphs[name] = trace(models[name], shape)
-    return [(default, Case(models[default.model], _plan(default, graphs[default.model]), MODELS[default.model][1],
-                           default.batch_size, steps)) for default in DEFAULT_PLANS]
+    return [
+        (
+            default,
+            Case(
+                models[default.model],
+                _plan(default, graphs[default.model]),
+                MODELS[default.model][1],
+                default.batch_size,
+                steps,
+            ),
+        )
+        for default in DEFAULT_PLANS
+    ]
 
 
 def _plan(default: DefaultPlan, graph: Graph) -> Plan | None:

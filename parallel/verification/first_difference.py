@@ -81,8 +81,14 @@ class Place:
         return ", ".join(filter(None, (self.what, self.where))) + f": {self.difference:.1e}"
 
 
-def compare_step(graph: Graph, passes: Sequence[Span], ours: Sequence[Recorded], theirs: Recorded,
-                 gradients: Mapping[str, tuple[Tensor, Tensor]], tolerance: float) -> Place | None:
+def compare_step(
+    graph: Graph,
+    passes: Sequence[Span],
+    ours: Sequence[Recorded],
+    theirs: Recorded,
+    gradients: Mapping[str, tuple[Tensor, Tensor]],
+    tolerance: float,
+) -> Place | None:
     """Return the first difference above `tolerance` in forward and backward of a step, or None.
 
     `passes` are the spans of samples between updates of the weights. `ours` has a record for each
@@ -91,8 +97,13 @@ def compare_step(graph: Graph, passes: Sequence[Span], ours: Sequence[Recorded],
     """
     for number, samples in enumerate(passes):
         known = gradients if number == len(passes) - 1 else {}
-        found = _compare_pass(graph, [(_only(samples, outputs), _only(samples, back)) for outputs, back in ours],
-                              (_only(samples, theirs[0]), _only(samples, theirs[1])), known, tolerance)
+        found = _compare_pass(
+            graph,
+            [(_only(samples, outputs), _only(samples, back)) for outputs, back in ours],
+            (_only(samples, theirs[0]), _only(samples, theirs[1])),
+            known,
+            tolerance,
+        )
         if found is not None:
             return found
     return None
@@ -115,7 +126,9 @@ def relative(ours: Tensor, theirs: Tensor, scale: float) -> float:
     the same kind. Otherwise a gradient that consists of rounding errors, such as that of a bias
     before a batch normalisation, would be compared with itself.
     """
-    return ((ours - theirs).abs().max() / theirs.abs().max().clamp_min(max(NEGLIGIBLE * scale, 1e-300))).item()
+    return (
+        (ours - theirs).abs().max() / theirs.abs().max().clamp_min(max(NEGLIGIBLE * scale, 1e-300))
+    ).item()
 
 
 def magnitude(tensors: Iterable[Tensor]) -> float:
@@ -134,8 +147,13 @@ def _only(samples: Span, pieces: Mapping[str, Sequence[Piece]]) -> dict[str, lis
     return result
 
 
-def _compare_pass(graph: Graph, ours: Sequence[Recorded], theirs: Recorded,
-                  gradients: Mapping[str, tuple[Tensor, Tensor]], tolerance: float) -> Place | None:
+def _compare_pass(
+    graph: Graph,
+    ours: Sequence[Recorded],
+    theirs: Recorded,
+    gradients: Mapping[str, tuple[Tensor, Tensor]],
+    tolerance: float,
+) -> Place | None:
     for name in graph.names:
         found = _compare(name, [outputs for outputs, _ in ours], theirs[0], tolerance, adds=True)
         if found is not None:
@@ -156,12 +174,19 @@ def _compare_pass(graph: Graph, ours: Sequence[Recorded], theirs: Recorded,
             if not waiting[producer]:
                 found = _compare(producer, [seen for _, seen in ours], theirs[1], tolerance, adds=False)
             if found is not None:
-                return Place(f"backward of {' or '.join(readers[producer])}, gradient of its input {producer}", *found)
+                return Place(
+                    f"backward of {' or '.join(readers[producer])}, gradient of its input {producer}", *found
+                )
     return None
 
 
-def _compare(op: str, ours: Sequence[Mapping[str, Sequence[Piece]]], theirs: Mapping[str, Sequence[Piece]],
-             tolerance: float, adds: bool) -> tuple[str, float] | None:
+def _compare(
+    op: str,
+    ours: Sequence[Mapping[str, Sequence[Piece]]],
+    theirs: Mapping[str, Sequence[Piece]],
+    tolerance: float,
+    adds: bool,
+) -> tuple[str, float] | None:
     """Return where the workers' pieces differ most from the whole tensor, and the difference.
 
     None if they do not differ, or if the reference does not have the tensor. With `adds`, pieces of
@@ -213,4 +238,6 @@ def _box(wrong: Tensor, piece: Piece) -> Box:
     low, high = places.min(dim=0).values.tolist(), places.max(dim=0).values.tolist()
     rows = sorted((int(piece.rows[low[0]]), int(piece.rows[high[0]])))
     starts = [0, *(start for start, _ in piece.box.spans[1:])]
-    return Box(((rows[0], rows[1] + 1), *((starts[i] + low[i], starts[i] + high[i] + 1) for i in range(1, len(low)))))
+    return Box(
+        ((rows[0], rows[1] + 1), *((starts[i] + low[i], starts[i] + high[i] + 1) for i in range(1, len(low))))
+    )

@@ -34,7 +34,14 @@ from parallel.runtime.execution.ddp import DDPEngine
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.instrumentation.observe import Observer, observe_modules
-from parallel.verification.first_difference import Place, Recorder, compare_named, compare_step, magnitude, relative
+from parallel.verification.first_difference import (
+    Place,
+    Recorder,
+    compare_named,
+    compare_step,
+    magnitude,
+    relative,
+)
 from parallel.verification.reference import Optimizer, Passes, Reference, evaluate
 
 TOLERANCE = 1e-10
@@ -97,7 +104,10 @@ class Difference:
     @property
     def by_quantity(self) -> dict[str, float]:
         """All five differences by name."""
-        return {name: getattr(self, name) for name in ("losses", "gradients", "weights", "statistics", "evaluation")}
+        return {
+            name: getattr(self, name)
+            for name in ("losses", "gradients", "weights", "statistics", "evaluation")
+        }
 
     @property
     def largest(self) -> float:
@@ -115,7 +125,9 @@ def compare_worker(case: Case, chaos: Chaos | None = None) -> Difference:
     return compare_cases([case], ClusterConfig(device="cpu"), chaos)[0]
 
 
-def compare_cases(cases: Sequence[Case], cluster: ClusterConfig, chaos: Chaos | None = None) -> list[Difference]:
+def compare_cases(
+    cases: Sequence[Case], cluster: ClusterConfig, chaos: Chaos | None = None
+) -> list[Difference]:
     """Compare cases with the same number of workers in order; stop after the first difference."""
     found: list[Difference] = []
     with open_world(cluster, chaos) as world:
@@ -145,8 +157,11 @@ def largest_difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor])
     if ours.keys() != theirs.keys():
         raise RuntimeError(f"different tensors: {sorted(ours.keys() ^ theirs.keys())}")
     scale = magnitude(theirs.values())
-    return max(((relative(ours[name], tensor, scale), name) for name, tensor in theirs.items()), key=_entry_nan_last,
-               default=(0.0, ""))
+    return max(
+        ((relative(ours[name], tensor, scale), name) for name, tensor in theirs.items()),
+        key=_entry_nan_last,
+        default=(0.0, ""),
+    )
 
 
 def _nan_last(value: float) -> float:
@@ -168,10 +183,18 @@ class _Comparison:
 
     def _engine(self, observer: Observer | None = None) -> Engine:
         case = self._case
-        options = EngineOptions(case.seed, "fp64", momentum=OPTIMIZER.momentum, weight_decay=OPTIMIZER.weight_decay)
+        options = EngineOptions(
+            case.seed, "fp64", momentum=OPTIMIZER.momentum, weight_decay=OPTIMIZER.weight_decay
+        )
         if case.program is None:
-            return DDPEngine(copy.deepcopy(case.model), self._world, options, batch_size=case.batch_size,
-                                   bucket_mb=25.0, observer=observer)
+            return DDPEngine(
+                copy.deepcopy(case.model),
+                self._world,
+                options,
+                batch_size=case.batch_size,
+                bucket_mb=25.0,
+                observer=observer,
+            )
         return Runtime(case.program, case.model, self._world, options, keep_gradients=True, observer=observer)
 
     def _reference(self) -> Reference | None:
@@ -180,7 +203,9 @@ class _Comparison:
             return None
         passes, program = None, self._case.program
         if program is not None and self._case.passes > 1:
-            first = next((op.name for op in program.graph if op.parameters and op.name not in program.merged), None)
+            first = next(
+                (op.name for op in program.graph if op.parameters and op.name not in program.merged), None
+            )
             passes = None if first is None else Passes(self._case.passes, first)
         return Reference(self._case.model, OPTIMIZER, seed=self._case.seed, passes=passes)
 
@@ -196,11 +221,16 @@ class _Comparison:
         case = self._case
         self._world.watch.at(f"step {step}")
         images, labels = random_batch(step, case.batch_size, case.shape, self._classes)
-        loss = self._world.sum(engine.train_step(images[engine.image_positions], labels[engine.label_positions],
-                                                 step=step, lr=OPTIMIZER.lr))
+        loss = self._world.sum(
+            engine.train_step(
+                images[engine.image_positions], labels[engine.label_positions], step=step, lr=OPTIMIZER.lr
+            )
+        )
         return loss.item(), math.nan if reference is None else reference.train_step(images, labels, step)
 
-    def _evaluate(self, step: int, engine: Engine, reference: Reference | None) -> dict[str, tuple[Tensor, Tensor]]:
+    def _evaluate(
+        self, step: int, engine: Engine, reference: Reference | None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         """Evaluate a batch on both sides and return pairs of sums by name, ours first.
 
         The labels are chosen from the reference's logits by rank (`LABEL_RANKS`). The last row is
@@ -210,18 +240,26 @@ class _Comparison:
         labels = logits = None
         if reference is not None:
             logits = reference.logits(images)
-            ranks = torch.tensor([min(LABEL_RANKS[(i + step) % len(LABEL_RANKS)], self._classes - 1)
-                                  for i in range(len(images))])
+            ranks = torch.tensor(
+                [
+                    min(LABEL_RANKS[(i + step) % len(LABEL_RANKS)], self._classes - 1)
+                    for i in range(len(images))
+                ]
+            )
             labels = logits.argsort(dim=1, descending=True).gather(1, ranks[:, None])[:, 0]
             labels[-1] = -1
         labels = self._world.gather(labels)[0]
         if labels is None:
             raise RuntimeError("worker 0 chose no labels")
-        ours = self._world.sum(engine.evaluate_step(images[engine.image_positions], labels[engine.label_positions]))
+        ours = self._world.sum(
+            engine.evaluate_step(images[engine.image_positions], labels[engine.label_positions])
+        )
         if logits is None:
             return {}
         theirs = evaluate(logits, labels)
-        return {name: (ours[i], torch.tensor(theirs[i], dtype=torch.float64)) for i, name in enumerate(EVALUATED)}
+        return {
+            name: (ours[i], torch.tensor(theirs[i], dtype=torch.float64)) for i, name in enumerate(EVALUATED)
+        }
 
     @property
     def _classes(self) -> int:
@@ -240,7 +278,9 @@ class _Comparison:
             if reference is not None:
                 found["losses"].append((abs(loss - expected) / abs(expected), f"loss of step {step}"))
                 found["gradients"].append(largest_difference(gradients, reference.gradients))
-                found["evaluation"] += [(_apart(*pair), f"evaluation's {name}") for name, pair in evaluated.items()]
+                found["evaluation"] += [
+                    (_apart(*pair), f"evaluation's {name}") for name, pair in evaluated.items()
+                ]
         weights, statistics = self._tensors(engine, "weights"), self._tensors(engine, "buffers")
         if reference is not None:
             found["weights"].append(largest_difference(weights, reference.weights))
@@ -250,8 +290,14 @@ class _Comparison:
             engine.close()
         worst = {name: max(entries, key=_entry_nan_last) for name, entries in found.items()}
         largest = {name: entry[0] for name, entry in worst.items()}
-        return Difference(largest["losses"], largest["gradients"], largest["weights"], largest["statistics"],
-                          largest["evaluation"], worst=max(worst.values(), key=_entry_nan_last)[1])
+        return Difference(
+            largest["losses"],
+            largest["gradients"],
+            largest["weights"],
+            largest["statistics"],
+            largest["evaluation"],
+            worst=max(worst.values(), key=_entry_nan_last)[1],
+        )
 
     def first(self) -> str:
         """Run the same steps again and return the location of the first difference, on every
@@ -267,17 +313,34 @@ class _Comparison:
             evaluated = self._evaluate(step, engine, reference)
             # Each DDP worker has the mean over its own samples, so its gradients are not
             # comparable.
-            ours = self._world.gather_to_first((own.outputs, own.gradients if isinstance(engine, Runtime) else {}))
+            ours = self._world.gather_to_first(
+                (own.outputs, own.gradients if isinstance(engine, Runtime) else {})
+            )
             gathered = {kind: self._tensors(engine, kind) for kind in ("gradients", "weights", "buffers")}
             place: Place | None = None
             if reference is not None:
                 place = (
-                    compare_step(self._case.graph, self._spans, ours, (plain.outputs, plain.gradients),
-                                 _pairs(gathered["gradients"], reference.gradients), TOLERANCE)
+                    compare_step(
+                        self._case.graph,
+                        self._spans,
+                        ours,
+                        (plain.outputs, plain.gradients),
+                        _pairs(gathered["gradients"], reference.gradients),
+                        TOLERANCE,
+                    )
                     or compare_named("update of", _pairs(gathered["weights"], reference.weights), TOLERANCE)
-                    or compare_named("running statistics", _pairs(gathered["buffers"], reference.statistics), TOLERANCE)
-                    or next((Place(f"evaluation's {name}", "", _apart(*pair)) for name, pair in evaluated.items()
-                             if not _apart(*pair) <= TOLERANCE), None))
+                    or compare_named(
+                        "running statistics", _pairs(gathered["buffers"], reference.statistics), TOLERANCE
+                    )
+                    or next(
+                        (
+                            Place(f"evaluation's {name}", "", _apart(*pair))
+                            for name, pair in evaluated.items()
+                            if not _apart(*pair) <= TOLERANCE
+                        ),
+                        None,
+                    )
+                )
             place = self._world.gather(place)[0]
             if place is not None:
                 return f"step {step}, {place}"

@@ -40,7 +40,9 @@ class Passes:
 class Reference:
     """A copy of `model`, trained in one process on the whole batch with SGD."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, *, seed: int, passes: Passes | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, optimizer: Optimizer, *, seed: int, passes: Passes | None = None
+    ) -> None:
         """Raises `ValueError` if `passes` is given and the model is not an `nn.Sequential`."""
         self.model = copy.deepcopy(model).double()
         self._at = _Position(seed)
@@ -53,16 +55,23 @@ class Reference:
         cut = 1
         if passes is not None and passes.count > 1:
             if not isinstance(self.model, nn.Sequential):
-                raise ValueError(f"update=pass has no reference for {type(model).__name__}: the model must be an "
-                                 "nn.Sequential, so that its parts can run separately")
+                raise ValueError(
+                    f"update=pass has no reference for {type(model).__name__}: the model must be an "
+                    "nn.Sequential, so that its parts can run separately"
+                )
             layers = list(self.model.children())
             cut = [name for name, _ in self.model.named_children()].index(passes.first)
         self._front, self._back = nn.Sequential(*layers[:cut]), nn.Sequential(*layers[cut:])
 
         def sgd(part: nn.Module) -> torch.optim.SGD | None:
             weights = list(part.parameters())
-            return torch.optim.SGD(weights, lr=optimizer.lr, momentum=optimizer.momentum,
-                                   weight_decay=optimizer.weight_decay) if weights else None
+            return (
+                torch.optim.SGD(
+                    weights, lr=optimizer.lr, momentum=optimizer.momentum, weight_decay=optimizer.weight_decay
+                )
+                if weights
+                else None
+            )
 
         self._front_sgd, self._back_sgd = sgd(self._front), sgd(self._back)
         self.gradients: dict[str, Tensor] = {}
@@ -96,7 +105,9 @@ class Reference:
             total = loss.item()
         else:
             total = self._pass_by_pass(features, labels)
-        self.gradients = {name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None}
+        self.gradients = {
+            name: p.grad.clone() for name, p in self.model.named_parameters() if p.grad is not None
+        }
         if self._front_sgd is not None:
             self._front_sgd.step()
         if self._back_sgd is not None and self._passes == 1:

@@ -19,7 +19,9 @@ TIMEOUT_S = 600.0
 """Time limit of a wait for another worker; worker 0 also trains the whole model in float64."""
 
 
-def verify(config: Config, steps: int, batch_size: int | None = None, chaos: Chaos | None = None) -> Difference:
+def verify(
+    config: Config, steps: int, batch_size: int | None = None, chaos: Chaos | None = None
+) -> Difference:
     """Compare the configured strategy with plain PyTorch.
 
     Without `batch_size`, the global batch is the smallest multiple of 2 · workers · micro-batches
@@ -39,8 +41,9 @@ def verify(config: Config, steps: int, batch_size: int | None = None, chaos: Cha
     return _spawn([case], workers, ClusterConfig(device="cpu", timeout_s=TIMEOUT_S), chaos)[0]
 
 
-def verify_defaults(steps: int, chaos: Chaos | None, timeout_s: float = TIMEOUT_S,
-                    ) -> Iterator[tuple[DefaultPlan, Difference]]:
+def verify_defaults(
+    steps: int, chaos: Chaos | None, timeout_s: float = TIMEOUT_S
+) -> Iterator[tuple[DefaultPlan, Difference]]:
     """Compare the default plans and yield the results.
 
     Plans run in groups; a group stops after its first difference.
@@ -56,7 +59,9 @@ def verify_defaults(steps: int, chaos: Chaos | None, timeout_s: float = TIMEOUT_
         yield from zip(plans, _spawn(cases, workers, cluster, chaos), strict=False)
 
 
-def _spawn(cases: Sequence[Case], workers: int, cluster: ClusterConfig, chaos: Chaos | None) -> list[Difference]:
+def _spawn(
+    cases: Sequence[Case], workers: int, cluster: ClusterConfig, chaos: Chaos | None
+) -> list[Difference]:
     for case in cases:
         _ = case.program  # raises ValueError for an invalid case before any process starts
     found: list[Difference] = spawn_workers(compare_cases, workers, cases, cluster, chaos)[0]

@@ -16,7 +16,13 @@ from tests.support.commands import Ended, run_module
 from tests.support.made_records import made_record
 
 PLAN = "workers: 1\nops:\n  conv1: {on: [0]}\n"
-SMALL = ["tracker=none", "trainer.epochs=1", "data.train_images=16", "data.val_images=8", "trainer.batch_size=8"]
+SMALL = [
+    "tracker=none",
+    "trainer.epochs=1",
+    "data.train_images=16",
+    "data.val_images=8",
+    "trainer.batch_size=8",
+]
 
 
 def check(ended: Ended, folder: Path, *words: str) -> None:
@@ -28,78 +34,137 @@ def check(ended: Ended, folder: Path, *words: str) -> None:
     assert list(folder.rglob("record.json")) == []
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["strategy=one_weird_trick", "strategy.scheme=c", "trainer.batch_size=3"],
-     ["trainer.batch_size=3 must be a multiple of the plan's micro_batches=2"]),
-    (["strategy=one_weird_trick", "strategy.scheme=b", "trainer.batch_size=2"],
-     ["trainer.batch_size=2 is too small: ", "is split in n into 2 parts of 1 samples (1 of 2 micro-batches)"]),
-    (["strategy=model_parallel", "strategy.micro_batches=3"],
-     ["trainer.batch_size=8 must be a multiple of the plan's micro_batches=3"]),
-    (["strategy=data_parallel", "trainer.batch_size=1"],
-     ["trainer.batch_size=1 is too small: conv1 is split in n into 2 parts of 1 samples"]),
-    (["strategy=ddp", "trainer.batch_size=3"], ["trainer.batch_size=3 must be a multiple of workers=2"]),
-    (["strategy=data_parallel", "trainer.batch_size=32"],
-     ["trainer.batch_size=32 is more than the 16 training images"]),
-    (["strategy=single"], ["strategy=single needs 1 process, but torchrun started 2"]),
-    (["strategy=ddp", "workers=3"], ["workers=3 needs 3 processes, but torchrun started 2"]),
-    (["strategy=one_weird_trick", "strategy.scheme=d"], ["strategy.scheme=d is not known; it must be one of a, b, c"]),
-    (["strategy=model_parallel", "strategy.scheme=a"],
-     ["strategy.scheme=a is not known; it must be one of layers, tensor"]),
-    (["strategy=from_file", "strategy.path=nowhere.yaml"], ["strategy.path=nowhere.yaml is not a file"]),
-    (["strategy=ddp", "model.num_classes=7"],
-     ["model.num_classes=7 does not fit the data set, which has 10 classes"]),
-    (["strategy=ddp", "data=tiny_imagenet", "data.root=nowhere"], ["data.root=nowhere is not a folder", "wnids.txt"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (
+            ["strategy=one_weird_trick", "strategy.scheme=c", "trainer.batch_size=3"],
+            ["trainer.batch_size=3 must be a multiple of the plan's micro_batches=2"],
+        ),
+        (
+            ["strategy=one_weird_trick", "strategy.scheme=b", "trainer.batch_size=2"],
+            [
+                "trainer.batch_size=2 is too small: ",
+                "is split in n into 2 parts of 1 samples (1 of 2 micro-batches)",
+            ],
+        ),
+        (
+            ["strategy=model_parallel", "strategy.micro_batches=3"],
+            ["trainer.batch_size=8 must be a multiple of the plan's micro_batches=3"],
+        ),
+        (
+            ["strategy=data_parallel", "trainer.batch_size=1"],
+            ["trainer.batch_size=1 is too small: conv1 is split in n into 2 parts of 1 samples"],
+        ),
+        (["strategy=ddp", "trainer.batch_size=3"], ["trainer.batch_size=3 must be a multiple of workers=2"]),
+        (
+            ["strategy=data_parallel", "trainer.batch_size=32"],
+            ["trainer.batch_size=32 is more than the 16 training images"],
+        ),
+        (["strategy=single"], ["strategy=single needs 1 process, but torchrun started 2"]),
+        (["strategy=ddp", "workers=3"], ["workers=3 needs 3 processes, but torchrun started 2"]),
+        (
+            ["strategy=one_weird_trick", "strategy.scheme=d"],
+            ["strategy.scheme=d is not known; it must be one of a, b, c"],
+        ),
+        (
+            ["strategy=model_parallel", "strategy.scheme=a"],
+            ["strategy.scheme=a is not known; it must be one of layers, tensor"],
+        ),
+        (["strategy=from_file", "strategy.path=nowhere.yaml"], ["strategy.path=nowhere.yaml is not a file"]),
+        (
+            ["strategy=ddp", "model.num_classes=7"],
+            ["model.num_classes=7 does not fit the data set, which has 10 classes"],
+        ),
+        (
+            ["strategy=ddp", "data=tiny_imagenet", "data.root=nowhere"],
+            ["data.root=nowhere is not a folder", "wnids.txt"],
+        ),
+    ],
+)
 def test_two_ranks_refuse_once(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     check(run_module(2, "parallel.train", *SMALL, *arguments, folder=tmp_path), tmp_path, *words)
 
 
-@pytest.mark.parametrize("plan, words", [
-    (None, ["strategy.path=plan.yaml is not a file"]),
-    (PLAN.replace("workers: 1", "workers: 3"), ["plan.yaml: workers=1 does not fit the plan, which is for 3"]),
-    (PLAN + "  conv9: {on: [0]}\n", ["plan.yaml: ", "conv9", "conv2"]),
-    (PLAN.replace("{", "{n: 3, "), ["plan.yaml: ops.conv1.on=[0] must name as many workers as there are parts, 3"]),
-    (PLAN.replace("[0]", "[2]"), ["plan.yaml: ", "2"]),
-    ("ops: [", ["plan.yaml: the plan is not valid YAML"]),
-    ("\x00", ["plan.yaml: "]),
-    ("", ["plan.yaml: the plan must be a mapping with the keys workers and ops"]),
-])
+@pytest.mark.parametrize(
+    "plan, words",
+    [
+        (None, ["strategy.path=plan.yaml is not a file"]),
+        (
+            PLAN.replace("workers: 1", "workers: 3"),
+            ["plan.yaml: workers=1 does not fit the plan, which is for 3"],
+        ),
+        (PLAN + "  conv9: {on: [0]}\n", ["plan.yaml: ", "conv9", "conv2"]),
+        (
+            PLAN.replace("{", "{n: 3, "),
+            ["plan.yaml: ops.conv1.on=[0] must name as many workers as there are parts, 3"],
+        ),
+        (PLAN.replace("[0]", "[2]"), ["plan.yaml: ", "2"]),
+        ("ops: [", ["plan.yaml: the plan is not valid YAML"]),
+        ("\x00", ["plan.yaml: "]),
+        ("", ["plan.yaml: the plan must be a mapping with the keys workers and ops"]),
+    ],
+)
 def test_plan_files(plan: str | None, words: list[str], tmp_path: Path) -> None:
     if plan is not None:
         (tmp_path / "plan.yaml").write_text(plan)
-    ended = run_module(1, "parallel.train", *SMALL, "strategy=from_file", "strategy.path=plan.yaml", folder=tmp_path)
+    ended = run_module(
+        1, "parallel.train", *SMALL, "strategy=from_file", "strategy.path=plan.yaml", folder=tmp_path
+    )
     check(ended, tmp_path, *words)
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["data=imagenet"], ["data.root=None must be the folder of data=imagenet: train/<wnid>/*.JPEG"]),
-    (["data=dogs_vs_cats", "data.root=empty"], ["data.root=empty is an empty folder; looked for train/cat.N.jpg"]),
-    (["data=imagenet", "data.root=cats"], ["data.root=cats has another layout", "it looks like data=dogs_vs_cats"]),
-    (["data=dogs_vs_cats", "data.root=cats", "data.train_images=null"],
-     ["data.root=cats/train holds too many broken images"]),
-    (["strategy=nope"], ["strategy=nope is not known; it must be one of data_parallel, ddp"]),
-    (["trainer.batchsize=3"], ["trainer.batchsize is not a known key", "batch_size"]),
-    (["trainer.batch_size=many"], ["trainer.batch_size: ", "'many'"]),
-    (["data=nope"], ["data=nope is not known; it must be one of digits"]),
-    (["model.image_size=32"], ["model.image_size=32 is too small"]),
-    (["trainer.precision=fp16"], ["trainer.precision=fp16 is not known; it must be one of fp32, bf16, fp64"]),
-    (["hydra.run.dir=file"], ["hydra.run.dir=", "file cannot be created"]),
-    (["strategy=ddp", "workers=2"], ["workers=2 needs 2 processes", "torchrun --standalone --nproc-per-node 2 -m"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["data=imagenet"], ["data.root=None must be the folder of data=imagenet: train/<wnid>/*.JPEG"]),
+        (
+            ["data=dogs_vs_cats", "data.root=empty"],
+            ["data.root=empty is an empty folder; looked for train/cat.N.jpg"],
+        ),
+        (
+            ["data=imagenet", "data.root=cats"],
+            ["data.root=cats has another layout", "it looks like data=dogs_vs_cats"],
+        ),
+        (
+            ["data=dogs_vs_cats", "data.root=cats", "data.train_images=null"],
+            ["data.root=cats/train holds too many broken images"],
+        ),
+        (["strategy=nope"], ["strategy=nope is not known; it must be one of data_parallel, ddp"]),
+        (["trainer.batchsize=3"], ["trainer.batchsize is not a known key", "batch_size"]),
+        (["trainer.batch_size=many"], ["trainer.batch_size: ", "'many'"]),
+        (["data=nope"], ["data=nope is not known; it must be one of digits"]),
+        (["model.image_size=32"], ["model.image_size=32 is too small"]),
+        (
+            ["trainer.precision=fp16"],
+            ["trainer.precision=fp16 is not known; it must be one of fp32, bf16, fp64"],
+        ),
+        (["hydra.run.dir=file"], ["hydra.run.dir=", "file cannot be created"]),
+        (
+            ["strategy=ddp", "workers=2"],
+            ["workers=2 needs 2 processes", "torchrun --standalone --nproc-per-node 2 -m"],
+        ),
+    ],
+)
 def test_plain_python(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     (tmp_path / "cats" / "train").mkdir(parents=True)
     for index in range(12):
-        (tmp_path / "cats" / "train" / f"{('cat', 'dog')[index % 2]}.{index}.jpg").write_bytes(b"not an image")
+        (tmp_path / "cats" / "train" / f"{('cat', 'dog')[index % 2]}.{index}.jpg").write_bytes(
+            b"not an image"
+        )
     check(run_module(1, "parallel.train", *SMALL, *arguments, folder=tmp_path), tmp_path, *words)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-@pytest.mark.parametrize("arguments, words", [
-    (["cluster.backend=nccl"], ["cluster.backend=nccl needs GPUs, and torch sees none; use gloo"]),
-    (["cluster.device=cuda"], ["cluster.device=cuda needs a GPU, and torch sees none; use cpu"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["cluster.backend=nccl"], ["cluster.backend=nccl needs GPUs, and torch sees none; use gloo"]),
+        (["cluster.device=cuda"], ["cluster.device=cuda needs a GPU, and torch sees none; use cpu"]),
+    ],
+)
 def test_no_gpu(arguments: list[str], words: list[str], tmp_path: Path) -> None:
     check(run_module(2, "parallel.train", "strategy=ddp", *arguments, folder=tmp_path), tmp_path, *words)
 
@@ -109,8 +174,13 @@ def test_a_port_in_use(tmp_path: Path) -> None:
         taken.bind(("", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        ended = run_module(1, "parallel.train", "strategy=ddp", folder=tmp_path, environment={
-            "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
+        ended = run_module(
+            1,
+            "parallel.train",
+            "strategy=ddp",
+            folder=tmp_path,
+            environment={"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+        )
     check(ended, tmp_path, f"MASTER_PORT={port} on 127.0.0.1 is in use")
 
 

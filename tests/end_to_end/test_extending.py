@@ -39,7 +39,7 @@ def read_page() -> Page:
     text = PAGE.read_text(encoding="utf-8")
     page = Page({}, {}, [])
     for block in BLOCK.finditer(text):
-        before, code = text[:block.start()], block[2]
+        before, code = text[: block.start()], block[2]
         if block[1] == "sh":
             lines = [shlex.split(line) for line in code.splitlines()]
             assert all(words[:2] == ["python", "-m"] for words in lines)
@@ -63,7 +63,9 @@ def add(page: Page, folder: Path) -> None:
         lines = (folder / path).read_text(encoding="utf-8").splitlines()
         opening = next(i for i, line in enumerate(lines) if line.startswith(f"{table}: "))
         lines.insert(lines.index("}", opening), f"    {entry}")
-        lines.insert(max(i for i, line in enumerate(lines) if line.startswith("from parallel.")) + 1, imported)
+        lines.insert(
+            max(i for i, line in enumerate(lines) if line.startswith("from parallel.")) + 1, imported
+        )
         (folder / path).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -94,24 +96,40 @@ def extended(tmp_path: Path) -> Page:
 def test_the_page_is_one_file_and_one_entry_each() -> None:
     page = read_page()
     assert [Path(path).parent.as_posix() for path in page.files] == [
-        "parallel/strategies", "parallel/graph/ops", "parallel/models", "parallel/data", "conf/cluster"]
+        "parallel/strategies",
+        "parallel/graph/ops",
+        "parallel/models",
+        "parallel/data",
+        "conf/cluster",
+    ]
     assert [(Path(path).parent.as_posix(), table) for path, table in page.entries] == [
-        ("parallel/strategies", "STRATEGIES"), ("parallel/graph/ops", "RULES"), ("parallel/models", "MODELS"),
-        ("parallel/data", "DATA_SETS")]
+        ("parallel/strategies", "STRATEGIES"),
+        ("parallel/graph/ops", "RULES"),
+        ("parallel/models", "MODELS"),
+        ("parallel/data", "DATA_SETS"),
+    ]
 
 
 def test_the_commands_of_the_page_run(extended: Page, run: Run, tmp_path: Path) -> None:
     said = {}
     for module, *arguments in extended.commands:
         # Processes of the fork server have imported this project already; these must import the copy.
-        done = run(module, *arguments, *(["tracker=none"] if module == "parallel.train" else []),
-                   environment={"PYTHONPATH": str(tmp_path)}, real=True)
+        done = run(
+            module,
+            *arguments,
+            *(["tracker=none"] if module == "parallel.train" else []),
+            environment={"PYTHONPATH": str(tmp_path)},
+            real=True,
+        )
         assert done.returncode == 0, f"{module}\n{done.stdout}\n{done.stderr}"
         said[module] = done.stdout
     assert list(said) == ["parallel.verify", "parallel.train", "parallel.simulate"]
     assert said["parallel.verify"].startswith("spatial: ") and "  equal: " in said["parallel.verify"]
     (record,) = (json.loads(path.read_text(encoding="utf-8")) for path in tmp_path.glob("runs/*/record.json"))
     assert (record["strategy"], record["workload"]["model"]) == ("spatial", "tiny")
-    assert (record["workload"]["data"], record["workload"]["num_classes"], record["workload"]["train_images"]) == (
-        "listed", 2, 8)
+    assert (
+        record["workload"]["data"],
+        record["workload"]["num_classes"],
+        record["workload"]["train_images"],
+    ) == ("listed", 2, 8)
     assert "cluster workstation," in " ".join(said["parallel.simulate"].split())

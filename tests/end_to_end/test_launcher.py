@@ -55,27 +55,51 @@ def test_torchrun_ranks_share_one_run_directory(torchrun: Run, tmp_path: Path) -
 
 def test_two_nodes_share_one_run_directory(start: Start, tmp_path: Path) -> None:
     port = free_port()
-    nodes = [start("torch.distributed.run", "--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1",
-                   "--master-addr=127.0.0.1", f"--master-port={port}", "-m", JOB, "strategy=ddp", "workers=2")
-             for rank in range(2)]
+    nodes = [
+        start(
+            "torch.distributed.run",
+            "--nnodes=2",
+            f"--node-rank={rank}",
+            "--nproc-per-node=1",
+            "--master-addr=127.0.0.1",
+            f"--master-port={port}",
+            "-m",
+            JOB,
+            "strategy=ddp",
+            "workers=2",
+        )
+        for rank in range(2)
+    ]
     for node in nodes:
         _, err = node.communicate(timeout=600)
         assert node.returncode == 0, err
     assert [path.name for path in (tmp_path / "runs").glob("*/*.json")] == ["record.json"]
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["strategy=nope"], ["strategy=nope", "one_weird_trick"]),
-    (["strategy=ddp", "workers=2"],
-     ["workers=2", "torchrun --standalone --nproc-per-node 2 -m tests.support.fake_job"]),
-    (["--config-name=other"], ["--config-name=other", "conf/"]),
-    (["-m", "strategy=ddp,nope"], ["strategy=nope"]),
-    (["-m", "strategy=ddp,single", "hydra/launcher=torchrun"], ["workers=None", "strategy=ddp", "workers=2"]),
-    (["-m", "strategy=single", "trainer.epochs=2,0", "hydra/launcher=torchrun"], ["trainer.epochs=0"]),
-    (["-m", "strategy=single", "hydra/launcher=torchrun", "hydra.launcher.nnodes=two"], ["hydra.launcher.nnodes=two"]),
-])
-def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], words: list[str], run: Run,
-                                              tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["strategy=nope"], ["strategy=nope", "one_weird_trick"]),
+        (
+            ["strategy=ddp", "workers=2"],
+            ["workers=2", "torchrun --standalone --nproc-per-node 2 -m tests.support.fake_job"],
+        ),
+        (["--config-name=other"], ["--config-name=other", "conf/"]),
+        (["-m", "strategy=ddp,nope"], ["strategy=nope"]),
+        (
+            ["-m", "strategy=ddp,single", "hydra/launcher=torchrun"],
+            ["workers=None", "strategy=ddp", "workers=2"],
+        ),
+        (["-m", "strategy=single", "trainer.epochs=2,0", "hydra/launcher=torchrun"], ["trainer.epochs=0"]),
+        (
+            ["-m", "strategy=single", "hydra/launcher=torchrun", "hydra.launcher.nnodes=two"],
+            ["hydra.launcher.nnodes=two"],
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str], words: list[str], run: Run, tmp_path: Path
+) -> None:
     done = run(JOB, *arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: ")
@@ -97,15 +121,22 @@ def test_help_and_cfg_still_work(run: Run, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("arguments, actions, sentence", [
-    (["strategy=ddp"], {"ddp": "refuse"}, "trainer.batch_size=33 can't be split by ddp"),
-    (["strategy=single"], {}, "strategy=single needs 1 process, but torchrun started 2"),
-    (["-m", "strategy=ddp,data_parallel", "trainer.epochs=1"], {},
-     "use `python -m tests.support.fake_job -m strategy=ddp,data_parallel trainer.epochs=1 "
-     "hydra/launcher=torchrun workers=2`"),
-])
-def test_under_torchrun_one_rank_speaks_for_all(arguments: list[str], actions: dict[str, str], sentence: str,
-                                                torchrun: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "arguments, actions, sentence",
+    [
+        (["strategy=ddp"], {"ddp": "refuse"}, "trainer.batch_size=33 can't be split by ddp"),
+        (["strategy=single"], {}, "strategy=single needs 1 process, but torchrun started 2"),
+        (
+            ["-m", "strategy=ddp,data_parallel", "trainer.epochs=1"],
+            {},
+            "use `python -m tests.support.fake_job -m strategy=ddp,data_parallel trainer.epochs=1 "
+            "hydra/launcher=torchrun workers=2`",
+        ),
+    ],
+)
+def test_under_torchrun_one_rank_speaks_for_all(
+    arguments: list[str], actions: dict[str, str], sentence: str, torchrun: Run, tmp_path: Path
+) -> None:
     done = torchrun(2, JOB, *arguments, environment=fake(**actions))
     assert done.returncode != 0
     assert len(errors(done.stderr)) == 1 and sentence in errors(done.stderr)[0]
@@ -113,9 +144,16 @@ def test_under_torchrun_one_rank_speaks_for_all(arguments: list[str], actions: d
     assert list(tmp_path.rglob("record.json")) == []
 
 
-@pytest.mark.parametrize("action, root", [("raise", "RuntimeError: boom in ddp"),
-                                          ("refuse", "error: trainer.batch_size=33 can't be split by ddp")])
-def test_one_failing_rank_ends_all_and_is_named(action: str, root: str, torchrun: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "action, root",
+    [
+        ("raise", "RuntimeError: boom in ddp"),
+        ("refuse", "error: trainer.batch_size=33 can't be split by ddp"),
+    ],
+)
+def test_one_failing_rank_ends_all_and_is_named(
+    action: str, root: str, torchrun: Run, tmp_path: Path
+) -> None:
     """Rank 0 waits in an all-reduce for rank 1, and fails only because rank 1 is gone."""
     began = time.monotonic()
     done = torchrun(2, JOB, "strategy=ddp", environment=fake(**{"ddp@1": action}))
@@ -144,10 +182,15 @@ def test_a_sweep_goes_on_after_a_failure_and_again_skips_what_is_finished(run: R
     assert again.returncode == 0, again.stderr
     assert "1 done, 1 skipped" in again.stdout
     records = {path.parent.name: read_record(path) for path in sweeps[0].rglob("record.json")}
-    assert {name: found.workers for name, found in records.items()} == {"strategy=single": 1, "strategy=ddp": 2}
+    assert {name: found.workers for name, found in records.items()} == {
+        "strategy=single": 1,
+        "strategy=ddp": 2,
+    }
     assert {found.sweep for found in records.values()} == {sweeps[0].name}
-    assert {path.parent.name: len(path.read_text().splitlines()) for path in sweeps[0].rglob("started")} == \
-        {"strategy=single": 1, "strategy=ddp": 2}
+    assert {path.parent.name: len(path.read_text().splitlines()) for path in sweeps[0].rglob("started")} == {
+        "strategy=single": 1,
+        "strategy=ddp": 2,
+    }
     assert list((tmp_path / "runs").iterdir()) == sweeps
 
 
@@ -156,8 +199,10 @@ def test_a_changed_configuration_runs_again_and_the_old_run_is_kept(run: Run, tm
     for epochs in (1, 2):
         done = run(JOB, *sweep, f"trainer.epochs={epochs}", "hydra.sweep.subdir=job", real=epochs == 1)
         assert done.returncode == 0, done.stderr
-    found = {str(path.parent.relative_to(tmp_path)): read_record(path).config["trainer"]["epochs"]
-             for path in tmp_path.rglob("record.json")}
+    found = {
+        str(path.parent.relative_to(tmp_path)): read_record(path).config["trainer"]["epochs"]
+        for path in tmp_path.rglob("record.json")
+    }
     assert found == {"runs/mine/job": 2, "runs/mine.replaced/job": 1}
 
 
@@ -170,7 +215,9 @@ def test_a_sweep_in_one_process_skips_what_is_finished(run: Run, tmp_path: Path)
 
 
 @pytest.mark.parametrize("sign, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_sweep_leaves_no_process(sign: signal.Signals, code: int, start: Start, tmp_path: Path) -> None:
+def test_a_stopped_sweep_leaves_no_process(
+    sign: signal.Signals, code: int, start: Start, tmp_path: Path
+) -> None:
     sweep = start(JOB, *SWEEP, environment=fake(ddp="sleep"))
     check_stop(sweep, sign, tmp_path)
     assert sweep.returncode == code
@@ -178,8 +225,15 @@ def test_a_stopped_sweep_leaves_no_process(sign: signal.Signals, code: int, star
 
 
 def test_ctrl_c_on_torchrun_leaves_no_process(start: Start, tmp_path: Path) -> None:
-    process = start("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", JOB, "strategy=ddp",
-                    environment=fake(ddp="sleep"))
+    process = start(
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        JOB,
+        "strategy=ddp",
+        environment=fake(ddp="sleep"),
+    )
     check_stop(process, signal.SIGINT, tmp_path)
     assert process.returncode != 0
 
@@ -198,22 +252,44 @@ def check_stop(process, sign: signal.Signals, tmp_path: Path) -> None:  # type: 
 
 def job(tmp_path: Path, *overrides: str, workers: int = 2, index: int = 0) -> Job:
     config = fit_world(compose_config([*overrides, f"workers={workers}"]), workers, launched=True)
-    return Job(index=index, overrides=overrides, config=config, workers=workers, run_dir=tmp_path / "sweep" / "job",
-               sweep_dir=tmp_path / "sweep")
+    return Job(
+        index=index,
+        overrides=overrides,
+        config=config,
+        workers=workers,
+        run_dir=tmp_path / "sweep" / "job",
+        sweep_dir=tmp_path / "sweep",
+    )
 
 
 def test_the_command_of_a_job(tmp_path: Path) -> None:
     alone = command(job(tmp_path, "strategy=ddp", workers=4, index=3), Torchrun(module="a.b"))
-    assert alone[1:] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4", "-m", "a.b",
-                         "strategy=ddp"]
-    nodes = command(job(tmp_path, "strategy=ddp", workers=4, index=3), Torchrun(module="a.b", nnodes=2, node_rank=1))
+    assert alone[1:] == [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=4",
+        "-m",
+        "a.b",
+        "strategy=ddp",
+    ]
+    nodes = command(
+        job(tmp_path, "strategy=ddp", workers=4, index=3), Torchrun(module="a.b", nnodes=2, node_rank=1)
+    )
     assert {"--nnodes=2", "--node-rank=1", "--nproc-per-node=2", "--master-port=29503"} <= set(nodes)
 
 
-@pytest.mark.parametrize("settings, words", [
-    ({"nnodes": 0}, "nnodes=0"), ({"nnodes": "2"}, "nnodes=2 must be a whole number"),
-    ({"nnodes": 2, "node_rank": 2}, "node_rank=2"), ({"master_port": 70000}, "master_port=70000"),
-    ({"stop_on_failure": 1}, "stop_on_failure=1"), ({"grace_s": -1}, "grace_s=-1")])
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"nnodes": 0}, "nnodes=0"),
+        ({"nnodes": "2"}, "nnodes=2 must be a whole number"),
+        ({"nnodes": 2, "node_rank": 2}, "node_rank=2"),
+        ({"master_port": 70000}, "master_port=70000"),
+        ({"stop_on_failure": 1}, "stop_on_failure=1"),
+        ({"grace_s": -1}, "grace_s=-1"),
+    ],
+)
 def test_launcher_settings_are_checked(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Torchrun(**settings)  # type: ignore[arg-type]
@@ -246,12 +322,19 @@ def test_the_summary_has_a_line_for_every_job(tmp_path: Path) -> None:
     text = summary([Outcome(one, "done", 1.25), Outcome(one, "failed", 61.0, "RuntimeError: boom")])
     assert text.splitlines()[0].endswith("sweep: 1 done, 1 failed")
     assert [line.split() for line in text.splitlines()[1:]] == [
-        ["done", "1.2", "s", "job"], ["failed", "61.0", "s", "job", "RuntimeError:", "boom"]]
+        ["done", "1.2", "s", "job"],
+        ["failed", "61.0", "s", "job", "RuntimeError:", "boom"],
+    ]
 
 
-@pytest.mark.parametrize("environment, words", [
-    ({"RANK": "0"}, "WORLD_SIZE="), ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK=x"),
-    ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 .*below WORLD_SIZE=2")])
+@pytest.mark.parametrize(
+    "environment, words",
+    [
+        ({"RANK": "0"}, "WORLD_SIZE="),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "RANK=x"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 .*below WORLD_SIZE=2"),
+    ],
+)
 def test_a_senseless_environment_is_refused(environment: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Ranks.from_environment(environment)
@@ -280,8 +363,11 @@ def test_a_port_in_use_is_named(run: Run) -> None:
         taken.bind(("", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = run(JOB, "strategy=ddp", environment={"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                                                     "MASTER_PORT": port})
+        done = run(
+            JOB,
+            "strategy=ddp",
+            environment={"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+        )
         assert done.returncode == 2 and f"MASTER_PORT={port} on 127.0.0.1 is in use" in done.stderr
         done = run(JOB, *SWEEP, "hydra.launcher.nnodes=2", f"hydra.launcher.master_port={port}")
         assert done.returncode == 2 and f"hydra.launcher.master_port={port} is in use" in done.stderr

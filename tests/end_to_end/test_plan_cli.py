@@ -27,8 +27,14 @@ def output_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def test_the_plan_is_printed_compactly_with_what_it_costs(capsys: pytest.CaptureFixture[str]) -> None:
-    out = output_of(capsys, "strategy=one_weird_trick", "strategy.scheme=a", "workers=2", "trainer.batch_size=128",
-                    "data=imagenet")
+    out = output_of(
+        capsys,
+        "strategy=one_weird_trick",
+        "strategy.scheme=a",
+        "workers=2",
+        "trainer.batch_size=128",
+        "data=imagenet",
+    )
     lines = [" ".join(line.split()) for line in out.splitlines()]
     plan = weird_plan("data=imagenet")
     assert lines[0] == f"one_weird_trick a: plan {plan.fingerprint}, 2 workers, global batch 128, fp32"
@@ -53,14 +59,18 @@ def test_steps_lists_every_step_of_every_worker(capsys: pytest.CaptureFixture[st
     assert "[16:32, " in second_exchange and second_exchange.endswith(" kB")
 
 
-@pytest.mark.parametrize("overrides", [
-    ["strategy=single"],
-    ["strategy=data_parallel", "workers=4"],
-    ["strategy=model_parallel", "workers=3", "strategy.micro_batches=4", "strategy.pipeline=fill_drain"],
-    ["strategy=model_parallel", "workers=2", "strategy.scheme=tensor", "model.variant=original"],
-    ["strategy=one_weird_trick", "workers=2", "strategy.scheme=a"],
-    ["strategy=one_weird_trick", "workers=4", "strategy.scheme=c", "strategy.update=pass"],
-], ids=" ".join)
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["strategy=single"],
+        ["strategy=data_parallel", "workers=4"],
+        ["strategy=model_parallel", "workers=3", "strategy.micro_batches=4", "strategy.pipeline=fill_drain"],
+        ["strategy=model_parallel", "workers=2", "strategy.scheme=tensor", "model.variant=original"],
+        ["strategy=one_weird_trick", "workers=2", "strategy.scheme=a"],
+        ["strategy=one_weird_trick", "workers=4", "strategy.scheme=c", "strategy.update=pass"],
+    ],
+    ids=" ".join,
+)
 def test_the_yaml_is_a_plan_file_for_from_file(
     overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,14 +83,17 @@ def test_the_yaml_is_a_plan_file_for_from_file(
     assert tables[0] == tables[1]
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["strategy=ddp"], "strategy=ddp makes no plan"),
-    (["--step"], "flag=--step is not known; there are --steps, --yaml"),
-    (["strategy=data_parallel", "workers=64"], "trainer.batch_size=32 is too small: conv1"),
-    (["strategy=from_file", "strategy.path=nowhere.yaml"], "strategy.path=nowhere.yaml is not a file"),
-    (["strategy=none_such"], "strategy=none_such is not known"),
-    (["model.size=3"], "model.size"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["strategy=ddp"], "strategy=ddp makes no plan"),
+        (["--step"], "flag=--step is not known; there are --steps, --yaml"),
+        (["strategy=data_parallel", "workers=64"], "trainer.batch_size=32 is too small: conv1"),
+        (["strategy=from_file", "strategy.path=nowhere.yaml"], "strategy.path=nowhere.yaml is not a file"),
+        (["strategy=none_such"], "strategy=none_such is not known"),
+        (["model.size=3"], "model.size"),
+    ],
+)
 def test_what_cannot_be_is_one_line_and_exit_code_2(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,14 +104,21 @@ def test_what_cannot_be_is_one_line_and_exit_code_2(
 
 def test_compact_joins_only_consecutive_ops() -> None:
     assert [(names, str(layout)) for names, layout in compact(weird_plan())] == [
-        ("conv1 … drop6", "n2 @0,1"), ("fc6 … fc8", "c2 @0,1"), ("loss", "n2 @0,1")]
+        ("conv1 … drop6", "n2 @0,1"),
+        ("fc6 … fc8", "c2 @0,1"),
+        ("loss", "n2 @0,1"),
+    ]
 
 
 def test_classes_are_known_without_opening_the_data() -> None:
     for overrides in (["data=digits"], ["data=synthetic", "data.num_classes=7"]):
         data = compose_config(overrides).data
         assert known_classes(data) == open_data(data, 64, 0).num_classes
-    assert [DATA_SETS[name].num_classes for name in ("tiny_imagenet", "dogs_vs_cats", "imagenet")] == [200, 2, 1000]
+    assert [DATA_SETS[name].num_classes for name in ("tiny_imagenet", "dogs_vs_cats", "imagenet")] == [
+        200,
+        2,
+        1000,
+    ]
     assert classes_of(compose_config(["model.num_classes=1000"])) == 1000
 
 

@@ -70,28 +70,44 @@ def test_the_closest_where_nothing_reaches_it() -> None:
 
 
 def test_without_a_time_the_fastest_and_the_cheapest() -> None:
-    assert chosen(None) == [("a", 2, "searched", "fastest"), ("a", 1, "single", "cheapest"),
-                            ("b", 1, "single", "fastest"), ("b", 1, "single", "cheapest")]
+    assert chosen(None) == [
+        ("a", 2, "searched", "fastest"),
+        ("a", 1, "single", "cheapest"),
+        ("b", 1, "single", "fastest"),
+        ("b", 1, "single", "cheapest"),
+    ]
 
 
 def test_best_of_each_number_of_workers() -> None:
     assert [(o.cluster, o.workers, o.strategy) for o in best_of_each(FOUND)] == [
-        ("a", 1, "single"), ("a", 2, "searched"), ("a", 4, "data_parallel"), ("b", 1, "single")]
+        ("a", 1, "single"),
+        ("a", 2, "searched"),
+        ("a", 4, "data_parallel"),
+        ("b", 1, "single"),
+    ]
 
 
 def test_reasons_and_recommendations_in_words() -> None:
     assert reasons([*FOUND, option("b", 8, "data_parallel", None, "too small")]) == [
         "searched on a with 4 workers: a worker needs 2 GB of memory and has 1 GB",
         "data_parallel on a, b with 8 workers: too small",
-        "c with 1 worker: is not calibrated"]
+        "c with 1 worker: is not calibrated",
+    ]
     assert sentences(FOUND, choose(FOUND, 30.0), 30.0) == [
         "a: no option reaches 30 s; closest: 2 workers with searched, batch 128: 55 s an epoch",
         "b: 1 worker with single, batch 128: 10 s an epoch, within 30 s",
-        "c: no option is possible"]
+        "c: no option is possible",
+    ]
 
 
-def cluster_file(folder: Path, name: str = "tiny", workers: int = 4, memory: str = "16 GB",
-                 bandwidth: str = "1000000 GB/s", data: str = "0 s/image") -> str:
+def cluster_file(
+    folder: Path,
+    name: str = "tiny",
+    workers: int = 4,
+    memory: str = "16 GB",
+    bandwidth: str = "1000000 GB/s",
+    data: str = "0 s/image",
+) -> str:
     path = folder / f"{name}.yaml"
     path.write_text(TINY.format(workers=workers, memory=memory, bandwidth=bandwidth, data=data))
     return str(path)
@@ -117,13 +133,17 @@ def test_a_network_that_costs_nothing_scales(tmp_path: Path, capsys: pytest.Capt
     assert table["tiny", 4] == pytest.approx(table["tiny", 1] / 4, rel=0.05)
     assert table["slow", 2] > 10 * table["slow", 1]
     assert ("tiny", 8) not in table
-    assert ("not possible: tiny, slow with 8 workers: workers=8 is more than the 4 of cluster tiny"
-            in " ".join(out.split()))
+    assert (
+        "not possible: tiny, slow with 8 workers: workers=8 is more than the 4 of cluster tiny"
+        in " ".join(out.split())
+    )
     assert "tiny, fastest: 4 workers with data_parallel" in out
     assert "slow, fastest: 1 worker with single" in out and "slow, cheapest: 1 worker with single" in out
 
 
-def test_an_epoch_that_loading_sets_needs_one_worker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_epoch_that_loading_sets_needs_one_worker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """10 steps of 128 images at 10 ms each take 12.8 s with any number of workers."""
     name = cluster_file(tmp_path, data="10 ms/image")
     out = run(capsys, f"clusters={name}", "workers=1,2", "strategies=data_parallel", "epoch_s=13")
@@ -133,21 +153,34 @@ def test_an_epoch_that_loading_sets_needs_one_worker(tmp_path: Path, capsys: pyt
     assert "tiny: no option reaches 12 s; closest: 1 worker with single" in out
 
 
-def test_memory_and_batches_that_do_not_fit_have_their_reason(tmp_path: Path,
-                                                              capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_and_batches_that_do_not_fit_have_their_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = cluster_file(tmp_path, memory="900 MB")
-    out = run(capsys, f"clusters={name}", "workers=1,2", "strategies=one_weird_trick", "batch_sizes=2,128", "--all")
+    out = run(
+        capsys, f"clusters={name}", "workers=1,2", "strategies=one_weird_trick", "batch_sizes=2,128", "--all"
+    )
     told = [" ".join(row[3:]) for row in rows(out)]
-    assert any(line.startswith("single") and "a worker needs" in line and "has 900 MB" in line for line in told)
+    assert any(
+        line.startswith("single") and "a worker needs" in line and "has 900 MB" in line for line in told
+    )
     assert any(line.startswith("one_weird_trick c") and "is too small" in line for line in told)
     assert not any("◀" in line and "needs" in line for line in told)
 
 
-def test_page_is_well_formed_and_has_a_curve_for_each_strategy(tmp_path: Path,
-                                                               capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_is_well_formed_and_has_a_curve_for_each_strategy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "scaling.html"
-    run(capsys, f"clusters={cluster_file(tmp_path)}", "workers=1,2,4", "strategies=data_parallel,one_weird_trick a",
-        "epoch_s=1", "--html", str(path))
+    run(
+        capsys,
+        f"clusters={cluster_file(tmp_path)}",
+        "workers=1,2,4",
+        "strategies=data_parallel,one_weird_trick a",
+        "epoch_s=1",
+        "--html",
+        str(path),
+    )
     html = path.read_text(encoding="utf-8")
     tags = Tags()
     tags.feed(html)
@@ -158,32 +191,41 @@ def test_page_is_well_formed_and_has_a_curve_for_each_strategy(tmp_path: Path,
 
 def test_a_first_word_means_all_of_its_kind() -> None:
     found = question(COMMAND.read(["strategies=one_weird_trick,model_parallel tensor", "clusters=dgx1"]))
-    assert found.strategies == ["one_weird_trick a", "one_weird_trick b", "one_weird_trick c", "model_parallel tensor"]
+    assert found.strategies == [
+        "one_weird_trick a",
+        "one_weird_trick b",
+        "one_weird_trick c",
+        "model_parallel tensor",
+    ]
     assert question(COMMAND.read([])).strategies == list(STRATEGIES)
     assert list(question(COMMAND.read([])).configs) == shipped_clusters()
     assert "two_p100" in shipped_clusters() and "local" not in shipped_clusters()
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["workers=0"], "workers=0 must be a whole number of at least 1"),
-    (["workers=1,x"], "workers=x must be a whole number"),
-    (["workers="], "workers= must be words"),
-    (["workers=1", "workers=2"], "workers=2 is given twice; the first was 1"),
-    (["batch_sizes=1.5"], "batch_sizes=1.5 must be a whole number"),
-    (["epoch_s=soon"], "epoch_s=soon must be a positive number"),
-    (["epoch_s=-1"], "epoch_s=-1 must be a positive number"),
-    (["strategies=ddp"], "strategies=ddp is not known; there are single, data_parallel"),
-    (["strategy=single"], "strategy=single is chosen here: give strategies="),
-    (["cluster=dgx1"], "cluster=dgx1 is chosen here: give clusters="),
-    (["clusters=nowhere"], "cluster=nowhere is not known"),
-    (["clusters=nowhere.yaml"], "clusters=nowhere.yaml is not a file"),
-    (["--html"], "--html= must name the file"),
-    (["--html", "nowhere/page.html"], "lies in a folder that does not exist"),
-    (["--fast"], "flag=--fast is not known"),
-    (["model.size=3", "clusters=dgx1"], "model.size=3 does not belong to model=alexnet"),
-])
-def test_bad_input_is_one_line_and_code_2(arguments: list[str], message: str,
-                                          capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["workers=0"], "workers=0 must be a whole number of at least 1"),
+        (["workers=1,x"], "workers=x must be a whole number"),
+        (["workers="], "workers= must be words"),
+        (["workers=1", "workers=2"], "workers=2 is given twice; the first was 1"),
+        (["batch_sizes=1.5"], "batch_sizes=1.5 must be a whole number"),
+        (["epoch_s=soon"], "epoch_s=soon must be a positive number"),
+        (["epoch_s=-1"], "epoch_s=-1 must be a positive number"),
+        (["strategies=ddp"], "strategies=ddp is not known; there are single, data_parallel"),
+        (["strategy=single"], "strategy=single is chosen here: give strategies="),
+        (["cluster=dgx1"], "cluster=dgx1 is chosen here: give clusters="),
+        (["clusters=nowhere"], "cluster=nowhere is not known"),
+        (["clusters=nowhere.yaml"], "clusters=nowhere.yaml is not a file"),
+        (["--html"], "--html= must name the file"),
+        (["--html", "nowhere/page.html"], "lies in a folder that does not exist"),
+        (["--fast"], "flag=--fast is not known"),
+        (["model.size=3", "clusters=dgx1"], "model.size=3 does not belong to model=alexnet"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and message in captured.err and captured.err.count("\n") == 1

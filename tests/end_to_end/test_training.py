@@ -23,7 +23,13 @@ from tests.support.waiting import free_port, wait_for
 from tests.support.wandb_files import read_back
 
 TRAIN, ALTERED = "parallel.train", "tests.support.altered_training"
-FEW = ("model=small", "data.train_images=24", "data.val_images=12", "trainer.batch_size=8", "trainer.epochs=1")
+FEW = (
+    "model=small",
+    "data.train_images=24",
+    "data.val_images=12",
+    "trainer.batch_size=8",
+    "trainer.epochs=1",
+)
 EXACT = (*FEW, "data.train_images=16", "trainer.epochs=2", "trainer.precision=fp64", "trainer.warmup_steps=1")
 STRATEGIES = ("single", "data_parallel", "model_parallel", "one_weird_trick", "ddp")
 
@@ -33,8 +39,13 @@ def only_record(folder: Path) -> Record:
     return read_record(path)
 
 
-def trained(folder: Path, *arguments: str, world: int = 1, module: str = TRAIN,
-            environment: Mapping[str, str] | None = None) -> Record:
+def trained(
+    folder: Path,
+    *arguments: str,
+    world: int = 1,
+    module: str = TRAIN,
+    environment: Mapping[str, str] | None = None,
+) -> Record:
     """Return the record of a run in forked ranks."""
     ended = run_module(world, module, "tracker=none", *arguments, folder=folder, environment=environment)
     assert ended.codes == [0] * world, ended.err
@@ -44,20 +55,29 @@ def trained(folder: Path, *arguments: str, world: int = 1, module: str = TRAIN,
 
 def curve(record: Record) -> list[float]:
     """Return the values that must not depend on the strategy."""
-    values = [value for epoch in record.epochs
-              for value in (epoch.train_loss, epoch.val_loss, epoch.val_top1, epoch.val_top5, epoch.lr)]
+    values = [
+        value
+        for epoch in record.epochs
+        for value in (epoch.train_loss, epoch.val_loss, epoch.val_top1, epoch.val_top5, epoch.lr)
+    ]
     assert all(value is not None and math.isfinite(value) for value in values)
     return [value for value in values if value is not None]
 
 
 @pytest.mark.slow
 def test_digits_reach_90_percent_after_three_epochs(run: Run, tmp_path: Path) -> None:
-    done = run(TRAIN, "experiment=digits", "strategy=single", "cluster.threads=2", "tracker=none", timeout=1200)
+    done = run(
+        TRAIN, "experiment=digits", "strategy=single", "cluster.threads=2", "tracker=none", timeout=1200
+    )
     assert done.returncode == 0, done.stderr
     record = only_record(tmp_path)
     accuracy = [epoch.val_top1 or 0.0 for epoch in record.epochs]
     assert len(accuracy) == 3 and accuracy[-1] >= 0.9, accuracy
-    assert (record.workload.data, record.workload.train_images, record.workload.image_size) == ("digits", 1438, 64)
+    assert (record.workload.data, record.workload.train_images, record.workload.image_size) == (
+        "digits",
+        1438,
+        64,
+    )
     assert (record.parameters, record.workers, record.threads, record.backend) == (57_044_810, 1, 2, "none")
     for epoch in record.epochs:
         assert epoch.bytes_sent == 0 and epoch.communication_s == 0 and (epoch.peak_memory_bytes or 0) > 1e9
@@ -81,8 +101,15 @@ class Sweep:
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
     """Run every strategy on the same few images, as `make compare` does, but in float64."""
     folder = tmp_path_factory.mktemp("sweep")
-    command = (TRAIN, "-m", f"strategy={','.join(STRATEGIES)}", "workers=2", "hydra/launcher=torchrun", "sweep=mine",
-               *EXACT)
+    command = (
+        TRAIN,
+        "-m",
+        f"strategy={','.join(STRATEGIES)}",
+        "workers=2",
+        "hydra/launcher=torchrun",
+        "sweep=mine",
+        *EXACT,
+    )
     with starting(folder) as start:
         process = start(*command)
         out, err = process.communicate(timeout=1800)
@@ -102,13 +129,17 @@ def test_every_strategy_shows_the_same_loss_curve(sweep: Sweep) -> None:
         assert all((epoch.bytes_sent or 0) > 0 for epoch in record.epochs) == (record.workers > 1)
 
 
-@pytest.mark.parametrize("arguments", [
-    ["strategy=one_weird_trick", "strategy.scheme=b"],
-    ["strategy=one_weird_trick", "strategy.scheme=c"],
-    ["strategy=model_parallel", "strategy.micro_batches=4"],
-    ["strategy=model_parallel", "strategy.scheme=tensor"],
-    ["strategy=from_file", "strategy.path=plan.yaml"],
-], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["strategy=one_weird_trick", "strategy.scheme=b"],
+        ["strategy=one_weird_trick", "strategy.scheme=c"],
+        ["strategy=model_parallel", "strategy.micro_batches=4"],
+        ["strategy=model_parallel", "strategy.scheme=tensor"],
+        ["strategy=from_file", "strategy.path=plan.yaml"],
+    ],
+    ids=" ".join,
+)
 def test_so_does_every_variant(arguments: list[str], sweep: Sweep, tmp_path: Path) -> None:
     plan = sweep.records["strategy=one_weird_trick"].plan  # what a run records can be run again
     (tmp_path / "plan.yaml").write_text(str(plan))
@@ -144,27 +175,52 @@ def test_the_sweep_is_the_group_of_its_wandb_runs(sweep: Sweep) -> None:
     (run,) = [entry["run"] for entry in log if entry["type"] == "run"]
     assert (run["run_group"], run["job_type"]) == ("mine", "ddp")
     history = [entry["history"]["item"] for entry in log if entry["type"] == "history"]
-    assert [item["train/loss"] for item in history] == [e.train_loss for e in sweep.records["strategy=ddp"].epochs]
-    summary = {key: value for entry in log if entry["type"] == "summary"
-               for key, value in entry["summary"].get("update", {}).items()}
+    assert [item["train/loss"] for item in history] == [
+        e.train_loss for e in sweep.records["strategy=ddp"].epochs
+    ]
+    summary = {
+        key: value
+        for entry in log
+        if entry["type"] == "summary"
+        for key, value in entry["summary"].get("update", {}).items()
+    }
     assert summary["speedup"] > 0 and summary["epoch_seconds/median"] > 0
 
 
 def test_torchrun_as_the_readme_has_it(torchrun: Run, tmp_path: Path) -> None:
-    done = torchrun(2, TRAIN, "strategy=one_weird_trick", "data=digits", *FEW[1:], "tracker=none",
-                    real=True)
+    done = torchrun(2, TRAIN, "strategy=one_weird_trick", "data=digits", *FEW[1:], "tracker=none", real=True)
     assert done.returncode == 0, done.stderr
     record = only_record(tmp_path)
-    assert (record.workers, record.strategy, record.scheme, record.backend) == (2, "one_weird_trick", "a", "gloo")
+    assert (record.workers, record.strategy, record.scheme, record.backend) == (
+        2,
+        "one_weird_trick",
+        "a",
+        "gloo",
+    )
     assert "-m parallel.train strategy=one_weird_trick data=digits" in record.command
     assert done.stdout.count("epoch 1/1") == 1 and done.stdout.count("record: ") == 1, "one rank speaks"
 
 
 def test_two_nodes_make_one_run(start: Start, tmp_path: Path) -> None:
     port = free_port()
-    nodes = [start("torch.distributed.run", "--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1",
-                   "--master-addr=127.0.0.1", f"--master-port={port}", "-m", TRAIN, "strategy=data_parallel",
-                   "workers=2", f"hydra.run.dir=node-{rank}", *FEW, "tracker=none") for rank in range(2)]
+    nodes = [
+        start(
+            "torch.distributed.run",
+            "--nnodes=2",
+            f"--node-rank={rank}",
+            "--nproc-per-node=1",
+            "--master-addr=127.0.0.1",
+            f"--master-port={port}",
+            "-m",
+            TRAIN,
+            "strategy=data_parallel",
+            "workers=2",
+            f"hydra.run.dir=node-{rank}",
+            *FEW,
+            "tracker=none",
+        )
+        for rank in range(2)
+    ]
     outs = []
     for node in nodes:
         out, err = node.communicate(timeout=600)
@@ -175,18 +231,36 @@ def test_two_nodes_make_one_run(start: Start, tmp_path: Path) -> None:
     assert "record: " in outs[0] and outs[1] == ""
 
 
-@pytest.mark.parametrize("layout, experiment, classes, images", [
-    ("tiny_imagenet", "tiny_imagenet", 10, 110), ("imagenet", "imagenet", 10, 110),
-    ("dogs_vs_cats", "dogs_vs_cats", 2, 107), ("petimages", "dogs_vs_cats", 2, 107)])
-def test_real_files_in_real_layouts(layout: str, experiment: str, classes: int, images: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "layout, experiment, classes, images",
+    [
+        ("tiny_imagenet", "tiny_imagenet", 10, 110),
+        ("imagenet", "imagenet", 10, 110),
+        ("dogs_vs_cats", "dogs_vs_cats", 2, 107),
+        ("petimages", "dogs_vs_cats", 2, 107),
+    ],
+)
+def test_real_files_in_real_layouts(
+    layout: str, experiment: str, classes: int, images: int, tmp_path: Path
+) -> None:
     LAYOUTS[layout](tmp_path / "data", digit_pictures(), 111, 9, Variety(odd=2, broken=1))
     size = 64 if layout == "tiny_imagenet" else 128
-    record = trained(tmp_path, f"experiment={experiment}", "data.root=data", "trainer.epochs=1",
-                     "trainer.batch_size=32", "model=small", f"model.image_size={size}", "strategy=data_parallel",
-                     world=2)
+    record = trained(
+        tmp_path,
+        f"experiment={experiment}",
+        "data.root=data",
+        "trainer.epochs=1",
+        "trainer.batch_size=32",
+        "model=small",
+        f"model.image_size={size}",
+        "strategy=data_parallel",
+        world=2,
+    )
     workload = record.workload
     assert (workload.data, workload.num_classes, workload.batch_size) == (experiment, classes, 32)
-    assert workload.train_images == images, "all but the broken one and, of the 120 cats and dogs, a tenth of each"
+    assert workload.train_images == images, (
+        "all but the broken one and, of the 120 cats and dogs, a tenth of each"
+    )
     assert workload.image_size == size
     assert all(math.isfinite(value) for value in curve(record))
 
@@ -203,8 +277,17 @@ def test_memory_layout_changes_nothing_but_rounding(plain: Record, tmp_path: Pat
 
 def test_bf16_with_a_cosine_and_a_scaled_learning_rate(plain: Record, tmp_path: Path) -> None:
     """lr is scaled by batch/base = 8/128, and follows a cosine over six steps."""
-    record = trained(tmp_path, *FEW, "strategy=data_parallel", "trainer.epochs=2", "trainer.precision=bf16",
-                     "trainer.schedule=cosine", "trainer.lr_scaling=linear", "trainer.lr=0.032", world=2)
+    record = trained(
+        tmp_path,
+        *FEW,
+        "strategy=data_parallel",
+        "trainer.epochs=2",
+        "trainer.precision=bf16",
+        "trainer.schedule=cosine",
+        "trainer.lr_scaling=linear",
+        "trainer.lr=0.032",
+        world=2,
+    )
     rates = [epoch.lr for epoch in record.epochs]
     assert rates == pytest.approx([0.002 * 0.5 * (1 + math.cos(math.pi * step / 6)) for step in (2, 5)])
     assert record.epochs[0].train_loss == pytest.approx(plain.epochs[0].train_loss, rel=0.1)
@@ -212,23 +295,49 @@ def test_bf16_with_a_cosine_and_a_scaled_learning_rate(plain: Record, tmp_path: 
 
 
 def test_steps_of_the_learning_rate_and_its_square_root(tmp_path: Path) -> None:
-    record = trained(tmp_path, *FEW, "strategy=ddp", "trainer.epochs=2", "trainer.schedule=step", "trainer.lr=0.008",
-                     "trainer.step_epochs=1", "trainer.gamma=0.5", "trainer.lr_scaling=sqrt", world=2)
+    record = trained(
+        tmp_path,
+        *FEW,
+        "strategy=ddp",
+        "trainer.epochs=2",
+        "trainer.schedule=step",
+        "trainer.lr=0.008",
+        "trainer.step_epochs=1",
+        "trainer.gamma=0.5",
+        "trainer.lr_scaling=sqrt",
+        world=2,
+    )
     assert [epoch.lr for epoch in record.epochs] == pytest.approx([0.002, 0.001])
 
 
 @pytest.mark.parametrize("world, strategy", [(1, "single"), (2, "one_weird_trick")])
-def test_compiling_takes_whole_segments_and_changes_nothing(world: int, strategy: str, plain: Record,
-                                                            tmp_path: Path) -> None:
-    record = trained(tmp_path, *FEW, f"strategy={strategy}", "trainer.epochs=2", "trainer.compile=true", world=world,
-                     module=ALTERED, environment={"ALTER": "fullgraph"})
+def test_compiling_takes_whole_segments_and_changes_nothing(
+    world: int, strategy: str, plain: Record, tmp_path: Path
+) -> None:
+    record = trained(
+        tmp_path,
+        *FEW,
+        f"strategy={strategy}",
+        "trainer.epochs=2",
+        "trainer.compile=true",
+        world=world,
+        module=ALTERED,
+        environment={"ALTER": "fullgraph"},
+    )
     assert curve(record) == pytest.approx(curve(plain), rel=2e-3)
 
 
 def test_a_rank_that_fails_in_training_ends_all(torchrun: Run, tmp_path: Path) -> None:
     began = time.monotonic()
-    done = torchrun(2, ALTERED, "strategy=data_parallel", *FEW, "tracker=none", "cluster.timeout_s=900",
-                    environment={MARK: tmp_path.name, "ALTER": "fail"})
+    done = torchrun(
+        2,
+        ALTERED,
+        "strategy=data_parallel",
+        *FEW,
+        "tracker=none",
+        "cluster.timeout_s=900",
+        environment={MARK: tmp_path.name, "ALTER": "fail"},
+    )
     assert done.returncode == 1
     assert time.monotonic() - began < 600, "not after the 900 s that a worker may wait"
     before, _, cause = done.stderr.partition("Root Cause (first observed failure)")
@@ -241,13 +350,24 @@ def test_a_rank_that_fails_in_training_ends_all(torchrun: Run, tmp_path: Path) -
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_ctrl_c_in_training_leaves_no_process_and_no_record(world: int, start: Start, tmp_path: Path) -> None:
-    command = [] if world == 1 else ["torch.distributed.run", "--standalone", f"--nproc-per-node={world}", "-m"]
+    command = (
+        [] if world == 1 else ["torch.distributed.run", "--standalone", f"--nproc-per-node={world}", "-m"]
+    )
     strategy = "single" if world == 1 else "one_weird_trick"
-    process = start(*command, TRAIN, f"strategy={strategy}", *FEW, "trainer.epochs=100000", "tracker=none",
-                    environment={MARK: tmp_path.name})
+    process = start(
+        *command,
+        TRAIN,
+        f"strategy={strategy}",
+        *FEW,
+        "trainer.epochs=100000",
+        "tracker=none",
+        environment={MARK: tmp_path.name},
+    )
 
     def epochs() -> int:
-        return sum(len(list(csv.reader(path.read_text().splitlines()))) for path in tmp_path.rglob("epochs.csv.part"))
+        return sum(
+            len(list(csv.reader(path.read_text().splitlines()))) for path in tmp_path.rglob("epochs.csv.part")
+        )
 
     wait_for(lambda: epochs() > 2 or process.poll() is not None, 90)
     assert process.poll() is None and len(marked(tmp_path.name)) >= world + (world > 1)

@@ -35,19 +35,28 @@ class TestShapes:
         assert list(compositions("nc", 4)) == [{"n": 1, "c": 4}, {"n": 2, "c": 2}, {"n": 4, "c": 1}]
         assert len(list(compositions("nckhw", 8))) == math.comb(3 + 4, 4), "three factors of 2 into five dims"
 
-    @pytest.mark.parametrize("strategy, workers", [
-        (DataParallel(), 2), (OneWeirdTrick(scheme="a"), 2),
-        (OneWeirdTrick(scheme="c"), 2),
-        (ModelParallel(scheme="tensor"), 4),
-        (ModelParallel(scheme="layers", micro_batches=4), 3)])
+    @pytest.mark.parametrize(
+        "strategy, workers",
+        [
+            (DataParallel(), 2),
+            (OneWeirdTrick(scheme="a"), 2),
+            (OneWeirdTrick(scheme="c"), 2),
+            (ModelParallel(scheme="tensor"), 4),
+            (ModelParallel(scheme="layers", micro_batches=4), 3),
+        ],
+    )
     def test_named_plans_ask_for_nothing_else(self, strategy: StrategyConfig, workers: int) -> None:
         graph, batch = graph_of("tower"), 24
         there = {op: {shape.key for shape in of} for op, of in op_shapes(graph, batch, workers).items()}
         program = lower(graph, build_plan(graph, workers, strategy), batch)
         for op in graph:
             # A step waits for the largest part of an op.
-            keys = [OpKey.of(op, part) for m in range(program.plan.micro_batches) for worker in range(workers)
-                     if (part := program.part(op.name, worker, m)) is not None]
+            keys = [
+                OpKey.of(op, part)
+                for m in range(program.plan.micro_batches)
+                for worker in range(workers)
+                if (part := program.part(op.name, worker, m)) is not None
+            ]
             largest = max(keys, key=lambda key: (key.multiply_adds, key.elements_out))
             assert largest in there[op.name], f"{op.name} {program.plan[op.name]}"
 
@@ -86,7 +95,11 @@ class TestOpTimer:
                 wants = trained.intersection(op.inputs)
                 backward = (shape.key, BACKWARD if wants else PARAMETERS) in found
                 assert backward == (name in trained), name
-            assert all(seconds >= 0 for _, seconds in ops) and {kind for (kind, _), _ in counts} <= {UPDATE, ADD, COPY}
+            assert all(seconds >= 0 for _, seconds in ops) and {kind for (kind, _), _ in counts} <= {
+                UPDATE,
+                ADD,
+                COPY,
+            }
 
     def test_counts(self) -> None:
         graph = graph_of("tower")
@@ -103,15 +116,21 @@ class TestOpTimer:
 
 
 def whole(graph: Graph, samples: int) -> Mapping[str, OpShape]:
-    return {op.name: OpShape(op.name, whole_part(op, samples), OpKey.of(op, whole_part(op, samples))) for op in graph}
+    return {
+        op.name: OpShape(op.name, whole_part(op, samples), OpKey.of(op, whole_part(op, samples)))
+        for op in graph
+    }
 
 
 class TestLinks:
     node_of: Mapping[int, int] = dict.fromkeys(range(4), 0)
 
     def points(self, shared: bool, latency: float, speed: float, workers: int = 4) -> list[Point]:
-        return [Point(pattern, size, latency + pattern.load(size, shared, self.node_of) / speed)
-                for size in (4_000, 64_000, 1_000_000, 16_000_000) for pattern in patterns(range(workers))]
+        return [
+            Point(pattern, size, latency + pattern.load(size, shared, self.node_of) / speed)
+            for size in (4_000, 64_000, 1_000_000, 16_000_000)
+            for pattern in patterns(range(workers))
+        ]
 
     @pytest.mark.parametrize("workers", [2, 3, 4])
     @pytest.mark.parametrize("shared", [True, False])
@@ -131,13 +150,17 @@ class TestLinks:
     def test_two_workers_that_do_not_wait_for_each_other_share_nothing(self) -> None:
         """Loads of a shared link would all differ, so a curve through all points would fit, too."""
         speeds = {"exchange 2": 5.9e9, "one way": 6.5e9}
-        points = [Point(p.pattern, p.nbytes, 3e-5 + p.nbytes / speeds[p.pattern.name])
-                  for p in self.points(False, 0.0, 1.0, workers=2)]
+        points = [
+            Point(p.pattern, p.nbytes, 3e-5 + p.nbytes / speeds[p.pattern.name])
+            for p in self.points(False, 0.0, 1.0, workers=2)
+        ]
         assert not fit_link(points, self.node_of)[0].shared
 
     def test_noise_makes_no_message_faster_than_a_smaller_one(self) -> None:
-        noisy = [Point(p.pattern, p.nbytes, p.seconds * (1.5 if i % 3 else 0.6))
-                 for i, p in enumerate(self.points(False, 1e-4, 2e9))]
+        noisy = [
+            Point(p.pattern, p.nbytes, p.seconds * (1.5 if i % 3 else 0.6))
+            for i, p in enumerate(self.points(False, 1e-4, 2e9))
+        ]
         link, _ = fit_link(noisy, self.node_of)  # Link itself refuses one that falls
         assert link.seconds(1e3) <= link.seconds(1e9)
 
@@ -163,11 +186,15 @@ def test_cross_validation_holds_out_shapes() -> None:
     assert rows["all"].mean > 0.3
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["calibrate.budget_s=0"], "calibrate.budget_s=0.0 must be a positive number of seconds"),
-    (["calibrate.budget_s=long"], "calibrate.budget_s='long' must be a number"),
-    (["calibrate.fresh=yes"], "calibrate.fresh='yes' must be true or false"),
-    (["calibrate.speed=1"], "calibrate has unknown speed; its keys are budget_s, fresh")])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["calibrate.budget_s=0"], "calibrate.budget_s=0.0 must be a positive number of seconds"),
+        (["calibrate.budget_s=long"], "calibrate.budget_s='long' must be a number"),
+        (["calibrate.fresh=yes"], "calibrate.fresh='yes' must be true or false"),
+        (["calibrate.speed=1"], "calibrate has unknown speed; its keys are budget_s, fresh"),
+    ],
+)
 def test_invalid_options(arguments: list[str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         prefixed_options(CalibrationOptions, "calibrate", arguments)
@@ -176,9 +203,19 @@ def test_invalid_options(arguments: list[str], words: str) -> None:
 def test_the_command(torchrun: Run, run: Run, tmp_path: Path) -> None:
     """Two workers measure and write a cluster; a second run measures only what is missing; one
     process fails."""
-    arguments = ("parallel.calibrate", "model=small", "model.features=4000", "data=synthetic",
-                 "data.train_images=16", "data.num_classes=10", "workers=2",
-                 "trainer.batch_size=2", "calibrate.budget_s=0.05", "cluster.device=cpu", "cluster.cache=here")
+    arguments = (
+        "parallel.calibrate",
+        "model=small",
+        "model.features=4000",
+        "data=synthetic",
+        "data.train_images=16",
+        "data.num_classes=10",
+        "workers=2",
+        "trainer.batch_size=2",
+        "calibrate.budget_s=0.05",
+        "cluster.device=cpu",
+        "cluster.cache=here",
+    )
     first = torchrun(2, *arguments)
     assert first.returncode == 0, first.stderr
     assert "predicted times of shapes held out" in first.stdout

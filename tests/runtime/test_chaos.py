@@ -59,8 +59,9 @@ def test_a_delay_of_more_than_a_second_is_refused() -> None:
         Chaos(max_delay_s=2.0)
 
 
-def train(plan: str, shared_memory: bool, chaos: Chaos | None, changed: tuple[type, str, Callable[..., Any]] | None,
-          ) -> dict[tuple[str, str], Tensor]:
+def train(
+    plan: str, shared_memory: bool, chaos: Chaos | None, changed: tuple[type, str, Callable[..., Any]] | None
+) -> dict[tuple[str, str], Tensor]:
     """Return the weights after some steps, on worker 0; `changed` is a method of the runtime and
     its substitute."""
     network, shape = build("tower")
@@ -79,7 +80,9 @@ def train(plan: str, shared_memory: bool, chaos: Chaos | None, changed: tuple[ty
 
 def steps(runtime: Runtime, images: Tensor, labels: Tensor) -> dict[tuple[str, str], Tensor]:
     for step in range(3):
-        runtime.train_step(images[runtime.image_positions], labels[runtime.label_positions], step=step, lr=0.1)
+        runtime.train_step(
+            images[runtime.image_positions], labels[runtime.label_positions], step=step, lr=0.1
+        )
     weights = runtime.gathered()
     runtime.close()
     return weights
@@ -97,9 +100,13 @@ def text_of(workers: int, strategy: StrategyConfig) -> str:
     return str(build_plan(graph_of("tower"), workers, strategy))
 
 
-@pytest.mark.parametrize(("count", "strategy"), PLANS, ids=[f"{n} {s.name} {s.scheme or ''}" for n, s in PLANS])
+@pytest.mark.parametrize(
+    ("count", "strategy"), PLANS, ids=[f"{n} {s.name} {s.scheme or ''}" for n, s in PLANS]
+)
 @pytest.mark.parametrize("shared_memory", [True, False], ids=["memory", "network"])
-def test_delays_change_no_weight(workers: Workers, count: int, strategy: StrategyConfig, shared_memory: bool) -> None:
+def test_delays_change_no_weight(
+    workers: Workers, count: int, strategy: StrategyConfig, shared_memory: bool
+) -> None:
     plan = text_of(count, strategy)
     late, right = (workers.run(count, train, plan, shared_memory, chaos, None)[0] for chaos in (CHAOS, None))
     assert late.keys() == right.keys()
@@ -138,7 +145,9 @@ def test_a_missing_wait_shows(workers: Workers, missing: str, shared_memory: boo
 
 def test_what_is_only_sent_must_be_waited_for(workers: Workers) -> None:
     plan = text_of(2, ModelParallel())
-    with pytest.raises(WorkerError, match=r"exchange \d+ of micro-batch 0, forward starts again and was never waited"):
+    with pytest.raises(
+        WorkerError, match=r"exchange \d+ of micro-batch 0, forward starts again and was never waited"
+    ):
         workers.run(2, train, plan, True, CHAOS, (StepRun, "close", nothing), timeout=120.0)
 
 

@@ -36,8 +36,9 @@ def broken(kind: type[Op], name: str, fault: str, rank: int) -> Any:
     """Patch the forward of `kind` so that it is wrong for the op `name` on worker `rank`."""
     right = kind.forward
 
-    def forward(self: Op, part: Part, xs: Sequence[Tensor], held: Mapping[str, Tensor],
-                context: Context) -> Tensor:
+    def forward(
+        self: Op, part: Part, xs: Sequence[Tensor], held: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         if self.name != name or os.environ["RANK"] != str(rank):
             return right(self, part, xs, held, context)
         if fault == "input":
@@ -105,34 +106,65 @@ ops:
 """
 
 
-@pytest.mark.parametrize("plan, op, fault, rank, begins", [
-    (TOWER, "conv1", "forward", 1, "step 0, forward of conv1, worker 1, box [4:8, 0:7, 0:9, 0:9]: "),
-    (TOWER, "conv2", "halo", 1, "step 0, forward of conv2, worker 1, box [0:8, 0:10, 2:3, 0:4]: "),
-    (TOWER, "pool2", "forward", 0, "step 0, forward of pool2, worker 0, box [0:8, 0:10, 0:3, 1:3]: "),
-    (TOWER, "fc3", "forward", 1, "step 0, forward of fc3, worker 0 and others, a sum of parts, box [0:8, 0:11]: "),
-    (TOWER, "pool2", "input", 1, "step 0, backward of pool2, gradient of its input relu2, worker "),
-    (TOWER, "conv2", "input", 0, "step 0, backward of conv2, gradient of its input pool1, worker "),
-    (TOWER, "conv2", "weight", 1, "step 0, backward of conv2, gradient of its weight: "),
-    (TOWER, "fc5", "weight", 1, "step 0, backward of fc5, gradient of its weight: "),
-    (TOWER, "conv2", "update", 1, "step 0, update of conv"),
-    (PIPELINE, "pool2", "forward", 1, "step 0, forward of pool2, worker 1, box ["),
-    (PIPELINE, "drop4", "input", 1, "step 0, backward of drop4, gradient of its input relu3, worker 1, box ["),
-    (PASSES, "fc4", "forward", 0, "step 0, forward of fc4, worker 0, box [0:"),
-    (PASSES, "conv2", "input", 1, "step 0, backward of conv2, gradient of its input pool1, worker 1, box [2:4, "),
-], ids=lambda value: {TOWER: "tower", PIPELINE: "pipeline", PASSES: "passes"}.get(value) if "workers" in str(value)
-    else str(value)[:12])
-def test_the_broken_op_is_named(plan: str, op: str, fault: str, rank: int, begins: str, workers: Workers) -> None:
+@pytest.mark.parametrize(
+    "plan, op, fault, rank, begins",
+    [
+        (TOWER, "conv1", "forward", 1, "step 0, forward of conv1, worker 1, box [4:8, 0:7, 0:9, 0:9]: "),
+        (TOWER, "conv2", "halo", 1, "step 0, forward of conv2, worker 1, box [0:8, 0:10, 2:3, 0:4]: "),
+        (TOWER, "pool2", "forward", 0, "step 0, forward of pool2, worker 0, box [0:8, 0:10, 0:3, 1:3]: "),
+        (
+            TOWER,
+            "fc3",
+            "forward",
+            1,
+            "step 0, forward of fc3, worker 0 and others, a sum of parts, box [0:8, 0:11]: ",
+        ),
+        (TOWER, "pool2", "input", 1, "step 0, backward of pool2, gradient of its input relu2, worker "),
+        (TOWER, "conv2", "input", 0, "step 0, backward of conv2, gradient of its input pool1, worker "),
+        (TOWER, "conv2", "weight", 1, "step 0, backward of conv2, gradient of its weight: "),
+        (TOWER, "fc5", "weight", 1, "step 0, backward of fc5, gradient of its weight: "),
+        (TOWER, "conv2", "update", 1, "step 0, update of conv"),
+        (PIPELINE, "pool2", "forward", 1, "step 0, forward of pool2, worker 1, box ["),
+        (
+            PIPELINE,
+            "drop4",
+            "input",
+            1,
+            "step 0, backward of drop4, gradient of its input relu3, worker 1, box [",
+        ),
+        (PASSES, "fc4", "forward", 0, "step 0, forward of fc4, worker 0, box [0:"),
+        (
+            PASSES,
+            "conv2",
+            "input",
+            1,
+            "step 0, backward of conv2, gradient of its input pool1, worker 1, box [2:4, ",
+        ),
+    ],
+    ids=lambda value: (
+        {TOWER: "tower", PIPELINE: "pipeline", PASSES: "passes"}.get(value)
+        if "workers" in str(value)
+        else str(value)[:12]
+    ),
+)
+def test_the_broken_op_is_named(
+    plan: str, op: str, fault: str, rank: int, begins: str, workers: Workers
+) -> None:
     found = workers.run(2, faulty, "tower", plan, op, fault, rank)[0]
     assert not found.ok
     assert found.first.startswith(begins), found
 
 
-@pytest.mark.parametrize("model, op, fault, rank, begins", [
-    ("tower", "fc4", "evaluation", 0, "step 0, evaluation's loss: "),
-    ("residual", "bn1", "statistics", 1, "step 0, running statistics bn1.running_var: "),
-])
-def test_evaluation_and_running_statistics_are_compared(model: str, op: str, fault: str, rank: int, begins: str,
-                                                        workers: Workers) -> None:
+@pytest.mark.parametrize(
+    "model, op, fault, rank, begins",
+    [
+        ("tower", "fc4", "evaluation", 0, "step 0, evaluation's loss: "),
+        ("residual", "bn1", "statistics", 1, "step 0, running statistics bn1.running_var: "),
+    ],
+)
+def test_evaluation_and_running_statistics_are_compared(
+    model: str, op: str, fault: str, rank: int, begins: str, workers: Workers
+) -> None:
     found = workers.run(2, faulty, model, RESIDUAL, op, fault, rank)[0]
     assert not found.ok
     assert found.first.startswith(begins), found

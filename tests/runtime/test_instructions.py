@@ -45,7 +45,9 @@ def train(workers: int, fails: str = "") -> list[str]:
     with open_world(ClusterConfig(device="cpu")) as world, patch.object(StepRun, "forward", failing):
         runtime = Runtime(program, network, world, EngineOptions(seed=0))
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
-            runtime.train_step(images[runtime.image_positions], labels[runtime.label_positions], step=0, lr=0.1)
+            runtime.train_step(
+                images[runtime.image_positions], labels[runtime.label_positions], step=0, lr=0.1
+            )
         instructions = {str(step) for step in program.steps[world.rank]}
         seen = [event.key for event in profiled.key_averages() if event.key.split()[0] in instructions]
         assert {name.split()[0] for name in seen} == instructions
@@ -71,7 +73,10 @@ def test_the_other_workers_learn_the_instruction_in_one_line(workers: Workers) -
 
 def test_the_watch_publishes_one_line() -> None:
     sentence = "F0:1 (forward conv1): ArithmeticError: no such number"
-    assert describe_error(InstructionFailed(sentence, "worker 0, 3 steps:\n  0  F0:1  conv1   <-- here")) == sentence
+    assert (
+        describe_error(InstructionFailed(sentence, "worker 0, 3 steps:\n  0  F0:1  conv1   <-- here"))
+        == sentence
+    )
 
 
 def test_the_profiler_shows_every_instruction_by_name(workers: Workers) -> None:

@@ -33,8 +33,9 @@ DRAWN = int(os.environ.get("PARITY_PLANS", "30"))
 STEPS = 3
 
 
-def compare(model: str, plan: str, batch_size: int, bucket_bytes: int, shared_memory: bool,
-            chaos: Chaos | None) -> Difference:
+def compare(
+    model: str, plan: str, batch_size: int, bucket_bytes: int, shared_memory: bool, chaos: Chaos | None
+) -> Difference:
     """Run one worker's side of a comparison; the plan is passed as text."""
     network, shape = build(model)
     case = Case(network, read_plan(plan, trace(network, shape)), shape, batch_size, STEPS, seed=11)
@@ -42,10 +43,18 @@ def compare(model: str, plan: str, batch_size: int, bucket_bytes: int, shared_me
         return compare_cases([case], ClusterConfig(device="cpu", shared_memory=shared_memory), chaos)[0]
 
 
-def check(workers: Workers, model: str, plan: Plan, batch_size: int, bucket_bytes: int = BUCKET_BYTES,
-          shared_memory: bool = True, chaos: Chaos | None = None) -> None:
-    difference = workers.run(plan.workers, compare, model, str(plan), batch_size, bucket_bytes, shared_memory,
-                             chaos)[0]
+def check(
+    workers: Workers,
+    model: str,
+    plan: Plan,
+    batch_size: int,
+    bucket_bytes: int = BUCKET_BYTES,
+    shared_memory: bool = True,
+    chaos: Chaos | None = None,
+) -> None:
+    difference = workers.run(
+        plan.workers, compare, model, str(plan), batch_size, bucket_bytes, shared_memory, chaos
+    )[0]
     assert difference.ok, f"{difference} in {model}, batch {batch_size}, with\n{plan}"
 
 
@@ -57,10 +66,12 @@ NAMED = [
     *((n, DataParallel()) for n in (1, 2, 3, 4)),
     *((n, ModelParallel(scheme="tensor")) for n in (2, 3, 4)),
     (3, ModelParallel(scheme="tensor", micro_batches=2)),
-    *((n, ModelParallel(micro_batches=m, pipeline=pipeline))
-      for n, m in ((2, 1), (2, 2), (2, 4), (3, 4), (4, 1), (4, 3), (4, 6)) for pipeline in ("fill_drain", "1f1b")),
-    *((n, OneWeirdTrick(scheme=scheme, update=update))
-      for n in (2, 3, 4) for scheme, update in OWT_SCHEMES),
+    *(
+        (n, ModelParallel(micro_batches=m, pipeline=pipeline))
+        for n, m in ((2, 1), (2, 2), (2, 4), (3, 4), (4, 1), (4, 3), (4, 6))
+        for pipeline in ("fill_drain", "1f1b")
+    ),
+    *((n, OneWeirdTrick(scheme=scheme, update=update)) for n in (2, 3, 4) for scheme, update in OWT_SCHEMES),
 ]
 
 
@@ -77,64 +88,148 @@ def test_named_strategies(workers: Workers, n: int, strategy: StrategyConfig) ->
 
 
 WRITTEN = {
-    "the design's example": ("tower", 7, """
+    "the design's example": (
+        "tower",
+        7,
+        """
         {workers: 4, micro_batches: 1, ops: {conv1: {n: 4, on: [0, 1, 2, 3]}, conv2: {h: 2, w: 2, on: [0, 2, 1, 3]},
-         fc3: {c: 3, on: [0, 1, 2]}, fc5: {on: [0]}}}"""),
-    "space, then partial sums": ("towers", 4, """
+         fc3: {c: 3, on: [0, 1, 2]}, fc5: {on: [0]}}}""",
+    ),
+    "space, then partial sums": (
+        "towers",
+        4,
+        """
         {workers: 4, ops: {conv1: {h: 3, on: [3, 1, 0]}, norm1: {c: 2, w: 2, on: [2, 0, 3, 1]},
          conv2: {k: 2, h: 2, on: [1, 0, 2, 3]}, conv3: {c: 2, k: 2, on: [0, 1, 2, 3]}, fc4: {k: 4, on: [3, 2, 1, 0]},
-         fc5: {c: 2, k: 2, on: [1, 3, 0, 2]}}}"""),
-    "every dim of a conv with groups": ("odd", 4, """
+         fc5: {c: 2, k: 2, on: [1, 3, 0, 2]}}}""",
+    ),
+    "every dim of a conv with groups": (
+        "odd",
+        4,
+        """
         {workers: 4, ops: {conv1: {c: 4, on: [0, 1, 2, 3]}, pool1: {h: 4, on: [2, 0, 1, 3]},
-         conv2: {n: 2, k: 2, on: [3, 0, 1, 2]}, flatten: {c: 3, on: [2, 0, 1]}, fc3: {k: 3, on: [0, 1, 3]}}}"""),
+         conv2: {n: 2, k: 2, on: [3, 0, 1, 2]}, flatten: {c: 3, on: [2, 0, 1]}, fc3: {k: 3, on: [0, 1, 3]}}}""",
+    ),
     "a worker without work": ("tower", 5, "{workers: 3, ops: {conv1: {n: 2, on: [2, 0]}}}"),
-    "a pipeline whose stages are data parallel": ("tower", 12, """
-        {workers: 4, micro_batches: 4, ops: {conv1: {n: 2, on: [0, 1]}, fc3: {n: 2, on: [2, 3]}}}"""),
-    "a pipeline that comes back": ("tower", 12, """
-        {workers: 2, micro_batches: 4, ops: {conv1: {on: [0]}, conv2: {on: [1]}, fc3: {on: [0]}, fc5: {on: [1]}}}"""),
-    "no weights on the first worker": ("weightless", 6, """
-        {workers: 3, micro_batches: 2, ops: {pool1: {on: [0]}, conv2: {k: 2, on: [1, 2]}, fc4: {on: [2]}}}"""),
-    "partial sums of which each worker then needs all": ("weightless", 5, """
-        {workers: 2, ops: {pool1: {n: 2, on: [0, 1]}, conv2: {k: 2, on: [0, 1]}, conv3: {c: 2, on: [0, 1]}}}"""),
-    "passes that no op is left for": ("tower", 8, """
-        {workers: 2, scheme: c, micro_batches: 2, update: pass, ops: {conv1: {n: 2, on: [0, 1]}}}"""),
-    "a single op on another worker": ("odd", 6, """
+    "a pipeline whose stages are data parallel": (
+        "tower",
+        12,
+        """
+        {workers: 4, micro_batches: 4, ops: {conv1: {n: 2, on: [0, 1]}, fc3: {n: 2, on: [2, 3]}}}""",
+    ),
+    "a pipeline that comes back": (
+        "tower",
+        12,
+        """
+        {workers: 2, micro_batches: 4, ops: {conv1: {on: [0]}, conv2: {on: [1]}, fc3: {on: [0]}, fc5: {on: [1]}}}""",
+    ),
+    "no weights on the first worker": (
+        "weightless",
+        6,
+        """
+        {workers: 3, micro_batches: 2, ops: {pool1: {on: [0]}, conv2: {k: 2, on: [1, 2]}, fc4: {on: [2]}}}""",
+    ),
+    "partial sums of which each worker then needs all": (
+        "weightless",
+        5,
+        """
+        {workers: 2, ops: {pool1: {n: 2, on: [0, 1]}, conv2: {k: 2, on: [0, 1]}, conv3: {c: 2, on: [0, 1]}}}""",
+    ),
+    "passes that no op is left for": (
+        "tower",
+        8,
+        """
+        {workers: 2, scheme: c, micro_batches: 2, update: pass, ops: {conv1: {n: 2, on: [0, 1]}}}""",
+    ),
+    "a single op on another worker": (
+        "odd",
+        6,
+        """
         {workers: 2, micro_batches: 2, pipeline: fill_drain, ops: {conv1: {h: 2, on: [1, 0]}, drop1: {on: [1]},
-         pool1: {w: 2, on: [0, 1]}, loss: {n: 2, on: [1, 0]}}}"""),
-    "only the loss elsewhere": ("towers", 9, """
+         pool1: {w: 2, on: [0, 1]}, loss: {n: 2, on: [1, 0]}}}""",
+    ),
+    "only the loss elsewhere": (
+        "towers",
+        9,
+        """
         {workers: 3, scheme: c, micro_batches: 3, update: pass,
-         ops: {conv1: {n: 3, on: [1, 2, 0]}, loss: {on: [0]}}}"""),
-    "scheme b on some of the workers": ("tower", 12, """
+         ops: {conv1: {n: 3, on: [1, 2, 0]}, loss: {on: [0]}}}""",
+    ),
+    "scheme b on some of the workers": (
+        "tower",
+        12,
+        """
         {workers: 4, scheme: b, micro_batches: 3, update: pass, ops: {conv1: {n: 3, on: [3, 0, 2]},
-         fc3: {c: 4, on: [0, 1, 2, 3]}, fc5: {n: 2, on: [1, 3]}}}"""),
-    "passes in a pipeline": ("towers", 8, """
+         fc3: {c: 4, on: [0, 1, 2, 3]}, fc5: {n: 2, on: [1, 3]}}}""",
+    ),
+    "passes in a pipeline": (
+        "towers",
+        8,
+        """
         {workers: 2, scheme: b, micro_batches: 2, update: pass,
-         ops: {conv1: {n: 2, on: [0, 1]}, conv3: {on: [0]}, fc5: {on: [1]}}}"""),
-    "scheme c, then splits in space": ("towers", 8, """
+         ops: {conv1: {n: 2, on: [0, 1]}, conv3: {on: [0]}, fc5: {on: [1]}}}""",
+    ),
+    "scheme c, then splits in space": (
+        "towers",
+        8,
+        """
         {workers: 2, scheme: c, micro_batches: 2, update: step, ops: {conv1: {n: 2, on: [1, 0]},
-         conv2: {h: 2, on: [0, 1]}, fc4: {c: 2, on: [1, 0]}}}"""),
+         conv2: {h: 2, on: [0, 1]}, fc4: {c: 2, on: [1, 0]}}}""",
+    ),
     "batch norm over samples": ("residual", 7, "{workers: 3, ops: {conv1: {n: 3, on: [0, 1, 2]}}}"),
-    "batch norm in space and channels": ("residual", 4, """
+    "batch norm in space and channels": (
+        "residual",
+        4,
+        """
         {workers: 4, ops: {conv1: {h: 2, w: 2, on: [0, 1, 2, 3]}, layer1.conv1: {c: 2, h: 2, on: [3, 1, 0, 2]},
-         layer2.bn1: {c: 4, on: [1, 0, 2, 3]}, bn3: {n: 2, c: 2, on: [2, 3, 1, 0]}}}"""),
-    "statistics on other workers than what they are for": ("residual", 6, """
+         layer2.bn1: {c: 4, on: [1, 0, 2, 3]}, bn3: {n: 2, c: 2, on: [2, 3, 1, 0]}}}""",
+    ),
+    "statistics on other workers than what they are for": (
+        "residual",
+        6,
+        """
         {workers: 4, ops: {conv1: {n: 2, on: [0, 1]}, layer1.bn1.sums: {n: 3, on: [3, 2, 1]}, layer1.bn1: {on: [3]},
-         layer1.add: {c: 4, on: [0, 1, 2, 3]}, layer2.bn2.sums: {on: [0]}, concat: {c: 3, on: [0, 2, 3]}}}"""),
-    "the two ways of a block on two workers": ("residual", 5, """
-        {workers: 2, ops: {conv1: {on: [0]}, layer2.downsample.0: {on: [1]}, side: {on: [1]}}}"""),
-    "sums within one worker's pass": ("residual", 5, """
-        {workers: 2, scheme: c, ops: {conv1: {n: 1, on: [0]}, layer2.bn1: {on: [1]}}}"""),
-    "branches in a pipeline": ("branches", 12, """
+         layer1.add: {c: 4, on: [0, 1, 2, 3]}, layer2.bn2.sums: {on: [0]}, concat: {c: 3, on: [0, 2, 3]}}}""",
+    ),
+    "the two ways of a block on two workers": (
+        "residual",
+        5,
+        """
+        {workers: 2, ops: {conv1: {on: [0]}, layer2.downsample.0: {on: [1]}, side: {on: [1]}}}""",
+    ),
+    "sums within one worker's pass": (
+        "residual",
+        5,
+        """
+        {workers: 2, scheme: c, ops: {conv1: {n: 1, on: [0]}, layer2.bn1: {on: [1]}}}""",
+    ),
+    "branches in a pipeline": (
+        "branches",
+        12,
+        """
         {workers: 3, micro_batches: 4, ops: {conv1: {on: [0]}, pool: {on: [1]}, conv3: {on: [1]}, concat: {on: [2]},
-         fc5: {on: [0]}, concat_1: {on: [1]}}}"""),
-    "branches with other samples on the same workers": ("branches", 6, """
+         fc5: {on: [0]}, concat_1: {on: [1]}}}""",
+    ),
+    "branches with other samples on the same workers": (
+        "branches",
+        6,
+        """
         {workers: 2, ops: {conv1: {h: 2, on: [0, 1]}, conv2: {n: 2, on: [0, 1]}, pool: {h: 2, on: [0, 1]},
-         flatten: {c: 2, on: [1, 0]}, fc5: {n: 2, on: [1, 0]}, short: {k: 2, on: [0, 1]}}}"""),
-    "branches of a pass": ("branches", 9, """
+         flatten: {c: 2, on: [1, 0]}, fc5: {n: 2, on: [1, 0]}, short: {k: 2, on: [0, 1]}}}""",
+    ),
+    "branches of a pass": (
+        "branches",
+        9,
+        """
         {workers: 3, scheme: c, micro_batches: 3, ops: {conv1: {n: 3, on: [0, 1, 2]}, add: {c: 3, on: [2, 1, 0]},
-         fc4: {c: 2, on: [1, 2]}}}"""),
-    "a concatenation of which a worker has one input": ("branches", 4, """
-        {workers: 4, ops: {conv1: {on: [2]}, concat: {c: 4, on: [3, 2, 1, 0]}, fc6: {k: 4, on: [0, 1, 2, 3]}}}"""),
+         fc4: {c: 2, on: [1, 2]}}}""",
+    ),
+    "a concatenation of which a worker has one input": (
+        "branches",
+        4,
+        """
+        {workers: 4, ops: {conv1: {on: [2]}, concat: {c: 4, on: [3, 2, 1, 0]}, fc6: {k: 4, on: [0, 1, 2, 3]}}}""",
+    ),
 }
 
 
@@ -149,11 +244,17 @@ def test_plans_drawn_at_random(workers: Workers, model: str) -> None:
     graph = graph_of(model)
 
     @seed(2014)
-    @settings(max_examples=-(-DRAWN // len(MODELS)), deadline=None, database=None,
-              phases=(Phase.generate, Phase.shrink), suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=-(-DRAWN // len(MODELS)),
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
     @given(plans(graph))
     def every(drawn: tuple[Plan, int]) -> None:
-        check(workers, model, *drawn, bucket_bytes=512)  # so that small models also have several buckets in a segment
+        # So that small models also have several buckets in a segment.
+        check(workers, model, *drawn, bucket_bytes=512)
 
     every()
 
@@ -195,17 +296,24 @@ def observe(model: str, text: str, batch_size: int, shared_memory: bool) -> dict
         forgotten = runtime.gathered("buffers")
     initial = dict(network.double().named_buffers())
     assert all(torch.equal(tensor, initial[".".join(name)]) for name, tensor in forgotten.items())
-    return {"neighbours": sorted(world.neighbours), "bytes": [sent, program.bytes_sent(world.rank, itemsize=8)]}
+    return {
+        "neighbours": sorted(world.neighbours),
+        "bytes": [sent, program.bytes_sent(world.rank, itemsize=8)],
+    }
 
 
-@pytest.mark.parametrize(("n", "strategy"), [
-    (2, DataParallel()),
-    (3, ModelParallel(scheme="tensor")),
-    (4, ModelParallel(micro_batches=3)),
-    (3, OneWeirdTrick(scheme="a")),
-    (4, OneWeirdTrick(scheme="b", update="pass")),
-    (2, OneWeirdTrick(scheme="c", update="pass")),
-], ids=lambda value: title(0, value) if isinstance(value, StrategyConfig) else str(value))
+@pytest.mark.parametrize(
+    ("n", "strategy"),
+    [
+        (2, DataParallel()),
+        (3, ModelParallel(scheme="tensor")),
+        (4, ModelParallel(micro_batches=3)),
+        (3, OneWeirdTrick(scheme="a")),
+        (4, OneWeirdTrick(scheme="b", update="pass")),
+        (2, OneWeirdTrick(scheme="c", update="pass")),
+    ],
+    ids=lambda value: title(0, value) if isinstance(value, StrategyConfig) else str(value),
+)
 @pytest.mark.parametrize("shared_memory", [True, False], ids=["memory", "network"])
 def test_bytes_sent(workers: Workers, n: int, strategy: StrategyConfig, shared_memory: bool) -> None:
     check_observed(workers, "tower", build_plan(graph_of("tower"), n, strategy), 24, shared_memory)
@@ -239,8 +347,10 @@ def fail_alone(rank: int) -> None:
 
 def test_a_worker_that_raises_ends_all_with_its_traceback() -> None:
     begin = time.monotonic()
-    with (patch("parallel.runtime.communication.spawn.GRACE_S", 0.5),
-          pytest.raises(Exception, match=r"(?s)fail_alone.*ArithmeticError: worker 1 cannot go on") as raised):
+    with (
+        patch("parallel.runtime.communication.spawn.GRACE_S", 0.5),
+        pytest.raises(Exception, match=r"(?s)fail_alone.*ArithmeticError: worker 1 cannot go on") as raised,
+    ):
         spawn_workers(fail_alone, 3, 1)
     assert type(raised.value).__name__ == "ProcessRaisedException"
     assert time.monotonic() - begin < 30  # well below the minute for which the others would have waited
@@ -264,6 +374,8 @@ def test_a_world_of_another_size_than_the_plan_s_is_refused() -> None:
     network, shape = build("tower")
     graph = trace(network, shape)
     plan = build_plan(graph, 2, DataParallel())
-    with (open_world(ClusterConfig(device="cpu")) as world,
-          pytest.raises(ValueError, match="^workers=1 does not fit the plan, which is for 2$")):
+    with (
+        open_world(ClusterConfig(device="cpu")) as world,
+        pytest.raises(ValueError, match="^workers=1 does not fit the plan, which is for 2$"),
+    ):
         Runtime(lower(graph, plan, 4), network, world, EngineOptions(seed=0))

@@ -33,14 +33,15 @@ def one_after_another(count: int) -> list[tuple[int, int]]:
     """Return `alive()` after each of `count` runtimes with alternating plans."""
     network, shape = build("tower")
     graph, left = trace(network, shape), []
-    plans = [build_plan(graph, 2, DataParallel()),
-             build_plan(graph, 2, OneWeirdTrick(scheme="a"))]
+    plans = [build_plan(graph, 2, DataParallel()), build_plan(graph, 2, OneWeirdTrick(scheme="a"))]
     images, labels = torch.randn(6, *shape), torch.randint(CLASSES, (6,))
     with open_world(ClusterConfig(device="cpu")) as world:
         for i in range(count):
             runtime = Runtime(lower(graph, plans[i % 2], 6), network, world, EngineOptions(0, momentum=0.9))
             for step in range(2):
-                runtime.train_step(images[runtime.image_positions], labels[runtime.label_positions], step=step, lr=0.01)
+                runtime.train_step(
+                    images[runtime.image_positions], labels[runtime.label_positions], step=step, lr=0.01
+                )
             runtime.close()
             del runtime
             world.barrier()

@@ -24,8 +24,9 @@ from tests.support.commands import Run
 from tests.support.made_clusters import link, made_cluster
 from tests.support.small_models import graph_of
 
-COMPUTE = Roofline(peak={"fp32": 1e9}, efficiency={"Conv2d": 0.5, "Linear": 0.5}, memory_bandwidth=1e9,
-                   op_overhead_s=1e-6)
+COMPUTE = Roofline(
+    peak={"fp32": 1e9}, efficiency={"Conv2d": 0.5, "Linear": 0.5}, memory_bandwidth=1e9, op_overhead_s=1e-6
+)
 
 
 @pytest.fixture
@@ -61,7 +62,8 @@ def test_what_was_found_is_kept_and_used_again(request_: Request, monkeypatch: p
     (file,) = Path(request_.options.plans).iterdir()
     kept = load(file, request_.graph, 2)
     assert str(kept.plan) == str(plan) and kept.certificate and not kept.confirmed
-    assert str(read_plan(file.read_text(encoding="utf-8"), request_.graph, 2)) == str(plan)  # from_file runs it
+    # `from_file` runs it.
+    assert str(read_plan(file.read_text(encoding="utf-8"), request_.graph, 2)) == str(plan)
     monkeypatch.setattr(sys.modules[find.__module__], "search", None)  # calling it would fail
     assert str(resolve(request_, named(request_))) == str(plan)
 
@@ -102,14 +104,28 @@ def test_without_a_calibration_the_command_is_named(tmp_path: Path) -> None:
         plan_of(config, graph_of("tower"))
 
 
-def test_a_run_searches_times_its_candidates_and_trains(torchrun: Run, cluster_file: Path, tmp_path: Path) -> None:
+def test_a_run_searches_times_its_candidates_and_trains(
+    torchrun: Run, cluster_file: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "wide.yaml"
-    file.write_text(cluster_file.read_text(encoding="utf-8").replace("1 GB", "8 GB"),
-                    encoding="utf-8")
-    done = torchrun(2, "parallel.train", "strategy=searched", "strategy.confirm=true", "strategy.candidates=2",
-                    "strategy.confirm_steps=1", f"cluster.file={file}", f"strategy.plans={tmp_path / 'plans'}",
-                    "model=small", "data=digits", "data.train_images=24", "data.val_images=12",
-                    "trainer.batch_size=8", "trainer.epochs=1", "tracker=none")
+    file.write_text(cluster_file.read_text(encoding="utf-8").replace("1 GB", "8 GB"), encoding="utf-8")
+    done = torchrun(
+        2,
+        "parallel.train",
+        "strategy=searched",
+        "strategy.confirm=true",
+        "strategy.candidates=2",
+        "strategy.confirm_steps=1",
+        f"cluster.file={file}",
+        f"strategy.plans={tmp_path / 'plans'}",
+        "model=small",
+        "data=digits",
+        "data.train_images=24",
+        "data.val_images=12",
+        "trainer.batch_size=8",
+        "trainer.epochs=1",
+        "tracker=none",
+    )
     assert done.returncode == 0, done.stderr
     assert "searched: timed: " in done.stderr and "ms a step" in done.stderr
     (path,) = (tmp_path / "plans").iterdir()

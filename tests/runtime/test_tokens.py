@@ -98,8 +98,10 @@ def pass_files_both_ways() -> int:
         for _ in range(MORE_THAN_A_SOCKET_HOLDS):
             tokens.send(peer, token_name("file"), (tokens.pass_file(peer, file), 0, 0))
         os.close(file)
-        taken = [tokens.take_file(peer, tokens.wait(peer, token_name("file"), ())[0])
-                 for _ in range(MORE_THAN_A_SOCKET_HOLDS)]
+        taken = [
+            tokens.take_file(peer, tokens.wait(peer, token_name("file"), ())[0])
+            for _ in range(MORE_THAN_A_SOCKET_HOLDS)
+        ]
         for other in taken:
             os.close(other)
     return len(set(taken))

@@ -20,8 +20,14 @@ from parallel.strategies import ModelParallel, build_plan
 from tests.support.commands import run_module
 from tests.support.small_network import SmallConfig, build
 
-FEW = ("model=small", "data.train_images=24", "data.val_images=8", "trainer.batch_size=8", "trainer.epochs=1",
-       "tracker=none")
+FEW = (
+    "model=small",
+    "data.train_images=24",
+    "data.val_images=8",
+    "trainer.batch_size=8",
+    "trainer.epochs=1",
+    "tracker=none",
+)
 PIPELINE = ("strategy=model_parallel", "strategy.micro_batches=2", "workers=2")
 KINDS = {Forward: "forward", Backward: "backward", Start: "start", Wait: "finish", Update: "update"}
 
@@ -41,7 +47,8 @@ def test_a_step_is_traced_as_the_program_has_it(tmp_path: Path) -> None:
         own = [bar for bar in bars if bar["pid"] == worker]
         kinds = Counter(bar["cat"] for bar in own)
         assert {kind: kinds[kind] for kind in KINDS.values()} == Counter(KINDS[type(step)] for step in steps)
-        assert kinds["exchange"] == kinds["exchange back"] == 2  # micro-batches: started once, waited for at the end
+        # Micro-batches: started once, waited for at the end.
+        assert kinds["exchange"] == kinds["exchange back"] == 2
         own.sort(key=lambda bar: (float(bar["ts"]), -float(bar["dur"])))
         for stream in {bar["tid"] for bar in own}:
             for before, after in itertools.pairwise([bar for bar in own if bar["tid"] == stream]):
@@ -49,7 +56,8 @@ def test_a_step_is_traced_as_the_program_has_it(tmp_path: Path) -> None:
                 within = after["ts"] + after["dur"] <= before["ts"] + before["dur"] + 1
                 assert apart or (within and before["cat"] != "exchange")
     assert {bar["name"] for bar in bars if bar["cat"] == "backward"} == {
-        f"backward {segment.ops[-1]} … {segment.ops[0]}:{m}" for segment in program.segments for m in range(2)}
+        f"backward {segment.ops[-1]} … {segment.ops[0]}:{m}" for segment in program.segments for m in range(2)
+    }
 
 
 def test_which_step_is_traced() -> None:

@@ -70,7 +70,9 @@ def test_an_optimum_outside_of_the_space_still_has_runners_up(monkeypatch: pytes
     assert [plan.kind for plan in chosen].count("runner-up") == 2
 
 
-def test_random_plans_are_the_same_for_a_seed_and_others_for_another_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_plans_are_the_same_for_a_seed_and_others_for_another_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def drawn(seed: int, batch_size: int) -> list[Plan]:
         chosen = chooser(monkeypatch, "data_parallel", batch_size).choose(0, 3, seed)
         return [plan.plan for plan in chosen if plan.kind == "random"]
@@ -96,10 +98,14 @@ def test_held_out_is_what_was_not_measured() -> None:
 
 
 def test_a_row_has_the_median_and_the_mean_shares() -> None:
-    turns = [Turn(1.0, StepSplit(0.5, 0.5, 0.0)), Turn(2.0, StepSplit(2.0, 0.0, 0.0)),
-             Turn(4.0, StepSplit(2.0, 0.0, 2.0))]
-    row = validated_plan(PredictedPlan("a", "named", ALONE, 12, False, 3.0, StepSplit(3.0, 0.0, 0.0), 1),
-                         turns, 2)
+    turns = [
+        Turn(1.0, StepSplit(0.5, 0.5, 0.0)),
+        Turn(2.0, StepSplit(2.0, 0.0, 0.0)),
+        Turn(4.0, StepSplit(2.0, 0.0, 2.0)),
+    ]
+    row = validated_plan(
+        PredictedPlan("a", "named", ALONE, 12, False, 3.0, StepSplit(3.0, 0.0, 0.0), 1), turns, 2
+    )
     assert (row.measured_s, row.first_quartile_s, row.third_quartile_s) == (2.0, 1.5, 3.0)
     assert row.measured == StepSplit(pytest.approx(4 / 3), pytest.approx(1 / 3), pytest.approx(1 / 3))
     assert row.error == 0.5 and row.plan == str(ALONE)
@@ -124,16 +130,21 @@ def test_a_turn_splits_the_step_that_it_times(workers: Workers) -> None:
         assert turn.split.exposed_s == 0.0 and turn.split.idle_s > 0
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["validate.blocks=0"], "validate.blocks=0 must be at least 1"),
-    (["validate.runners_up=-1"], "validate.runners_up=-1 must be at least 0"),
-    (["validate.batch_sizes=128,0"], "validate.batch_sizes=0 must be at least 1"),
-    (["validate.batch_sizes=128,b"], "validate.batch_sizes[1]='b' must be a whole number"),
-    (["validate.steps=two"], "validate.steps='two' must be a whole number"),
-    (["validate.odd=1"],
-     "validate has unknown odd; its keys are batch_sizes, runners_up, random, blocks, steps"),
-    (["validate.odd"], "validate=odd must have a value"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["validate.blocks=0"], "validate.blocks=0 must be at least 1"),
+        (["validate.runners_up=-1"], "validate.runners_up=-1 must be at least 0"),
+        (["validate.batch_sizes=128,0"], "validate.batch_sizes=0 must be at least 1"),
+        (["validate.batch_sizes=128,b"], "validate.batch_sizes[1]='b' must be a whole number"),
+        (["validate.steps=two"], "validate.steps='two' must be a whole number"),
+        (
+            ["validate.odd=1"],
+            "validate has unknown odd; its keys are batch_sizes, runners_up, random, blocks, steps",
+        ),
+        (["validate.odd"], "validate=odd must have a value"),
+    ],
+)
 def test_bad_options_are_named(arguments: list[str], message: str) -> None:
     with pytest.raises(ValueError) as caught:
         prefixed_options(ValidationOptions, "validate", arguments)
@@ -141,17 +152,22 @@ def test_bad_options_are_named(arguments: list[str], message: str) -> None:
 
 
 def test_options_are_told_from_overrides() -> None:
-    options, rest = prefixed_options(ValidationOptions, "validate", [
-        "data=digits", "validate.batch_sizes=64,32", "validate.out=here"])
+    options, rest = prefixed_options(
+        ValidationOptions, "validate", ["data=digits", "validate.batch_sizes=64,32", "validate.out=here"]
+    )
     assert options == ValidationOptions(batch_sizes=(64, 32), out="here") and rest == ["data=digits"]
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["cluster.file=nowhere.yaml"], "cluster.file=nowhere.yaml can't be read"),
-    (["workers=2"], "workers=2 needs a world of 2, and this one has 1"),
-])
-def test_bad_input_is_one_line_and_code_2(arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch,
-                                          capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cluster.file=nowhere.yaml"], "cluster.file=nowhere.yaml can't be read"),
+        (["workers=2"], "workers=2 needs a world of 2, and this one has 1"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["validate", *arguments])
     with pytest.raises(SystemExit) as ended:
         run_ranked(run)

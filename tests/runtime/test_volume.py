@@ -72,7 +72,9 @@ def test_data_parallel_beside_its_closed_form(workers: int) -> None:
         sent = program.sent(worker, 4)
         assert sent.forward == sent.backward == 0
         assert sent.total == pytest.approx(expected, rel=1e-6)
-        assert sent.sums == pytest.approx(expected / 2, rel=1e-6) and sent.gathers == pytest.approx(sent.sums, rel=1e-6)
+        assert sent.sums == pytest.approx(expected / 2, rel=1e-6) and sent.gathers == pytest.approx(
+            sent.sums, rel=1e-6
+        )
 
 
 @pytest.mark.parametrize("workers", [2, 4, 8])
@@ -88,27 +90,34 @@ def test_one_weird_trick_beside_its_closed_form(workers: int) -> None:
         sent = program.sent(worker, 4)
         assert sent.sums + sent.gathers == pytest.approx(weights, rel=1e-4)
         assert sent.forward == sent.backward == activations + logits
-    exchanged = {e.name: sum(4 * t.box.volume for t in e.transfers if t.source != t.target)
-                 for e in program.exchanges.values()}
+    exchanged = {
+        e.name: sum(4 * t.box.volume for t in e.transfers if t.source != t.target)
+        for e in program.exchanges.values()
+    }
     assert exchanged.pop("fc8>loss") == workers * logits
     assert sum(exchanged.values()) == workers * activations
 
 
 @pytest.mark.parametrize("itemsize", [2, 4, 8])
 @pytest.mark.parametrize("workers", [1, 2, 3])
-@pytest.mark.parametrize(("graph", "name"), [
-    *((OWT, name) for name in PLANS), *((RESNET, name) for name in ("data_parallel", "tensor", "owt-a"))],
-    ids=[*PLANS, "resnet18 data_parallel", "resnet18 tensor", "resnet18 owt-a"])
+@pytest.mark.parametrize(
+    ("graph", "name"),
+    [*((OWT, name) for name in PLANS), *((RESNET, name) for name in ("data_parallel", "tensor", "owt-a"))],
+    ids=[*PLANS, "resnet18 data_parallel", "resnet18 tensor", "resnet18 owt-a"],
+)
 def test_the_steps_send_what_the_program_sends_and_what_is_sent_is_received(
     graph: Graph, name: str, workers: int, itemsize: int
 ) -> None:
     program = program_of(workers, 24, PLANS[name], graph)
     rows = [step_rows(program, worker, itemsize) for worker in range(workers)]
     assert [sum(row.sent for row in of_worker) for of_worker in rows] == [
-        program.bytes_sent(worker, itemsize) for worker in range(workers)]
+        program.bytes_sent(worker, itemsize) for worker in range(workers)
+    ]
     received = sum(row.received for of_worker in rows for row in of_worker)
     assert received == sum(row.sent for of_worker in rows for row in of_worker)
-    assert [[row.step for row in of_worker] for of_worker in rows] == [list(map(str, s)) for s in program.steps]
+    assert [[row.step for row in of_worker] for of_worker in rows] == [
+        list(map(str, s)) for s in program.steps
+    ]
 
 
 # Compute.
@@ -159,7 +168,8 @@ def test_activations_and_messages_grow_with_the_batch_and_with_the_precision(nam
         assert 2 * of_small.messages == of_large.messages
         assert (of_large.messages > 0) == (workers > 1 and name != "data_parallel")
         doubled = memory_of(small, worker, "fp64")
-        assert of_small.activations < doubled.activations <= 2 * of_small.activations  # poolings keep int64 indices
+        # Poolings keep int64 indices.
+        assert of_small.activations < doubled.activations <= 2 * of_small.activations
 
 
 def test_messages_keep_what_is_sent_and_let_go_of_what_is_used() -> None:
@@ -187,8 +197,9 @@ def test_ops_keep_more_than_their_output_where_backward_needs_more() -> None:
     assert OWT["drop6"].kept_bytes(drop, 4) == 2 * 4 * drop.box.volume
 
 
-def measure(strategy: StrategyConfig, name: str, variant: str | None, image_size: int,
-            batch: int) -> tuple[int, Memory]:
+def measure(
+    strategy: StrategyConfig, name: str, variant: str | None, image_size: int, batch: int
+) -> tuple[int, Memory]:
     """Return the increase of this process's peak resident memory during training, and the
     estimate."""
     model = model_options(name, variant, image_size)
@@ -225,8 +236,11 @@ def test_a_plan_too_large_for_memory_is_refused() -> None:
     need = [memory_of(program, worker, "fp32").total for worker in range(2)]
     refuse_too_large(program, "fp32", need)
     refuse_too_large(program, "fp32", [None, None])
-    with pytest.raises(ValueError, match=r"^the plan is too large for worker 1: it needs about 0\.\d\d GB of memory "
-                                         r"with trainer\.batch_size=8, and 0\.10 GB are free$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^the plan is too large for worker 1: it needs about 0\.\d\d GB of memory "
+        r"with trainer\.batch_size=8, and 0\.10 GB are free$",
+    ):
         refuse_too_large(program, "fp32", [need[0], 100_000_000])
 
 
@@ -234,11 +248,15 @@ def test_the_trainer_refuses_before_it_builds(monkeypatch: pytest.MonkeyPatch) -
     job = prepare(compose_config([]), verbose=False)
     monkeypatch.setattr(engines, "available_memory", lambda device: 10_000_000)
     monkeypatch.setattr(engines, "build_model", lambda *_: pytest.fail("the model was built"))
-    with pytest.raises(ValueError, match=r"too large for worker 0: it needs about 1\.\d\d GB .* 0\.01 GB are free"):
+    with pytest.raises(
+        ValueError, match=r"too large for worker 0: it needs about 1\.\d\d GB .* 0\.01 GB are free"
+    ):
         engines.open_engine(job, World(0, 1, torch.device("cpu"), "none"))
 
 
-def test_available_memory_is_shared_by_the_workers_of_a_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_available_memory_is_shared_by_the_workers_of_a_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:       16000 kB\nMemFree:  100 kB\nMemAvailable:    8000 kB\n")
     monkeypatch.setattr(host, "MEMINFO", meminfo)
@@ -250,25 +268,32 @@ def test_available_memory_is_shared_by_the_workers_of_a_host(tmp_path: Path, mon
     assert host.available_memory(torch.device("cpu")) is None
 
 
-@pytest.mark.parametrize("own, files, left", [
-    ("0::/a/b\n", {"a/b": ("memory.max", "max"), "a": ("memory.max", "9000")}, 9000 - 4000 + 500),
-    ("0::/a/b\n", {"a/b": ("memory.max", "5000"), "a": ("memory.max", "9000")}, 5000 - 4000 + 500),
-    ("0::/\n", {".": ("memory.max", "3000")}, 0),
-    ("1:cpu:/x\n2:memory:/elsewhere\n", {"memory": ("memory.limit_in_bytes", "7000")}, 7000 - 4000 + 500),
-    ("0::/a/b\n", {"a": ("memory.max", str(2**62))}, 8000 * 1024),
-    ("1:cpu:/x\n", {}, 8000 * 1024),
-])
-def test_available_memory_is_what_control_groups_leave(own: str, files: dict[str, tuple[str, str]], left: int,
-                                                       tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "own, files, left",
+    [
+        ("0::/a/b\n", {"a/b": ("memory.max", "max"), "a": ("memory.max", "9000")}, 9000 - 4000 + 500),
+        ("0::/a/b\n", {"a/b": ("memory.max", "5000"), "a": ("memory.max", "9000")}, 5000 - 4000 + 500),
+        ("0::/\n", {".": ("memory.max", "3000")}, 0),
+        ("1:cpu:/x\n2:memory:/elsewhere\n", {"memory": ("memory.limit_in_bytes", "7000")}, 7000 - 4000 + 500),
+        ("0::/a/b\n", {"a": ("memory.max", str(2**62))}, 8000 * 1024),
+        ("1:cpu:/x\n", {}, 8000 * 1024),
+    ],
+)
+def test_available_memory_is_what_control_groups_leave(
+    own: str, files: dict[str, tuple[str, str]], left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 8000 kB\n")
     (tmp_path / "own").write_text(own)
     for folder, (name, limit) in files.items():
         (tmp_path / "groups" / folder).mkdir(parents=True, exist_ok=True)
         first = name == "memory.max"
         (tmp_path / "groups" / folder / name).write_text(f"{limit}\n")
-        (tmp_path / "groups" / folder / ("memory.current" if first else "memory.usage_in_bytes")).write_text("4000\n")
+        (tmp_path / "groups" / folder / ("memory.current" if first else "memory.usage_in_bytes")).write_text(
+            "4000\n"
+        )
         (tmp_path / "groups" / folder / "memory.stat").write_text(
-            f"anon 3000\n{'inactive_file' if first else 'total_inactive_file'} 500\n")
+            f"anon 3000\n{'inactive_file' if first else 'total_inactive_file'} 500\n"
+        )
     monkeypatch.setattr(host, "MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(host, "OWN_GROUPS", tmp_path / "own")
     monkeypatch.setattr(host, "GROUPS", tmp_path / "groups")
@@ -278,6 +303,7 @@ def test_available_memory_is_what_control_groups_leave(own: str, files: dict[str
 
 if __name__ == "__main__":
     side, images_per_step, network, *named_variant = sys.argv[1:]
-    took, expected_memory = measure(Single(), network, named_variant[0] if named_variant else None, int(side),
-                                    int(images_per_step))
+    took, expected_memory = measure(
+        Single(), network, named_variant[0] if named_variant else None, int(side), int(images_per_step)
+    )
     print(json.dumps([took, expected_memory.total]))

@@ -16,12 +16,22 @@ from parallel.runtime.failure.blame import BROKEN_S, SILENT_S, State, Symptom, f
 from tests.support.commands import Run, Start
 from tests.support.waiting import wait_for
 
-SMALL = ("model=small", "data.train_images=24", "data.val_images=12", "trainer.batch_size=12", "tracker=none",
-         "cluster.timeout_s=3", "strategy=data_parallel", "trainer.warmup_steps=1")
+SMALL = (
+    "model=small",
+    "data.train_images=24",
+    "data.val_images=12",
+    "trainer.batch_size=12",
+    "tracker=none",
+    "cluster.timeout_s=3",
+    "strategy=data_parallel",
+    "trainer.warmup_steps=1",
+)
 ALTERED = "tests.support.altered_training"
 
 BUSY = State(beat=7, where="step 17", doing="computing", seconds=0.1, waits=False, told=False, done=False)
-WAITS = replace(BUSY, doing="waiting for worker 1: exchange 3 of micro-batch 0, forward", seconds=3.0, waits=True)
+WAITS = replace(
+    BUSY, doing="waiting for worker 1: exchange 3 of micro-batch 0, forward", seconds=3.0, waits=True
+)
 LOADS = replace(BUSY, doing="loading data", seconds=3.2)
 WAITED = Symptom(0.1, broken=False, waiting_for=WAITS.doing)
 BROKE = Symptom(0.1, broken=True, waiting_for=WAITS.doing)
@@ -32,7 +42,8 @@ def test_a_silent_worker_is_to_blame_after_the_timeout_and_sooner_if_there_is_tr
     states = {0: WAITS, 1: BUSY, 2: WAITS}
     assert find_blame(0, states, {**FRESH, 1: 4.9}, 5.0, None) is None
     assert "worker 1 does not answer: no sign of life for 5.1 s, the last one in step 17" in str(
-        find_blame(0, states, {**FRESH, 1: 5.1}, 5.0, None))
+        find_blame(0, states, {**FRESH, 1: 5.1}, 5.0, None)
+    )
     assert find_blame(0, states, {**FRESH, 1: SILENT_S - 0.1}, 5.0, BROKE) is None
     assert "worker 1 is gone" in str(find_blame(0, states, {**FRESH, 1: SILENT_S}, 5.0, BROKE))
     assert "worker 1 is gone" in str(find_blame(0, states, {**FRESH, 1: SILENT_S}, 5.0, None, told=True))
@@ -41,8 +52,10 @@ def test_a_silent_worker_is_to_blame_after_the_timeout_and_sooner_if_there_is_tr
 
 def test_of_the_living_the_one_that_does_not_wait_is_to_blame() -> None:
     chain = {0: WAITS, 1: replace(WAITS, doing="waiting for worker 2: gradients of bucket 0"), 2: LOADS}
-    assert ("worker 2 has not reached the point where others wait for it: in step 17 it has been loading data "
-            "for 3.2 s") in str(find_blame(0, chain, FRESH, 3.0, WAITED))
+    assert (
+        "worker 2 has not reached the point where others wait for it: in step 17 it has been loading data "
+        "for 3.2 s"
+    ) in str(find_blame(0, chain, FRESH, 3.0, WAITED))
     assert find_blame(0, chain, FRESH, 3.0, None) is None
     ring = {0: WAITS, 1: replace(WAITS, doing="waiting for worker 0: barrier")}
     assert "all workers wait for each other" in str(find_blame(0, ring, FRESH, 3.0, WAITED))
@@ -51,7 +64,9 @@ def test_of_the_living_the_one_that_does_not_wait_is_to_blame() -> None:
 def test_a_living_worker_that_broke_a_connection_may_say_why_first() -> None:
     states = {0: WAITS, 1: BUSY}
     assert find_blame(0, states, FRESH, 3.0, BROKE) is None
-    assert "though all workers live" in str(find_blame(0, states, FRESH, 3.0, replace(BROKE, seconds=BROKEN_S)))
+    assert "though all workers live" in str(
+        find_blame(0, states, FRESH, 3.0, replace(BROKE, seconds=BROKEN_S))
+    )
 
 
 def ranks_of(mark: str) -> dict[int, int]:
@@ -63,11 +78,25 @@ def ranks_of(mark: str) -> dict[int, int]:
     return found
 
 
-@pytest.mark.parametrize("sent, words", [(signal.SIGKILL, "is gone"), (signal.SIGSTOP, "does not answer")],
-                         ids=["killed", "stopped"])
-def test_all_others_name_a_worker_that_was(sent: signal.Signals, words: str, start: Start, tmp_path: Path) -> None:
-    process = start("torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", ALTERED, *SMALL,
-                    "trainer.epochs=100000", environment={MARK: tmp_path.name}, real=sent == signal.SIGSTOP)
+@pytest.mark.parametrize(
+    "sent, words",
+    [(signal.SIGKILL, "is gone"), (signal.SIGSTOP, "does not answer")],
+    ids=["killed", "stopped"],
+)
+def test_all_others_name_a_worker_that_was(
+    sent: signal.Signals, words: str, start: Start, tmp_path: Path
+) -> None:
+    process = start(
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=3",
+        "-m",
+        ALTERED,
+        *SMALL,
+        "trainer.epochs=100000",
+        environment={MARK: tmp_path.name},
+        real=sent == signal.SIGSTOP,
+    )
 
     def epochs() -> int:
         return sum(len(path.read_text().splitlines()) for path in tmp_path.rglob("epochs.csv.part"))
@@ -80,8 +109,12 @@ def test_all_others_name_a_worker_that_was(sent: signal.Signals, words: str, sta
     assert process.returncode == 1
     assert time.monotonic() - began < 30, "torchrun alone waits 30 s for a stopped worker"
     for rank in (0, 2):
-        assert re.search(rf"^error: worker {rank} ends in .*: worker 1 {words}: no sign of life for \d+\.\d s, "
-                         r"the last one in (step \d+|the )", err, re.M), err
+        assert re.search(
+            rf"^error: worker {rank} ends in .*: worker 1 {words}: no sign of life for \d+\.\d s, "
+            r"the last one in (step \d+|the )",
+            err,
+            re.M,
+        ), err
     assert marked(tmp_path.name) == []
     assert list(tmp_path.rglob("record.json")) == []
 
@@ -92,19 +125,33 @@ def test_a_worker_that_hangs_is_named_by_all_and_by_itself(torchrun: Run, tmp_pa
     assert done.returncode == 1
     assert time.monotonic() - began < 300
     for rank in range(3):
-        assert re.search(rf"^error: worker {rank} ends in step 1: worker 1 has not reached the point where "
-                         r"others wait for it: in step 1 it has been loading data for \d+\.\d s "
-                         r"\(cluster.timeout_s=3\)", done.stderr, re.M), done.stderr
+        assert re.search(
+            rf"^error: worker {rank} ends in step 1: worker 1 has not reached the point where "
+            r"others wait for it: in step 1 it has been loading data for \d+\.\d s "
+            r"\(cluster.timeout_s=3\)",
+            done.stderr,
+            re.M,
+        ), done.stderr
     assert marked(tmp_path.name) == []
 
 
 def test_without_the_launcher_all_end(start: Start, tmp_path: Path) -> None:
-    process = start("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "parallel.train", *SMALL,
-                    "trainer.epochs=100000", environment={MARK: tmp_path.name})
+    process = start(
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "parallel.train",
+        *SMALL,
+        "trainer.epochs=100000",
+        environment={MARK: tmp_path.name},
+    )
     wait_for(lambda: bool(list(tmp_path.rglob("epochs.csv.part"))) or process.poll() is not None, 400)
     wait_for(lambda: len(ranks_of(tmp_path.name)) == 2, 60)
     process.kill()
     wait_for(lambda: marked(tmp_path.name) == [], 120)
     _, err = process.communicate()
     for rank in range(2):
-        assert re.search(rf"^error: worker {rank} ends in .*: the store at .* does not answer", err, re.M), err
+        assert re.search(rf"^error: worker {rank} ends in .*: the store at .* does not answer", err, re.M), (
+            err
+        )

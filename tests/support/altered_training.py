@@ -1,8 +1,8 @@
 """parallel.train that knows `model=small`, with one change, which ALTER selects; none without it.
 
-    fail       rank 1 raises in the second step: the others wait for it in a gradient sync
-    hang       rank 1 hangs while it reads the images of the second step
-    fullgraph  torch.compile raises at graph breaks, and needs no C++ compiler
+fail       rank 1 raises in the second step: the others wait for it in a gradient sync
+hang       rank 1 hangs while it reads the images of the second step
+fullgraph  torch.compile raises at graph breaks, and needs no C++ compiler
 """
 
 from __future__ import annotations

@@ -71,14 +71,34 @@ def act(action: str, strategy: str, run_dir: Path) -> None:
 def record(config: Config) -> Record:
     """Return a record of one fictitious epoch with the real configuration."""
     model, trainer = config.model, config.trainer
-    workload = Workload(model=model.name, variant=model.variant, num_classes=10, image_size=model.image_size,
-                        data=config.data.name, train_images=100, batch_size=trainer.batch_size,
-                        precision=trainer.precision)
-    return Record(name=config.strategy.name, sweep=config.sweep, started="2024-01-01T00:00:00Z",
-                  finished="2024-01-01T00:00:01Z", command="fake", workload=workload, strategy=config.strategy.name,
-                  label=config.strategy.name, baseline=config.strategy.name == "single",
-                  workers=config.workers or 1, threads=1, device="cpu", backend=None, warmup_steps=0,
-                  config=dataclasses.asdict(config), epochs=(Epoch(epoch=1, seconds=1.0),))
+    workload = Workload(
+        model=model.name,
+        variant=model.variant,
+        num_classes=10,
+        image_size=model.image_size,
+        data=config.data.name,
+        train_images=100,
+        batch_size=trainer.batch_size,
+        precision=trainer.precision,
+    )
+    return Record(
+        name=config.strategy.name,
+        sweep=config.sweep,
+        started="2024-01-01T00:00:00Z",
+        finished="2024-01-01T00:00:01Z",
+        command="fake",
+        workload=workload,
+        strategy=config.strategy.name,
+        label=config.strategy.name,
+        baseline=config.strategy.name == "single",
+        workers=config.workers or 1,
+        threads=1,
+        device="cpu",
+        backend=None,
+        warmup_steps=0,
+        config=dataclasses.asdict(config),
+        epochs=(Epoch(epoch=1, seconds=1.0),),
+    )
 
 
 if __name__ == "__main__":

@@ -25,11 +25,22 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-PRELOAD = ("tests.support.small_network", "torch.distributed.run",
-           "torch.distributed.elastic.agent.server.local_elastic_agent",
-           "torch._dynamo", "sklearn.datasets", "parallel.train",
-           "parallel.training.trainer", "parallel.compare", "parallel.plan", "parallel.simulate", "parallel.calibrate",
-           "parallel.verify", "parallel.verification.parity", "parallel.data.decoder")
+PRELOAD = (
+    "tests.support.small_network",
+    "torch.distributed.run",
+    "torch.distributed.elastic.agent.server.local_elastic_agent",
+    "torch._dynamo",
+    "sklearn.datasets",
+    "parallel.train",
+    "parallel.training.trainer",
+    "parallel.compare",
+    "parallel.plan",
+    "parallel.simulate",
+    "parallel.calibrate",
+    "parallel.verify",
+    "parallel.verification.parity",
+    "parallel.data.decoder",
+)
 LARGEST_REQUEST = 1 << 18
 
 
@@ -151,8 +162,10 @@ def main(folder: Path) -> str | None:
     gc.collect()
     gc.freeze()
     executable = folder / "python"
-    executable.write_text(f"#!/bin/sh\nexec '{sys.executable}' -IS '{Path(__file__).with_name('forked_python.py')}' "
-                          f"'{folder / 'socket'}' '{sys.executable}' \"$@\"\n")
+    executable.write_text(
+        f"#!/bin/sh\nexec '{sys.executable}' -IS '{Path(__file__).with_name('forked_python.py')}' "
+        f"'{folder / 'socket'}' '{sys.executable}' \"$@\"\n"
+    )
     executable.chmod(0o755)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(folder / "bound"))

@@ -19,8 +19,14 @@ def main() -> int:
     unbuffered = arguments[:1] == ["-u"]
     if arguments[unbuffered:][:1] != ["-m"]:
         os.execv(real, [real, *arguments])
-    request = json.dumps({"arguments": arguments[unbuffered + 1:], "environment": dict(os.environ),
-                          "folder": os.getcwd(), "unbuffered": unbuffered})
+    request = json.dumps(
+        {
+            "arguments": arguments[unbuffered + 1 :],
+            "environment": dict(os.environ),
+            "folder": os.getcwd(),
+            "unbuffered": unbuffered,
+        }
+    )
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # until there is a process to forward them to
     server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     server.connect(address)

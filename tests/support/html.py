@@ -18,7 +18,9 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.seen.append(tag)
-        self.requests += [f"{name}={value}" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        self.requests += [
+            f"{name}={value}" for name, value in attrs if name in ("src", "href", "srcset", "data")
+        ]
         if tag not in VOID:
             self.open.append(tag)
 

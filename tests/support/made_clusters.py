@@ -49,6 +49,11 @@ def link(bandwidth: float = 1e6, latency_s: float = 0.0, shared: bool = False) -
 
 def made_cluster(workers_per_node: int = 2, nodes: int = 1, **numbers: object) -> Cluster:
     """Return a cluster of round numbers."""
-    settings: dict[str, object] = {"inside": link(), "between": link(1e5) if nodes > 1 else None,
-                                   "compute": Rates(), "memory_bytes": 10**9, **numbers}
+    settings: dict[str, object] = {
+        "inside": link(),
+        "between": link(1e5) if nodes > 1 else None,
+        "compute": Rates(),
+        "memory_bytes": 10**9,
+        **numbers,
+    }
     return Cluster(name="made", nodes=nodes, workers_per_node=workers_per_node, **settings)  # type: ignore[arg-type]

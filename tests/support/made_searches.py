@@ -46,9 +46,12 @@ class RandomCosts(CostModel):
         forward_s, backward_s = self.compute(op, layout, sum(rows))
         return super().part_seconds(op, layout, rows) * 0 + [[forward_s, backward_s]]
 
-    def traffic(self, producer: Op, layout: Layout, consumer: Op, consumer_layout: Layout, which: int, samples: int,
-                ) -> Traffic:
-        random = self._draw("traffic", producer.name, layout.degrees, consumer.name, consumer_layout.degrees, which)
+    def traffic(
+        self, producer: Op, layout: Layout, consumer: Op, consumer_layout: Layout, which: int, samples: int
+    ) -> Traffic:
+        random = self._draw(
+            "traffic", producer.name, layout.degrees, consumer.name, consumer_layout.degrees, which
+        )
         if random.random() < 0.4:
             return Traffic(0.0, 0.0, ())
         return Traffic(random.random(), random.random(), tuple(sorted({*layout.on, *consumer_layout.on})))
@@ -64,8 +67,15 @@ class RandomCosts(CostModel):
     def syncs(self, op: Op, grids: Grids, workers: Ints, complete: bool) -> SyncSeconds:
         return SyncSeconds(*np.zeros((3, len(grids.degrees))))
 
-    def exchanges(self, producer: Op, producers: Grids, consumer: Op,  # type: ignore[override]
-                  consumers: Grids, which: int, samples: int) -> RandomExchanges:
+    def exchanges(
+        self,
+        producer: Op,
+        producers: Grids,
+        consumer: Op,  # type: ignore[override]
+        consumers: Grids,
+        which: int,
+        samples: int,
+    ) -> RandomExchanges:
         return RandomExchanges(self, producer, producers, consumer, consumers, which)
 
     def memory(self, op: Op, layout: Layout, samples: int) -> int:
@@ -83,7 +93,9 @@ class RandomExchanges:
     consumers: Grids
     which: int
 
-    def seconds(self, producers: Ints, consumers: Ints, workers: Ints, complete: bool) -> tuple[Floats, Floats, None]:
+    def seconds(
+        self, producers: Ints, consumers: Ints, workers: Ints, complete: bool
+    ) -> tuple[Floats, Floats, None]:
         pairs = np.broadcast(producers, consumers)
         seconds = np.zeros((2, pairs.size))
         for i, (p, c) in enumerate(pairs if complete else ()):
@@ -103,8 +115,13 @@ def cluster_of(workers: int, **numbers: object) -> Cluster:
     per_node = max(1, -(-workers // 2))
     if numbers.pop("shared_cores", False):
         numbers["core_contention"] = tuple(0.9 + 0.4 * i for i in range(per_node))
-    settings: dict[str, object] = {"inside": link(3e6, 1e-4), "between": link(1e6, 3e-4), "overlap_slowdown": 0.3,
-                                   "compute": Rates(per_add_s=1e-7, per_copy_s=5e-8), **numbers}
+    settings: dict[str, object] = {
+        "inside": link(3e6, 1e-4),
+        "between": link(1e6, 3e-4),
+        "overlap_slowdown": 0.3,
+        "compute": Rates(per_add_s=1e-7, per_copy_s=5e-8),
+        **numbers,
+    }
     return made_cluster(per_node, 2, **settings)
 
 
@@ -141,13 +158,24 @@ class Case:
         return {name: random.randrange(len(found)) for name, found in self.space.candidates.items()}
 
 
-def case(graph: Graph, workers: int, *, dims: str = "nckhw", sizes: tuple[int, ...] | None = None,
-         seed: int | None = None, batch_size: int = BATCH, **numbers: object) -> Case:
+def case(
+    graph: Graph,
+    workers: int,
+    *,
+    dims: str = "nckhw",
+    sizes: tuple[int, ...] | None = None,
+    seed: int | None = None,
+    batch_size: int = BATCH,
+    **numbers: object,
+) -> Case:
     """Return a space with the cluster's costs, or with random ones if a seed is given."""
     cluster = cluster_of(workers, **numbers)
     space = space_of(graph, batch_size, workers, cluster, dims, sizes)
-    cost_model = (CostModel(graph, batch_size, cluster, "fp32") if seed is None
-                  else RandomCosts(graph, batch_size, cluster, seed))
+    cost_model = (
+        CostModel(graph, batch_size, cluster, "fp32")
+        if seed is None
+        else RandomCosts(graph, batch_size, cluster, seed)
+    )
 
     def timeline_s(chosen: Mapping[str, int]) -> float:
         layouts = {name: space.layout(name, index) for name, index in chosen.items()}
@@ -164,7 +192,9 @@ def label_of(table: CostTable, plans: Sequence[Mapping[str, int]], first: int = 
         table.bound_edges(table.everyone[:1, :1])
     for op in reversed(range(first, len(table.leaders))):
         at = chosen[table.leaders[op]]
-        into = {edge: table.exact_edge(edge, chosen[table.leaders[edge.producer]], at) for edge in table.into[op]}
+        into = {
+            edge: table.exact_edge(edge, chosen[table.leaders[edge.producer]], at) for edge in table.into[op]
+        }
         labels.prepend(op, table.exact_op(op, at), table.slowdown, into)
         labels.memory = labels.memory + table.memory(op, at)
     return labels

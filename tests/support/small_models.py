@@ -25,71 +25,79 @@ CLASSES = 5
 def tower() -> nn.Sequential:
     """Return a net like the 2014 AlexNet: one tower, an identity average pool, dropout before
     linear layers."""
-    return nn.Sequential(OrderedDict(
-        conv1=nn.Conv2d(3, 7, 5, stride=2, padding=2),  # 17 → 9
-        relu1=nn.ReLU(),
-        pool1=nn.MaxPool2d(3, 2),  # 9 → 4
-        conv2=nn.Conv2d(7, 10, 3, padding=1),
-        relu2=nn.ReLU(),
-        pool2=nn.MaxPool2d(2, 1),  # 4 → 3
-        avgpool=nn.AdaptiveAvgPool2d(3),
-        flatten=nn.Flatten(),
-        drop3=nn.Dropout(0.5),
-        fc3=nn.Linear(90, 11),
-        relu3=nn.ReLU(),
-        drop4=nn.Dropout(0.3),
-        fc4=nn.Linear(11, 9),
-        relu4=nn.ReLU(),
-        fc5=nn.Linear(9, CLASSES),
-    ))
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, 7, 5, stride=2, padding=2),  # 17 → 9
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(3, 2),  # 9 → 4
+            conv2=nn.Conv2d(7, 10, 3, padding=1),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2, 1),  # 4 → 3
+            avgpool=nn.AdaptiveAvgPool2d(3),
+            flatten=nn.Flatten(),
+            drop3=nn.Dropout(0.5),
+            fc3=nn.Linear(90, 11),
+            relu3=nn.ReLU(),
+            drop4=nn.Dropout(0.3),
+            fc4=nn.Linear(11, 9),
+            relu4=nn.ReLU(),
+            fc5=nn.Linear(9, CLASSES),
+        )
+    )
 
 
 def towers() -> nn.Sequential:
     """Return a net like the 2012 AlexNet: groups, local response normalisation, dropout after
     linear layers."""
-    return nn.Sequential(OrderedDict(
-        conv1=nn.Conv2d(3, 6, 3, stride=2, padding=1),  # 13×11 → 7×6
-        relu1=nn.ReLU(),
-        norm1=nn.LocalResponseNorm(5, alpha=0.1, beta=0.75, k=2.0),
-        pool1=nn.MaxPool2d(3, 2),  # 7×6 → 3×2
-        conv2=nn.Conv2d(6, 9, 3, padding=1, groups=3),
-        relu2=nn.ReLU(),
-        conv3=nn.Conv2d(9, 6, (1, 2), padding=(0, 1), groups=3, bias=False),  # 3×2 → 3×3
-        avgpool=nn.AdaptiveAvgPool2d((2, 2)),
-        flatten=nn.Flatten(),
-        fc4=nn.Linear(24, 10),
-        relu4=nn.ReLU(),
-        drop4=nn.Dropout(0.5),
-        fc5=nn.Linear(10, CLASSES, bias=False),
-    ))
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, 6, 3, stride=2, padding=1),  # 13×11 → 7×6
+            relu1=nn.ReLU(),
+            norm1=nn.LocalResponseNorm(5, alpha=0.1, beta=0.75, k=2.0),
+            pool1=nn.MaxPool2d(3, 2),  # 7×6 → 3×2
+            conv2=nn.Conv2d(6, 9, 3, padding=1, groups=3),
+            relu2=nn.ReLU(),
+            conv3=nn.Conv2d(9, 6, (1, 2), padding=(0, 1), groups=3, bias=False),  # 3×2 → 3×3
+            avgpool=nn.AdaptiveAvgPool2d((2, 2)),
+            flatten=nn.Flatten(),
+            fc4=nn.Linear(24, 10),
+            relu4=nn.ReLU(),
+            drop4=nn.Dropout(0.5),
+            fc5=nn.Linear(10, CLASSES, bias=False),
+        )
+    )
 
 
 def odd() -> nn.Sequential:
     """Return a net with ops that AlexNet lacks: dropout on maps, a padded pool, a normalisation
     over an even number of channels, strides larger than the kernel."""
-    return nn.Sequential(OrderedDict(
-        conv1=nn.Conv2d(2, 8, (3, 2), stride=(1, 3), padding=(2, 1), groups=2),  # 8×13 → 10×5
-        drop1=nn.Dropout(0.25),
-        pool1=nn.MaxPool2d(3, (2, 1), padding=1),  # 10×5 → 5×5
-        norm1=nn.LocalResponseNorm(4, alpha=0.5),
-        conv2=nn.Conv2d(8, 4, 4, padding=1),  # 5×5 → 4×4
-        relu2=nn.ReLU(),
-        avgpool=nn.AdaptiveAvgPool2d(5),  # repeats positions
-        flatten=nn.Flatten(),
-        fc3=nn.Linear(100, CLASSES),
-    ))
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(2, 8, (3, 2), stride=(1, 3), padding=(2, 1), groups=2),  # 8×13 → 10×5
+            drop1=nn.Dropout(0.25),
+            pool1=nn.MaxPool2d(3, (2, 1), padding=1),  # 10×5 → 5×5
+            norm1=nn.LocalResponseNorm(4, alpha=0.5),
+            conv2=nn.Conv2d(8, 4, 4, padding=1),  # 5×5 → 4×4
+            relu2=nn.ReLU(),
+            avgpool=nn.AdaptiveAvgPool2d(5),  # repeats positions
+            flatten=nn.Flatten(),
+            fc3=nn.Linear(100, CLASSES),
+        )
+    )
 
 
 def weightless() -> nn.Sequential:
     """Return a net whose first ops have no weights, and with two convolutions in succession."""
-    return nn.Sequential(OrderedDict(
-        pool1=nn.MaxPool2d(3, 2),  # 9×7 → 4×3
-        drop1=nn.Dropout(0.2),
-        conv2=nn.Conv2d(3, 4, 2, bias=False),  # 4×3 → 3×2
-        conv3=nn.Conv2d(4, 4, 1),
-        flatten=nn.Flatten(),
-        fc4=nn.Linear(24, CLASSES),
-    ))
+    return nn.Sequential(
+        OrderedDict(
+            pool1=nn.MaxPool2d(3, 2),  # 9×7 → 4×3
+            drop1=nn.Dropout(0.2),
+            conv2=nn.Conv2d(3, 4, 2, bias=False),  # 4×3 → 3×2
+            conv3=nn.Conv2d(4, 4, 1),
+            flatten=nn.Flatten(),
+            fc4=nn.Linear(24, CLASSES),
+        )
+    )
 
 
 class Block(nn.Module):
@@ -103,8 +111,13 @@ class Block(nn.Module):
         self.relu = nn.ReLU(inplace=True)  # used twice
         self.conv2 = nn.Conv2d(channels[1], channels[1], 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels[1], momentum=0.3)
-        self.downsample = nn.Sequential() if stride == 1 else nn.Sequential(
-            nn.Conv2d(*channels, 1, stride, bias=False), nn.BatchNorm2d(channels[1], eps=0.01))
+        self.downsample = (
+            nn.Sequential()
+            if stride == 1
+            else nn.Sequential(
+                nn.Conv2d(*channels, 1, stride, bias=False), nn.BatchNorm2d(channels[1], eps=0.01)
+            )
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
@@ -192,8 +205,11 @@ def layouts(draw: st.DrawFn, op: Op, workers: int, samples: int) -> Layout:
     size = draw(st.integers(1, workers))
     degrees = {"n": 1}
     for factor in _factors(size):
-        dims = [dim for dim in op.dims
-                if degrees.get(dim, 1) * factor <= (samples if dim == "n" else op.extent(dim))]
+        dims = [
+            dim
+            for dim in op.dims
+            if degrees.get(dim, 1) * factor <= (samples if dim == "n" else op.extent(dim))
+        ]
         dim = draw(st.sampled_from(dims))
         degrees[dim] = degrees.get(dim, 1) * factor
     on = draw(st.permutations(range(workers)))[:size]
@@ -220,11 +236,12 @@ def plans(draw: st.DrawFn, graph: Graph, max_workers: int = 4, min_workers: int 
         micro_batches = len(on)
         if chain:  # the reference cannot run parts of other models
             update = draw(st.sampled_from(("step", "pass")))
-        others = others[draw(st.integers(0, len(others) - 1)):]
+        others = others[draw(st.integers(0, len(others) - 1)) :]
     for op in others:
         if draw(st.booleans()):
             chosen[op.name] = draw(layouts(op, workers, samples))
     pipeline = draw(st.sampled_from(("fill_drain", "1f1b")))
-    plan = make_plan(graph, workers, chosen, micro_batches=micro_batches, scheme=scheme, pipeline=pipeline,
-                     update=update)
+    plan = make_plan(
+        graph, workers, chosen, micro_batches=micro_batches, scheme=scheme, pipeline=pipeline, update=update
+    )
     return plan, samples * micro_batches

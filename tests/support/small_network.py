@@ -31,20 +31,22 @@ class SmallConfig(ModelConfig):
 
 def build(config: SmallConfig, num_classes: int) -> nn.Module:
     """Return the small network: images [n, 3, s, s] to logits [n, num_classes]."""
-    network = nn.Sequential(OrderedDict(
-        conv1=nn.Conv2d(3, 8, 5, stride=2, padding=2),  # 20 → 10
-        relu1=nn.ReLU(),
-        pool1=nn.MaxPool2d(2, 2),  # 10 → 5
-        conv2=nn.Conv2d(8, 16, 3, padding=1),
-        relu2=nn.ReLU(),
-        avgpool=nn.AdaptiveAvgPool2d(4),
-        flatten=nn.Flatten(),
-        drop3=nn.Dropout(0.5),
-        fc3=nn.Linear(256, config.features),
-        relu3=nn.ReLU(),
-        drop4=nn.Dropout(0.5),
-        fc4=nn.Linear(config.features, num_classes),
-    ))
+    network = nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(3, 8, 5, stride=2, padding=2),  # 20 → 10
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2, 2),  # 10 → 5
+            conv2=nn.Conv2d(8, 16, 3, padding=1),
+            relu2=nn.ReLU(),
+            avgpool=nn.AdaptiveAvgPool2d(4),
+            flatten=nn.Flatten(),
+            drop3=nn.Dropout(0.5),
+            fc3=nn.Linear(256, config.features),
+            relu3=nn.ReLU(),
+            drop4=nn.Dropout(0.5),
+            fc4=nn.Linear(config.features, num_classes),
+        )
+    )
     weights.INITS[config.init](network, 1.0)
     return network
 

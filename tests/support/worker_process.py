@@ -61,8 +61,9 @@ def measuring(settings: str) -> Iterator[None]:
         return
     import coverage
 
-    measured = coverage.Coverage(data_file=Path(settings).with_name(".coverage"), data_suffix=True,
-                                 config_file=settings)
+    measured = coverage.Coverage(
+        data_file=Path(settings).with_name(".coverage"), data_suffix=True, config_file=settings
+    )
     measured.start()
     yield
     measured.stop()

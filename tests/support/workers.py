@@ -34,7 +34,9 @@ class Workers:
     def __init__(self) -> None:
         self._sets: dict[int, WorkerSet] = {}
 
-    def run(self, workers: int, function: Callable[..., Any], *args: Any, timeout: float = 300.0) -> list[Any]:
+    def run(
+        self, workers: int, function: Callable[..., Any], *args: Any, timeout: float = 300.0
+    ) -> list[Any]:
         """Call `function(*args)` on `workers` processes at once; return their results by rank.
 
         If one raises, all of these processes are ended, since its peers wait for it, and
@@ -66,9 +68,13 @@ class WorkerSet:
         for _ in range(size):
             ours, theirs = socket.socketpair()
             with theirs:
-                self._processes.append(subprocess.Popen(
-                    [forking_python(), "-m", "tests.support.worker_process"], stdin=theirs,
-                    env=variables({"PYTHONPATH": os.pathsep.join(sys.path)})))
+                self._processes.append(
+                    subprocess.Popen(
+                        [forking_python(), "-m", "tests.support.worker_process"],
+                        stdin=theirs,
+                        env=variables({"PYTHONPATH": os.pathsep.join(sys.path)}),
+                    )
+                )
             self._pipes.append(Connection(ours.detach()))
 
     def run(self, function: Callable[..., Any], args: tuple[Any, ...], timeout: float) -> list[Any]:
@@ -87,7 +93,8 @@ class WorkerSet:
                 assert isinstance(pipe, Connection)
                 rank = waiting[pipe]
                 try:
-                    ok, result = pickle.loads(pipe.recv_bytes())  # by value: torch's own pickler shares tensors
+                    # By value: torch's own pickler shares tensors.
+                    ok, result = pickle.loads(pipe.recv_bytes())
                 except EOFError:
                     ok, result = False, f"ended with exit code {self._processes[rank].wait()}"
                 if not ok:

@@ -29,7 +29,9 @@ def test_cut_tiles_exactly(size: int, data: st.DataObject) -> None:
 
 
 @given(st.lists(st.tuples(spans, spans), min_size=1, max_size=3))
-def test_intersection_is_that_of_the_sets_of_positions(pairs: list[tuple[tuple[int, int], tuple[int, int]]]) -> None:
+def test_intersection_is_that_of_the_sets_of_positions(
+    pairs: list[tuple[tuple[int, int], tuple[int, int]]],
+) -> None:
     one, other = Box(tuple(a for a, _ in pairs)), Box(tuple(b for _, b in pairs))
     both = one & other
     assert positions(both) == positions(one) & positions(other)

@@ -14,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parallel.cli.compose import CONF, compose_config
-from parallel.cluster import Cluster, Link, Measured, Roofline, cluster_of, open_cluster, read_cluster, write_cluster
+from parallel.cluster import (
+    Cluster,
+    Link,
+    Measured,
+    Roofline,
+    cluster_of,
+    open_cluster,
+    read_cluster,
+    write_cluster,
+)
 from parallel.cluster.machine import calibration_path, fingerprint_of, machine_of
 from parallel.cluster.op_key import OpKey
 from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS, Curve, Table, Timing
@@ -25,16 +34,25 @@ from parallel.plans import Layout
 from tests.support.small_models import graph_of
 
 SHIPPED = sorted(path.stem for path in (CONF / "cluster").glob("*.yaml") if path.stem != "local")
-ROOFLINE = Roofline(peak={"fp32": 1e12, "bf16": 4e12}, efficiency={"Conv2d": 0.5}, memory_bandwidth=1e11,
-                    op_overhead_s=1e-6)
+ROOFLINE = Roofline(
+    peak={"fp32": 1e12, "bf16": 4e12}, efficiency={"Conv2d": 0.5}, memory_bandwidth=1e11, op_overhead_s=1e-6
+)
 
 
 def made(**changes: Any) -> Cluster:
     values: dict[str, Any] = {
-        "name": "made", "nodes": 2, "workers_per_node": 4, "inside": Link(1e-5, ((1.0, 1e9),)),
-        "between": Link(2e-5, ((4e3, 1e8), (1e6, 1e9)), shared=True), "memory_bytes": 16_000_000_000,
-        "compute": ROOFLINE, "sources": {"memory": "a sheet", "between.bandwidth": "measured",
-                                         "compute.roofline.peak.fp32": "a sheet: of 2020"},
+        "name": "made",
+        "nodes": 2,
+        "workers_per_node": 4,
+        "inside": Link(1e-5, ((1.0, 1e9),)),
+        "between": Link(2e-5, ((4e3, 1e8), (1e6, 1e9)), shared=True),
+        "memory_bytes": 16_000_000_000,
+        "compute": ROOFLINE,
+        "sources": {
+            "memory": "a sheet",
+            "between.bandwidth": "measured",
+            "compute.roofline.peak.fp32": "a sheet: of 2020",
+        },
     }
     return Cluster(**{**values, **changes})
 
@@ -67,19 +85,34 @@ class TestLink:
         # In the middle of the points in log(bytes), the bandwidth is their geometric mean.
         assert link.seconds(math.sqrt(1e3 * 1e6)) == pytest.approx(1e-3 + math.sqrt(1e9) / 1e7)
 
-    @given(st.lists(st.tuples(st.floats(1, 1e9), st.floats(1e-6, 10)), min_size=1, max_size=6,
-                    unique_by=lambda point: point[0]),
-           st.lists(st.floats(0.5, 1e10), min_size=2, max_size=8))
+    @given(
+        st.lists(
+            st.tuples(st.floats(1, 1e9), st.floats(1e-6, 10)),
+            min_size=1,
+            max_size=6,
+            unique_by=lambda point: point[0],
+        ),
+        st.lists(st.floats(0.5, 1e10), min_size=2, max_size=8),
+    )
     def test_never_falls(self, points: list[tuple[float, float]], sizes: list[float]) -> None:
         times = sorted(seconds for _, seconds in points)
-        link = Link(0.0, tuple((size, size / t) for size, t in zip(sorted(s for s, _ in points), times, strict=True)))
+        link = Link(
+            0.0, tuple((size, size / t) for size, t in zip(sorted(s for s, _ in points), times, strict=True))
+        )
         found = [link.seconds(size) for size in sorted(sizes)]
         assert all(a <= b * (1 + 1e-9) for a, b in zip(found, found[1:], strict=False))
 
-    @pytest.mark.parametrize("latency, points, words", [
-        (-1.0, ((1.0, 1.0),), "latency_s=-1.0"), (0.0, (), "must have a point"), (0.0, ((1.0, 0.0),), "positive"),
-        (0.0, ((2.0, 1.0), (1.0, 1.0)), "must rise"), (math.inf, ((1.0, 1.0),), "finite"),
-        (0.0, ((1.0, 1.0), (2.0, 9.0)), "faster than a smaller one")])
+    @pytest.mark.parametrize(
+        "latency, points, words",
+        [
+            (-1.0, ((1.0, 1.0),), "latency_s=-1.0"),
+            (0.0, (), "must have a point"),
+            (0.0, ((1.0, 0.0),), "positive"),
+            (0.0, ((2.0, 1.0), (1.0, 1.0)), "must rise"),
+            (math.inf, ((1.0, 1.0),), "finite"),
+            (0.0, ((1.0, 1.0), (2.0, 9.0)), "faster than a smaller one"),
+        ],
+    )
     def test_refusals(self, latency: float, points: tuple[tuple[float, float], ...], words: str) -> None:
         with pytest.raises(ValueError, match=words):
             Link(latency, points)
@@ -90,17 +123,36 @@ class TestUnits:
     def test_text_keeps_the_number(self, value: float, kind: str) -> None:
         assert quantity(text(value, kind), kind, "x") == value
 
-    @pytest.mark.parametrize("value, kind, base", [
-        ("5 us", "time", 5e-6), ("5µs", "time", 5e-6), ("1 Gbit/s", "bandwidth", 1.25e8), ("45 %", "share", 0.45),
-        ("18.7 TFLOP/s", "speed", 18.7e12), ("16 GB", "size", 16e9), ("1 GiB", "size", 2.0**30),
-        ("2.8 ms/image", "time per image", 2.8e-3), ("0 s", "time", 0.0), ("1e3 B", "size", 1000.0)])
+    @pytest.mark.parametrize(
+        "value, kind, base",
+        [
+            ("5 us", "time", 5e-6),
+            ("5µs", "time", 5e-6),
+            ("1 Gbit/s", "bandwidth", 1.25e8),
+            ("45 %", "share", 0.45),
+            ("18.7 TFLOP/s", "speed", 18.7e12),
+            ("16 GB", "size", 16e9),
+            ("1 GiB", "size", 2.0**30),
+            ("2.8 ms/image", "time per image", 2.8e-3),
+            ("0 s", "time", 0.0),
+            ("1e3 B", "size", 1000.0),
+        ],
+    )
     def test_reads(self, value: str, kind: str, base: float) -> None:
         assert quantity(value, kind, "x") == base
 
-    @pytest.mark.parametrize("value, words", [
-        (5, "has no unit"), ("5", "has no unit"), (None, "is missing"), ("-5 us", "must not be negative"),
-        ("5 GB", "has the unit GB; its units are s, ms"), ("soon", "is not a number with a unit"),
-        (True, "is not a number")])
+    @pytest.mark.parametrize(
+        "value, words",
+        [
+            (5, "has no unit"),
+            ("5", "has no unit"),
+            (None, "is missing"),
+            ("-5 us", "must not be negative"),
+            ("5 GB", "has the unit GB; its units are s, ms"),
+            ("soon", "is not a number with a unit"),
+            (True, "is not a number"),
+        ],
+    )
     def test_refuses(self, value: object, words: str) -> None:
         with pytest.raises(ValueError, match=f"inside.latency={value}.*{words}"):
             quantity(value, "time", "inside.latency")
@@ -116,7 +168,9 @@ class TestCluster:
         each = made(data_s_per_image=0.01)
         assert each.data_s([10, 20, 0, 0, 5]) == pytest.approx(0.2)
         shared = made(data_s_per_image=0.01, data_shared=True)
-        assert shared.data_s([10, 20, 0, 0, 5]) == pytest.approx(0.3), "node 0 loads 30 images, one after the other"
+        assert shared.data_s([10, 20, 0, 0, 5]) == pytest.approx(0.3), (
+            "node 0 loads 30 images, one after the other"
+        )
         assert each.step_s(1.0, [20]) == pytest.approx(1.2)
         over = made(data_s_per_image=0.01, data_overlaps=True, step_overhead_s=0.1)
         assert over.step_s(1.0, [20]) == pytest.approx(1.1) and over.step_s(1.0, [200]) == pytest.approx(2.0)
@@ -124,25 +178,38 @@ class TestCluster:
     def test_grows_by_nodes(self) -> None:
         assert made().resized(9).nodes == 3
         assert made().resized(2).nodes == 1, "fewer workers are put on fewer nodes"
-        with pytest.raises(ValueError, match="workers=9 is more than the 4 of cluster made.*no link `between`"):
+        with pytest.raises(
+            ValueError, match="workers=9 is more than the 4 of cluster made.*no link `between`"
+        ):
             made(nodes=1, between=None).resized(9)
 
     def test_a_calibrated_one_does_not_grow(self) -> None:
         cluster = made(machine={"cores": "2"})
         assert cluster.resized(2).nodes == 2
-        with pytest.raises(ValueError, match="workers=9 is more than the 8 that cluster made was calibrated with"):
+        with pytest.raises(
+            ValueError, match="workers=9 is more than the 8 that cluster made was calibrated with"
+        ):
             cluster.resized(9)
 
     def test_fingerprint(self) -> None:
         assert made().fingerprint == made().fingerprint != made(nodes=3).fingerprint
         machine = {"cores": "2"}
-        assert made(machine=machine).fingerprint == made(machine=machine, nodes=3).fingerprint == \
-            fingerprint_of(machine), "of the machine alone"
+        assert (
+            made(machine=machine).fingerprint
+            == made(machine=machine, nodes=3).fingerprint
+            == fingerprint_of(machine)
+        ), "of the machine alone"
 
-    @pytest.mark.parametrize("changes, words", [
-        ({"nodes": 0}, "nodes=0"), ({"between": None}, "between=None must be given"),
-        ({"overlap_slowdown": 1.5}, "overlap_slowdown=1.5"), ({"data_s_per_image": -1.0}, "data_s_per_image=-1.0"),
-        ({"memory_bytes": 0}, "memory_bytes=0")])
+    @pytest.mark.parametrize(
+        "changes, words",
+        [
+            ({"nodes": 0}, "nodes=0"),
+            ({"between": None}, "between=None must be given"),
+            ({"overlap_slowdown": 1.5}, "overlap_slowdown=1.5"),
+            ({"data_s_per_image": -1.0}, "data_s_per_image=-1.0"),
+            ({"memory_bytes": 0}, "memory_bytes=0"),
+        ],
+    )
     def test_refusals(self, changes: dict[str, Any], words: str) -> None:
         with pytest.raises(ValueError, match=words):
             made(**changes)
@@ -181,7 +248,9 @@ class TestRoofline:
         assert ROOFLINE.backward_s(relu, part, "fp32", False) == 0.0
 
     def test_a_precision_without_a_peak(self) -> None:
-        with pytest.raises(ValueError, match="trainer.precision=fp64 has no peak in this cluster; it has fp32, bf16"):
+        with pytest.raises(
+            ValueError, match="trainer.precision=fp64 has no peak in this cluster; it has fp32, bf16"
+        ):
             ROOFLINE.forward_s(self.op, self.part, "fp64")
 
     def test_what_does_nothing_costs_nothing(self) -> None:
@@ -196,14 +265,28 @@ class TestFiles:
             assert again == cluster and again.fingerprint == cluster.fingerprint
 
     def test_round_trip_of_core_contention(self) -> None:
-        cluster = made(workers_per_node=3, core_contention=(0.975, 1.0, 1.5), sources={"core_contention": "measured"})
+        cluster = made(
+            workers_per_node=3, core_contention=(0.975, 1.0, 1.5), sources={"core_contention": "measured"}
+        )
         assert read_cluster(write_cluster(cluster)) == cluster
         assert read_cluster(write_cluster(cluster)).sources == cluster.sources
-        assert [cluster.contention_factor(count) for count in (0.5, 1, 2.5, 3, 9)] == [0.975, 0.975, 1.25, 1.5, 1.5]
+        assert [cluster.contention_factor(count) for count in (0.5, 1, 2.5, 3, 9)] == [
+            0.975,
+            0.975,
+            1.25,
+            1.5,
+            1.5,
+        ]
 
-    @pytest.mark.parametrize("workers, words", [
-        ({1: "100 %"}, "workers_per_node=3 values"), ({0: "100 %"}, "must be counts from 1 on"),
-        ({1: "100 %", 2: "90 %", 3: "100 %"}, "never fall"), ({1: 1, 2: "100 %", 3: "100 %"}, "has no unit")])
+    @pytest.mark.parametrize(
+        "workers, words",
+        [
+            ({1: "100 %"}, "workers_per_node=3 values"),
+            ({0: "100 %"}, "must be counts from 1 on"),
+            ({1: "100 %", 2: "90 %", 3: "100 %"}, "never fall"),
+            ({1: 1, 2: "100 %", 3: "100 %"}, "has no unit"),
+        ],
+    )
     def test_refusals_of_core_contention(self, workers: dict[int, object], words: str) -> None:
         data = yaml.safe_load(write_cluster(made(workers_per_node=3)))
         with pytest.raises(ValueError, match=words):
@@ -211,14 +294,18 @@ class TestFiles:
 
     def test_names_of_earlier_versions_are_refused_with_what_to_do(self) -> None:
         written = write_cluster(made(workers_per_node=2, core_contention=(1.0, 2.0)))
-        with pytest.raises(ValueError, match="is now called core_contention: in a calibrated file, run parallel.calib"):
+        with pytest.raises(
+            ValueError, match="is now called core_contention: in a calibrated file, run parallel.calib"
+        ):
             read_cluster(written.replace("core_contention:", "crowding:"))
         curve = {"fp32": Curve(((1000, 1e-6),))}
         key = OpKey("Linear", "bias=True", ((1, 2),), (1, 2), 4, 4)
         table = Table({"fp32": {(key, FORWARD): Timing(1e-3, 1e-3, 2e-3, 5)}}, curve, curve, curve)
         written = write_cluster(made(compute=Measured(table)))
         assert "1000 elements: 1 us" in written
-        with pytest.raises(ValueError, match="1000 numbers was written by an earlier version.*calibrate.fresh=true"):
+        with pytest.raises(
+            ValueError, match="1000 numbers was written by an earlier version.*calibrate.fresh=true"
+        ):
             read_cluster(written.replace("1000 elements", "1000 numbers"))
 
     def test_round_trip_of_measured_times(self) -> None:
@@ -228,8 +315,11 @@ class TestFiles:
             for name in (FORWARD, BACKWARD, PARAMETERS):
                 ops[key, name] = Timing(1e-3 + i * 1e-7, 1e-3, 2e-3, 5)
         curves = {"fp32": Curve(((1000, 1e-6), (10**6, 1.234567e-3)))}
-        cluster = made(compute=Measured(Table({"fp32": ops}, curves, curves, curves)), machine={"cores": "2"},
-                       sources={"memory": "measured"})
+        cluster = made(
+            compute=Measured(Table({"fp32": ops}, curves, curves, curves)),
+            machine={"cores": "2"},
+            sources={"memory": "measured"},
+        )
         again = read_cluster(write_cluster(cluster))
         assert again == cluster
         assert isinstance(again.compute, Measured) and again.compute.table.ops["fp32"] == ops
@@ -247,23 +337,39 @@ class TestFiles:
             assert cluster.compute.forward_s(op, whole_part(op, 4), "fp32") >= 0
 
     def test_the_issue_s_clusters_are_shipped(self) -> None:
-        assert {"two_p100", "k20", "dgx1", "h100", "h100_infiniband", "ethernet_1g", "ethernet_10g"} == set(SHIPPED)
+        assert {"two_p100", "k20", "dgx1", "h100", "h100_infiniband", "ethernet_1g", "ethernet_10g"} == set(
+            SHIPPED
+        )
 
-    @pytest.mark.parametrize("path, value, words", [
-        ("inside__latency", 5, "cluster made: inside.latency=5 has no unit"),
-        ("inside__latency", ABSENT, "inside.latency=None is missing"),
-        ("memory", "-16 GB", "memory=-16 GB must not be negative"),
-        ("memory", {"value": "16", "source": "x"}, "memory=16 has no unit"),
-        ("memory", {"value": "16 GB", "from": "x"}, "memory=from is not a key here"),
-        ("compute__roofline__peak__fp32", "1 GB/s", r"compute.roofline.peak.fp32=1 GB/s has the unit GB/s"),
-        ("compute__roofline__peak__fp8", "1 TFLOP/s", "peak=fp8 is not known"),
-        ("compute__roofline__efficiency__Conv2d", "140 %", "efficiency.Conv2d=1.4"),
-        ("compute__other", 1, "compute=other is not a key here"),
-        ("between__bandwidth__points", {"1 MB": "1 GB/s", "1 kB": "1 GB/s"}, "between.bandwidth.*must rise"),
-        ("nodes", "two", "nodes=two must be a whole number"), ("nodes", ABSENT, "nodes=None is missing"),
-        ("data__shared", "perhaps", "data.shared=perhaps must be true or false"),
-        ("colour", "red", "cluster=colour is not a key here"),
-        ("inside", ABSENT, "inside=None is missing"), ("inside", "fast", "inside=fast must be a mapping")])
+    @pytest.mark.parametrize(
+        "path, value, words",
+        [
+            ("inside__latency", 5, "cluster made: inside.latency=5 has no unit"),
+            ("inside__latency", ABSENT, "inside.latency=None is missing"),
+            ("memory", "-16 GB", "memory=-16 GB must not be negative"),
+            ("memory", {"value": "16", "source": "x"}, "memory=16 has no unit"),
+            ("memory", {"value": "16 GB", "from": "x"}, "memory=from is not a key here"),
+            (
+                "compute__roofline__peak__fp32",
+                "1 GB/s",
+                r"compute.roofline.peak.fp32=1 GB/s has the unit GB/s",
+            ),
+            ("compute__roofline__peak__fp8", "1 TFLOP/s", "peak=fp8 is not known"),
+            ("compute__roofline__efficiency__Conv2d", "140 %", "efficiency.Conv2d=1.4"),
+            ("compute__other", 1, "compute=other is not a key here"),
+            (
+                "between__bandwidth__points",
+                {"1 MB": "1 GB/s", "1 kB": "1 GB/s"},
+                "between.bandwidth.*must rise",
+            ),
+            ("nodes", "two", "nodes=two must be a whole number"),
+            ("nodes", ABSENT, "nodes=None is missing"),
+            ("data__shared", "perhaps", "data.shared=perhaps must be true or false"),
+            ("colour", "red", "cluster=colour is not a key here"),
+            ("inside", ABSENT, "inside=None is missing"),
+            ("inside", "fast", "inside=fast must be a mapping"),
+        ],
+    )
     def test_refusals(self, path: str, value: object, words: str) -> None:
         with pytest.raises(ValueError, match=words):
             cluster_of(written(**{path: value}))
@@ -298,8 +404,11 @@ class TestOpen:
         calibration_path(config, machine).write_text(write_cluster(cluster))
 
     def test_this_machine_is_not_calibrated(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match=r"not calibrated for workers=2, cluster.threads=1.*"
-                                             r"torchrun --standalone --nproc-per-node 2 -m parallel.calibrate"):
+        with pytest.raises(
+            ValueError,
+            match=r"not calibrated for workers=2, cluster.threads=1.*"
+            r"torchrun --standalone --nproc-per-node 2 -m parallel.calibrate",
+        ):
             open_cluster(self.config(tmp_path), 2)
 
     def test_the_smallest_calibration_that_is_enough(self, tmp_path: Path) -> None:
@@ -388,11 +497,14 @@ class TestMeasured:
 
     def test_counts(self) -> None:
         compute = Measured(self.table((4,)))
-        assert [compute.update_s(n, "fp32") for n in (0, 10, 1000, 1500, 2000, 4000)] == \
-            pytest.approx([0.0, 1e-6, 1e-6, 2e-6, 3e-6, 6e-6])
+        assert [compute.update_s(n, "fp32") for n in (0, 10, 1000, 1500, 2000, 4000)] == pytest.approx(
+            [0.0, 1e-6, 1e-6, 2e-6, 3e-6, 6e-6]
+        )
 
     def test_a_precision_that_was_not_calibrated(self) -> None:
-        with pytest.raises(ValueError, match="trainer.precision=bf16 was not calibrated on this cluster; it has fp32"):
+        with pytest.raises(
+            ValueError, match="trainer.precision=bf16 was not calibrated on this cluster; it has fp32"
+        ):
             Measured(self.table((4,))).update_s(10, "bf16")
 
 
@@ -407,6 +519,8 @@ class TestOpKey:
         conv2 = graph_of("tower")["conv2"]  # 7×4×4 → 10×4×4, kernel 3, padding 1
         halves = [OpKey.of(conv2, Layout(on=(0, 1), h=2).part(conv2, worker, (0, 4))) for worker in (0, 1)]
         assert halves[0] == halves[1] != OpKey.of(conv2, whole_part(conv2, 4))
-        sums = [OpKey.of(conv2, Layout(on=(0, 1, 2), k=3).part(conv2, worker, (0, 4))) for worker in (0, 1, 2)]
+        sums = [
+            OpKey.of(conv2, Layout(on=(0, 1, 2), k=3).part(conv2, worker, (0, 4))) for worker in (0, 1, 2)
+        ]
         assert sums[0] == sums[1], "the bias makes no difference"
         assert sums[2].inputs[0][1] == 3, "seven channels are cut into 2, 2 and 3"

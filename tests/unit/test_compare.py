@@ -37,8 +37,11 @@ def test_published_epoch_times_give_the_published_summary(tmp_path: Path) -> Non
     script = runpy.run_path(str(ROOT / "scripts" / "import_epoch_times.py"))
     assert script["main"]([str(PUBLISHED), str(tmp_path / "out")]) == 0
     assert main([str(tmp_path / "out"), "--json", str(tmp_path / "out.json"), "--no-report"]) == 0
-    rows = {(c["workload"]["data"], row["strategy"]): row
-            for c in json.loads((tmp_path / "out.json").read_text()) for row in c["rows"]}
+    rows = {
+        (c["workload"]["data"], row["strategy"]): row
+        for c in json.loads((tmp_path / "out.json").read_text())
+        for row in c["rows"]
+    }
     experiments = json.loads(PUBLISHED.read_text())["experiments"]
     assert len(rows) == len(experiments) == 8
     for experiment in experiments:
@@ -60,7 +63,12 @@ def test_speedup_and_efficiency() -> None:
 def test_the_baseline_is_first_and_others_have_the_order_of_their_records() -> None:
     names = ("ddp", "mine", "single", "data_parallel", "ddp")
     (comparison,) = compare([made_record(name, name=f"{name} {i}") for i, name in enumerate(names)])
-    assert [result.key.strategy for result in comparison.results] == ["single", "ddp", "mine", "data_parallel"]
+    assert [result.key.strategy for result in comparison.results] == [
+        "single",
+        "ddp",
+        "mine",
+        "data_parallel",
+    ]
     assert [result.place for result in comparison.results] == [0, 1, 2, 3]
 
 
@@ -70,21 +78,33 @@ def test_runs_of_the_same_thing_are_pooled() -> None:
     assert row.epoch_times == (5.0, 6.0, 7.0, 8.0) and len(row.records) == 2
 
 
-@pytest.mark.parametrize("changes", [
-    {"scheme": "b"}, {"workers": 3}, {"threads": 2}, {"plan": "another"}, {"options": {"update": "pass"}},
-    {"trainer": {"compile": True}},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scheme": "b"},
+        {"workers": 3},
+        {"threads": 2},
+        {"plan": "another"},
+        {"options": {"update": "pass"}},
+        {"trainer": {"compile": True}},
+    ],
+)
 def test_runs_of_other_things_are_not_pooled(changes: dict[str, Any]) -> None:
-    rows = rows_of(made_record("one_weird_trick", scheme="a"),
-                   made_record("one_weird_trick", **{"scheme": "a", **changes}))
+    rows = rows_of(
+        made_record("one_weird_trick", scheme="a"),
+        made_record("one_weird_trick", **{"scheme": "a", **changes}),
+    )
     assert len(rows) == 2, "two rows, and two names"
 
 
-@pytest.mark.parametrize("changes", [
-    {"workload": dataclasses.replace(WORKLOAD, batch_size=64)},
-    {"environment": {**ENVIRONMENT, "cpu": "Another CPU"}},
-    {"device": "cuda", "environment": {**ENVIRONMENT, "gpus": ["Some GPU"]}},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"workload": dataclasses.replace(WORKLOAD, batch_size=64)},
+        {"environment": {**ENVIRONMENT, "cpu": "Another CPU"}},
+        {"device": "cuda", "environment": {**ENVIRONMENT, "gpus": ["Some GPU"]}},
+    ],
+)
 def test_only_like_is_compared_with_like(changes: dict[str, Any]) -> None:
     comparisons = compare([made_record("single"), made_record("ddp", **changes)])
     assert [[row.key.strategy for row in c.results] for c in comparisons] == [["single"], ["ddp"]]
@@ -98,17 +118,27 @@ def test_only_the_same_threads_and_treatment_make_a_baseline(changes: dict[str, 
 
 
 def test_missing_baseline_names_the_command_that_runs_it() -> None:
-    record = made_record("data_parallel", threads=2, trainer={"lr": 0.5, "seed": 0},
-                         workload=dataclasses.replace(WORKLOAD))
+    record = made_record(
+        "data_parallel", threads=2, trainer={"lr": 0.5, "seed": 0}, workload=dataclasses.replace(WORKLOAD)
+    )
     (comparison,) = compare([record])
     (first, *_) = notes(comparison)
-    assert first.startswith("No speedup for data_parallel: there is no single of this workload with 2 thread(s)")
+    assert first.startswith(
+        "No speedup for data_parallel: there is no single of this workload with 2 thread(s)"
+    )
     words = shlex.split(baseline_command(record) or "")
     assert words[:5] == ["python", "-m", "parallel.train", "strategy=single", "workers=1"]
-    assert {"model=alexnet", "model.variant=owt", "model.image_size=64", "data=digits",
-            "trainer.batch_size=32",
-            "trainer.precision=fp32", "trainer.lr=0.5", "cluster.threads=2",
-            "cluster.device=cpu"} <= set(words)
+    assert {
+        "model=alexnet",
+        "model.variant=owt",
+        "model.image_size=64",
+        "data=digits",
+        "trainer.batch_size=32",
+        "trainer.precision=fp32",
+        "trainer.lr=0.5",
+        "cluster.threads=2",
+        "cluster.device=cpu",
+    } <= set(words)
     assert not any(word.startswith(("strategy.", "trainer.seed", "data.cache")) for word in words)
     assert " ".join(words) in first
 
@@ -130,13 +160,18 @@ def test_one_epoch_has_no_interval_and_says_so() -> None:
     assert any("No interval for ddp" in note for note in notes(comparison))
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"environment": {**ENVIRONMENT, "torch": "2.11.0"}}, "differ in torch: 2.11.0, 2.13.0"),
-    ({"environment": {**ENVIRONMENT, "variables": {"MALLOC_TOP_PAD_": "1"}}},
-     "differ in environment variables"),
-    ({"trainer": {"momentum": 0.5}}, "differ in trainer.momentum: 0.5, 0.9"),
-    ({"environment": {**ENVIRONMENT, "git_dirty": True}}, "uncommitted changes"),
-])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"environment": {**ENVIRONMENT, "torch": "2.11.0"}}, "differ in torch: 2.11.0, 2.13.0"),
+        (
+            {"environment": {**ENVIRONMENT, "variables": {"MALLOC_TOP_PAD_": "1"}}},
+            "differ in environment variables",
+        ),
+        ({"trainer": {"momentum": 0.5}}, "differ in trainer.momentum: 0.5, 0.9"),
+        ({"environment": {**ENVIRONMENT, "git_dirty": True}}, "uncommitted changes"),
+    ],
+)
 def test_other_differences_are_told(changes: dict[str, Any], said: str) -> None:
     (comparison,) = compare([made_record("single"), made_record("ddp", **changes)])
     assert any(said in note for note in notes(comparison))
@@ -148,7 +183,8 @@ def test_rows_average_accuracy_and_split_time() -> None:
     row = rows_of(made_record("ddp", (10.0, 20.0)))["ddp 2x1"]
     assert row.top1 == 0.75 and row.bytes_per_epoch == 10_000_000
     assert row.time_split() == pytest.approx(
-        {"compute_s": 10.5, "communication_s": 2.25, "data_wait_s": 0.75, "idle_s": 1.5, "other": 0.0})
+        {"compute_s": 10.5, "communication_s": 2.25, "data_wait_s": 0.75, "idle_s": 1.5, "other": 0.0}
+    )
     assert row.curve("train_loss") == [(1, 2.3), (2, 1.15)]
 
 
@@ -158,8 +194,19 @@ def test_plain_text_is_a_line_per_row(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
     (line,) = [line for line in out.splitlines() if line.startswith("one_weird_trick")]
-    assert line.split()[:11] == ["one_weird_trick", "a", "2", "1", "3", "5.00", "5.25", "5.50", "5.50",
-                                 "5.75", "6.00"]
+    assert line.split()[:11] == [
+        "one_weird_trick",
+        "a",
+        "2",
+        "1",
+        "3",
+        "5.00",
+        "5.25",
+        "5.50",
+        "5.50",
+        "5.75",
+        "6.00",
+    ]
     assert "2.00×" in line and "100 %" in line and "10 MB" in line
     assert (tmp_path / "report.html").is_file() and f"report: {tmp_path / 'report.html'}" in out
 
@@ -167,9 +214,13 @@ def test_plain_text_is_a_line_per_row(tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("width", [80, 200])
 def test_terminal_table_fits(width: int) -> None:
     options = {"micro_batches": 4}
-    (comparison,) = compare([made_record("single", (300.0, 301.0)),
-                             made_record("one_weird_trick", scheme="a"),
-                             made_record("model_parallel", scheme="layers", options=options)])
+    (comparison,) = compare(
+        [
+            made_record("single", (300.0, 301.0)),
+            made_record("one_weird_trick", scheme="a"),
+            made_record("model_parallel", scheme="layers", options=options),
+        ]
+    )
     text = io.StringIO()
     print_comparison(comparison, Console(file=text, width=width, force_terminal=True, color_system=None))
     lines = [line for line in text.getvalue().splitlines() if line.strip().startswith("one_weird_trick")]
@@ -192,8 +243,9 @@ def test_json_and_csv_alone_on_standard_output(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("damage", ["absent", "empty", "truncated"])
-def test_bad_input_is_one_line_and_exit_code_2(damage: str, tmp_path: Path,
-                                               capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if damage == "truncated":
         write_record(tmp_path, made_record())
         (tmp_path / "epochs.csv").write_text("epoch\n")
@@ -211,7 +263,9 @@ def test_speedup_in_sweep(tmp_path: Path) -> None:
     found = speedup_in_sweep(record, tmp_path)
     assert found is not None and found.ratio == 2.0
     summary = run_summary(record, tmp_path)
-    assert summary["speedup"] == 2.0 and summary["efficiency"] == 1.0 and summary["epoch_seconds/median"] == 5.0
+    assert (
+        summary["speedup"] == 2.0 and summary["efficiency"] == 1.0 and summary["epoch_seconds/median"] == 5.0
+    )
     assert speedup_in_sweep(dataclasses.replace(record, environment={"cpu": "Another CPU"}), tmp_path) is None
     (tmp_path / "single" / "epochs.csv").unlink()
     assert "does not exist" in str(run_summary(record, tmp_path)["speedup_note"])

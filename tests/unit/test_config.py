@@ -24,8 +24,10 @@ def options(group: str) -> set[str]:
     return {path.stem for path in (compose.CONF / group).glob("*.yaml")} | {*CHOICES.get(group, ())}
 
 
-@pytest.mark.parametrize("group, name", [
-    (group, name) for group in (*compose.GROUPS, "experiment") for name in sorted(options(group))])
+@pytest.mark.parametrize(
+    "group, name",
+    [(group, name) for group in (*compose.GROUPS, "experiment") for name in sorted(options(group))],
+)
 def test_every_choice_composes(group: str, name: str) -> None:
     config = compose.compose_config([f"{group}={name}"])
     if group in ("strategy", "data", "model", "tracker"):
@@ -34,62 +36,112 @@ def test_every_choice_composes(group: str, name: str) -> None:
         assert getattr(config, group) == CHOICES[group][name]
 
 
-@pytest.mark.parametrize("name, data, image_size, batch_size", [
-    ("digits", "digits", 64, 32), ("tiny_imagenet", "tiny_imagenet", 64, 128), ("imagenet", "imagenet", 224, 128),
-    ("dogs_vs_cats", "dogs_vs_cats", 224, 128), ("speed", "synthetic", 224, 128)])
+@pytest.mark.parametrize(
+    "name, data, image_size, batch_size",
+    [
+        ("digits", "digits", 64, 32),
+        ("tiny_imagenet", "tiny_imagenet", 64, 128),
+        ("imagenet", "imagenet", 224, 128),
+        ("dogs_vs_cats", "dogs_vs_cats", 224, 128),
+        ("speed", "synthetic", 224, 128),
+    ],
+)
 def test_an_experiment_is_a_diff(name: str, data: str, image_size: int, batch_size: int) -> None:
     config = compose.compose_config([f"experiment={name}", "strategy=ddp", "trainer.epochs=7"])
-    assert (config.data.name, config.model.image_size, config.trainer.batch_size) == (data, image_size, batch_size)
+    assert (config.data.name, config.model.image_size, config.trainer.batch_size) == (
+        data,
+        image_size,
+        batch_size,
+    )
     assert (config.strategy.name, config.trainer.epochs) == ("ddp", 7), "the command line has the last word"
     default = compose.compose_config([])
     assert config.trainer.momentum == default.trainer.momentum, "what it does not name is the default"
 
 
 def test_the_documented_keys_exist() -> None:
-    config = compose.compose_config([
-        "strategy=from_file", "strategy.path=plan.yaml", "workers=4", "model=alexnet",
-        "model.num_classes=200", "model.image_size=224", "data=tiny_imagenet", "data.root=/data", "trainer.epochs=2",
-        "trainer.batch_size=64", "trainer.precision=bf16", "trainer.seed=3"])
+    config = compose.compose_config(
+        [
+            "strategy=from_file",
+            "strategy.path=plan.yaml",
+            "workers=4",
+            "model=alexnet",
+            "model.num_classes=200",
+            "model.image_size=224",
+            "data=tiny_imagenet",
+            "data.root=/data",
+            "trainer.epochs=2",
+            "trainer.batch_size=64",
+            "trainer.precision=bf16",
+            "trainer.seed=3",
+        ]
+    )
     assert isinstance(config.strategy, FromFile) and isinstance(config.data, ImageFilesConfig)
-    assert (config.strategy.path, config.workers, config.data.root, config.trainer.precision) == \
-        ("plan.yaml", 4, "/data", "bf16")
+    assert (config.strategy.path, config.workers, config.data.root, config.trainer.precision) == (
+        "plan.yaml",
+        4,
+        "/data",
+        "bf16",
+    )
 
 
-@pytest.mark.parametrize("overrides, words", [
-    (["strategy=nope"],
-     ["strategy=nope", "data_parallel, ddp, from_file, model_parallel, one_weird_trick, searched, single"]),
-    (["data=nope"], ["data=nope", "digits, dogs_vs_cats"]),
-    (["model=nope"], ["model=nope", "alexnet"]),
-    (["experiment=nope"], ["experiment=nope", "tiny_imagenet"]),
-    (["hydra/launcher=nope"], ["hydra/launcher=nope", "basic, torchrun"]),
-    (["strategy.name=nope"], ["strategy=nope", "data_parallel"]),
-    (["strategy.scheme=a"], ["strategy.scheme=a does not belong to strategy=single; its options are: none"]),
-    (["strategy=one_weird_trick", "strategy.micro_batches=2"],
-     ["strategy.micro_batches=2 does not belong to strategy=one_weird_trick; its options are: scheme, update"]),
-    (["+strategy.scheme=a"], ["strategy.scheme=a does not belong to strategy=single; its options are: none"]),
-    (["strategy=model_parallel", "strategy.micro_batches=two"], ["strategy.micro_batches", "'two'", "Integer"]),
-    (["data=digits", "data.root=/data"], ["data.root=/data does not belong to data=digits"]),
-    (["strategy=3"], ["strategy=3", "single, data_parallel"]),
-    (["trainer=3"], ["trainer=3", "conf/trainer/"]),
-    (["trainer.epoch=3"], ["trainer.epoch", "not a known key", "epochs"]),
-    (["+trainer.epoch=3"], ["trainer.epoch", "not a known key", "epochs"]),
-    (["+nonsense=3"], ["nonsense", "not a known key", "workers"]),
-    (["trainer.epochs=three"], ["trainer.epochs", "'three'", "Integer"]),
-    (["trainer.lr=[1,2]"], ["trainer.lr", "Float"]),
-    (["trainer.compile=maybe"], ["trainer.compile", "maybe", "bool"]),
-    (["trainer.epochs=0"], ["trainer.epochs=0", "at least 1"]),
-    (["model.image_size=32"], ["model.image_size=32", "63"]),
-    (["model=vgg16", "model.image_size=31"], ["model.image_size=31", "VGG-16's five poolings", "32"]),
-    (["model.variant=nope"], ["model.variant=nope", "owt, original, ungrouped"]),
-    (["model=vgg16", "model.variant=owt"],
-     ["model.variant=owt does not belong to model=vgg16; its options are: num_classes"]),
-    (["model=resnet18", "model.dropout=0.1"], ["model.dropout=0.1 does not belong to model=resnet18"]),
-    (["model=resnet18", "model.init=paper"], ["model.init=paper", "kaiming, torch"]),
-    (["trainer.lr=${oc.env:NO_SUCH_VARIABLE}"], ["trainer.lr", "NO_SUCH_VARIABLE"]),
-    (["trainer.epochs=1,2"], ["trainer.epochs=1,2", "--multirun"]),
-    (["two words"], ["'two words'", "key=value"]),
-    (["trainer.lr=[1"], ["'trainer.lr=[1'", "key=value"]),
-])
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (
+            ["strategy=nope"],
+            [
+                "strategy=nope",
+                "data_parallel, ddp, from_file, model_parallel, one_weird_trick, searched, single",
+            ],
+        ),
+        (["data=nope"], ["data=nope", "digits, dogs_vs_cats"]),
+        (["model=nope"], ["model=nope", "alexnet"]),
+        (["experiment=nope"], ["experiment=nope", "tiny_imagenet"]),
+        (["hydra/launcher=nope"], ["hydra/launcher=nope", "basic, torchrun"]),
+        (["strategy.name=nope"], ["strategy=nope", "data_parallel"]),
+        (
+            ["strategy.scheme=a"],
+            ["strategy.scheme=a does not belong to strategy=single; its options are: none"],
+        ),
+        (
+            ["strategy=one_weird_trick", "strategy.micro_batches=2"],
+            [
+                "strategy.micro_batches=2 does not belong to strategy=one_weird_trick; its options are: scheme, update"
+            ],
+        ),
+        (
+            ["+strategy.scheme=a"],
+            ["strategy.scheme=a does not belong to strategy=single; its options are: none"],
+        ),
+        (
+            ["strategy=model_parallel", "strategy.micro_batches=two"],
+            ["strategy.micro_batches", "'two'", "Integer"],
+        ),
+        (["data=digits", "data.root=/data"], ["data.root=/data does not belong to data=digits"]),
+        (["strategy=3"], ["strategy=3", "single, data_parallel"]),
+        (["trainer=3"], ["trainer=3", "conf/trainer/"]),
+        (["trainer.epoch=3"], ["trainer.epoch", "not a known key", "epochs"]),
+        (["+trainer.epoch=3"], ["trainer.epoch", "not a known key", "epochs"]),
+        (["+nonsense=3"], ["nonsense", "not a known key", "workers"]),
+        (["trainer.epochs=three"], ["trainer.epochs", "'three'", "Integer"]),
+        (["trainer.lr=[1,2]"], ["trainer.lr", "Float"]),
+        (["trainer.compile=maybe"], ["trainer.compile", "maybe", "bool"]),
+        (["trainer.epochs=0"], ["trainer.epochs=0", "at least 1"]),
+        (["model.image_size=32"], ["model.image_size=32", "63"]),
+        (["model=vgg16", "model.image_size=31"], ["model.image_size=31", "VGG-16's five poolings", "32"]),
+        (["model.variant=nope"], ["model.variant=nope", "owt, original, ungrouped"]),
+        (
+            ["model=vgg16", "model.variant=owt"],
+            ["model.variant=owt does not belong to model=vgg16; its options are: num_classes"],
+        ),
+        (["model=resnet18", "model.dropout=0.1"], ["model.dropout=0.1 does not belong to model=resnet18"]),
+        (["model=resnet18", "model.init=paper"], ["model.init=paper", "kaiming, torch"]),
+        (["trainer.lr=${oc.env:NO_SUCH_VARIABLE}"], ["trainer.lr", "NO_SUCH_VARIABLE"]),
+        (["trainer.epochs=1,2"], ["trainer.epochs=1,2", "--multirun"]),
+        (["two words"], ["'two words'", "key=value"]),
+        (["trainer.lr=[1"], ["'trainer.lr=[1'", "key=value"]),
+    ],
+)
 def test_bad_input_is_one_sentence(overrides: list[str], words: list[str]) -> None:
     with pytest.raises(ValueError) as caught:
         compose.compose_config(overrides)
@@ -98,16 +150,28 @@ def test_bad_input_is_one_sentence(overrides: list[str], words: list[str]) -> No
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("override", [
-    "+_target_=os.getcwd", "+trainer._target_=os.getcwd", "+hydra.callbacks.mine._target_=os.getcwd",
-    "+hydra.callbacks={mine: {_target_: os.getcwd}}", "hydra.launcher._target_=os.getcwd"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+_target_=os.getcwd",
+        "+trainer._target_=os.getcwd",
+        "+hydra.callbacks.mine._target_=os.getcwd",
+        "+hydra.callbacks={mine: {_target_: os.getcwd}}",
+        "hydra.launcher._target_=os.getcwd",
+    ],
+)
 def test_no_target_from_the_command_line(override: str) -> None:
     with pytest.raises(ValueError, match="_target_.*never code to run"):
         compose.compose_config([override])
 
 
-@pytest.mark.parametrize("text", ["# @package _global_\ntrainer:\n  _target_: os.getcwd\n",
-                                  "# @package _global_\nhydra:\n  callbacks:\n    mine:\n      _target_: os.getcwd\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# @package _global_\ntrainer:\n  _target_: os.getcwd\n",
+        "# @package _global_\nhydra:\n  callbacks:\n    mine:\n      _target_: os.getcwd\n",
+    ],
+)
 def test_no_target_from_a_file(text: str, tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text(text)
@@ -135,7 +199,9 @@ def test_a_file_of_one_s_own_may_start_from_a_choice(tmp_path: Path) -> None:
 
 
 def test_the_shared_part_of_a_sweep_has_no_options_of_what_is_swept() -> None:
-    parsed = compose.parse_overrides(["strategy=one_weird_trick,model_parallel", "strategy.scheme=a", "workers=2"])
+    parsed = compose.parse_overrides(
+        ["strategy=one_weird_trick,model_parallel", "strategy.scheme=a", "workers=2"]
+    )
     assert compose.shared_overrides(parsed) == ["workers=2"]
 
 
@@ -155,25 +221,49 @@ def test_a_named_sweep_keeps_its_name() -> None:
 
 
 def test_job_folders_are_named_by_what_varies() -> None:
-    assert sweep("strategy=single,ddp", "workers=2", "sweep=mine") == \
-        ["hydra.job.config.override_dirname.exclude_keys=[sweep,workers]"]
+    assert sweep("strategy=single,ddp", "workers=2", "sweep=mine") == [
+        "hydra.job.config.override_dirname.exclude_keys=[sweep,workers]"
+    ]
 
 
-@pytest.mark.parametrize("strategy, workers, world, fitted", [
-    ("single", None, 1, 1), ("single", 2, 1, 1), ("ddp", None, 3, 3), ("ddp", 4, 4, 4), ("ddp", None, 1, 1)])
+@pytest.mark.parametrize(
+    "strategy, workers, world, fitted",
+    [("single", None, 1, 1), ("single", 2, 1, 1), ("ddp", None, 3, 3), ("ddp", 4, 4, 4), ("ddp", None, 1, 1)],
+)
 def test_a_fitting_world(strategy: str, workers: int | None, world: int, fitted: int) -> None:
-    config = compose.compose_config([f"strategy={strategy}", f"workers={'null' if workers is None else workers}"])
+    config = compose.compose_config(
+        [f"strategy={strategy}", f"workers={'null' if workers is None else workers}"]
+    )
     assert fit_world(config, world, launched=world > 1).workers == fitted
 
 
-@pytest.mark.parametrize("strategy, workers, world, launched, words", [
-    ("single", None, 2, True, ["strategy=single", "needs 1 process,", "started 2"]),
-    ("ddp", 4, 2, True, ["workers=4", "needs 4 processes", "started 2", "--nproc-per-node"]),
-    ("ddp", 2, 1, False, ["workers=2", "torchrun --standalone --nproc-per-node 2", "hydra/launcher=torchrun"])])
-def test_a_world_of_the_wrong_size(strategy: str, workers: int | None, world: int, launched: bool,
-                                   words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("parallel.train", None))  # xdist's has none
-    config = compose.compose_config([f"strategy={strategy}", f"workers={'null' if workers is None else workers}"])
+@pytest.mark.parametrize(
+    "strategy, workers, world, launched, words",
+    [
+        ("single", None, 2, True, ["strategy=single", "needs 1 process,", "started 2"]),
+        ("ddp", 4, 2, True, ["workers=4", "needs 4 processes", "started 2", "--nproc-per-node"]),
+        (
+            "ddp",
+            2,
+            1,
+            False,
+            ["workers=2", "torchrun --standalone --nproc-per-node 2", "hydra/launcher=torchrun"],
+        ),
+    ],
+)
+def test_a_world_of_the_wrong_size(
+    strategy: str,
+    workers: int | None,
+    world: int,
+    launched: bool,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Xdist's has none.
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("parallel.train", None))
+    config = compose.compose_config(
+        [f"strategy={strategy}", f"workers={'null' if workers is None else workers}"]
+    )
     with pytest.raises(ValueError) as caught:
         fit_world(config, world, launched)
     for word in words:
@@ -200,7 +290,8 @@ def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
         claim_run_dir(tmp_path / "file" / "run", explicit=True)
 
 
-@pytest.mark.parametrize("text", ["plain", "strategy=single,trainer.lr=0.1", "it's", "back\\slash", "end\\", "\\'",
-                                  "with space"])
+@pytest.mark.parametrize(
+    "text", ["plain", "strategy=single,trainer.lr=0.1", "it's", "back\\slash", "end\\", "\\'", "with space"]
+)
 def test_quoted_values_survive_hydra(text: str) -> None:
     assert compose.parse_overrides([f"hydra.run.dir={compose.quote(text)}"])[0].value() == text

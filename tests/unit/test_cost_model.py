@@ -28,12 +28,22 @@ TWO_NODES = made_cluster(2, 2)
 
 
 def edges(graph: Graph) -> list[tuple[Op, Op, int]]:
-    return [(graph[producer], op, i) for op in graph for i, producer in enumerate(op.inputs) if producer != INPUT]
+    return [
+        (graph[producer], op, i) for op in graph for i, producer in enumerate(op.inputs) if producer != INPUT
+    ]
 
 
 def counted(exchange: Exchange, cluster: Cluster) -> dict[str, list[int]]:
     """Count what `communication_volume` computes, transfer by transfer."""
-    names = ("inside.out", "inside.into", "between.out", "between.into", "own", "scattered.out", "scattered.into")
+    names = (
+        "inside.out",
+        "inside.into",
+        "between.out",
+        "between.into",
+        "own",
+        "scattered.out",
+        "scattered.into",
+    )
     counts = {name: [0] * cluster.workers for name in names}
     for t in exchange.transfers:
         if t.source == t.target:
@@ -43,16 +53,20 @@ def counted(exchange: Exchange, cluster: Cluster) -> dict[str, list[int]]:
         counts[f"{level}.out"][t.source] += t.box.volume
         counts[f"{level}.into"][t.target] += t.box.volume
         counts["scattered.out"][t.source] += t.box.volume * (
-            t.box.shape[1:] != exchange.holds[t.source].shape[1:])
+            t.box.shape[1:] != exchange.holds[t.source].shape[1:]
+        )
         counts["scattered.into"][t.target] += t.box.volume * (
-            t.box.shape[1:] != exchange.needs[t.target].shape[1:])
+            t.box.shape[1:] != exchange.needs[t.target].shape[1:]
+        )
     return counts
 
 
 def computed(volume: Volume) -> dict[str, list[int]]:
     sides = {"inside": volume.inside, "between": volume.between, "scattered": volume.scattered}
     counts = {f"{name}.{way}": getattr(side, way) for name, side in sides.items() for way in ("out", "into")}
-    return {name: count.reshape(-1).astype(int).tolist() for name, count in {**counts, "own": volume.own}.items()}
+    return {
+        name: count.reshape(-1).astype(int).tolist() for name, count in {**counts, "own": volume.own}.items()
+    }
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -66,15 +80,22 @@ def test_loads_are_those_of_all_transfers(name: str, data: st.DataObject) -> Non
     for exchange in program.exchanges.values():
         consumer = graph[exchange.consumer]
         which = consumer.inputs.index(exchange.value)
-        partitions = [Partition(graph[name], Grids.of([plan[name]], TWO_NODES.workers), samples, of)
-                      for name, of in ((exchange.value, None), (consumer.name, which))]
+        partitions = [
+            Partition(graph[name], Grids.of([plan[name]], TWO_NODES.workers), samples, of)
+            for name, of in ((exchange.value, None), (consumer.name, which))
+        ]
         zero = np.zeros(1, dtype=int)
-        volume = ExchangeVolume(*partitions, TWO_NODES).between(zero, zero, by_node(TWO_NODES.workers, TWO_NODES))
+        volume = ExchangeVolume(*partitions, TWO_NODES).between(
+            zero, zero, by_node(TWO_NODES.workers, TWO_NODES)
+        )
         assert computed(volume) == counted(exchange, TWO_NODES)
         assert exchange.moved == tuple(
             {worker: int(elements[worker]) for worker in boxes}
-            for elements, boxes in ((volume.moving.out.reshape(-1), exchange.holds),
-                                    (volume.moving.into.reshape(-1), exchange.needs)))
+            for elements, boxes in (
+                (volume.moving.out.reshape(-1), exchange.holds),
+                (volume.moving.into.reshape(-1), exchange.needs),
+            )
+        )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -97,16 +118,22 @@ def sync_counted(graph: Graph, plan: Plan, op: Op, cluster: Cluster) -> float:
     """Return seconds of summing an op's gradients, over all pairs of workers; tensors are large."""
     seconds, layout = 0.0, plan[op.name]
     for name in op.parameters:
-        boxes = {w: box for w in layout.on if (box := op.parameter_boxes(layout.part(op, w, (0, 4))).get(name))}
+        boxes = {
+            w: box for w in layout.on if (box := op.parameter_boxes(layout.part(op, w, (0, 4))).get(name))
+        }
         out = {True: [0] * cluster.workers, False: [0] * cluster.workers}
         for worker, box in boxes.items():
             group = [w for w, other in boxes.items() if other == box]
             for near in (True, False):
-                peers = sum(near == (cluster.node_of(w) == cluster.node_of(worker)) for w in group if w != worker)
+                peers = sum(
+                    near == (cluster.node_of(w) == cluster.node_of(worker)) for w in group if w != worker
+                )
                 out[near][worker] = -(-peers * box.volume // len(group))
         if cluster.between is None:
             raise AssertionError("two nodes, two links")
-        seconds += max(cluster.inside.seconds(4 * max(out[True])), cluster.between.seconds(4 * max(out[False])))
+        seconds += max(
+            cluster.inside.seconds(4 * max(out[True])), cluster.between.seconds(4 * max(out[False]))
+        )
     return seconds
 
 
@@ -153,7 +180,8 @@ def both_ways(cluster: Cluster, workers: int) -> tuple[float, float]:
     """Return the exchange before fc3 [4 samples, 90 features], from a split in n to one in c."""
     graph, on = GRAPHS["tower"], tuple(range(workers))
     return CostModel(graph, 4, cluster, "fp32").exchange(
-        graph["drop3"], Layout(on=on, n=workers), graph["fc3"], Layout(on=on, c=workers), 0, 4)
+        graph["drop3"], Layout(on=on, n=workers), graph["fc3"], Layout(on=on, c=workers), 0, 4
+    )
 
 
 def test_links_are_shared_or_not() -> None:
@@ -165,9 +193,12 @@ def test_links_are_shared_or_not() -> None:
 
 
 def test_the_slowest_level_decides() -> None:
-    piece = 90 * 4  # bytes: one of four samples; every worker sends it to three others, two of them on the other node
+    # Bytes: one of four samples; every worker sends it to three others, two of them on the other node.
+    piece = 90 * 4
     assert both_ways(made_cluster(2, 2), 4)[0] == pytest.approx(2 * piece / 1e5)
-    assert both_ways(made_cluster(2, 2, between=link(1e5, shared=True)), 4)[0] == pytest.approx(4 * piece / 1e5)
+    assert both_ways(made_cluster(2, 2, between=link(1e5, shared=True)), 4)[0] == pytest.approx(
+        4 * piece / 1e5
+    )
     assert both_ways(made_cluster(2, 2, between=link(1e9)), 4)[0] == pytest.approx(piece / 1e6)
 
 
@@ -197,7 +228,8 @@ def test_the_cost_is_that_of_the_slowest_part() -> None:
     cost_model = CostModel(graph, 5, made_cluster(), "fp32")
     layout = Layout(on=(0, 1), n=2)  # 2 and 3 samples of 7 maps of 9×9
     assert cost_model.compute(graph["relu1"], layout, 5) == pytest.approx((3 * 567e-6, 2 * 3 * 567e-6))
-    assert cost_model.compute(graph["conv1"], layout, 5) == pytest.approx((3 * 567e-6, 3 * 567e-6))  # no input gradient
+    # No input gradient.
+    assert cost_model.compute(graph["conv1"], layout, 5) == pytest.approx((3 * 567e-6, 3 * 567e-6))
     seconds = cost_model.part_seconds(graph["relu1"], layout, layout.samples_by_index(5))
     assert seconds[:, 0] == pytest.approx(np.array([2, 3]) * 567e-6)
 
@@ -215,7 +247,9 @@ def test_memory_counts_parameters_and_activations() -> None:
     parameters, outputs = 11 * 90 + 11, 4 * 11
     assert cost_model.memory(graph["fc3"], Layout(on=(0,)), 4) == parameters * 4 * 4 + outputs * 4
     halves = Layout(on=(0, 1), n=2)  # the shard's momentum and as much received: no less than on one worker
-    assert cost_model.memory(graph["fc3"], halves, 4) == pytest.approx(parameters * 4 * 4 + outputs // 2 * 4, abs=16)
+    assert cost_model.memory(graph["fc3"], halves, 4) == pytest.approx(
+        parameters * 4 * 4 + outputs // 2 * 4, abs=16
+    )
     assert cost_model.memory(graph["fc3"], Layout(on=(0, 1), c=2), 4) == (6 * 90 + 6) * 4 * 4 + 4 * 6 * 4
 
 
@@ -228,11 +262,18 @@ def test_an_unknown_precision_is_refused() -> None:
         CostModel(GRAPHS["tower"], 4, made_cluster(compute=Single()), "bf16")
 
 
-@pytest.mark.parametrize("make", [
-    lambda graph: make_plan(graph, 2, {"conv1": Layout(on=(0, 1), n=2)}),
-    lambda graph: make_plan(graph, 2, {"conv1": Layout(on=(0, 1), c=2)}),
-], ids=["n", "c"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda graph: make_plan(graph, 2, {"conv1": Layout(on=(0, 1), n=2)}),
+        lambda graph: make_plan(graph, 2, {"conv1": Layout(on=(0, 1), c=2)}),
+    ],
+    ids=["n", "c"],
+)
 def test_what_stays_where_it_is_costs_nothing(make: Callable[[Graph], Plan]) -> None:
     graph = GRAPHS["tower"]
     plan, cost_model = make(graph), CostModel(graph, 4, made_cluster(), "fp32")
-    assert cost_model.exchange(graph["conv1"], plan["conv1"], graph["relu1"], plan["relu1"], 0, 4) == (0.0, 0.0)
+    assert cost_model.exchange(graph["conv1"], plan["conv1"], graph["relu1"], plan["relu1"], 0, 4) == (
+        0.0,
+        0.0,
+    )

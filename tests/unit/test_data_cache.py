@@ -25,7 +25,9 @@ COUNT, SIZE = 300, 24
 def write_files(root: Path, variety: Variety | None = None) -> ImageFiles:
     root.mkdir(parents=True)
     labels = np.empty(COUNT, dtype=np.int64)
-    for row, (data, label) in enumerate(encode_train(digit_pictures(), COUNT, variety or Variety(sides=(24, 40)))):
+    for row, (data, label) in enumerate(
+        encode_train(digit_pictures(), COUNT, variety or Variety(sides=(24, 40)))
+    ):
         (root / f"{row}.jpg").write_bytes(data)
         labels[row] = label
     return ImageFiles(root, tuple(f"{row}.jpg" for row in range(COUNT)), labels)
@@ -88,8 +90,9 @@ def test_other_settings_or_other_files_make_another_cache(source: ImageFiles, da
     assert len(opened(part, data)) == COUNT // 2 and len(caches(data)) == 4
 
 
-def test_broken_images_are_skipped_and_listed(tmp_path: Path, data: ImageFilesConfig,
-                                              caplog: pytest.LogCaptureFixture) -> None:
+def test_broken_images_are_skipped_and_listed(
+    tmp_path: Path, data: ImageFilesConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     source = write_files(tmp_path / "images", Variety(sides=(24, 40), broken=3))
     with caplog.at_level(logging.WARNING):
         images = opened(source, data)
@@ -97,21 +100,28 @@ def test_broken_images_are_skipped_and_listed(tmp_path: Path, data: ImageFilesCo
     path = Path(data.cache) / folder / "cache.json"
     assert [entry["file"] for entry in json.loads(path.read_text())["broken"]] == ["0.jpg", "1.jpg", "2.jpg"]
     assert [record.getMessage() for record in caplog.records] == [
-        f"set-train: 3 of 300 images are broken and skipped; {path} lists them"]
+        f"set-train: 3 of 300 images are broken and skipped; {path} lists them"
+    ]
     assert len(images) == COUNT - 3 and (images.labels == source.labels[3:]).all()
     assert (images.read(np.array([0, 296])) == expected(source, np.array([3, 299]))).all()
 
 
 @pytest.mark.parametrize("limit", [64.0, 0.0])
-def test_more_than_one_percent_broken_is_an_error(limit: float, tmp_path: Path, data: ImageFilesConfig) -> None:
+def test_more_than_one_percent_broken_is_an_error(
+    limit: float, tmp_path: Path, data: ImageFilesConfig
+) -> None:
     source = write_files(tmp_path / "images", Variety(sides=(24, 40), broken=4))
     data = dataclasses.replace(data, cache_limit_gb=limit)
-    with pytest.raises(ValueError, match=r"data.root=.* too many broken images: at least 4 of 300 .*; one is 0.jpg \("):
+    with pytest.raises(
+        ValueError, match=r"data.root=.* too many broken images: at least 4 of 300 .*; one is 0.jpg \("
+    ):
         opened(source, data)
     assert caches(data) == set()
 
 
-def test_too_large_a_set_stays_jpeg(tmp_path: Path, data: ImageFilesConfig, caplog: pytest.LogCaptureFixture) -> None:
+def test_too_large_a_set_stays_jpeg(
+    tmp_path: Path, data: ImageFilesConfig, caplog: pytest.LogCaptureFixture
+) -> None:
     source = write_files(tmp_path / "images", Variety(sides=(24, 40), broken=3))
     data = dataclasses.replace(data, cache_limit_gb=COUNT * SIZE * SIZE * 3 / 1e9)
     assert isinstance(opened(source, data), CachedImages)  # just fits
@@ -119,7 +129,13 @@ def test_too_large_a_set_stays_jpeg(tmp_path: Path, data: ImageFilesConfig, capl
     with caplog.at_level(logging.WARNING):
         images = opened(source, data)
     assert isinstance(images, FileImages)
-    assert sum("the images stay JPEG and are decoded by batch" in record.getMessage() for record in caplog.records) == 1
+    assert (
+        sum(
+            "the images stay JPEG and are decoded by batch" in record.getMessage()
+            for record in caplog.records
+        )
+        == 1
+    )
     assert len(images) == COUNT - 3 and (images.labels == source.labels[3:]).all()
     assert (images.read(np.array([296, 0, 0])) == expected(source, np.array([299, 3, 3]))).all()
     (source.root / "299.jpg").write_bytes(b"")
@@ -148,7 +164,9 @@ def test_errors_leave_nothing_behind(source: ImageFiles, data: ImageFilesConfig,
         opened(source, data)
 
 
-def test_no_room_on_the_disk(source: ImageFiles, data: ImageFilesConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_on_the_disk(
+    source: ImageFiles, data: ImageFilesConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usage = type("usage", (), {"free": COUNT * SIZE * SIZE * 3 - 1})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     with pytest.raises(ValueError, match="data.cache=.* has 0.0 GB free and the decoded images take"):
@@ -156,8 +174,9 @@ def test_no_room_on_the_disk(source: ImageFiles, data: ImageFilesConfig, monkeyp
     assert caches(data) == set()
 
 
-def test_a_decoder_that_dies_is_an_error(source: ImageFiles, data: ImageFilesConfig,
-                                         monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decoder_that_dies_is_an_error(
+    source: ImageFiles, data: ImageFilesConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     decode = build.Decoder.decode
 
     def kill_and_decode(decoder: build.Decoder, start: int, files: list[str]) -> build.Broken:
@@ -173,7 +192,10 @@ def test_a_decoder_that_dies_is_an_error(source: ImageFiles, data: ImageFilesCon
 
 def test_decoder_processes_import_no_torch() -> None:
     code = "import sys, parallel.data.decoder; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode
+        == 0
+    )
 
 
 OPEN_IN_A_PROCESS = """
@@ -199,11 +221,26 @@ def start(source: ImageFiles, data: ImageFilesConfig, pause: float) -> subproces
     """Start a process that opens the cache and waits `pause` seconds after every chunk that it
     builds."""
     return subprocess.Popen(
-        [sys.executable, "-c", OPEN_IN_A_PROCESS, str(source.root), data.cache, str(COUNT), str(SIZE), str(pause)],
-        cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        [
+            sys.executable,
+            "-c",
+            OPEN_IN_A_PROCESS,
+            str(source.root),
+            data.cache,
+            str(COUNT),
+            str(SIZE),
+            str(pause),
+        ],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
-def test_of_several_processes_one_builds_and_the_others_wait(source: ImageFiles, data: ImageFilesConfig) -> None:
+def test_of_several_processes_one_builds_and_the_others_wait(
+    source: ImageFiles, data: ImageFilesConfig
+) -> None:
     processes = [start(source, data, pause=0.15) for _ in range(3)]
     answers = [process.communicate(timeout=300) for process in processes]
     assert len({out for out, _ in answers}) == 1 and all(process.returncode == 0 for process in processes)
@@ -215,7 +252,9 @@ def test_of_several_processes_one_builds_and_the_others_wait(source: ImageFiles,
 def half_built(source: ImageFiles, data: ImageFilesConfig) -> subprocess.Popen[str]:
     """Start a process that stops in the middle of a build."""
     process = start(source, data, pause=1000)
-    wait_for(lambda: any(path.read_text() not in ("", "0") for path in Path(data.cache).glob("*.lock")), "a chunk")
+    wait_for(
+        lambda: any(path.read_text() not in ("", "0") for path in Path(data.cache).glob("*.lock")), "a chunk"
+    )
     assert [name.rpartition(".tmp-")[2] for name in caches(data)] == [str(process.pid)]
     return process
 

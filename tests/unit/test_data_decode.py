@@ -8,7 +8,8 @@ from parallel.data.decode import BrokenImageError, decode
 
 WIDTH, HEIGHT = 200, 120
 ROWS, COLUMNS = np.mgrid[0:HEIGHT, 0:WIDTH]
-PICTURE = Image.fromarray(np.stack([ROWS * 2, COLUMNS, 255 - ROWS], axis=-1).astype(np.uint8))  # smooth: JPEG keeps it
+# Smooth: JPEG keeps it.
+PICTURE = Image.fromarray(np.stack([ROWS * 2, COLUMNS, 255 - ROWS], axis=-1).astype(np.uint8))
 
 
 def encoded(picture: Image.Image, file_format: str = "JPEG") -> bytes:
@@ -63,9 +64,18 @@ def test_resizing_is_antialiased() -> None:
     assert np.abs(image.astype(int) - 127).max() < 20
 
 
-@pytest.mark.parametrize("data", [
-    b"", b"no image", encoded(PICTURE)[:2000], encoded(PICTURE)[:100], encoded(PICTURE, "PNG")[:200],
-    encoded(PICTURE, "PNG")[:40] + b"\xff" * 400], ids=["empty", "text", "half", "header", "half png", "garbled png"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"no image",
+        encoded(PICTURE)[:2000],
+        encoded(PICTURE)[:100],
+        encoded(PICTURE, "PNG")[:200],
+        encoded(PICTURE, "PNG")[:40] + b"\xff" * 400,
+    ],
+    ids=["empty", "text", "half", "header", "half png", "garbled png"],
+)
 def test_broken(data: bytes) -> None:
     with pytest.raises(BrokenImageError):
         decode(data, 48)
@@ -73,6 +83,8 @@ def test_broken(data: bytes) -> None:
 
 def test_the_decoder_shrinks_no_further_than_keeps_the_detail() -> None:
     rows, columns = np.mgrid[0:640, 0:640]
-    board = Image.fromarray(np.where((rows // 10 + columns // 10) % 2, 220, 30).astype(np.uint8)).convert("RGB")
+    board = Image.fromarray(np.where((rows // 10 + columns // 10) % 2, 220, 30).astype(np.uint8)).convert(
+        "RGB"
+    )
     reference = np.asarray(board.resize((128, 128), Image.Resampling.BILINEAR)).astype(int)
     assert np.abs(decode(encoded(board), 128) - reference).mean() < 4

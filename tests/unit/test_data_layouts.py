@@ -8,8 +8,12 @@ from parallel.config import DataConfig, ImageFilesConfig
 from parallel.data import ON_DISK, DataSet, open_data
 from scripts.write_image_layouts import LAYOUTS, Variety, digit_pictures
 
-DATA_SET = {"tiny_imagenet": "tiny_imagenet", "imagenet": "imagenet", "dogs_vs_cats": "dogs_vs_cats",
-            "petimages": "dogs_vs_cats"}
+DATA_SET = {
+    "tiny_imagenet": "tiny_imagenet",
+    "imagenet": "imagenet",
+    "dogs_vs_cats": "dogs_vs_cats",
+    "petimages": "dogs_vs_cats",
+}
 IMAGES, VAL_IMAGES, BROKEN = 210, 30, 2
 
 
@@ -29,7 +33,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def opened(layout: str, root: Path, cache: str) -> DataSet:
-    return open_data(ImageFilesConfig(name=DATA_SET[layout], root=str(root), cache=cache, decoders=2), 64, seed=0)
+    return open_data(
+        ImageFilesConfig(name=DATA_SET[layout], root=str(root), cache=cache, decoders=2), 64, seed=0
+    )
 
 
 def recognised(data: DataSet) -> float:
@@ -70,7 +76,9 @@ def test_cats_and_dogs(layout: str, roots: dict[str, Path], cache: str) -> None:
     assert recognised(data) > 0.85
 
 
-def test_tiny_imagenet_classes_are_in_the_order_of_wnids(roots: dict[str, Path], cache: str, tmp_path: Path) -> None:
+def test_tiny_imagenet_classes_are_in_the_order_of_wnids(
+    roots: dict[str, Path], cache: str, tmp_path: Path
+) -> None:
     shutil.copytree(roots["tiny_imagenet"], tmp_path / "tiny-imagenet-200")
     wnids = tmp_path / "tiny-imagenet-200" / "wnids.txt"
     wnids.write_text("\n".join(reversed(wnids.read_text().split())))
@@ -88,8 +96,11 @@ def test_each_layout_is_recognised_as_itself_only(layout: str, roots: dict[str, 
 
 
 def test_another_layout(roots: dict[str, Path], cache: str) -> None:
-    with pytest.raises(ValueError, match=r"data.root=.* has another layout: looked for train/<wnid>/\*.JPEG and .*; "
-                                         "it looks like data=dogs_vs_cats"):
+    with pytest.raises(
+        ValueError,
+        match=r"data.root=.* has another layout: looked for train/<wnid>/\*.JPEG and .*; "
+        "it looks like data=dogs_vs_cats",
+    ):
         opened("imagenet", roots["petimages"], cache)
     with pytest.raises(ValueError, match="looked for wnids.txt.* it looks like data=imagenet"):
         opened("tiny_imagenet", roots["imagenet"], cache)
@@ -116,18 +127,24 @@ def test_incomplete_tiny_imagenet(roots: dict[str, Path], cache: str, tmp_path: 
     annotations = root / "val" / "val_annotations.txt"
     whole = annotations.read_text()
     annotations.write_text(whole + "val_0.JPEG\tn99\t0\t0\t1\t1\n")
-    with pytest.raises(ValueError, match="line 31 of val/val_annotations.txt names no class of wnids.txt: 'val_0.JPEG"):
+    with pytest.raises(
+        ValueError, match="line 31 of val/val_annotations.txt names no class of wnids.txt: 'val_0.JPEG"
+    ):
         opened("tiny_imagenet", root, cache)
     annotations.write_text("")
     with pytest.raises(ValueError, match="val_annotations.txt is empty"):
         opened("tiny_imagenet", root, cache)
     annotations.write_text(whole)
     shutil.rmtree(root / "train" / "n00000004")
-    with pytest.raises(ValueError, match="no images in train/n00000004/images, though wnids.txt names the class"):
+    with pytest.raises(
+        ValueError, match="no images in train/n00000004/images, though wnids.txt names the class"
+    ):
         opened("tiny_imagenet", root, cache)
 
 
-def test_incomplete_imagenet_and_cats_without_dogs(roots: dict[str, Path], cache: str, tmp_path: Path) -> None:
+def test_incomplete_imagenet_and_cats_without_dogs(
+    roots: dict[str, Path], cache: str, tmp_path: Path
+) -> None:
     root = tmp_path / "imagenet"
     shutil.copytree(roots["imagenet"], root)
     (root / "val" / "n00000099").mkdir()

@@ -39,10 +39,13 @@ class Watched:
 
 
 def make(images: Any = None, positions: Sequence[int] = range(BATCH), **changes: Any) -> Loader:
-    worker: dict[str, Any] = dict(image_positions=positions, label_positions=positions, train=True,
-                                  device=torch.device("cpu"))
+    worker: dict[str, Any] = dict(
+        image_positions=positions, label_positions=positions, train=True, device=torch.device("cpu")
+    )
     worker |= {name: changes.pop(name) for name in worker.keys() & changes.keys()}
-    options: dict[str, Any] = dict(batch_size=BATCH, image_size=SIZE, mean=MEAN, std=STD, seed=5, crop=True, flip=True)
+    options: dict[str, Any] = dict(
+        batch_size=BATCH, image_size=SIZE, mean=MEAN, std=STD, seed=5, crop=True, flip=True
+    )
     return Loader(make_images() if images is None else images, LoaderOptions(**(options | changes)), **worker)
 
 
@@ -52,7 +55,7 @@ def prefetch_threads() -> list[threading.Thread]:
 
 def slowly(pixels: np.ndarray, top: int, left: int, flip: bool) -> np.ndarray:
     """Return one image, computed naively: float64 [3, SIZE, SIZE]."""
-    image = pixels[top:top + SIZE, left:left + SIZE]
+    image = pixels[top : top + SIZE, left : left + SIZE]
     if flip:
         image = image[:, ::-1]
     return ((image / 255 - np.array(MEAN)) / np.array(STD)).transpose(2, 0, 1)
@@ -61,16 +64,21 @@ def slowly(pixels: np.ndarray, top: int, left: int, flip: bool) -> np.ndarray:
 @pytest.mark.parametrize("crop", [True, False])
 @pytest.mark.parametrize("flip", [True, False])
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_images_are_cropped_flipped_and_normalised_as_drawn(crop: bool, flip: bool, channels_last: bool) -> None:
+def test_images_are_cropped_flipped_and_normalised_as_drawn(
+    crop: bool, flip: bool, channels_last: bool
+) -> None:
     images = make_images()
     for step, batch in enumerate(make(images, crop=crop, flip=flip, channels_last=channels_last).epoch(2)):
-        rows = permutation(5, 2, len(images))[step * BATCH:(step + 1) * BATCH]
+        rows = permutation(5, 2, len(images))[step * BATCH : (step + 1) * BATCH]
         draws = draw(5, 2, step, BATCH, STORED - SIZE, crop, flip)
         assert batch.labels.tolist() == rows.tolist()
-        assert batch.images.is_contiguous(memory_format=torch.channels_last if channels_last
-                                          else torch.contiguous_format)
+        assert batch.images.is_contiguous(
+            memory_format=torch.channels_last if channels_last else torch.contiguous_format
+        )
         for position, row in enumerate(rows):
-            expected = slowly(images.pixels[row], draws.top[position], draws.left[position], draws.flip[position])
+            expected = slowly(
+                images.pixels[row], draws.top[position], draws.left[position], draws.flip[position]
+            )
             assert np.allclose(batch.images[position].numpy(), expected, atol=1e-5)
 
 
@@ -83,16 +91,24 @@ def test_draws_use_the_whole_range_and_the_centre_without_crop() -> None:
 
 
 def test_every_seed_epoch_and_step_has_its_own_draws() -> None:
-    seen = {draw(seed, epoch, step, 64, 20, True, True).top.tobytes()
-            for seed in (0, 1) for epoch in (0, 1) for step in (0, 1)}
+    seen = {
+        draw(seed, epoch, step, 64, 20, True, True).top.tobytes()
+        for seed in (0, 1)
+        for epoch in (0, 1)
+        for step in (0, 1)
+    }
     seen |= {permutation(seed, epoch, 64).tobytes() for seed in (0, 1) for epoch in (0, 1)}
     assert len(seen) == 12
     assert sorted(permutation(0, 1, 64)) == list(range(64))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("parts", [[[0, 1, 2], [3, 4, 5]], [[5, 0], [3], [], [1, 2, 4]], [[3, 3, 0]]], ids=str)
-def test_what_is_at_a_position_does_not_depend_on_who_loads_it(parts: list[list[int]], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    "parts", [[[0, 1, 2], [3, 4, 5]], [[5, 0], [3], [], [1, 2, 4]], [[3, 3, 0]]], ids=str
+)
+def test_what_is_at_a_position_does_not_depend_on_who_loads_it(
+    parts: list[list[int]], dtype: torch.dtype
+) -> None:
     whole = list(make(dtype=dtype).epoch(1))
     for positions in parts:
         part = list(make(positions=positions, dtype=dtype).epoch(1))
@@ -176,14 +192,18 @@ def test_an_error_while_reading_surfaces_after_the_batches_before_it() -> None:
     assert len(received) == 2 and not prefetch_threads()
 
 
-@pytest.mark.parametrize(("changes", "sentence"), [
-    ({"batch_size": 41}, "trainer.batch_size=41 is more than the 40 training images"),
-    ({"batch_size": 0, "positions": []}, "trainer.batch_size=0 must be at least 1"),
-    ({"image_size": 13}, "model.image_size=13 is more than the 12 pixels of the stored images"),
-    ({"image_positions": [0, 6]}, "image_positions holds 6, which is outside the global batch of 6"),
-    ({"label_positions": [-1]}, "label_positions holds -1, which is outside the global batch of 6"),
-    ({"prefetch": 0}, "prefetch=0 must be at least 1"),
-], ids=lambda value: next(iter(value)) if isinstance(value, dict) else "")
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"batch_size": 41}, "trainer.batch_size=41 is more than the 40 training images"),
+        ({"batch_size": 0, "positions": []}, "trainer.batch_size=0 must be at least 1"),
+        ({"image_size": 13}, "model.image_size=13 is more than the 12 pixels of the stored images"),
+        ({"image_positions": [0, 6]}, "image_positions holds 6, which is outside the global batch of 6"),
+        ({"label_positions": [-1]}, "label_positions holds -1, which is outside the global batch of 6"),
+        ({"prefetch": 0}, "prefetch=0 must be at least 1"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
 def test_bad_settings(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         make(**changes)

@@ -39,8 +39,10 @@ def test_digits_are_split_by_class_without_overlap_and_always_alike() -> None:
 def test_digits_labels_fit_their_images() -> None:
     """Nearest neighbours classify 98 % of the test images, the known value for this data set."""
     digits = open_data(DataConfig("digits"), image_size=64, seed=0)
-    train, val = (images.read(np.arange(len(images)))[:, 4::8, 4::8, 0].reshape(len(images), -1).astype(np.float32)
-                  for images in (digits.train, digits.val))
+    train, val = (
+        images.read(np.arange(len(images)))[:, 4::8, 4::8, 0].reshape(len(images), -1).astype(np.float32)
+        for images in (digits.train, digits.val)
+    )
     nearest = ((val[:, None] - train[None]) ** 2).sum(axis=2).argmin(axis=1)
     assert (digits.train.labels[nearest] == digits.val.labels).mean() > 0.95
 

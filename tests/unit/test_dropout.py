@@ -19,20 +19,40 @@ from parallel.verification import reference
 CPU = torch.device("cpu")
 
 
-def kept(*, seed: int = 0, step: int = 0, op: str = "drop6", samples: Tensor | range = range(8), shape: Shape = (40,),
-         p: float = 0.5, box: Box | None = None) -> Tensor:
+def kept(
+    *,
+    seed: int = 0,
+    step: int = 0,
+    op: str = "drop6",
+    samples: Tensor | range = range(8),
+    shape: Shape = (40,),
+    p: float = 0.5,
+    box: Box | None = None,
+) -> Tensor:
     """Return which elements in a box of a sample of `shape` are kept."""
     samples = torch.tensor(list(samples), dtype=torch.int64)
-    mask = dropout_mask(key=step_key(seed, step, CPU), op=zlib.crc32(op.encode()), samples=samples,
-                        box=box or Box.whole((len(samples), *shape)), shape=shape, p=p, dtype=torch.float64)
+    mask = dropout_mask(
+        key=step_key(seed, step, CPU),
+        op=zlib.crc32(op.encode()),
+        samples=samples,
+        box=box or Box.whole((len(samples), *shape)),
+        shape=shape,
+        p=p,
+        dtype=torch.float64,
+    )
     assert set(mask.unique().tolist()) <= {0.0, 1.0 / (1.0 - p)}
     return mask != 0
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), step=st.integers(0, 2**20), op=st.sampled_from(("drop6", "drop7", "x.drop")),
-       first=st.integers(0, 5000), shape=st.sampled_from([(7,), (3, 4, 2), (1, 1, 1), (4096,)]),
-       p=st.floats(0.0, 0.99))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    step=st.integers(0, 2**20),
+    op=st.sampled_from(("drop6", "drop7", "x.drop")),
+    first=st.integers(0, 5000),
+    shape=st.sampled_from([(7,), (3, 4, 2), (1, 1, 1), (4096,)]),
+    p=st.floats(0.0, 0.99),
+)
 def test_mask_is_the_reference_s(seed: int, step: int, op: str, first: int, shape: Shape, p: float) -> None:
     ours = kept(seed=seed, step=step, op=op, samples=range(first, first + 3), shape=shape, p=p)
     assert np.array_equal(ours.numpy(), reference.mask(seed, step, op, first, (3, *shape), p))
@@ -47,8 +67,18 @@ def test_mask_of_a_box_is_that_part_of_the_whole_mask() -> None:
 
 
 def test_mask_does_not_depend_on_the_number_type() -> None:
-    masks = [dropout_mask(key=step_key(0, 0, CPU), op=1, samples=torch.arange(4), box=Box.whole((4, 50)), shape=(50,),
-                          p=0.5, dtype=dtype) for dtype in (torch.float32, torch.float64, torch.bfloat16)]
+    masks = [
+        dropout_mask(
+            key=step_key(0, 0, CPU),
+            op=1,
+            samples=torch.arange(4),
+            box=Box.whole((4, 50)),
+            shape=(50,),
+            p=0.5,
+            dtype=dtype,
+        )
+        for dtype in (torch.float32, torch.float64, torch.bfloat16)
+    ]
     assert [mask.dtype for mask in masks] == [torch.float32, torch.float64, torch.bfloat16]
     assert torch.equal(masks[0].double(), masks[1])
     assert torch.equal(masks[2].double(), masks[1])
@@ -67,7 +97,9 @@ def test_nothing_is_dropped_with_probability_zero() -> None:
     assert kept(samples=range(256), shape=(4096,), p=0.0).all()
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"step": 1}, {"op": "drop7"}, {"samples": range(64, 128)}], ids=str)
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"step": 1}, {"op": "drop7"}, {"samples": range(64, 128)}], ids=str
+)
 def test_masks_of_other_seeds_steps_ops_and_samples_agree_by_chance_only(other: dict[str, object]) -> None:
     one = kept(**{"samples": range(64), "shape": (1024,)})  # type: ignore[arg-type]
     two = kept(**{"samples": range(64), "shape": (1024,), **other})  # type: ignore[arg-type]

@@ -17,16 +17,25 @@ from tests.support.small_models import MODELS, graph_of, plans
 
 GRAPHS = {name: graph_of(name) for name in MODELS}
 drawn_programs = st.sampled_from(sorted(GRAPHS)).flatmap(
-    lambda name: plans(GRAPHS[name]).map(lambda drawn: lower(GRAPHS[name], *drawn)))
+    lambda name: plans(GRAPHS[name]).map(lambda drawn: lower(GRAPHS[name], *drawn))
+)
 any_program = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 
 PROGRAMS = {
     "pipeline": ("tower", 4, "{workers: 2, micro_batches: 2, ops: {conv1: {on: [0]}, fc3: {on: [1]}}}"),
     "two way": ("tower", 4, "{workers: 2, ops: {conv1: {n: 2, on: [0, 1]}, fc3: {c: 2, on: [0, 1]}}}"),
-    "passes": ("tower", 8, "{workers: 2, scheme: c, micro_batches: 2, update: pass, "
-                           "ops: {conv1: {n: 2, on: [0, 1]}, fc3: {c: 2, on: [0, 1]}}}"),
-    "branches": ("branches", 6, "{workers: 3, micro_batches: 2, ops: {conv1: {on: [0]}, pool: {on: [1]}, "
-                                "conv3: {on: [1]}, concat: {on: [2]}, fc5: {on: [0]}, concat_1: {on: [1]}}}"),
+    "passes": (
+        "tower",
+        8,
+        "{workers: 2, scheme: c, micro_batches: 2, update: pass, "
+        "ops: {conv1: {n: 2, on: [0, 1]}, fc3: {c: 2, on: [0, 1]}}}",
+    ),
+    "branches": (
+        "branches",
+        6,
+        "{workers: 3, micro_batches: 2, ops: {conv1: {on: [0]}, pool: {on: [1]}, "
+        "conv3: {on: [1]}, concat: {on: [2]}, fc5: {on: [0]}, concat_1: {on: [1]}}}",
+    ),
     "batch norm": ("residual", 6, "{workers: 2, ops: {conv1: {n: 2, on: [0, 1]}, bn3: {on: [1]}}}"),
 }
 
@@ -37,7 +46,9 @@ def program_of(name: str) -> Program:
 
 
 def with_steps(program: Program, worker: int, steps: list[Step]) -> Program:
-    return replace(program, steps=tuple(tuple(steps) if w == worker else own for w, own in enumerate(program.steps)))
+    return replace(
+        program, steps=tuple(tuple(steps) if w == worker else own for w, own in enumerate(program.steps))
+    )
 
 
 def places(program: Program) -> list[tuple[int, int]]:
@@ -84,8 +95,14 @@ def test_swapping_neighbours_is_found_unless_they_are_independent() -> None:
             except ProgramError:
                 continue
             independent.append(f"{worker}: {steps[1 + i]} {steps[i]}")
-    assert independent == ["0: X0:0> F0:1", "0: B0:0 <X0:1", "1: F1:0 X0:1>", "1: X0:1> B1:0", "1: <X0:0 W0:1>",
-                           "1: <X0:1 U0"]
+    assert independent == [
+        "0: X0:0> F0:1",
+        "0: B0:0 <X0:1",
+        "1: F1:0 X0:1>",
+        "1: X0:1> B1:0",
+        "1: <X0:0 W0:1>",
+        "1: <X0:1 U0",
+    ]
 
 
 def test_gradients_that_are_summed_too_early_or_not_at_all_are_found() -> None:
@@ -95,7 +112,9 @@ def test_gradients_that_are_summed_too_early_or_not_at_all_are_found() -> None:
     assert steps[last].sync == (1,)  # type: ignore[union-attr]
     early = list(steps)
     early[first], early[last] = replace(steps[first], sync=(1,)), replace(steps[last], sync=())  # type: ignore[type-var]
-    with pytest.raises(ProgramError, match=r"^worker 0, B0:0: sums the gradients of U1 before all micro-batches"):
+    with pytest.raises(
+        ProgramError, match=r"^worker 0, B0:0: sums the gradients of U1 before all micro-batches"
+    ):
         dry_run(with_steps(program, 0, early))
     early[first] = steps[first]
     with pytest.raises(ProgramError, match=r"^worker 0, U1: its gradients have not been summed"):
@@ -106,8 +125,11 @@ def test_workers_that_wait_for_each_other_are_found() -> None:
     """In scheme b, worker i sends the features of pass i to all. Here worker i waits for those of
     worker i + 1 before it sends its own: each pair of workers agrees on the order, but no message
     is ever sent."""
-    plan = read_plan("{workers: 3, scheme: b, micro_batches: 3, ops: {conv1: {n: 3, on: [0, 1, 2]}, "
-                     "fc3: {c: 3, on: [0, 1, 2]}}}", GRAPHS["tower"])
+    plan = read_plan(
+        "{workers: 3, scheme: b, micro_batches: 3, ops: {conv1: {n: 3, on: [0, 1, 2]}, "
+        "fc3: {c: 3, on: [0, 1, 2]}}}",
+        GRAPHS["tower"],
+    )
     program = lower(GRAPHS["tower"], plan, 9)
     (features,) = {index for index, _ in program.exchanges if program.exchanges[index, 0].value == "drop3"}
     blocked = program
@@ -119,8 +141,11 @@ def test_workers_that_wait_for_each_other_are_found() -> None:
         assert str(steps[0]) == "F0"
         rest = [step for step in steps[1:] if step not in early]
         blocked = with_steps(blocked, worker, [steps[0], *early, *rest])
-    with pytest.raises(ProgramError, match=r"^worker 0, W0:1>: deadlock: it waits for workers \[1\]; also waiting: "
-                                           r"worker 1 at W0:2>, worker 2 at W0:0>"):
+    with pytest.raises(
+        ProgramError,
+        match=r"^worker 0, W0:1>: deadlock: it waits for workers \[1\]; also waiting: "
+        r"worker 1 at W0:2>, worker 2 at W0:0>",
+    ):
         dry_run(blocked)
 
 
@@ -148,5 +173,7 @@ def test_an_order_that_two_workers_do_not_share_is_found() -> None:
     steps = list(program.steps[1])
     place = steps.index(Update(1))
     steps[place : place + 2] = [Update(2), Update(1)]
-    with pytest.raises(ProgramError, match=r"^worker 0, U1: its message weights of U1 meets weights of U2 of worker 1"):
+    with pytest.raises(
+        ProgramError, match=r"^worker 0, U1: its message weights of U1 meets weights of U2 of worker 1"
+    ):
         dry_run(with_steps(program, 1, steps))

@@ -31,7 +31,10 @@ def test_a_change_is_one_line(tmp_path: Path) -> None:
 
 def test_entries_that_come_or_go_are_differences() -> None:
     assert golden.differences({"a": 1, "b": [1.0, 2.0]}, {"b": [1.0, 2.5], "c": 3}) == [
-        "a: recorded 1, now nothing", "b: recorded 2.0, now 2.5", "c: recorded nothing, now 3"]
+        "a: recorded 1, now nothing",
+        "b: recorded 2.0, now 2.5",
+        "c: recorded nothing, now 3",
+    ]
 
 
 def test_a_prefix_without_entries_is_refused() -> None:

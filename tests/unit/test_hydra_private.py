@@ -6,22 +6,35 @@ import pytest
 
 from parallel.cli.hydra_private import parse_arguments
 
-REFUSED = {"config_name": "other", "config_path": "folder", "config_dir": "folder", "experimental_rerun": "job.pickle"}
+REFUSED = {
+    "config_name": "other",
+    "config_path": "folder",
+    "config_dir": "folder",
+    "experimental_rerun": "job.pickle",
+}
 
 
 def test_flags_are_told_from_overrides() -> None:
     args = parse_arguments(["-m", "strategy=single,ddp", "workers=2"])
     assert args.multirun and args.overrides == ["strategy=single,ddp", "workers=2"]
     plain = parse_arguments(["workers=2"])
-    assert not any((plain.multirun, plain.help, plain.hydra_help, plain.cfg, plain.info, plain.shell_completion))
+    assert not any(
+        (plain.multirun, plain.help, plain.hydra_help, plain.cfg, plain.info, plain.shell_completion)
+    )
     assert [getattr(plain, name) for name in REFUSED] == [None] * len(REFUSED)
 
 
-@pytest.mark.parametrize(("flag", "name", "value"), [
-    ("--help", "help", True), ("--hydra-help", "hydra_help", True), ("--cfg=job", "cfg", "job"),
-    ("--info", "info", "all"), ("--shell-completion", "shell_completion", True),
-    *((f"--{name.replace('_', '-')}={value}", name, value) for name, value in REFUSED.items()),
-])
+@pytest.mark.parametrize(
+    ("flag", "name", "value"),
+    [
+        ("--help", "help", True),
+        ("--hydra-help", "hydra_help", True),
+        ("--cfg=job", "cfg", "job"),
+        ("--info", "info", "all"),
+        ("--shell-completion", "shell_completion", True),
+        *((f"--{name.replace('_', '-')}={value}", name, value) for name, value in REFUSED.items()),
+    ],
+)
 def test_every_flag_that_is_read(flag: str, name: str, value: object) -> None:
     assert getattr(parse_arguments([flag]), name) == value
 

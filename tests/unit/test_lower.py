@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from parallel.graph import INPUT, Graph, trace
-from parallel.graph.box import Box
+from parallel.graph.box import Box, Span
 from parallel.models import build_model
 from parallel.models.alexnet import AlexNetConfig
 from parallel.plans import Plan, read_plan
@@ -48,7 +48,11 @@ def mean_bytes(program: Program, itemsize: int = 4) -> float:
 
 def test_single_and_data_parallel_exchange_nothing() -> None:
     single = program_of(1, 8, name="single")
-    assert [str(step) for step in single.steps[0]] == ["F0:0", "B0:0", *(f"U{b.index}" for b in single.buckets)]
+    assert [str(step) for step in single.steps[0]] == [
+        "F0:0",
+        "B0:0",
+        *(f"U{b.index}" for b in single.buckets),
+    ]
     assert single.bytes_sent(0, 4) == 0
     data_parallel = program_of(4, 8, name="data_parallel")
     assert not data_parallel.exchanges
@@ -72,7 +76,8 @@ def test_layers_exchange_between_stages_only() -> None:
     assert program.plan[consumer.name].on == (1,)
     for exchange in program.exchanges.values():
         assert [(t.source, t.target, t.box) for t in exchange.transfers] == [
-            (0, 1, Box.whole((2, *OWT[exchange.value].shape)).replace(0, exchange.holds[0].spans[0]))]
+            (0, 1, Box.whole((2, *OWT[exchange.value].shape)).replace(0, exchange.holds[0].spans[0]))
+        ]
 
 
 def test_a_split_in_height_exchanges_halos() -> None:
@@ -81,7 +86,10 @@ def test_a_split_in_height_exchanges_halos() -> None:
     pool = next(e for e in program.exchanges.values() if e.consumer == "pool1")
     # Nine rows in parts of 4 and 5; the pool's rows 0:2 read rows 0:5, its rows 2:4 rows 4:9.
     assert [(t.source, t.target, t.box.spans[2]) for t in pool.transfers] == [
-        (0, 0, (0, 4)), (1, 0, (4, 5)), (1, 1, (4, 9))]
+        (0, 0, (0, 4)),
+        (1, 0, (4, 5)),
+        (1, 1, (4, 9)),
+    ]
     assert "conv1>relu1" not in edges(program)
 
 
@@ -95,8 +103,10 @@ def test_partial_sums_are_added_by_the_exchange() -> None:
 
 def test_partial_sums_are_exchanged_where_each_worker_needs_all_of_them() -> None:
     """Both boxes are the whole map, but workers hold partial sums and need their total."""
-    plan = read_plan("{workers: 2, ops: {pool1: {on: [0]}, conv2: {k: 2, on: [0, 1]}, conv3: {c: 2, on: [0, 1]}}}",
-                     GRAPHS["weightless"])
+    plan = read_plan(
+        "{workers: 2, ops: {pool1: {on: [0]}, conv2: {k: 2, on: [0, 1]}, conv3: {c: 2, on: [0, 1]}}}",
+        GRAPHS["weightless"],
+    )
     exchange = next(e for e in lower(GRAPHS["weightless"], plan, 4).exchanges.values() if e.value == "conv2")
     assert exchange.holds == exchange.needs
     assert len(exchange.transfers) == 4
@@ -105,8 +115,11 @@ def test_partial_sums_are_exchanged_where_each_worker_needs_all_of_them() -> Non
 def test_who_computes_what_in_a_pass() -> None:
     b = program_of(3, 18, name="one_weird_trick", scheme="b")
     c = program_of(3, 18, name="one_weird_trick", scheme="c")
-    rows = lambda program, op, m: [part and part.box.spans[0] for part in (  # noqa: E731
-        program.part(op, worker, m) for worker in range(3))]
+
+    def rows(program: Program, op: str, m: int) -> list[Span | None]:
+        parts = (program.part(op, worker, m) for worker in range(3))
+        return [part and part.box.spans[0] for part in parts]
+
     assert rows(b, "conv1", 1) == [None, (6, 12), None]  # all of pass 1 is worker 1's
     assert rows(c, "conv1", 1) == [(6, 8), (8, 10), (10, 12)]  # a third of it is each worker's
     assert rows(b, "fc6", 1) == rows(c, "fc6", 1) == [(6, 12)] * 3
@@ -119,7 +132,9 @@ def test_scheme_c_starts_the_next_pass_s_exchange_before_this_pass_s_compute() -
 
 
 def test_program_of_a_small_pipeline_as_text() -> None:
-    plan = read_plan("{workers: 2, micro_batches: 2, ops: {conv1: {on: [0]}, fc3: {on: [1]}}}", GRAPHS["tower"])
+    plan = read_plan(
+        "{workers: 2, micro_batches: 2, ops: {conv1: {on: [0]}, fc3: {on: [1]}}}", GRAPHS["tower"]
+    )
     assert str(lower(GRAPHS["tower"], plan, 4)).splitlines() == [
         "segment 0 on [0]: conv1 relu1 pool1 conv2 relu2 pool2 avgpool flatten drop3",
         "segment 1 on [1]: fc3 relu3 drop4 fc4 relu4 fc5 loss",
@@ -136,20 +151,28 @@ def test_program_of_a_small_pipeline_as_text() -> None:
 def test_data_parallel_sends_the_bytes_of_a_ring(workers: int) -> None:
     """8 (N − 1) / N · (Wc + Wf) bytes per worker and step in fp32."""
     program = program_of(workers, 8, name="data_parallel")
-    assert mean_bytes(program) == pytest.approx(8 * (workers - 1) / workers * (CONV + FULLY_CONNECTED), rel=1e-12)
+    assert mean_bytes(program) == pytest.approx(
+        8 * (workers - 1) / workers * (CONV + FULLY_CONNECTED), rel=1e-12
+    )
     shares = [program.bytes_sent(worker, 4) for worker in range(workers)]
-    assert max(shares) - min(shares) <= 4 * len(program.buckets) * workers  # shards differ by one element at most
+    # Shards differ by one element at most.
+    assert max(shares) - min(shares) <= 4 * len(program.buckets) * workers
 
 
 @pytest.mark.parametrize("workers", [2, 4, 8])
 @pytest.mark.parametrize(("scheme", "update"), [("a", "step"), ("b", "step"), ("c", "step"), ("c", "pass")])
-def test_one_weird_trick_sends_conv_weights_and_gathered_activations(workers: int, scheme: str, update: str) -> None:
+def test_one_weird_trick_sends_conv_weights_and_gathered_activations(
+    workers: int, scheme: str, update: str
+) -> None:
     """8 (N − 1) / N · Wc + 8 (N − 1) · b · A; also each worker's 1/N of the logits goes to the loss
     of their rows."""
     local = 16
     program = program_of(workers, local * workers, name="one_weird_trick", scheme=scheme, update=update)
-    expected = (8 * (workers - 1) / workers * CONV + 8 * (workers - 1) * local * GATHERED
-                + 8 * (workers - 1) * local * 1000 / workers)
+    expected = (
+        8 * (workers - 1) / workers * CONV
+        + 8 * (workers - 1) * local * GATHERED
+        + 8 * (workers - 1) * local * 1000 / workers
+    )
     assert mean_bytes(program) == pytest.approx(expected, rel=1e-12)
 
 
@@ -171,16 +194,20 @@ def test_bf16_halves_the_exchanges_and_not_the_gradient_sync() -> None:
 def test_pipeline_sends_the_activations_between_its_stages() -> None:
     program = program_of(2, 8, name="model_parallel", micro_batches=4)
     size = next(iter(program.exchanges.values())).holds[0].volume
-    assert program.bytes_sent(0, 4) == program.bytes_sent(1, 4) == 4 * 4 * size  # 4 micro-batches, 4 bytes per element
+    # 4 micro-batches, 4 bytes per element.
+    assert program.bytes_sent(0, 4) == program.bytes_sent(1, 4) == 4 * 4 * size
 
 
 # Parameters.
 
 
 def test_parameters_held() -> None:
-    assert [program_of(4, 8, name="data_parallel").parameters_held(w) for w in range(4)] == [CONV + FULLY_CONNECTED] * 4
+    assert [program_of(4, 8, name="data_parallel").parameters_held(w) for w in range(4)] == [
+        CONV + FULLY_CONNECTED
+    ] * 4
     assert [program_of(4, 16, name="one_weird_trick").parameters_held(w) for w in range(4)] == [
-        CONV + FULLY_CONNECTED // 4] * 4
+        CONV + FULLY_CONNECTED // 4
+    ] * 4
     layers = program_of(4, 8, name="model_parallel")
     assert sum(layers.parameters_held(w) for w in range(4)) == CONV + FULLY_CONNECTED
 
@@ -197,7 +224,8 @@ def test_large_parameters_have_a_bucket_of_their_own_and_small_ones_share() -> N
 
 
 drawn_programs = st.sampled_from(sorted(GRAPHS)).flatmap(
-    lambda name: plans(GRAPHS[name]).map(lambda drawn: lower(GRAPHS[name], *drawn)))
+    lambda name: plans(GRAPHS[name]).map(lambda drawn: lower(GRAPHS[name], *drawn))
+)
 any_program = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -210,11 +238,17 @@ def test_every_parameter_is_once_on_each_worker_that_uses_it_and_whole_on_all(pr
         shards = [position for worker in bucket.workers for position in range(*bucket.shard(worker))]
         assert shards == list(range(bucket.size))
         for worker in bucket.workers:
-            held[worker].update((op, name, box)
-                                for (op, name), box in zip(bucket.parameters, bucket.boxes, strict=True))
+            held[worker].update(
+                (op, name, box) for (op, name), box in zip(bucket.parameters, bucket.boxes, strict=True)
+            )
     for worker in range(program.plan.workers):
-        used = {(op.name, name, box) for op in program.graph for m in range(program.plan.micro_batches)
-                if (part := program.part(op.name, worker, m)) for name, box in op.parameter_boxes(part).items()}
+        used = {
+            (op.name, name, box)
+            for op in program.graph
+            for m in range(program.plan.micro_batches)
+            if (part := program.part(op.name, worker, m))
+            for name, box in op.parameter_boxes(part).items()
+        }
         assert held[worker] == Counter(used)
     for op in program.graph:
         for name, shape in op.parameters.items():
@@ -243,12 +277,15 @@ def test_every_input_comes_whole_and_from_where_it_is_held(program: Program) -> 
                     assert exchange.holds.get(worker) == held
                     assert exchange.needs.get(worker) == (needed[which] if needed else None)
                     pieces = [t.box.volume for t in exchange.transfers if t.target == worker]
-                    times = program.plan[producer].terms(program.graph[producer])  # partial sums of every element
+                    # Partial sums of every element.
+                    times = program.plan[producer].terms(program.graph[producer])
                     assert sum(pieces) == (needed[which].volume * times if needed else 0)
 
 
 def test_a_batch_that_the_plan_cannot_cut_is_refused() -> None:
-    with pytest.raises(ValueError, match="^trainer.batch_size=9 must be a multiple of the plan's micro_batches=4$"):
+    with pytest.raises(
+        ValueError, match="^trainer.batch_size=9 must be a multiple of the plan's micro_batches=4$"
+    ):
         program_of(2, 9, name="model_parallel", micro_batches=4)
 
 
@@ -262,8 +299,9 @@ def test_plan_with_one_worker_idle_gives_it_an_empty_list() -> None:
 
 def test_data_parallel_exchanges_nothing_but_the_statistics() -> None:
     program = program_of(3, 6, GRAPHS["residual"], name="data_parallel")
-    assert edges(program) == sorted(f"{op.name}.sums>{op.name}" for op in GRAPHS["residual"]
-                                    if f"{op.name}.sums" in GRAPHS["residual"])
+    assert edges(program) == sorted(
+        f"{op.name}.sums>{op.name}" for op in GRAPHS["residual"] if f"{op.name}.sums" in GRAPHS["residual"]
+    )
     exchange = next(e for e in program.exchanges.values() if e.value == "bn1.sums")
     assert exchange.adds and exchange.wide and exchange.holds == exchange.needs
     assert set(exchange.holds.values()) == {Box(((0, 1), (0, 5), (0, 3)))}
@@ -271,7 +309,8 @@ def test_data_parallel_exchanges_nothing_but_the_statistics() -> None:
     # segment.
     assert [" ".join(segment.ops) for segment in program.segments][5:7] == [
         "layer2.bn2 layer2.downsample.0 layer2.downsample.1.sums",
-        "layer2.downsample.1 layer2.add layer2.relu_1 concat bn3.sums"]
+        "layer2.downsample.1 layer2.add layer2.relu_1 concat bn3.sums",
+    ]
 
 
 def test_statistics_of_whole_channels_are_not_exchanged() -> None:
@@ -280,16 +319,25 @@ def test_statistics_of_whole_channels_are_not_exchanged() -> None:
 
 
 def test_each_reader_of_a_value_has_an_exchange_of_its_own() -> None:
-    plan = read_plan("{workers: 2, ops: {conv1: {on: [0]}, conv3: {on: [1]}, fc5: {on: [1]}, fc6: {on: [0]}}}",
-                     GRAPHS["branches"])
+    plan = read_plan(
+        "{workers: 2, ops: {conv1: {on: [0]}, conv3: {on: [1]}, fc5: {on: [1]}, fc6: {on: [0]}}}",
+        GRAPHS["branches"],
+    )
     assert edges(lower(GRAPHS["branches"], plan, 4)) == [
-        "add>concat", "conv2>add", "conv2>conv3", "drop5>concat_1", "flatten>fc5"]
+        "add>concat",
+        "conv2>add",
+        "conv2>conv3",
+        "drop5>concat_1",
+        "flatten>fc5",
+    ]
 
 
 def test_ops_for_other_samples_are_in_a_segment_of_their_own() -> None:
     """`conv2` is split in n; `pool`, which reads the images like `conv1`, in h: same workers, no
     exchange."""
-    plan = read_plan("{workers: 2, ops: {conv1: {h: 2, on: [0, 1]}, conv2: {n: 2, on: [0, 1]}}}", GRAPHS["branches"])
+    plan = read_plan(
+        "{workers: 2, ops: {conv1: {h: 2, on: [0, 1]}, conv2: {n: 2, on: [0, 1]}}}", GRAPHS["branches"]
+    )
     program = lower(GRAPHS["branches"], plan, 4)
     for segment in program.segments:
         for worker in segment.workers:
@@ -302,6 +350,7 @@ def test_ops_for_other_samples_are_in_a_segment_of_their_own() -> None:
 def test_bytes_of_a_residual_network_and_of_vgg(workers: int) -> None:
     """ResNet-18: the ring of all weights, and three float64 sums for 4,800 channels to all others,
     both ways."""
+
     def graph(name: str) -> Graph:
         with torch.device("meta"):
             return trace(build_model(model_options(name), 1000, seed=0), (3, 64, 64))

@@ -26,10 +26,13 @@ def test_parameters_are_the_published_number_at_every_size(variant: str, count: 
     assert graph(variant, size).parameter_count == count
 
 
-@pytest.mark.parametrize(("name", "count", "multiply_adds"), [
-    ("vgg16", 138_357_544, 15.47e9),  # Simonyan and Zisserman 2015, table 2, configuration D: 138 million
-    ("resnet18", 11_689_512, 1.814e9),  # He et al. 2016, table 1: 1.8 × 10⁹
-])
+@pytest.mark.parametrize(
+    ("name", "count", "multiply_adds"),
+    [
+        ("vgg16", 138_357_544, 15.47e9),  # Simonyan and Zisserman 2015, table 2, configuration D: 138 million
+        ("resnet18", 11_689_512, 1.814e9),  # He et al. 2016, table 1: 1.8 × 10⁹
+    ],
+)
 def test_the_other_models_have_the_published_numbers(name: str, count: int, multiply_adds: float) -> None:
     assert [graph(None, size, name).parameter_count for size in (64, 224)] == [count, count]
     assert graph(None, 224, name).multiply_adds == pytest.approx(multiply_adds, rel=1e-3)
@@ -45,9 +48,23 @@ def test_last_maps_of_the_other_models(size: int, side: int) -> None:
 def test_order_of_a_residual_block_s_ops() -> None:
     names = graph(None, 64, "resnet18").names
     assert names[:6] == ("conv1", "bn1.sums", "bn1", "relu", "maxpool", "layer1.0.conv1")
-    assert tuple(name for name in names if name.startswith("layer2.0.")) == tuple(f"layer2.0.{name}" for name in (
-        "conv1", "bn1.sums", "bn1", "relu1", "conv2", "bn2.sums", "bn2", "downsample.0", "downsample.1.sums",
-        "downsample.1", "add", "relu2"))
+    assert tuple(name for name in names if name.startswith("layer2.0.")) == tuple(
+        f"layer2.0.{name}"
+        for name in (
+            "conv1",
+            "bn1.sums",
+            "bn1",
+            "relu1",
+            "conv2",
+            "bn2.sums",
+            "bn2",
+            "downsample.0",
+            "downsample.1.sums",
+            "downsample.1",
+            "add",
+            "relu2",
+        )
+    )
     assert graph(None, 64, "resnet18")["layer2.0.add"].inputs == ("layer2.0.bn2", "layer2.0.downsample.1")
     assert graph(None, 64, "resnet18")["layer2.1.add"].inputs == ("layer2.1.bn2", "layer2.0.relu2")
 
@@ -70,10 +87,12 @@ def test_initial_weights_of_the_other_models(name: str) -> None:
 def test_initial_weights_of_resnet_are_the_seed_s_and_as_configured() -> None:
     kaiming, again, other, default = (
         [p.detach() for p in build_model(ResNet18Config(init=init), 10, seed).parameters()]
-        for init, seed in (("kaiming", 3), ("kaiming", 3), ("kaiming", 4), ("torch", 3)))
+        for init, seed in (("kaiming", 3), ("kaiming", 3), ("kaiming", 4), ("torch", 3))
+    )
     assert all(map(torch.equal, kaiming, again))
     assert not torch.equal(kaiming[0], other[0])
-    assert default[0].abs().max().item() == pytest.approx((3 * 7 * 7) ** -0.5, rel=0.01)  # uniform up to its bound
+    # Uniform up to its bound.
+    assert default[0].abs().max().item() == pytest.approx((3 * 7 * 7) ** -0.5, rel=0.01)
 
 
 def test_the_original_has_233_megabytes_and_0_7_g_multiply_adds() -> None:
@@ -102,16 +121,48 @@ def test_order_of_the_original_s_ops() -> None:
     """Krizhevsky et al. 2012, section 3.5: normalisation after the first two convs' ReLU, before
     their pooling."""
     assert graph("original").names == (
-        "conv1", "relu1", "norm1", "pool1", "conv2", "relu2", "norm2", "pool2", "conv3", "relu3", "conv4", "relu4",
-        "conv5", "relu5", "pool5", "avgpool", "flatten", "fc6", "relu6", "drop6", "fc7", "relu7", "drop7", "fc8",
-        "loss")
+        "conv1",
+        "relu1",
+        "norm1",
+        "pool1",
+        "conv2",
+        "relu2",
+        "norm2",
+        "pool2",
+        "conv3",
+        "relu3",
+        "conv4",
+        "relu4",
+        "conv5",
+        "relu5",
+        "pool5",
+        "avgpool",
+        "flatten",
+        "fc6",
+        "relu6",
+        "drop6",
+        "fc7",
+        "relu7",
+        "drop7",
+        "fc8",
+        "loss",
+    )
     assert [graph("original")[f"conv{i}"].groups for i in range(1, 6)] == [1, 2, 1, 2, 2]  # type: ignore[attr-defined]
 
 
 def test_owt_drops_before_its_linear_layers_and_does_not_normalise() -> None:
     names = graph("owt").names
-    assert names[names.index("flatten"):] == (
-        "flatten", "drop6", "fc6", "relu6", "drop7", "fc7", "relu7", "fc8", "loss")
+    assert names[names.index("flatten") :] == (
+        "flatten",
+        "drop6",
+        "fc6",
+        "relu6",
+        "drop7",
+        "fc7",
+        "relu7",
+        "fc8",
+        "loss",
+    )
     assert not [name for name in names if name.startswith("norm")]
 
 
@@ -135,15 +186,25 @@ def weights_of(init: str, size: int, *, variant: str = "owt", seed: int = 0) -> 
 
 def test_paper_initialisation_and_another_seed() -> None:
     """Krizhevsky et al. 2012, section 5."""
-    one, two = weights_of("paper", 64, variant="original"), weights_of("paper", 64, variant="original", seed=1)
+    one, two = (
+        weights_of("paper", 64, variant="original"),
+        weights_of("paper", 64, variant="original", seed=1),
+    )
     assert not torch.equal(one["conv1.weight"], two["conv1.weight"])
     for name, tensor in one.items():
         if name.endswith("weight"):
             assert tensor.std().item() == pytest.approx(0.01, rel=0.05)
             assert abs(tensor.mean().item()) < 5e-4
     assert {name: tensor.unique().tolist() for name, tensor in one.items() if name.endswith("bias")} == {
-        "conv1.bias": [0], "conv2.bias": [1], "conv3.bias": [0], "conv4.bias": [1], "conv5.bias": [1],
-        "fc6.bias": [1], "fc7.bias": [1], "fc8.bias": [0]}
+        "conv1.bias": [0],
+        "conv2.bias": [1],
+        "conv3.bias": [0],
+        "conv4.bias": [1],
+        "conv5.bias": [1],
+        "fc6.bias": [1],
+        "fc7.bias": [1],
+        "fc8.bias": [0],
+    }
 
 
 @pytest.mark.parametrize(("size", "repeat"), [(64, 6), (128, 2)])
@@ -164,6 +225,9 @@ def test_torch_initialisation_is_uniform() -> None:
 
 
 def test_class_count_that_does_not_fit_the_data_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^model.num_classes=1000 does not fit the data set, which has 10 classes; "
-                                         r"leave it out or set it to 10$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^model.num_classes=1000 does not fit the data set, which has 10 classes; "
+        r"leave it out or set it to 10$",
+    ):
         build_model(AlexNetConfig(num_classes=1000), 10, seed=0)

@@ -37,11 +37,20 @@ def test_text_reads_back_as_the_same_plan(drawn: tuple[Plan, int]) -> None:
 
 
 def test_text_of_a_plan_and_of_a_layout() -> None:
-    plan = make_plan(TOWER, 4, {"conv1": Layout(on=(0, 1, 2, 3), n=4), "conv2": Layout(on=(0, 2, 1, 3), h=2, w=2),
-                                "fc3": Layout(on=(0, 1, 2), c=3)})
+    plan = make_plan(
+        TOWER,
+        4,
+        {
+            "conv1": Layout(on=(0, 1, 2, 3), n=4),
+            "conv2": Layout(on=(0, 2, 1, 3), h=2, w=2),
+            "fc3": Layout(on=(0, 1, 2), c=3),
+        },
+    )
     text = str(plan)
-    assert text.startswith("workers: 4\nmicro_batches: 1\nscheme: a\npipeline: 1f1b\nupdate: step\nops:\n"
-                           "  conv1: {n: 4, on: [0, 1, 2, 3]}\n")
+    assert text.startswith(
+        "workers: 4\nmicro_batches: 1\nscheme: a\npipeline: 1f1b\nupdate: step\nops:\n"
+        "  conv1: {n: 4, on: [0, 1, 2, 3]}\n"
+    )
     assert "\n  conv2: {h: 2, w: 2, on: [0, 2, 1, 3]}\n" in text
     assert "\n  fc3: {c: 3, on: [0, 1, 2]}\n" in text
     assert str(plan["conv2"]) == "h2 w2 @0,2,1,3"
@@ -56,17 +65,29 @@ def test_the_word_on_is_a_key_and_not_a_truth_value(key: str) -> None:
 
 
 def test_settings_are_read() -> None:
-    plan = read_plan("{workers: 2, micro_batches: 2, scheme: c, pipeline: fill_drain, update: pass, "
-                     "ops: {conv1: {n: 2, on: [0, 1]}}}", TOWER)
+    plan = read_plan(
+        "{workers: 2, micro_batches: 2, scheme: c, pipeline: fill_drain, update: pass, "
+        "ops: {conv1: {n: 2, on: [0, 1]}}}",
+        TOWER,
+    )
     assert (plan.workers, plan.micro_batches, plan.scheme, plan.pipeline, plan.update) == (
-        2, 2, "c", "fill_drain", "pass")
+        2,
+        2,
+        "c",
+        "fill_drain",
+        "pass",
+    )
 
 
 def test_plans_that_differ_have_different_fingerprints() -> None:
-    texts = ["{workers: 2, ops: {conv1: {n: 2, on: [0, 1]}}}", "{workers: 2, ops: {conv1: {n: 2, on: [1, 0]}}}",
-             "{workers: 2, ops: {conv1: {h: 2, on: [0, 1]}}}", "{workers: 3, ops: {conv1: {n: 2, on: [0, 1]}}}",
-             "{workers: 2, micro_batches: 2, ops: {conv1: {n: 2, on: [0, 1]}}}",
-             "{workers: 2, pipeline: fill_drain, ops: {conv1: {n: 2, on: [0, 1]}}}"]
+    texts = [
+        "{workers: 2, ops: {conv1: {n: 2, on: [0, 1]}}}",
+        "{workers: 2, ops: {conv1: {n: 2, on: [1, 0]}}}",
+        "{workers: 2, ops: {conv1: {h: 2, on: [0, 1]}}}",
+        "{workers: 3, ops: {conv1: {n: 2, on: [0, 1]}}}",
+        "{workers: 2, micro_batches: 2, ops: {conv1: {n: 2, on: [0, 1]}}}",
+        "{workers: 2, pipeline: fill_drain, ops: {conv1: {n: 2, on: [0, 1]}}}",
+    ]
     found = [read_plan(text, TOWER) for text in texts]
     assert len({plan.fingerprint for plan in found}) == len(set(found)) == len(texts)
 
@@ -106,7 +127,9 @@ FOLLOWS = [
 ]
 
 
-@pytest.mark.parametrize(("op", "producer", "expected"), FOLLOWS, ids=[f"{op} {layout}" for op, layout, _ in FOLLOWS])
+@pytest.mark.parametrize(
+    ("op", "producer", "expected"), FOLLOWS, ids=[f"{op} {layout}" for op, layout, _ in FOLLOWS]
+)
 def test_follow(op: str, producer: Layout, expected: Layout) -> None:
     assert follow(TOWER[op], producer) == expected
 
@@ -126,54 +149,97 @@ def test_unnamed_ops_follow_their_producer_down_the_graph() -> None:
 # Errors.
 
 REFUSED = [
-    ("{workers: 2, ops: {conv9: {on: [0]}}}",
-     f"ops=conv9 is not an op of the model; its ops are {', '.join(TOWER.names)}"),
-    ("{workers: 2, ops: {fc3: {on: [0]}}}", "ops.conv1: the first op must be named, because the others follow it"),
-    ("{workers: 20, ops: {conv1: {c: 8, on: [0, 1, 2, 3, 4, 5, 6, 7]}}}",
-     "ops.conv1.c=8 is more parts than the dim has positions, 7"),
-    ("{workers: 4, ops: {conv1: {k: 4, on: [0, 1, 2, 3]}}}",
-     "ops.conv1.k=4 is more parts than the dim has positions, 3"),
-    ("{workers: 4, ops: {conv1: {on: [0]}, pool2: {w: 4, on: [0, 1, 2, 3]}}}",
-     "ops.pool2.w=4 is more parts than the dim has positions, 3"),
-    ("{workers: 2, ops: {conv1: {on: [0]}, fc3: {h: 2, on: [0, 1]}}}",
-     "ops.fc3.h=2 splits a dim that Linear cannot be split in; it has n, c, k"),
-    ("{workers: 2, ops: {conv1: {on: [0]}, pool1: {k: 2, on: [0, 1]}}}",
-     "ops.pool1.k=2 splits a dim that MaxPool2d cannot be split in; it has n, c, h, w"),
-    ("{workers: 2, ops: {conv1: {on: [0]}, loss: {c: 2, on: [0, 1]}}}",
-     "ops.loss.c=2 splits a dim that CrossEntropy cannot be split in; it has n"),
-    ("{workers: 2, ops: {conv1: {n: 2, on: [0, 2]}}}", "ops.conv1.on=[0, 2] names a worker outside workers=2"),
+    (
+        "{workers: 2, ops: {conv9: {on: [0]}}}",
+        f"ops=conv9 is not an op of the model; its ops are {', '.join(TOWER.names)}",
+    ),
+    (
+        "{workers: 2, ops: {fc3: {on: [0]}}}",
+        "ops.conv1: the first op must be named, because the others follow it",
+    ),
+    (
+        "{workers: 20, ops: {conv1: {c: 8, on: [0, 1, 2, 3, 4, 5, 6, 7]}}}",
+        "ops.conv1.c=8 is more parts than the dim has positions, 7",
+    ),
+    (
+        "{workers: 4, ops: {conv1: {k: 4, on: [0, 1, 2, 3]}}}",
+        "ops.conv1.k=4 is more parts than the dim has positions, 3",
+    ),
+    (
+        "{workers: 4, ops: {conv1: {on: [0]}, pool2: {w: 4, on: [0, 1, 2, 3]}}}",
+        "ops.pool2.w=4 is more parts than the dim has positions, 3",
+    ),
+    (
+        "{workers: 2, ops: {conv1: {on: [0]}, fc3: {h: 2, on: [0, 1]}}}",
+        "ops.fc3.h=2 splits a dim that Linear cannot be split in; it has n, c, k",
+    ),
+    (
+        "{workers: 2, ops: {conv1: {on: [0]}, pool1: {k: 2, on: [0, 1]}}}",
+        "ops.pool1.k=2 splits a dim that MaxPool2d cannot be split in; it has n, c, h, w",
+    ),
+    (
+        "{workers: 2, ops: {conv1: {on: [0]}, loss: {c: 2, on: [0, 1]}}}",
+        "ops.loss.c=2 splits a dim that CrossEntropy cannot be split in; it has n",
+    ),
+    (
+        "{workers: 2, ops: {conv1: {n: 2, on: [0, 2]}}}",
+        "ops.conv1.on=[0, 2] names a worker outside workers=2",
+    ),
     ("{workers: 2, ops: {conv1: {n: 2, on: [0, -1]}}}", "ops.conv1.on=[0, -1] must name workers from 0"),
     ("{workers: 2, ops: {conv1: {n: 2, on: [1, 1]}}}", "ops.conv1.on=[1, 1] must not name a worker twice"),
-    ("{workers: 4, ops: {conv1: {n: 2, h: 2, on: [0, 1, 2]}}}",
-     "ops.conv1.on=[0, 1, 2] must name as many workers as there are parts, 4"),
-    ("{workers: 4, ops: {conv1: {on: []}}}", "ops.conv1.on=[] must name as many workers as there are parts, 1"),
+    (
+        "{workers: 4, ops: {conv1: {n: 2, h: 2, on: [0, 1, 2]}}}",
+        "ops.conv1.on=[0, 1, 2] must name as many workers as there are parts, 4",
+    ),
+    (
+        "{workers: 4, ops: {conv1: {on: []}}}",
+        "ops.conv1.on=[] must name as many workers as there are parts, 1",
+    ),
     ("{workers: 2, ops: {conv1: {n: 0, on: []}}}", "ops.conv1.n=0 must be a degree of at least 1"),
     ("{workers: 2, ops: {conv1: {n: 2.0, on: [0, 1]}}}", "ops.conv1.n=2.0 must be a whole number"),
     ("{workers: 2, ops: {conv1: {n: true, on: [0]}}}", "ops.conv1.n='true' must be a whole number"),
     ("{workers: 2, ops: {conv1: {n: 2}}}", "ops.conv1 lacks on"),
     ("{workers: 2, ops: {conv1: {on: 0}}}", "ops.conv1.on=0 must be a list"),
     ("{workers: 2, ops: {conv1: {on: [a]}}}", "ops.conv1.on[0]='a' must be a whole number"),
-    ("{workers: 2, ops: {conv1: {m: 2, on: [0, 1]}}}",
-     "ops.conv1 has unknown m; its keys are on, n, c, k, h, w"),
+    (
+        "{workers: 2, ops: {conv1: {m: 2, on: [0, 1]}}}",
+        "ops.conv1 has unknown m; its keys are on, n, c, k, h, w",
+    ),
     ("{workers: 2, ops: {conv1: 2}}", "ops.conv1=2 must be a mapping"),
-    ("{workers: 2, layers: {}, ops: {conv1: {on: [0]}}}",
-     "plan file has unknown layers; its keys are workers, ops, micro_batches, scheme, pipeline, update"),
+    (
+        "{workers: 2, layers: {}, ops: {conv1: {on: [0]}}}",
+        "plan file has unknown layers; its keys are workers, ops, micro_batches, scheme, pipeline, update",
+    ),
     ("{ops: {conv1: {on: [0]}}}", "plan file lacks workers"),
     ("{workers: two, ops: {conv1: {on: [0]}}}", "workers='two' must be a whole number"),
     ("{workers: true, ops: {conv1: {on: [0]}}}", "workers='true' must be a whole number"),
     ("{workers: 2, micro_batches: 1.5, ops: {conv1: {on: [0]}}}", "micro_batches=1.5 must be a whole number"),
     ("{workers: 2, micro_batches: 0, ops: {conv1: {on: [0]}}}", "micro_batches=0 must be at least 1"),
     ("{workers: 2, scheme: d, ops: {conv1: {on: [0]}}}", "scheme=d is not known; it must be one of a, b, c"),
-    ("{workers: 2, pipeline: zigzag, ops: {conv1: {on: [0]}}}",
-     "pipeline=zigzag is not known; it must be one of fill_drain, 1f1b"),
-    ("{workers: 2, update: never, ops: {conv1: {on: [0]}}}", "update=never is not known; it must be one of step, pass"),
-    ("{workers: 2, update: pass, ops: {conv1: {on: [0]}}}", "update=pass needs passes, which scheme=a does not have"),
-    ("{workers: 2, scheme: b, ops: {conv1: {n: 2, on: [0, 1]}}}",
-     "micro_batches=1 must be the number of passes of scheme b, one for each of 2 workers"),
-    ("{workers: 2, scheme: c, micro_batches: 4, ops: {conv1: {n: 2, on: [0, 1]}}}",
-     "micro_batches=4 must be the number of passes of scheme c, one for each of 2 workers"),
-    ("{workers: 2, scheme: c, micro_batches: 2, ops: {conv1: {h: 2, on: [0, 1]}}}",
-     "scheme=c needs its first op split in n alone, not h2 @0,1"),
+    (
+        "{workers: 2, pipeline: zigzag, ops: {conv1: {on: [0]}}}",
+        "pipeline=zigzag is not known; it must be one of fill_drain, 1f1b",
+    ),
+    (
+        "{workers: 2, update: never, ops: {conv1: {on: [0]}}}",
+        "update=never is not known; it must be one of step, pass",
+    ),
+    (
+        "{workers: 2, update: pass, ops: {conv1: {on: [0]}}}",
+        "update=pass needs passes, which scheme=a does not have",
+    ),
+    (
+        "{workers: 2, scheme: b, ops: {conv1: {n: 2, on: [0, 1]}}}",
+        "micro_batches=1 must be the number of passes of scheme b, one for each of 2 workers",
+    ),
+    (
+        "{workers: 2, scheme: c, micro_batches: 4, ops: {conv1: {n: 2, on: [0, 1]}}}",
+        "micro_batches=4 must be the number of passes of scheme c, one for each of 2 workers",
+    ),
+    (
+        "{workers: 2, scheme: c, micro_batches: 2, ops: {conv1: {h: 2, on: [0, 1]}}}",
+        "scheme=c needs its first op split in n alone, not h2 @0,1",
+    ),
     ("workers: 2\nops:\n  - conv1", "the plan must be a mapping with the keys workers and ops"),
     ("[1, 2]", "the plan must be a mapping with the keys workers and ops"),
     ("", "the plan must be a mapping with the keys workers and ops"),
@@ -207,12 +273,21 @@ def test_layouts_made_by_a_program_are_checked_as_well() -> None:
 
 
 BATCHES = [
-    ("{workers: 2, micro_batches: 3, ops: {conv1: {n: 2, on: [0, 1]}}}", 8,
-     "trainer.batch_size=8 must be a multiple of the plan's micro_batches=3"),
-    ("{workers: 4, ops: {conv1: {on: [0]}, fc3: {n: 4, on: [0, 1, 2, 3]}}}", 3,
-     "trainer.batch_size=3 is too small: fc3 is split in n into 4 parts of 3 samples"),
-    ("{workers: 2, micro_batches: 4, ops: {conv1: {n: 2, on: [0, 1]}}}", 4,
-     "trainer.batch_size=4 is too small: conv1 is split in n into 2 parts of 1 samples (1 of 4 micro-batches)"),
+    (
+        "{workers: 2, micro_batches: 3, ops: {conv1: {n: 2, on: [0, 1]}}}",
+        8,
+        "trainer.batch_size=8 must be a multiple of the plan's micro_batches=3",
+    ),
+    (
+        "{workers: 4, ops: {conv1: {on: [0]}, fc3: {n: 4, on: [0, 1, 2, 3]}}}",
+        3,
+        "trainer.batch_size=3 is too small: fc3 is split in n into 4 parts of 3 samples",
+    ),
+    (
+        "{workers: 2, micro_batches: 4, ops: {conv1: {n: 2, on: [0, 1]}}}",
+        4,
+        "trainer.batch_size=4 is too small: conv1 is split in n into 2 parts of 1 samples (1 of 4 micro-batches)",
+    ),
 ]
 
 
@@ -246,13 +321,17 @@ RESIDUAL, BRANCHES = graph_of("residual"), graph_of("branches")
 
 
 def test_ops_with_several_inputs_follow_the_first_that_is_no_image() -> None:
-    plan = read_plan("{workers: 3, ops: {conv1: {n: 3, on: [0, 1, 2]}, side: {on: [1]}, "
-                     "layer2.bn1: {c: 2, on: [2, 0]}}}", RESIDUAL)
+    plan = read_plan(
+        "{workers: 3, ops: {conv1: {n: 3, on: [0, 1, 2]}, side: {on: [1]}, layer2.bn1: {c: 2, on: [2, 0]}}}",
+        RESIDUAL,
+    )
     assert plan["layer1.bn1"] == plan["layer1.bn1.sums"] == plan["layer1.conv1"] == Layout(on=(0, 1, 2), n=3)
     assert plan["concat"] == plan["bn3"] == plan["side"] == Layout(on=(1,))
     assert plan["layer2.bn1.sums"] == Layout(on=(0, 1, 2), n=3)
     assert plan["layer2.bn2"] == plan["layer2.add"] == Layout(on=(2, 0), c=2)
-    assert read_plan("{workers: 2, ops: {conv1: {h: 2, on: [1, 0]}}}", BRANCHES)["pool"] == Layout(on=(1, 0), h=2)
+    assert read_plan("{workers: 2, ops: {conv1: {h: 2, on: [1, 0]}}}", BRANCHES)["pool"] == Layout(
+        on=(1, 0), h=2
+    )
 
 
 def test_sums_have_the_parts_of_what_they_sum() -> None:

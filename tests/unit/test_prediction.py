@@ -36,7 +36,9 @@ def test_a_predictor_traces_a_model_once() -> None:
 
 
 def test_each_combination_has_a_prediction_or_a_reason() -> None:
-    varied, found = combinations(["cluster=dgx1", "data=imagenet", "strategy=data_parallel", "workers=1,x,16"])
+    varied, found = combinations(
+        ["cluster=dgx1", "data=imagenet", "strategy=data_parallel", "workers=1,x,16"]
+    )
     assert varied == ["workers"] and [c.values for c in found] == [{"workers": v} for v in ("1", "x", "16")]
     predicted = predict_all(found)
     assert [c.prediction is not None for c in predicted] == [True, False, False]
@@ -46,14 +48,17 @@ def test_each_combination_has_a_prediction_or_a_reason() -> None:
     assert [row[0] for row in rows] == ["1", "x", "16"] and rows[2][-1] == predicted[2].reason != ""
 
 
-@pytest.mark.parametrize(("workers", "text"), [
-    ([0], "0"), ([0, 1, 2, 8], "0–2, 8"), ([0, 2, 4, 6, 8, 10], "0, 2, 4, 6 … (6)")])
+@pytest.mark.parametrize(
+    ("workers", "text"), [([0], "0"), ([0, 1, 2, 8], "0–2, 8"), ([0, 2, 4, 6, 8, 10], "0, 2, 4, 6 … (6)")]
+)
 def test_ranges_of_workers(workers: list[int], text: str) -> None:
     assert ranges(workers) == text
 
 
 def test_the_summary_of_a_cluster_has_both_links_and_the_contention() -> None:
-    lines = cluster_lines(made_cluster(2, 2, between=link(1e6, 1e-3, shared=True), core_contention=(1.0, 1.9)))
+    lines = cluster_lines(
+        made_cluster(2, 2, between=link(1e6, 1e-3, shared=True), core_contention=(1.0, 1.9))
+    )
     assert [line.split(":")[0] for line in lines[:2]] == ["inside", "between"]
     assert "latency 1000 us, shared by the workers of a node; 5 ms for 4 kB" in lines[1]
     assert "100%, 190%" in lines[-1]

@@ -14,8 +14,10 @@ import pytest
 from parallel.cli import process_tree
 from tests.support.waiting import wait_for
 
-STUBBORN = ("import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-            "print('up', flush=True); time.sleep(600)")
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "print('up', flush=True); time.sleep(600)"
+)
 PARENT = f"""
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", {STUBBORN!r}], start_new_session=True, stdout=subprocess.PIPE)
@@ -33,20 +35,27 @@ def test_the_exit_code_comes_back() -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems hide environments")
 def test_a_failed_command_leaves_no_child(tmp_path: Path) -> None:
     note = tmp_path / "pid"
-    code = process_tree.run([sys.executable, "-c", PARENT.format(then="sys.exit(3)"), str(note)], os.environ, 0.2)
+    code = process_tree.run(
+        [sys.executable, "-c", PARENT.format(then="sys.exit(3)"), str(note)], os.environ, 0.2
+    )
     assert code == 3
     assert not process_tree.runs(int(note.read_text()))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems hide environments")
-@pytest.mark.parametrize("sign, code", [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    "sign, code", [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_stopped_command_leaves_no_process(sign: signal.Signals, code: int, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     script = PARENT.format(then=STUBBORN)
-    program = ("import os, sys; from parallel.cli import process_tree; "
-               "process_tree.run([sys.executable, '-c', sys.argv[1], sys.argv[2]], os.environ, 0.2)")
-    runner = subprocess.Popen([sys.executable, "-c", program, script, str(note)], stderr=subprocess.DEVNULL,
-                              stdout=subprocess.PIPE)
+    program = (
+        "import os, sys; from parallel.cli import process_tree; "
+        "process_tree.run([sys.executable, '-c', sys.argv[1], sys.argv[2]], os.environ, 0.2)"
+    )
+    runner = subprocess.Popen(
+        [sys.executable, "-c", program, script, str(note)], stderr=subprocess.DEVNULL, stdout=subprocess.PIPE
+    )
     try:
         assert runner.stdout is not None and runner.stdout.readline() == b"up\n"
         child = int(note.read_text())
@@ -63,8 +72,11 @@ def test_a_stopped_command_leaves_no_process(sign: signal.Signals, code: int, tm
 
 
 def test_a_zombie_has_ended() -> None:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE,
-                               env={**os.environ, process_tree.MARK: "zombie"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", "input()"],
+        stdin=subprocess.PIPE,
+        env={**os.environ, process_tree.MARK: "zombie"},
+    )
     try:
         # The environment of a new program is readable a moment after Popen returns.
         wait_for(lambda: process_tree.marked("zombie") == [process.pid], 10)

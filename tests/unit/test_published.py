@@ -25,7 +25,9 @@ def test_speedups_are_ratios_of_hours() -> None:
 
 
 def test_epochs_are_the_means_of_the_published_ones() -> None:
-    of = {(e["data"], e["strategy"]): e["epoch_times_s"] for e in json.loads(TIMES.read_text())["experiments"]}
+    of = {
+        (e["data"], e["strategy"]): e["epoch_times_s"] for e in json.loads(TIMES.read_text())["experiments"]
+    }
     for name, numbers in NUMBERS["two_p100"]["sets"].items():
         for strategy, mean in numbers["epoch_s"].items():
             assert mean == pytest.approx(statistics.fmean(of[name, strategy]), abs=0.051)

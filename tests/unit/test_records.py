@@ -98,24 +98,28 @@ def _cut_json(run: Path) -> None:
 def _change_json(**changes: object) -> Callable[[Path], None]:
     def change(run: Path) -> None:
         (run / RECORD).write_text(json.dumps({**json.loads((run / RECORD).read_text()), **changes}))
+
     return change
 
 
-@pytest.mark.parametrize(("damage", "file", "said"), [
-    (_cut_csv, EPOCHS, "truncated: 2 epochs, but record.json says 3"),
-    (_cut_in_line, EPOCHS, "altered or truncated"),
-    (lambda run: (run / EPOCHS).unlink(), EPOCHS, "does not exist"),
-    (_cut_json, RECORD, "truncated or not JSON"),
-    (lambda run: (run / RECORD).write_text("[]"), RECORD, r"content=\[\] must be a mapping"),
-    (_change_json(format=99), RECORD, "format=99 must be 1 or 2"),
-    (_change_json(workers="two"), RECORD, "workers='two' must be a whole number"),
-    (_change_json(workers=True), RECORD, "workers=True must be a whole number"),
-    (_change_json(workers=0), RECORD, "workers=0 must be at least 1"),
-    (_change_json(surprise=1), RECORD, "record has unknown surprise; its keys are format, name, "),
-    (_change_json(workload={}), RECORD, "workload lacks batch_size, data, image_size"),
-    (_change_json(directory="elsewhere"), RECORD, "directory=elsewhere is not a field"),
-    (_change_json(epochs=3), RECORD, "epochs=3 must be a mapping"),
-])
+@pytest.mark.parametrize(
+    ("damage", "file", "said"),
+    [
+        (_cut_csv, EPOCHS, "truncated: 2 epochs, but record.json says 3"),
+        (_cut_in_line, EPOCHS, "altered or truncated"),
+        (lambda run: (run / EPOCHS).unlink(), EPOCHS, "does not exist"),
+        (_cut_json, RECORD, "truncated or not JSON"),
+        (lambda run: (run / RECORD).write_text("[]"), RECORD, r"content=\[\] must be a mapping"),
+        (_change_json(format=99), RECORD, "format=99 must be 1 or 2"),
+        (_change_json(workers="two"), RECORD, "workers='two' must be a whole number"),
+        (_change_json(workers=True), RECORD, "workers=True must be a whole number"),
+        (_change_json(workers=0), RECORD, "workers=0 must be at least 1"),
+        (_change_json(surprise=1), RECORD, "record has unknown surprise; its keys are format, name, "),
+        (_change_json(workload={}), RECORD, "workload lacks batch_size, data, image_size"),
+        (_change_json(directory="elsewhere"), RECORD, "directory=elsewhere is not a field"),
+        (_change_json(epochs=3), RECORD, "epochs=3 must be a mapping"),
+    ],
+)
 def test_damage_is_named(tmp_path: Path, damage: Callable[[Path], None], file: str, said: str) -> None:
     write_record(tmp_path / "run", made_record())
     damage(tmp_path / "run")
@@ -129,9 +133,10 @@ def test_format_1_is_read(tmp_path: Path) -> None:
     strategies."""
     options = {**DEFAULTS, "name": "model_parallel", "scheme": "layers", "micro_batches": 4, "path": None}
     for strategy, scheme, workers, path, label, baseline in (
-            ("model_parallel", "layers", 2, None, "model_parallel layers micro_batches=4", False),
-            ("single", None, 1, None, "single micro_batches=4", True),
-            ("from_file", None, 2, "plan.yaml", "from_file micro_batches=4 plan a27fa2ba", False)):
+        ("model_parallel", "layers", 2, None, "model_parallel layers micro_batches=4", False),
+        ("single", None, 1, None, "single micro_batches=4", True),
+        ("from_file", None, 2, "plan.yaml", "from_file micro_batches=4 plan a27fa2ba", False),
+    ):
         record = made_record(strategy, scheme=scheme, workers=workers, plan="a plan")
         write_record(tmp_path / strategy, record)
         file = tmp_path / strategy / RECORD
@@ -143,9 +148,14 @@ def test_format_1_is_read(tmp_path: Path) -> None:
         assert (found.label, found.baseline, found.format) == (label, baseline, 2)
 
 
-@pytest.mark.parametrize(("cell", "said"),
-                         [("fast", "seconds='fast' must be a number"), ("", "seconds='' must be"),
-                                            ("-1.0", "seconds=-1.0 must be positive")])
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("fast", "seconds='fast' must be a number"),
+        ("", "seconds='' must be"),
+        ("-1.0", "seconds=-1.0 must be positive"),
+    ],
+)
 def test_bad_cells_are_named(tmp_path: Path, cell: str, said: str) -> None:
     """The checksum of the altered file is correct, as if another program had written the record."""
     write_record(tmp_path, made_record(seconds=(1.5,)))
@@ -168,10 +178,15 @@ def test_find_records(tmp_path: Path) -> None:
         find_records([tmp_path / "empty"])
 
 
-@pytest.mark.parametrize(("changes", "said"), [
-    ({"epoch": 0}, "epoch=0"), ({"seconds": 0.0}, "seconds=0.0"), ({"seconds": float("nan")}, "seconds=nan"),
-    ({"val_top1": 94.0}, "val_top1=94.0 must be a fraction"),
-])
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epoch": 0}, "epoch=0"),
+        ({"seconds": 0.0}, "seconds=0.0"),
+        ({"seconds": float("nan")}, "seconds=nan"),
+        ({"val_top1": 94.0}, "val_top1=94.0 must be a fraction"),
+    ],
+)
 def test_epoch_refuses(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         dataclasses.replace(made_epochs([1.0])[0], **changes)

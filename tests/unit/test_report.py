@@ -51,27 +51,42 @@ def test_report_says_what_the_table_says(tmp_path: Path) -> None:
     html = written(tmp_path / "report.html", *RECORDS)
     assert "<b>2.16×</b> the baseline" in html and "one_weird_trick a" in html
     assert "train &lt;&amp;&#34;&#39;&gt;" in html and "train <&" not in html
-    for text in ("Against single with 2 threads", "plan of data_parallel", "trainer.batch_size=32", "2.13.0",
-                 "alexnet owt · digits, 1,437 images", "exposed communication"):
+    for text in (
+        "Against single with 2 threads",
+        "plan of data_parallel",
+        "trainer.batch_size=32",
+        "2.13.0",
+        "alexnet owt · digits, 1,437 images",
+        "exposed communication",
+    ):
         assert text in html
 
 
 def test_marks_stand_where_the_numbers_say(tmp_path: Path) -> None:
-    html = written(tmp_path / "report.html", made_record("single", (8.0, 8.0)),
-                   made_record("ddp", (4.0, 4.0)))
+    html = written(
+        tmp_path / "report.html", made_record("single", (8.0, 8.0)), made_record("ddp", (4.0, 4.0))
+    )
     speedup = re.findall(r"<svg.*?</svg>", html, re.DOTALL)[0]
-    widths = {m[1]: float(m[0])
-              for m in re.findall(r'<rect[^>]*? width="([\d.]+)"[^>]*><title>(\w+)', speedup)}
+    widths = {
+        m[1]: float(m[0]) for m in re.findall(r'<rect[^>]*? width="([\d.]+)"[^>]*><title>(\w+)', speedup)
+    }
     assert widths["ddp"] == pytest.approx(2 * widths["single"], abs=0.02)
 
 
-@pytest.mark.parametrize("records", [
-    (made_record("ddp", (5.0,)),),
-    (made_record("single", (5.0, 5.0)), made_record("ddp", (5.0, 5.0))),
-    (made_record("ddp", epochs=(Epoch(epoch=1, seconds=3.0),)),),
-    (made_record("ddp", epochs=(Epoch(epoch=1, seconds=3.0, train_loss=float("nan")),)),),
-    (made_record("single"), made_record("ddp", epochs=(*made_epochs([4.0]), Epoch(epoch=2, seconds=3.0)))),
-], ids=["one epoch", "no spread", "times only", "diverged", "measured in part"])
+@pytest.mark.parametrize(
+    "records",
+    [
+        (made_record("ddp", (5.0,)),),
+        (made_record("single", (5.0, 5.0)), made_record("ddp", (5.0, 5.0))),
+        (made_record("ddp", epochs=(Epoch(epoch=1, seconds=3.0),)),),
+        (made_record("ddp", epochs=(Epoch(epoch=1, seconds=3.0, train_loss=float("nan")),)),),
+        (
+            made_record("single"),
+            made_record("ddp", epochs=(*made_epochs([4.0]), Epoch(epoch=2, seconds=3.0))),
+        ),
+    ],
+    ids=["one epoch", "no spread", "times only", "diverged", "measured in part"],
+)
 def test_sparse_records_make_a_report(tmp_path: Path, records: tuple[Record, ...]) -> None:
     html = written(tmp_path / "report.html", *records)
     Tags().feed(html)
@@ -86,11 +101,14 @@ def test_scaling_is_drawn_from_two_numbers_of_workers() -> None:
     assert "Scaling" in page(compare([*records, made_record("ddp", (4.0, 4.1), workers=4)]))
 
 
-@pytest.mark.parametrize(("seconds", "said"), [
-    ((5.0, 5.0, 5.0), "is fastest: <b>2.00×</b>"),
-    ((20.0, 20.0, 20.0), "No strategy is faster than the baseline. The closest is"),
-    ((8.0, 9.9, 12.0), "the difference may be chance"),
-])
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        ((5.0, 5.0, 5.0), "is fastest: <b>2.00×</b>"),
+        ((20.0, 20.0, 20.0), "No strategy is faster than the baseline. The closest is"),
+        ((8.0, 9.9, 12.0), "the difference may be chance"),
+    ],
+)
 def test_headline(seconds: tuple[float, ...], said: str) -> None:
     (comparison,) = compare([made_record("single", (9.0, 10.0, 11.0)), made_record("ddp", seconds)])
     assert said in page([comparison])
@@ -106,7 +124,7 @@ def test_strategies_have_colours_of_their_own() -> None:
     colours = [strategy_colour(place) for place in range(len(CHOICES["strategy"]))]
     assert len(set(colours)) == len(CHOICES["strategy"]) < len(PALETTE)
     assert strategy_colour(100) == PALETTE[-1]
-    assert ORDER == tuple(CHOICES["strategy"])[:len(ORDER)], "recommendations use the same colours"
+    assert ORDER == tuple(CHOICES["strategy"])[: len(ORDER)], "recommendations use the same colours"
     assert all(f"--{colour[6:-1]}:" in page([]) for colour in PALETTE)
 
 

@@ -18,14 +18,18 @@ CHAIN = list(pairwise(range(4)))
 
 
 def text(tasks: Sequence[Task]) -> str:
-    return " ".join(f"{'B' if t.backward else 'F'}{'' if t.micro_batch is None else t.micro_batch}" for t in tasks)
+    return " ".join(
+        f"{'B' if t.backward else 'F'}{'' if t.micro_batch is None else t.micro_batch}" for t in tasks
+    )
 
 
 def of(order: Sequence[Task], segment: int) -> list[Task]:
     return [task for task in order if task.segment == segment]
 
 
-def times(order: Sequence[Task], workers: Workers, edges: Sequence[tuple[int, int]]) -> dict[Task, tuple[int, int]]:
+def times(
+    order: Sequence[Task], workers: Workers, edges: Sequence[tuple[int, int]]
+) -> dict[Task, tuple[int, int]]:
     """Return the times of each task if every worker runs them in this order; forward costs 1,
     backward 2."""
     free: dict[int, int] = defaultdict(int)
@@ -81,7 +85,9 @@ def test_one_micro_batch_goes_through_and_comes_back() -> None:
     for pipeline in ("1f1b", "fill_drain", "passes"):
         order = schedule(STAGES, [False] * 4, CHAIN, 1, pipeline)
         assert [(task.backward, task.segment) for task in order] == [
-            *((False, s) for s in range(4)), *((True, s) for s in reversed(range(4)))]
+            *((False, s) for s in range(4)),
+            *((True, s) for s in reversed(range(4))),
+        ]
 
 
 def test_passes_behind_a_merged_front() -> None:
@@ -113,8 +119,11 @@ def shapes(draw: st.DrawFn) -> tuple[list[frozenset[int]], list[bool], list[tupl
     count = draw(st.integers(1, 6))
     workers = [frozenset(draw(st.sets(st.integers(0, 3), min_size=1))) for _ in range(count)]
     front = draw(st.integers(0, count))
-    edges = [(producer, segment) for segment in range(1, count)
-             for producer in draw(st.sets(st.integers(0, segment - 1), min_size=1, max_size=2))]
+    edges = [
+        (producer, segment)
+        for segment in range(1, count)
+        for producer in draw(st.sets(st.integers(0, segment - 1), min_size=1, max_size=2))
+    ]
     merged = [segment < front for segment in range(count)]
     return workers, merged, sorted(edges), draw(st.integers(1, 5))
 
@@ -126,12 +135,16 @@ def test_every_task_comes_once_and_after_what_it_needs(
 ) -> None:
     workers, merged, edges, micro_batches = shape
     order = schedule(workers, merged, edges, micro_batches, pipeline)
-    expected = {Task(backward, s, m) for backward in (False, True) for s in range(len(workers))
-                for m in ([None] if merged[s] else range(micro_batches))}
+    expected = {
+        Task(backward, s, m)
+        for backward in (False, True)
+        for s in range(len(workers))
+        for m in ([None] if merged[s] else range(micro_batches))
+    }
     assert len(order) == len(expected)
     assert set(order) == expected
     for i, task in enumerate(order):
-        assert not any(depends(task, later, edges) for later in order[i + 1:])
+        assert not any(depends(task, later, edges) for later in order[i + 1 :])
 
 
 @settings(max_examples=100, deadline=None)

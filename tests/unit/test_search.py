@@ -32,8 +32,13 @@ def step_s(graph: Graph, plan: Plan, batch: int = BATCH, **numbers: object) -> f
     return simulate(lower(graph, plan, batch), cluster, "fp32").loaded_step_s
 
 
-def found(graph: Graph, workers: int, config: SearchConfig | None = None, start: tuple[Plan, ...] = (),
-          **numbers: object) -> Found:
+def found(
+    graph: Graph,
+    workers: int,
+    config: SearchConfig | None = None,
+    start: tuple[Plan, ...] = (),
+    **numbers: object,
+) -> Found:
     return search(graph, BATCH, workers, cluster_of(workers, **numbers), "fp32", config, start=start)
 
 
@@ -49,16 +54,21 @@ def test_the_optimum_is_what_it_says(name: str, workers: int) -> None:
         assert best.step_s <= step_s(graph, plan) * (1 + NEAR)
 
 
-@pytest.mark.parametrize("numbers", [
-    {"inside": link(1e9), "between": link(1e9)},
-    {"inside": link(3e5, 1e-4), "between": link(1e5, 3e-4)},
-    {"inside": link(1e6, 1e-5), "between": link(1e6, 1e-5), "compute": Rates(3e-6)},
-    {"data_s_per_image": 1e-2, "data_overlaps": True},
-])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"inside": link(1e9), "between": link(1e9)},
+        {"inside": link(3e5, 1e-4), "between": link(1e5, 3e-4)},
+        {"inside": link(1e6, 1e-5), "between": link(1e6, 1e-5), "compute": Rates(3e-6)},
+        {"data_s_per_image": 1e-2, "data_overlaps": True},
+    ],
+)
 def test_exact_equals_exhaustive_with_pipelines_and_passes(numbers: dict[str, object]) -> None:
     graph = graph_of("weightless")
-    exact, exhaustive = (found(graph, 2, SearchConfig(method=method, dims="nc"), **numbers)
-                         for method in ("exact", "exhaustive"))
+    exact, exhaustive = (
+        found(graph, 2, SearchConfig(method=method, dims="nc"), **numbers)
+        for method in ("exact", "exhaustive")
+    )
     assert exact.step_s == pytest.approx(exhaustive.step_s, rel=NEAR)
     assert exact.bound_s == pytest.approx(exhaustive.bound_s, rel=NEAR)
     assert exhaustive.looked_at["simulated"] > 2 * exact.looked_at["simulated"]
@@ -67,8 +77,12 @@ def test_exact_equals_exhaustive_with_pipelines_and_passes(numbers: dict[str, ob
 def test_a_pipeline_wins_where_it_should() -> None:
     """Messages are expensive, and few features cross between the two ops that take time."""
     graph = graph_of("tower")
-    numbers = {"inside": link(2e5), "between": link(2e5), "overlap_slowdown": 0.0,
-               "compute": Rates(0.0, of_op={"conv1": 1e-3, "fc4": 1e-3})}
+    numbers = {
+        "inside": link(2e5),
+        "between": link(2e5),
+        "overlap_slowdown": 0.0,
+        "compute": Rates(0.0, of_op={"conv1": 1e-3, "fc4": 1e-3}),
+    }
     inside = found(graph, 2, SearchConfig(pipelines=False), **numbers)
     best = found(graph, 2, **numbers)
     assert best.step_s < inside.step_s
@@ -83,16 +97,21 @@ def test_it_is_never_worse_than_what_it_begins_with() -> None:
     config = SearchConfig(dims="c", pipelines=False)
     alone, with_start = found(graph, 2, config), found(graph, 2, config, start=(odd,))
     assert step_s(graph, odd) < alone.step_s
-    assert str(with_start.plan) == str(odd) and with_start.step_s == pytest.approx(step_s(graph, odd), rel=NEAR)
+    assert str(with_start.plan) == str(odd) and with_start.step_s == pytest.approx(
+        step_s(graph, odd), rel=NEAR
+    )
 
 
-@pytest.mark.parametrize(("config", "message"), [
-    ({"method": "guess"}, "search.method=guess is not known; it must be one of exact, mcmc, exhaustive"),
-    ({"time_limit_s": 0}, "search.time_limit_s=0 must be positive"),
-    ({"dims": "q"}, "search.dims=q must be some of the dims nckhw"),
-    ({"sizes": (7,)}, "search.sizes=7 must be from 1 to workers=2"),
-    ({"sizes": (2,), "dims": "h"}, "search: no layout of fc3 is left by sizes=[2], dims=h"),
-])
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"method": "guess"}, "search.method=guess is not known; it must be one of exact, mcmc, exhaustive"),
+        ({"time_limit_s": 0}, "search.time_limit_s=0 must be positive"),
+        ({"dims": "q"}, "search.dims=q must be some of the dims nckhw"),
+        ({"sizes": (7,)}, "search.sizes=7 must be from 1 to workers=2"),
+        ({"sizes": (2,), "dims": "h"}, "search: no layout of fc3 is left by sizes=[2], dims=h"),
+    ],
+)
 def test_what_cannot_be_searched(config: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError) as error:
         found(graph_of("tower"), 2, SearchConfig(**config))  # type: ignore[arg-type]
@@ -136,8 +155,16 @@ def test_an_interrupt_gives_the_best_so_far() -> None:
 
     graph = graph_of("tower")
     config = SearchConfig(method="mcmc", time_limit_s=60)
-    early = search(graph, BATCH, 2, cluster_of(2), "fp32", config, progress=hear,
-                   start=(data_parallel(graph, 2, DataParallel()),))
+    early = search(
+        graph,
+        BATCH,
+        2,
+        cluster_of(2),
+        "fp32",
+        config,
+        progress=hear,
+        start=(data_parallel(graph, 2, DataParallel()),),
+    )
     assert early.stopped == "interrupted"
     assert early.step_s <= step_s(graph, make_plan(graph, 2, {"conv1": Layout((0, 1), n=2)})) * (1 + NEAR)
     assert "proposals: best " in heard[0]
@@ -145,7 +172,10 @@ def test_an_interrupt_gives_the_best_so_far() -> None:
 
 def test_mcmc_follows_its_seed() -> None:
     made = case(graph_of("tower"), 3)
-    runs = [mcmc(made.space, made.objective, made.cost_model, [], ChainOptions(seed, 1e9, 150)) for seed in (1, 1, 2)]
+    runs = [
+        mcmc(made.space, made.objective, made.cost_model, [], ChainOptions(seed, 1e9, 150))
+        for seed in (1, 1, 2)
+    ]
     assert runs[0] == runs[1] != runs[2]
     assert all(run.looked_at == 150 for run in runs)
 
@@ -162,7 +192,9 @@ def test_mcmc_stops_when_half_of_the_time_brought_nothing() -> None:
     """The clock advances by one second per reading; a chain reads it twice per proposal."""
     made = case(graph_of("weightless"), 1)
     clock = itertools.count()
-    run = mcmc(made.space, made.objective, made.cost_model, [], ChainOptions(0, 100, now=lambda: float(next(clock))))
+    run = mcmc(
+        made.space, made.objective, made.cost_model, [], ChainOptions(0, 100, now=lambda: float(next(clock)))
+    )
     assert 20 <= run.looked_at <= 30
 
 
@@ -178,7 +210,9 @@ def test_mcmc_accepts_by_the_current_plan() -> None:
 def test_mcmc_keeps_to_the_memory() -> None:
     made, random = case(graph_of("weightless"), 2, dims="nc", seed=4), Random(0)
     limit = sorted(made.memory(made.some_plan(random)) for _ in range(20))[5]
-    run = mcmc(made.space, made.objective, made.cost_model, [], ChainOptions(0, 1e9, 400), Limits(memory_bytes=limit))
+    run = mcmc(
+        made.space, made.objective, made.cost_model, [], ChainOptions(0, 1e9, 400), Limits(memory_bytes=limit)
+    )
     assert run.chosen is not None and made.memory(run.chosen) <= limit
 
 

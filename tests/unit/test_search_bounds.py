@@ -38,7 +38,9 @@ def test_bounds_of_costs(name: str, kind: str) -> None:
             assert (bounds.shared == exact.shared).all() and exact.exact.all()
         for some in (table.everyone[-1:, :1], table.everyone[:1]):
             table.bound_edges(some)
-            bounded = {edge: (costs.forward_s.copy(), costs.backward_s.copy()) for edge, costs in table.edges.items()}
+            bounded = {
+                edge: (costs.forward_s.copy(), costs.backward_s.copy()) for edge, costs in table.edges.items()
+            }
             table.bound_edges(table.everyone)
             for edge, costs in table.edges.items():
                 assert costs.exact.all()
@@ -55,14 +57,18 @@ def test_exact_costs_are_the_cost_models() -> None:
         p, q = (random.randrange(size) for size in (costs.exact.shape[0], costs.exact.shape[-1]))
         q = p if costs.exact.ndim == 1 else q
         found = table.exact_edge(edge, np.array([p]), np.array([q]))
-        layouts = [space.layout(ops[op].name, index) for op, index in ((edge.producer, p), (edge.consumer, q))]
-        expected = model.exchange(ops[edge.producer], layouts[0], ops[edge.consumer], layouts[1], edge.which,
-                                  space.batch_size)
+        layouts = [
+            space.layout(ops[op].name, index) for op, index in ((edge.producer, p), (edge.consumer, q))
+        ]
+        expected = model.exchange(
+            ops[edge.producer], layouts[0], ops[edge.consumer], layouts[1], edge.which, space.batch_size
+        )
         assert (found[0][0], found[1][0]) == expected
 
 
-@pytest.mark.parametrize(("name", "workers"), [("tower", 2), ("towers", 3), ("weightless", 4), ("residual", 2),
-                                               ("branches", 2)])
+@pytest.mark.parametrize(
+    ("name", "workers"), [("tower", 2), ("towers", 3), ("weightless", 4), ("residual", 2), ("branches", 2)]
+)
 @pytest.mark.parametrize("exact", [False, True])
 def test_bounds_of_plans(name: str, workers: int, exact: bool) -> None:
     """Bounds of all plans, and of every label of a plan, do not exceed its time."""
@@ -81,7 +87,9 @@ def test_bounds_of_plans(name: str, workers: int, exact: bool) -> None:
             assert may[plan[table.leaders[edge.producer]], plan[table.leaders[edge.consumer]]]
     chosen = {name: np.array([plan[name] for plan in plans]) for name in made.space.decided}
     for r, run in enumerate(table.runs):
-        before = {name: at for name, at in chosen.items() if any(name == other.leader for other in table.runs[:r])}
+        before = {
+            name: at for name, at in chosen.items() if any(name == other.leader for other in table.runs[:r])
+        }
         labels = label_of(table, plans, run.ops[0])
         for known in ({}, before):
             bound = (BRANCHES @ labels.sums + bounds.in_front(r, known)).max(axis=0)

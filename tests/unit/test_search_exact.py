@@ -37,8 +37,9 @@ def check(made: Case, memory_limit: int | None = None) -> Score:
     assert found.score.step_s == pytest.approx(oracle.score.step_s, rel=NEAR)
     assert found.bound.step_s == pytest.approx(oracle.score.step_s, rel=NEAR)
     if found.chosen is not None:
-        assert made.objective.score(made.timeline_s(dict(found.chosen)), found.chosen).step_s == pytest.approx(
-            found.score.step_s, rel=NEAR)
+        assert made.objective.score(
+            made.timeline_s(dict(found.chosen)), found.chosen
+        ).step_s == pytest.approx(found.score.step_s, rel=NEAR)
         assert memory_limit is None or made.memory(found.chosen) <= memory_limit
     return found.score
 
@@ -65,31 +66,37 @@ def test_random_costs_and_a_memory_limit(seed: int) -> None:
     assert check(made, memory_limit=needs[0] - 1).step_s == math.inf
 
 
-@pytest.mark.parametrize(("name", "workers", "dims", "sizes"), [
-    ("weightless", 2, "nckhw", None),
-    ("weightless", 3, "nck", None),
-    ("tower", 2, "nc", (2,)),
-    ("tower", 4, "n", None),
-    ("towers", 2, "nck", (2,)),
-    ("odd", 2, "nch", (1, 2)),
-    ("branches", 2, "nc", (2,)),
-    ("residual", 2, "n", None),
-])
+@pytest.mark.parametrize(
+    ("name", "workers", "dims", "sizes"),
+    [
+        ("weightless", 2, "nckhw", None),
+        ("weightless", 3, "nck", None),
+        ("tower", 2, "nc", (2,)),
+        ("tower", 4, "n", None),
+        ("towers", 2, "nck", (2,)),
+        ("odd", 2, "nch", (1, 2)),
+        ("branches", 2, "nc", (2,)),
+        ("residual", 2, "n", None),
+    ],
+)
 def test_real_costs(name: str, workers: int, dims: str, sizes: tuple[int, ...] | None) -> None:
     made = case(graph_of(name), workers, dims=dims, sizes=sizes)
     assert 1 < made.space.count < 3000
     check(made)
 
 
-@pytest.mark.parametrize("numbers", [
-    {"inside": link(1e7, shared=True), "between": link(2e6, shared=True)},
-    {"compute": Rates(1e-5), "inside": link(1e9)},
-    {"compute": Rates(1e-8), "inside": link(1e5, 1e-3)},
-    {"data_s_per_image": 1e-3, "data_shared": True},
-    {"data_s_per_image": 1e-2, "data_overlaps": True},
-    {"data_s_per_image": 1e-3, "data_overlaps": True, "data_shared": True},
-    {"step_overhead_s": 1.0},
-])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"inside": link(1e7, shared=True), "between": link(2e6, shared=True)},
+        {"compute": Rates(1e-5), "inside": link(1e9)},
+        {"compute": Rates(1e-8), "inside": link(1e5, 1e-3)},
+        {"data_s_per_image": 1e-3, "data_shared": True},
+        {"data_s_per_image": 1e-2, "data_overlaps": True},
+        {"data_s_per_image": 1e-3, "data_overlaps": True, "data_shared": True},
+        {"step_overhead_s": 1.0},
+    ],
+)
 def test_real_costs_of_other_clusters(numbers: dict[str, object]) -> None:
     check(case(graph_of("weightless"), 2, dims="nckh", **numbers))
 
@@ -113,7 +120,9 @@ def test_plans_to_begin_with_and_known_scores() -> None:
     assert best.chosen is not None
     again = exact(made.table(), made.objective, [dict(best.chosen)])
     assert again.score == best.score and again.looked_at <= best.looked_at
-    beaten = exact(made.table(), made.objective, [], Limits(Score(best.score.step_s / 2, best.score.total_s / 2)))
+    beaten = exact(
+        made.table(), made.objective, [], Limits(Score(best.score.step_s / 2, best.score.total_s / 2))
+    )
     assert beaten.chosen is None and beaten.stopped is None
 
 

@@ -34,7 +34,8 @@ def test_labels_of_random_costs(name: str, slowdown: float) -> None:
         made = case(graph_of(name), 2, seed=seed, overlap_slowdown=slowdown, dims="nch", sizes=(2,))
         plans = some_plans(made, Random(seed), 4)
         assert label_of(made.table(), plans).timeline_s == pytest.approx(
-            [made.timeline_s(plan) for plan in plans], rel=1e-12)
+            [made.timeline_s(plan) for plan in plans], rel=1e-12
+        )
 
 
 @pytest.mark.parametrize("name", ["residual", "branches", "weightless"])
@@ -43,8 +44,14 @@ def test_a_dominating_label_is_never_later(name: str) -> None:
     is no longer, whatever is in front."""
     random, seen = Random(7), 0
     for seed in range(4):
-        made = case(graph_of(name), 2, seed=seed, overlap_slowdown=random.choice([0.0, 0.3, 1.0]), dims="nch",
-                    sizes=(2,))
+        made = case(
+            graph_of(name),
+            2,
+            seed=seed,
+            overlap_slowdown=random.choice([0.0, 0.3, 1.0]),
+            dims="nch",
+            sizes=(2,),
+        )
         table = made.table()
         for run in table.runs[1:]:
             front = {other.leader for other in table.runs if other.ops[0] < run.ops[0]}
@@ -60,21 +67,43 @@ def test_a_dominating_label_is_never_later(name: str) -> None:
 
 def label(**changes: float) -> Labels:
     """Return a label of a chain."""
-    values = {"compute": 4.0, "network": 4.0, "updates": 5.0, "gathers": 5.0, "alpha": 1.0, "eta": 1.0, "gamma": 1.0,
-              "memory": 1, **changes}
+    values = {
+        "compute": 4.0,
+        "network": 4.0,
+        "updates": 5.0,
+        "gathers": 5.0,
+        "alpha": 1.0,
+        "eta": 1.0,
+        "gamma": 1.0,
+        "memory": 1,
+        **changes,
+    }
     rows = ("compute", "network", "updates", "gathers")
     times = {(row, "forward"): np.array([values[row]]) for row in rows}
     alpha, eta, gamma = (np.array([values[name]]) for name in ("alpha", "eta", "gamma"))
     return Labels(times, alpha, eta, gamma, {}, np.array([values["memory"]]))
 
 
-@pytest.mark.parametrize("worse", [
-    {"compute": 4.1, "alpha": 0.8, "eta": 0.8, "gamma": 0.8}, {"network": 4.1, "alpha": 0.8, "eta": 0.8, "gamma": 0.8},
-    {"updates": 5.1}, {"gathers": 5.1}, {"memory": 2},
-    {"alpha": 1.1}, {"alpha": 1.1, "compute": 3.8}, {"alpha": 1.1, "network": 3.8},
-    {"eta": 1.1}, {"eta": 1.1, "compute": 3.8}, {"eta": 1.1, "network": 3.8},
-    {"gamma": 1.1}, {"gamma": 1.1, "compute": 3.8}, {"gamma": 1.1, "network": 3.8},
-], ids=str)
+@pytest.mark.parametrize(
+    "worse",
+    [
+        {"compute": 4.1, "alpha": 0.8, "eta": 0.8, "gamma": 0.8},
+        {"network": 4.1, "alpha": 0.8, "eta": 0.8, "gamma": 0.8},
+        {"updates": 5.1},
+        {"gathers": 5.1},
+        {"memory": 2},
+        {"alpha": 1.1},
+        {"alpha": 1.1, "compute": 3.8},
+        {"alpha": 1.1, "network": 3.8},
+        {"eta": 1.1},
+        {"eta": 1.1, "compute": 3.8},
+        {"eta": 1.1, "network": 3.8},
+        {"gamma": 1.1},
+        {"gamma": 1.1, "compute": 3.8},
+        {"gamma": 1.1, "network": 3.8},
+    ],
+    ids=str,
+)
 def test_a_label_that_is_worse_in_one_sum_alone_does_not_dominate(worse: dict[str, float]) -> None:
     base, other = label(), label(**worse)
     assert (base.criteria() <= base.criteria()).all()

@@ -47,18 +47,32 @@ def random_cluster(seed: int, workers: int, graph: Graph) -> Cluster:
         return link(10 ** random.uniform(4, 8), random.choice([0.0, 1e-4, 3e-3]), random.random() < 0.5)
 
     update_s, add_s, copy_s = (10 ** random.uniform(-8, -5) for _ in range(3))
-    compute = Rates(1e-6, update_s, add_s, copy_s,
-                    {op.name: 10 ** random.uniform(-5, -2) for op in graph if random.random() < 0.5})
+    compute = Rates(
+        1e-6,
+        update_s,
+        add_s,
+        copy_s,
+        {op.name: 10 ** random.uniform(-5, -2) for op in graph if random.random() < 0.5},
+    )
     contention = tuple(0.9 + 0.4 * i for i in range(per_node)) if random.random() < 0.3 else ()
-    return made_cluster(per_node, nodes, inside=some_link(), between=some_link() if nodes > 1 else None,
-                        compute=compute, overlap_slowdown=random.choice([0.0, 0.3, 1.0]),
-                        core_contention=contention,
-                        shared_memory=random.random() < 0.3, data_s_per_image=random.choice([0.0, 1e-3]),
-                        data_shared=random.random() < 0.5, data_overlaps=random.random() < 0.5)
+    return made_cluster(
+        per_node,
+        nodes,
+        inside=some_link(),
+        between=some_link() if nodes > 1 else None,
+        compute=compute,
+        overlap_slowdown=random.choice([0.0, 0.3, 1.0]),
+        core_contention=contention,
+        shared_memory=random.random() < 0.3,
+        data_s_per_image=random.choice([0.0, 1e-3]),
+        data_shared=random.random() < 0.5,
+        data_overlaps=random.random() < 0.5,
+    )
 
 
-def proposals(graph: Graph, batch: int, workers: int, cluster: Cluster, limit_s: float = math.inf,
-              ) -> list[Proposal]:
+def proposals(
+    graph: Graph, batch: int, workers: int, cluster: Cluster, limit_s: float = math.inf
+) -> list[Proposal]:
     cost_model = CostModel(graph, batch, cluster, "fp32")
     return list(Pipelines(graph, batch, workers, cluster, cost_model).proposals(limit_s))
 
@@ -95,8 +109,9 @@ def every_pipeline(graph: Graph, cuts: tuple[str, ...], batch: int, workers: int
                             yield plan
 
 
-@pytest.mark.parametrize(("name", "workers"),
-                         [("weightless", 3), ("weightless", 4), ("tower", 3), ("towers", 2)])
+@pytest.mark.parametrize(
+    ("name", "workers"), [("weightless", 3), ("weightless", 4), ("tower", 3), ("towers", 2)]
+)
 def test_every_pipeline_is_proposed_once(name: str, workers: int) -> None:
     graph, batch = graph_of(name), 8
     proposed = proposals(graph, batch, workers, random_cluster(0, workers, graph))
@@ -108,8 +123,11 @@ def test_every_pipeline_is_proposed_once(name: str, workers: int) -> None:
 def test_stages_begin_where_a_single_tensor_enters() -> None:
     """No stage begins inside two branches that join later."""
     graph = graph_of("residual")
-    found = {tuple(sorted({plan[op.name].on for op in graph})): plan for proposal in
-             proposals(graph, 8, 2, random_cluster(0, 2, graph)) for plan in [proposal.make()]}
+    found = {
+        tuple(sorted({plan[op.name].on for op in graph})): plan
+        for proposal in proposals(graph, 8, 2, random_cluster(0, 2, graph))
+        for plan in [proposal.make()]
+    }
     assert found
     leaders = leaders_of(graph)
     for plan in found.values():
@@ -161,7 +179,12 @@ def test_fill_drain_may_turn_early_after_a_split_in_c() -> None:
     checked = 0
     for proposal in proposals(graph, batch, 3, cluster):
         plan = proposal.make()
-        if plan.scheme == "a" and plan.pipeline == "fill_drain" and plan["fc3"].on == (0, 1) and plan["fc3"].c == 2:
+        if (
+            plan.scheme == "a"
+            and plan.pipeline == "fill_drain"
+            and plan["fc3"].on == (0, 1)
+            and plan["fc3"].c == 2
+        ):
             checked += 1
             assert proposal.bound_s <= total_s(graph, plan, batch, cluster) * ALMOST, plan
     assert checked > 3
@@ -193,8 +216,9 @@ def test_unequal_stages_win_over_slow_links(workers: int, gain: float) -> None:
     cluster = read_cluster((FOLDER / "ethernet_1g.yaml").read_text(encoding="utf-8")).resized(workers)
     with torch.device("meta"):
         graph = trace(build_model(AlexNetConfig(image_size=224), 1000, seed=0), (3, 224, 224))
-    inside, best = (search(graph, 1024, workers, cluster, "fp32", SearchConfig(pipelines=on))
-                    for on in (False, True))
+    inside, best = (
+        search(graph, 1024, workers, cluster, "fp32", SearchConfig(pipelines=on)) for on in (False, True)
+    )
     assert best.step_s < (1 - gain) * inside.step_s
     assert best.stopped is None and best.bound_s == pytest.approx(best.step_s)
     assert best.plan["conv5"].on == tuple(range(workers - 1)) and best.plan["fc6"].on == (workers - 1,)
@@ -206,8 +230,10 @@ def test_bounds_are_close() -> None:
     """If computing dominates, the bound is close to the step."""
     graph, batch, workers = graph_of("tower"), 8, 3
     cluster = made_cluster(3, inside=link(1e9), compute=Rates(1e-5))
-    gaps = [total_s(graph, proposal.make(), batch, cluster) / proposal.bound_s
-            for proposal in Random(1).sample(proposals(graph, batch, workers, cluster), 40)]
+    gaps = [
+        total_s(graph, proposal.make(), batch, cluster) / proposal.bound_s
+        for proposal in Random(1).sample(proposals(graph, batch, workers, cluster), 40)
+    ]
     assert sorted(gaps)[20] < 1.02
 
 

@@ -31,19 +31,34 @@ ALEXNET = alexnet()
 
 def test_decided_ops_are_those_with_weights_and_the_poolings() -> None:
     assert tuple(dict.fromkeys(leaders_of(ALEXNET).values())) == (
-        "conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5", "avgpool", "fc6", "fc7", "fc8")
+        "conv1",
+        "pool1",
+        "conv2",
+        "pool2",
+        "conv3",
+        "conv4",
+        "conv5",
+        "pool5",
+        "avgpool",
+        "fc6",
+        "fc7",
+        "fc8",
+    )
     large = leaders_of(alexnet(224))
     assert large["avgpool"] == "pool5"  # at 224 pixels it changes nothing
     assert leaders_of(graph_of("residual"))["loss"] != "loss"
 
 
-@pytest.mark.parametrize(("workers", "per_node", "sizes"), [
-    (1, 8, (1,)),
-    (6, 8, (1, 2, 3, 4, 5, 6)),
-    (6, 3, (1, 2, 3, 6)),  # no block of 4 or 5 straddles two nodes of 3
-    (12, 4, (1, 2, 3, 4, 8, 12)),
-    (64, 8, (1, 2, 4, 8, 16, 32, 64)),
-])
+@pytest.mark.parametrize(
+    ("workers", "per_node", "sizes"),
+    [
+        (1, 8, (1,)),
+        (6, 8, (1, 2, 3, 4, 5, 6)),
+        (6, 3, (1, 2, 3, 6)),  # no block of 4 or 5 straddles two nodes of 3
+        (12, 4, (1, 2, 3, 4, 8, 12)),
+        (64, 8, (1, 2, 4, 8, 16, 32, 64)),
+    ],
+)
 def test_blocks_fit_the_nodes(workers: int, per_node: int, sizes: tuple[int, ...]) -> None:
     assert block_sizes(workers, per_node) == sizes
 
@@ -78,8 +93,9 @@ def test_every_plan_of_the_space_is_legal_and_found_again() -> None:
 @pytest.mark.parametrize("workers", [1, 2, 4, 8])
 def test_named_plans_lie_in_the_space_or_are_pipelines_and_passes(workers: int) -> None:
     space = space_of(ALEXNET, 128, workers, cluster_of(8))
-    found = {label: space.find(plan) is not None for label, plan in
-             named_plans(ALEXNET, workers, 128).items()}
+    found = {
+        label: space.find(plan) is not None for label, plan in named_plans(ALEXNET, workers, 128).items()
+    }
     assert found["data_parallel"] and found["one_weird_trick a"] and found["model_parallel tensor"]
     assert workers == 1 or not any(found[label] for label in found if label[-1] in "bc248")
 
@@ -91,13 +107,19 @@ def test_plans_on_other_workers_are_not_in_the_space() -> None:
     assert space.find(turned) is None
 
 
-@pytest.mark.parametrize(("arguments", "message"), [
-    ({"workers": 3}, "workers=3 is more than cluster made has: 2"),
-    ({"dims": "x"}, "search.dims=x must be some of the dims nckhw"),
-    ({"sizes": (4,)}, "search.sizes=4 must be from 1 to workers=2"),
-    ({"dims": "kh", "sizes": (2,)}, "search: no layout of pool5 is left by sizes=[2], dims=kh and "
-                                    "trainer.batch_size=1: the op can be cut at most into {'h': 1}"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"workers": 3}, "workers=3 is more than cluster made has: 2"),
+        ({"dims": "x"}, "search.dims=x must be some of the dims nckhw"),
+        ({"sizes": (4,)}, "search.sizes=4 must be from 1 to workers=2"),
+        (
+            {"dims": "kh", "sizes": (2,)},
+            "search: no layout of pool5 is left by sizes=[2], dims=kh and "
+            "trainer.batch_size=1: the op can be cut at most into {'h': 1}",
+        ),
+    ],
+)
 def test_an_empty_space_says_why(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError) as error:
         space_of(**{"graph": ALEXNET, "batch_size": 1, "workers": 2, "cluster": cluster_of(2), **arguments})  # type: ignore

@@ -27,7 +27,9 @@ from tests.support.made_clusters import Rates, link, made_cluster
 from tests.support.small_models import MODELS, graph_of, plans
 
 GRAPHS = {name: graph_of(name) for name in MODELS}
-FOUR = made_cluster(2, 2, compute=Rates(per_add_s=1e-8, per_copy_s=1e-8), overlap_slowdown=0.3, step_overhead_s=1e-3)
+FOUR = made_cluster(
+    2, 2, compute=Rates(per_add_s=1e-8, per_copy_s=1e-8), overlap_slowdown=0.3, step_overhead_s=1e-3
+)
 
 
 def examples(few: int, many: int) -> pytest.MarkDecorator:
@@ -37,7 +39,9 @@ def examples(few: int, many: int) -> pytest.MarkDecorator:
 
 def two_layers() -> Graph:
     """Return a graph of fc1, fc2 and the loss, with 8 inputs, 4 features and 2 classes."""
-    return trace(nn.Sequential(OrderedDict(fc1=nn.Linear(8, 4, bias=False), fc2=nn.Linear(4, 2, bias=False))), (8,))
+    return trace(
+        nn.Sequential(OrderedDict(fc1=nn.Linear(8, 4, bias=False), fc2=nn.Linear(4, 2, bias=False))), (8,)
+    )
 
 
 TWO = two_layers()
@@ -53,15 +57,26 @@ def timeline(plan: Plan, batch_size: int, cluster: Cluster) -> Timeline:
 
 def shown(line: Timeline) -> list[tuple[str, float, float]]:
     """Return the events that take time."""
-    return [(str(event), round(event.start_s, 9), round(event.end_s, 9)) for event in line.events
-            if event.end_s > event.start_s]
+    return [
+        (str(event), round(event.start_s, 9), round(event.end_s, 9))
+        for event in line.events
+        if event.end_s > event.start_s
+    ]
 
 
 def test_one_worker_by_hand() -> None:
-    line = timeline(make_plan(TWO, 1, {"fc1": Layout(on=(0,))}), 1, made_cluster(compute=HAND, step_overhead_s=0.5))
+    line = timeline(
+        make_plan(TWO, 1, {"fc1": Layout(on=(0,))}), 1, made_cluster(compute=HAND, step_overhead_s=0.5)
+    )
+    # 8 and 32 weights at 0.25 s.
     assert shown(line) == [
-        ("forward fc1", 0, 2), ("forward fc2", 2, 3), ("backward fc2", 3, 5), ("backward fc1", 5, 7),
-        ("update fc2", 7, 9), ("update fc1", 9, 17)]  # 8 and 32 weights at 0.25 s
+        ("forward fc1", 0, 2),
+        ("forward fc2", 2, 3),
+        ("backward fc2", 3, 5),
+        ("backward fc1", 5, 7),
+        ("update fc2", 7, 9),
+        ("update fc1", 9, 17),
+    ]
     assert line.step_s == 17.5
     assert line.utilisation.tolist() == [1.0]
 
@@ -77,9 +92,17 @@ def test_two_workers_data_parallel_by_hand() -> None:
     line = timeline(make_plan(TWO, 2, {"fc1": Layout(on=(0, 1), n=2)}), 2, halves(1.0))
     # fc2: 8 weights, 32 bytes, half of them sent; fc1: 32 weights, 128 bytes.
     assert shown(line) == [
-        ("forward fc1", 0, 2), ("forward fc2", 2, 3), ("backward fc2", 3, 5), ("sum fc2", 5, 6),
-        ("backward fc1", 5, 7), ("sum fc1", 7, 11), ("update fc2", 7, 8), ("gather fc2", 11, 12),
-        ("update fc1", 11, 15), ("gather fc1", 15, 19)]
+        ("forward fc1", 0, 2),
+        ("forward fc2", 2, 3),
+        ("backward fc2", 3, 5),
+        ("sum fc2", 5, 6),
+        ("backward fc1", 5, 7),
+        ("sum fc1", 7, 11),
+        ("update fc2", 7, 8),
+        ("gather fc2", 11, 12),
+        ("update fc1", 11, 15),
+        ("gather fc1", 15, 19),
+    ]
     assert line.split.compute_s.tolist() == [12, 12]  # 7 and the updates, 1 + 4
     assert line.split.exposed_s.tolist() == [7, 7]  # from 8 to 11 and from 15 to 19
     assert line.split.idle_s.tolist() == [0, 0]
@@ -97,8 +120,15 @@ def test_two_stages_by_hand() -> None:
     plan = make_plan(TWO, 2, {"fc1": Layout(on=(0,)), "fc2": Layout(on=(1,))})
     line = timeline(plan, 1, halves(1.0))
     assert shown(line) == [
-        ("forward fc1", 0, 2), ("exchange fc1>fc2", 2, 3), ("forward fc2", 3, 4), ("backward fc2", 4, 6),
-        ("exchange back fc1>fc2", 6, 7), ("backward fc1", 7, 9), ("update fc2", 6, 8), ("update fc1", 9, 17)]
+        ("forward fc1", 0, 2),
+        ("exchange fc1>fc2", 2, 3),
+        ("forward fc2", 3, 4),
+        ("backward fc2", 4, 6),
+        ("exchange back fc1>fc2", 6, 7),
+        ("backward fc1", 7, 9),
+        ("update fc2", 6, 8),
+        ("update fc1", 9, 17),
+    ]
     assert line.step_s == 17
     split = line.split
     assert split.compute_s.tolist() == [12, 5]
@@ -120,12 +150,21 @@ def test_workers_that_finish_leave_their_cores_to_the_others() -> None:
     seconds = np.array([4.0, 1.0, 2.0, 4.0])
     # 1 s of all three takes 2, the next second of two takes 1.5, the last two of one 2; the fourth
     # is in another node.
-    assert cost_model.processor_sharing(seconds, Layout(on=(0, 1, 2, 3), n=4)).tolist() == [5.5, 2.0, 3.5, 4.0]
+    assert cost_model.processor_sharing(seconds, Layout(on=(0, 1, 2, 3), n=4)).tolist() == [
+        5.5,
+        2.0,
+        3.5,
+        4.0,
+    ]
     assert cost_model.processor_sharing(seconds[:1], Layout(on=(0,)), computing=2).tolist() == [6.0]
     assert cost_model.processor_sharing(seconds[:1], Layout(on=(0,)), computing=1.5).tolist() == [5.0]
     # With two computing per node, worker 0 shares with another op; workers 3 and 4 only with each
     # other.
-    assert cost_model.processor_sharing(seconds[:3], Layout(on=(0, 3, 4), n=3), computing=2).tolist() == [6.0, 1.5, 2.5]
+    assert cost_model.processor_sharing(seconds[:3], Layout(on=(0, 3, 4), n=3), computing=2).tolist() == [
+        6.0,
+        1.5,
+        2.5,
+    ]
 
 
 def test_workers_of_a_pipeline_contend_while_they_compute_at_once() -> None:
@@ -156,13 +195,20 @@ def test_micro_batches_add_their_gradients_up() -> None:
 
 @pytest.mark.parametrize(("stages", "batches"), [(2, 4), (4, 4), (3, 8), (4, 12)])
 @pytest.mark.parametrize("pipeline", ["1f1b", "fill_drain"])
-def test_a_pipeline_of_equal_stages_has_the_bubble_of_the_papers(stages: int, batches: int, pipeline: str) -> None:
+def test_a_pipeline_of_equal_stages_has_the_bubble_of_the_papers(
+    stages: int, batches: int, pipeline: str
+) -> None:
     """Bubble / time = (S − 1) / (m + S − 1): Huang et al. 2019, section 2.1; Narayanan et al. 2021,
     section 2.2."""
     layers = OrderedDict((f"fc{i}", nn.Linear(4, 4, bias=False)) for i in range(stages))
     graph = trace(nn.Sequential(layers), (4,))
-    plan = make_plan(graph, stages, {name: Layout(on=(i,)) for i, name in enumerate(layers)}, micro_batches=batches,
-                     pipeline=pipeline)
+    plan = make_plan(
+        graph,
+        stages,
+        {name: Layout(on=(i,)) for i, name in enumerate(layers)},
+        micro_batches=batches,
+        pipeline=pipeline,
+    )
 
     class Equal(Rates):
         def backward_s(self, op: Op, part: object, precision: str, input_gradient: bool) -> float:
@@ -178,7 +224,11 @@ def test_a_pipeline_of_equal_stages_has_the_bubble_of_the_papers(stages: int, ba
 
 def test_loading_is_reported_separately() -> None:
     plan = make_plan(TWO, 2, {"fc1": Layout(on=(0, 1), n=2)})
-    for numbers, loaded in (({}, 19 + 3.0), ({"data_shared": True}, 19 + 6.0), ({"data_overlaps": True}, 19.0)):
+    for numbers, loaded in (
+        ({}, 19 + 3.0),
+        ({"data_shared": True}, 19 + 6.0),
+        ({"data_overlaps": True}, 19.0),
+    ):
         cluster = dataclasses.replace(halves(1.0), data_s_per_image=3.0, **numbers)
         line = timeline(plan, 2, cluster)
         assert (line.step_s, line.loaded_step_s, line.data_wait_s) == pytest.approx((19, loaded, loaded - 19))
@@ -202,7 +252,9 @@ def test_time_is_computing_exposed_messages_and_idling(name: str, count: int) ->
         plan, batch = data.draw(plans(GRAPHS[name]))
         line = simulate(lower(GRAPHS[name], plan, batch), FOUR, "fp32")
         split = line.split
-        assert split.compute_s + split.exposed_s + split.idle_s == pytest.approx(np.full(plan.workers, line.step_s))
+        assert split.compute_s + split.exposed_s + split.idle_s == pytest.approx(
+            np.full(plan.workers, line.step_s)
+        )
         assert (split.exposed_s >= 0).all() and (split.idle_s >= 0).all()
         messages = np.zeros(plan.workers)
         for event in line.events:
@@ -290,8 +342,10 @@ class Dearer(CostModel):
 
     def traffic(self, producer: Op, layout: Layout, consumer: Op, *rest: object) -> Traffic:
         found = super().traffic(producer, layout, consumer, *rest)  # type: ignore[arg-type]
-        extra = [self.by * (self.raised == (kind, consumer.name) and bool(found.workers))
-                 for kind in ("exchange", "exchange back")]
+        extra = [
+            self.by * (self.raised == (kind, consumer.name) and bool(found.workers))
+            for kind in ("exchange", "exchange back")
+        ]
         return Traffic(found.forward_s + extra[0], found.backward_s + extra[1], found.workers)
 
     def sync(self, op: Op, layout: Layout) -> Sync:
@@ -334,7 +388,13 @@ def test_a_thousand_workers() -> None:
     graph = GRAPHS["tower"]
     cluster = made_cluster(8, 128)
     for degrees in ({"n": 1024}, {"n": 128, "h": 2, "w": 4}):
-        plan = make_plan(graph, 1024, {"conv1": Layout(on=tuple(range(1024)), **degrees),
-                                       "conv2": Layout(on=tuple(range(1024)), n=1024)})
+        plan = make_plan(
+            graph,
+            1024,
+            {
+                "conv1": Layout(on=tuple(range(1024)), **degrees),
+                "conv2": Layout(on=tuple(range(1024)), n=1024),
+            },
+        )
         line = simulate(lower(graph, plan, 1024), cluster, "fp32")
         assert 0 < line.utilisation.min() <= line.utilisation.max() < 1

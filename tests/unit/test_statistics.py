@@ -50,8 +50,10 @@ def test_interval_is_that_of_plain_resampling() -> None:
     ratios = [np.median(rng.choice(base, 40)) / np.median(rng.choice(ours, 40)) for _ in range(10_000)]
     low, high = np.quantile(ratios, (0.025, 0.975))
     found = speedup(base.tolist(), ours.tolist())
-    assert (found.low, found.high) == (pytest.approx(low, abs=0.03 * (high - low)),
-                                       pytest.approx(high, abs=0.03 * (high - low)))
+    assert (found.low, found.high) == (
+        pytest.approx(low, abs=0.03 * (high - low)),
+        pytest.approx(high, abs=0.03 * (high - low)),
+    )
 
 
 def test_interval_covers_as_often_as_it_says() -> None:
@@ -60,8 +62,9 @@ def test_interval_covers_as_often_as_it_says() -> None:
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(200):
-        s = speedup((2 * rng.lognormal(0, 0.1, 25)).tolist(), rng.lognormal(0, 0.1, 25).tolist(),
-                    resamples=400)
+        s = speedup(
+            (2 * rng.lognormal(0, 0.1, 25)).tolist(), rng.lognormal(0, 0.1, 25).tolist(), resamples=400
+        )
         assert s.low is not None and s.high is not None
         held += s.low <= 2.0 <= s.high
     assert 0.90 <= held / 200 <= 0.99

@@ -19,7 +19,15 @@ from parallel.graph.configured import model_graph
 from parallel.models.alexnet import VARIANTS, AlexNetConfig
 from parallel.plans import Layout
 from parallel.program.lowering import lower
-from parallel.strategies import STRATEGIES, DataParallel, FromFile, ModelParallel, OneWeirdTrick, Single, build_plan
+from parallel.strategies import (
+    STRATEGIES,
+    DataParallel,
+    FromFile,
+    ModelParallel,
+    OneWeirdTrick,
+    Single,
+    build_plan,
+)
 from parallel.strategies.model_parallel import balance, cost_of
 from parallel.training.engines import ENGINES
 from tests.support.small_models import graph_of
@@ -43,21 +51,30 @@ def test_every_strategy_is_a_choice_of_its_own_name() -> None:
 
 
 def test_every_strategy_without_a_plan_has_an_engine() -> None:
-    assert {name for name, options in CHOICES["strategy"].items()
-            if isinstance(options, StrategyConfig) and not options.makes_plan} == {*ENGINES}
+    assert {
+        name
+        for name, options in CHOICES["strategy"].items()
+        if isinstance(options, StrategyConfig) and not options.makes_plan
+    } == {*ENGINES}
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("strategy", [
-    DataParallel(),
-    ModelParallel(),
-    ModelParallel(scheme="tensor"),
-    ModelParallel(micro_batches=4),
-    OneWeirdTrick(),
-    OneWeirdTrick(scheme="b", update="pass"),
-], ids=lambda s: s.full_label(None))
-def test_every_strategy_has_a_program_for_every_variant(strategy: StrategyConfig, variant: str, workers: int) -> None:
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        DataParallel(),
+        ModelParallel(),
+        ModelParallel(scheme="tensor"),
+        ModelParallel(micro_batches=4),
+        OneWeirdTrick(),
+        OneWeirdTrick(scheme="b", update="pass"),
+    ],
+    ids=lambda s: s.full_label(None),
+)
+def test_every_strategy_has_a_program_for_every_variant(
+    strategy: StrategyConfig, variant: str, workers: int
+) -> None:
     plan = build_plan(ALEXNETS[variant], workers, strategy)
     program = lower(ALEXNETS[variant], plan, 48)
     assert len(program.steps) == workers
@@ -97,8 +114,10 @@ def test_layers_are_as_balanced_as_they_can_be() -> None:
     weighted = [op.name for op in OWT if op.parameter_count]
     costs = [cost_of(OWT, name) for name in weighted]
     plan = build_plan(OWT, 3, ModelParallel())
-    loads = [sum(cost for name, cost in zip(weighted, costs, strict=True) if plan[name].on == (worker,))
-             for worker in range(3)]
+    loads = [
+        sum(cost for name, cost in zip(weighted, costs, strict=True) if plan[name].on == (worker,))
+        for worker in range(3)
+    ]
     best = min(max(sum(costs[:i]), sum(costs[i:j]), sum(costs[j:])) for i, j in combinations(range(1, 8), 2))
     assert max(loads) == best
 
@@ -120,7 +139,9 @@ def test_balance_is_the_best_of_all_cuts(costs: list[int], data: st.DataObject) 
         edges = [0, *cuts, len(costs)]
         return max(sum(costs[a:b]) for a, b in zip(edges, edges[1:], strict=False))
 
-    assert worst(tuple(starts[1:])) == min(worst(cuts) for cuts in combinations(range(1, len(costs)), workers - 1))
+    assert worst(tuple(starts[1:])) == min(
+        worst(cuts) for cuts in combinations(range(1, len(costs)), workers - 1)
+    )
 
 
 def test_one_weird_trick() -> None:
@@ -140,41 +161,68 @@ def test_one_weird_trick_needs_linear_layers() -> None:
         build_plan(convs, 2, OneWeirdTrick())
 
 
-@pytest.mark.parametrize(("workers", "strategy", "sentence"), [
-    (9, ModelParallel(),
-     "workers=9 are more than the 8 layers with weights that scheme layers can place"),
-    (2, OneWeirdTrick(scheme="a", update="pass"),
-     "update=pass needs passes, which scheme=a does not have"),
-    (2, FromFile(), "strategy.path=None must name the plan file of strategy=from_file"),
-    (2, FromFile(path="nowhere.yaml"), "strategy.path=nowhere.yaml is not a file"),
-], ids=lambda value: value.name if isinstance(value, StrategyConfig) else "")
+@pytest.mark.parametrize(
+    ("workers", "strategy", "sentence"),
+    [
+        (
+            9,
+            ModelParallel(),
+            "workers=9 are more than the 8 layers with weights that scheme layers can place",
+        ),
+        (
+            2,
+            OneWeirdTrick(scheme="a", update="pass"),
+            "update=pass needs passes, which scheme=a does not have",
+        ),
+        (2, FromFile(), "strategy.path=None must name the plan file of strategy=from_file"),
+        (2, FromFile(path="nowhere.yaml"), "strategy.path=nowhere.yaml is not a file"),
+    ],
+    ids=lambda value: value.name if isinstance(value, StrategyConfig) else "",
+)
 def test_what_a_strategy_refuses(workers: int, strategy: StrategyConfig, sentence: str) -> None:
     with refused(sentence):
         build_plan(OWT, workers, strategy)
 
 
-@pytest.mark.parametrize(("make", "sentence"), [
-    (lambda: ModelParallel(scheme="rows"), "strategy.scheme=rows is not known; it must be one of layers, tensor"),
-    (lambda: ModelParallel(pipeline="gpipe"),
-     "strategy.pipeline=gpipe is not known; it must be one of fill_drain, 1f1b"),
-    (lambda: ModelParallel(micro_batches=0), "strategy.micro_batches=0 must be at least 1"),
-    (lambda: OneWeirdTrick(scheme="d"), "strategy.scheme=d is not known; it must be one of a, b, c"),
-    (lambda: OneWeirdTrick(update="epoch"), "strategy.update=epoch is not known; it must be one of step, pass"),
-    (lambda: Ddp(bucket_mb=0.0), "strategy.bucket_mb=0.0 must be positive"),
-    (lambda: Searched(method="guess"), "strategy.method=guess is not known; it must be one of exact, mcmc, exhaustive"),
-    (lambda: Searched(candidates=0), "strategy.candidates=0 must be at least 1"),
-])
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (
+            lambda: ModelParallel(scheme="rows"),
+            "strategy.scheme=rows is not known; it must be one of layers, tensor",
+        ),
+        (
+            lambda: ModelParallel(pipeline="gpipe"),
+            "strategy.pipeline=gpipe is not known; it must be one of fill_drain, 1f1b",
+        ),
+        (lambda: ModelParallel(micro_batches=0), "strategy.micro_batches=0 must be at least 1"),
+        (lambda: OneWeirdTrick(scheme="d"), "strategy.scheme=d is not known; it must be one of a, b, c"),
+        (
+            lambda: OneWeirdTrick(update="epoch"),
+            "strategy.update=epoch is not known; it must be one of step, pass",
+        ),
+        (lambda: Ddp(bucket_mb=0.0), "strategy.bucket_mb=0.0 must be positive"),
+        (
+            lambda: Searched(method="guess"),
+            "strategy.method=guess is not known; it must be one of exact, mcmc, exhaustive",
+        ),
+        (lambda: Searched(candidates=0), "strategy.candidates=0 must be at least 1"),
+    ],
+)
 def test_options_are_checked_at_construction(make: Callable[[], StrategyConfig], sentence: str) -> None:
     with refused(sentence):
         make()
 
 
-@pytest.mark.parametrize(("options", "plan", "label"), [
-    (Single(), "5f0c", "single"),
-    (ModelParallel(micro_batches=4), None, "model_parallel layers micro_batches=4"),
-    (OneWeirdTrick(scheme="b", update="pass"), None, "one_weird_trick b update=pass"),
-    (FromFile(path="plan.yaml"), "5f0c", "from_file plan 5f0c"),
-])
+@pytest.mark.parametrize(
+    ("options", "plan", "label"),
+    [
+        (Single(), "5f0c", "single"),
+        (ModelParallel(micro_batches=4), None, "model_parallel layers micro_batches=4"),
+        (OneWeirdTrick(scheme="b", update="pass"), None, "one_weird_trick b update=pass"),
+        (FromFile(path="plan.yaml"), "5f0c", "from_file plan 5f0c"),
+    ],
+)
 def test_labels_tell_runs_apart(options: StrategyConfig, plan: str | None, label: str) -> None:
     assert options.full_label(plan) == label
 

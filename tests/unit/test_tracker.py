@@ -39,8 +39,14 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
 
 def tracked(run_dir: Path, config: TrackerConfig, summary: dict[str, float | str] | None = None) -> None:
     """Track a run of two epochs."""
-    with open_tracker(config, run_dir=run_dir, name="ours", group="sweep-1", job_type="ddp",
-                      config_dict={"trainer": {"lr": 0.1}}) as tracker:
+    with open_tracker(
+        config,
+        run_dir=run_dir,
+        name="ours",
+        group="sweep-1",
+        job_type="ddp",
+        config_dict={"trainer": {"lr": 0.1}},
+    ) as tracker:
         for epoch in OURS.epochs:
             tracker.log_epoch(epoch)
         tracker.finish(summary or {})
@@ -51,12 +57,18 @@ def test_offline_run_holds_epochs_and_summary(tmp_path: Path, capfd: pytest.Capt
     tracked(tmp_path / "run", TrackerConfig(), run_summary(OURS, tmp_path))
     out, err = capfd.readouterr()
     (line,) = (out + err).splitlines()
-    assert line.startswith(f"W&B run kept offline; upload it with: wandb sync {tmp_path}/run/wandb/offline-run-")
+    assert line.startswith(
+        f"W&B run kept offline; upload it with: wandb sync {tmp_path}/run/wandb/offline-run-"
+    )
 
     log = read_back(tmp_path / "run")
     (run,) = [entry["run"] for entry in log if entry["type"] == "run"]
-    assert (run["project"], run["run_group"], run["job_type"], run["display_name"]) == \
-        ("parallel", "sweep-1", "ddp", "ours")
+    assert (run["project"], run["run_group"], run["job_type"], run["display_name"]) == (
+        "parallel",
+        "sweep-1",
+        "ddp",
+        "ours",
+    )
     assert run["config"]["update"]["trainer"]["lr"] == 0.1
     history = [entry["history"]["item"] for entry in log if entry["type"] == "history"]
     assert [item["epoch"] for item in history] == [1, 2]
@@ -78,8 +90,9 @@ def test_every_field_of_an_epoch_has_a_name() -> None:
 
 def test_what_was_not_measured_is_not_sent(tmp_path: Path) -> None:
     config = TrackerConfig()
-    with open_tracker(config, run_dir=tmp_path, name="n", group=None, job_type="t",
-                      config_dict={}) as tracker:
+    with open_tracker(
+        config, run_dir=tmp_path, name="n", group=None, job_type="t", config_dict={}
+    ) as tracker:
         tracker.log_epoch(Epoch(epoch=1, seconds=2.0))
     (item,) = [entry["history"]["item"] for entry in read_back(tmp_path) if entry["type"] == "history"]
     assert {name for name in item if not name.startswith("_")} == {"epoch", "time/epoch_seconds"}
@@ -91,15 +104,17 @@ def test_runs_of_one_process_do_not_merge(tmp_path: Path) -> None:
         assert len([entry for entry in read_back(tmp_path / name) if entry["type"] == "history"]) == 2
 
 
-def test_online_without_a_key_goes_offline_and_says_so(tmp_path: Path,
-                                                       capfd: pytest.CaptureFixture[str]) -> None:
+def test_online_without_a_key_goes_offline_and_says_so(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     tracked(tmp_path, TrackerConfig(mode="online"))
     assert "no key (`wandb login` or WANDB_API_KEY), so the run is kept offline" in capfd.readouterr().out
     assert read_back(tmp_path)
 
 
-def test_a_server_that_does_not_answer_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                   capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_does_not_answer_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setattr("parallel.results.tracker.INIT_TIMEOUT_S", 1.0)
     tracked(tmp_path, TrackerConfig())
@@ -109,8 +124,10 @@ def test_a_server_that_does_not_answer_is_no_error(tmp_path: Path, monkeypatch: 
 
 
 def test_a_failed_run_counts_as_failed(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), open_tracker(TrackerConfig(), run_dir=tmp_path, name="n", group=None,
-                                                   job_type="t", config_dict={}):
+    with (
+        pytest.raises(RuntimeError),
+        open_tracker(TrackerConfig(), run_dir=tmp_path, name="n", group=None, job_type="t", config_dict={}),
+    ):
         raise RuntimeError
     (entry,) = [entry for entry in read_back(tmp_path) if entry["type"] == "exit"]
     assert entry["exit"]["exit_code"] == 1
@@ -118,8 +135,19 @@ def test_a_failed_run_counts_as_failed(tmp_path: Path) -> None:
 
 def test_no_tracker_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracked(tmp_path / "run", TrackerConfig(name="none"))
-    assert type(open_tracker(TrackerConfig(name="none"), run_dir=tmp_path, name="n", group=None, job_type="t",
-                             config_dict={})) is Tracker
+    assert (
+        type(
+            open_tracker(
+                TrackerConfig(name="none"),
+                run_dir=tmp_path,
+                name="n",
+                group=None,
+                job_type="t",
+                config_dict={},
+            )
+        )
+        is Tracker
+    )
     monkeypatch.setenv("WANDB_MODE", "disabled")
     tracked(tmp_path / "run", TrackerConfig())
     assert list(tmp_path.iterdir()) == []
@@ -148,7 +176,12 @@ def test_a_line_per_epoch_where_there_is_no_terminal() -> None:
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parallel.training.progress.DRAW_EVERY_S", 0.0)
     out = shown(terminal=True)
-    assert "epoch 2/2  step 2/3  loss 0.500" in out and "images/s" in out and "left" in out and "validation" in out
+    assert (
+        "epoch 2/2  step 2/3  loss 0.500" in out
+        and "images/s" in out
+        and "left" in out
+        and "validation" in out
+    )
     assert shown(terminal=True, enabled=False) == "" and shown(terminal=False, enabled=False) == ""
 
 

@@ -33,26 +33,50 @@ def row(predicted_s: float, measured_s: float, name: str = "plan", **changes: An
     """Return a plan whose prediction and measurement have 3/4 computing and 1/4 exposed
     communication."""
     values: dict[str, Any] = {
-        "name": name, "kind": "named", "plan": f"plan of {name}", "workers": 2, "batch_size": 128,
+        "name": name,
+        "kind": "named",
+        "plan": f"plan of {name}",
+        "workers": 2,
+        "batch_size": 128,
         "held_out": False,
-        "predicted_s": predicted_s, "measured_s": measured_s, "first_quartile_s": 0.9 * measured_s,
+        "predicted_s": predicted_s,
+        "measured_s": measured_s,
+        "first_quartile_s": 0.9 * measured_s,
         "third_quartile_s": 1.1 * measured_s,
         "predicted": StepSplit(0.75 * predicted_s, 0.25 * predicted_s, 0.0),
-        "measured": StepSplit(0.75 * measured_s, 0.25 * measured_s, 0.0), **changes}
+        "measured": StepSplit(0.75 * measured_s, 0.25 * measured_s, 0.0),
+        **changes,
+    }
     return ValidatedPlan(**values)
 
 
 def validation(*rows: ValidatedPlan, **changes: Any) -> Validation:
     values: dict[str, Any] = {
-        "model": "alexnet owt", "image_size": 64, "num_classes": 10, "precision": "fp32",
+        "model": "alexnet owt",
+        "image_size": 64,
+        "num_classes": 10,
+        "precision": "fp32",
         "cluster": "local 12345678",
-        "device": "cpu: some", "threads": 1, "started": "2026-01-02T03:04:05+00:00", "command": "torchrun …",
-        "blocks": 5, "steps": 2, "seed": 0, "environment": {"host": "bench"}, "rows": rows, **changes}
+        "device": "cpu: some",
+        "threads": 1,
+        "started": "2026-01-02T03:04:05+00:00",
+        "command": "torchrun …",
+        "blocks": 5,
+        "steps": 2,
+        "seed": 0,
+        "environment": {"host": "bench"},
+        "rows": rows,
+        **changes,
+    }
     return Validation(**values)
 
 
-FOUR = (row(1.0, 1.0, "a"), row(2.2, 2.0, "b"), row(2.8, 4.0, "c <&>", kind="random", held_out=True),
-        row(3.0, 3.0, "d", kind="optimum", held_out=True))
+FOUR = (
+    row(1.0, 1.0, "a"),
+    row(2.2, 2.0, "b"),
+    row(2.8, 4.0, "c <&>", kind="random", held_out=True),
+    row(3.0, 3.0, "d", kind="optimum", held_out=True),
+)
 """Errors 0, 0.1, −0.3, 0; of the six pairs only c and d are in the wrong order."""
 
 
@@ -94,16 +118,24 @@ def test_one_plan_has_no_rank() -> None:
 
 def test_missed_targets_are_named_of_the_held_out_rows() -> None:
     assert verdict([row(1.0, 1.0), row(2.0, 2.0)]) == "All targets are met (all plans; none is held out)."
-    assert verdict(FOUR) == ("Targets missed (held-out plans): mean error 15 % (target: at most 5 %); "
-                             "largest error 30 % (target: at most 15 %); τ -1 (target: at least 0.9); "
-                             "regret 1.33 (target: at most 1.03).")
+    assert verdict(FOUR) == (
+        "Targets missed (held-out plans): mean error 15 % (target: at most 5 %); "
+        "largest error 30 % (target: at most 15 %); τ -1 (target: at least 0.9); "
+        "regret 1.33 (target: at most 1.03)."
+    )
 
 
 def test_summary_has_the_subsets() -> None:
     names = [name for name, _ in subsets([*FOUR, row(1.0, 1.0, batch_size=96)])]
-    assert names == ["all", "held out", "2 workers, batch 96", "2 workers, batch 128", "named plans",
-                     "optimum plans",
-                     "random plans"]
+    assert names == [
+        "all",
+        "held out",
+        "2 workers, batch 96",
+        "2 workers, batch 128",
+        "named plans",
+        "optimum plans",
+        "random plans",
+    ]
     assert summary(FOUR)[0][:6] == ["all", "4", "10.0 %", "30.0 %", "0.667", "1.000"]
     assert summary(FOUR)[-1][4:6] == ["-", "-"]
 
@@ -127,20 +159,23 @@ def test_truncated_file_is_refused_wherever_it_ends(tmp_path: Path) -> None:
             read_validation(path)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda v: v.pop("seed"), "validation lacks seed"),
-    (lambda v: v.update(format=2), "format=2 must be 1"),
-    (lambda v: v.update(rows={}), "rows={} must be a list"),
-    (lambda v: v.update(rows=[]), "rows=0 must be at least 1"),
-    (lambda v: v.update(rows=["a"]), r"rows\[0\]='a' must be a mapping"),
-    (lambda v: v["rows"][0].update(kind="odd"), "kind=odd is not known"),
-    (lambda v: v["rows"][0].update(measured_s="1"), "measured_s='1' must be a number"),
-    (lambda v: v["rows"][0].update(measured_s=-1.0), "measured_s=-1.0 must be positive"),
-    (lambda v: v["rows"][0].update(predicted_s=math.inf), "predicted_s=inf must be positive"),
-    (lambda v: v["rows"][0].update(measured_s=9.0), "must lie between its quartiles"),
-    (lambda v: v["rows"][0]["measured"].update(idle_s=1.0), "must add up to measured_s=1.0"),
-    (lambda v: v["rows"][0]["measured"].pop("idle_s"), r"rows\[0\].measured lacks idle_s"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.pop("seed"), "validation lacks seed"),
+        (lambda v: v.update(format=2), "format=2 must be 1"),
+        (lambda v: v.update(rows={}), "rows={} must be a list"),
+        (lambda v: v.update(rows=[]), "rows=0 must be at least 1"),
+        (lambda v: v.update(rows=["a"]), r"rows\[0\]='a' must be a mapping"),
+        (lambda v: v["rows"][0].update(kind="odd"), "kind=odd is not known"),
+        (lambda v: v["rows"][0].update(measured_s="1"), "measured_s='1' must be a number"),
+        (lambda v: v["rows"][0].update(measured_s=-1.0), "measured_s=-1.0 must be positive"),
+        (lambda v: v["rows"][0].update(predicted_s=math.inf), "predicted_s=inf must be positive"),
+        (lambda v: v["rows"][0].update(measured_s=9.0), "must lie between its quartiles"),
+        (lambda v: v["rows"][0]["measured"].update(idle_s=1.0), "must add up to measured_s=1.0"),
+        (lambda v: v["rows"][0]["measured"].pop("idle_s"), r"rows\[0\].measured lacks idle_s"),
+    ],
+)
 def test_what_does_not_fit_is_named_with_its_file(tmp_path: Path, change: Any, message: str) -> None:
     path = tmp_path / "validation.json"
     write_validation(path, validation(*FOUR))
@@ -165,12 +200,13 @@ def test_section_is_well_formed_and_has_a_dot_for_each_row(tmp_path: Path) -> No
     assert found.body.count('fill="var(--ground)"') == 2  # hollow: held out
     assert "5% off" in found.body and "15% off" in found.body
     assert "c &lt;&amp;&gt;" in found.body and "c <&>" not in html
-    assert '>c &lt;&amp;&gt;</text>' in found.body  # more than 15 % off: named in the plot
+    assert ">c &lt;&amp;&gt;</text>" in found.body  # more than 15 % off: named in the plot
     assert "Targets missed (held-out plans)" in found.body
 
 
-def test_compare_shows_validations_beside_records_and_alone(tmp_path: Path,
-                                                            capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_shows_validations_beside_records_and_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_validation(tmp_path / "validation-2.json", validation(*FOUR))
     assert main([str(tmp_path)]) == 0
     out = capsys.readouterr().out

@@ -66,7 +66,9 @@ class BatchSums(Op):
     def kept_bytes(self, part: Part, itemsize: int) -> int:
         return 8 * self.output_box(part).volume
 
-    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+    def forward(
+        self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         x = xs[0]
         if not context.training:
             return torch.zeros(self.output_box(part).shape, dtype=torch.float64, device=x.device)
@@ -87,13 +89,21 @@ class BatchNorm2d(Op):
     def from_layer(cls, layer: nn.BatchNorm2d, name: str, **common: Any) -> tuple[Op, ...]:
         """Build the two ops of an `nn.BatchNorm2d`."""
         if layer.momentum is None or layer.running_mean is None:
-            raise no_rule(name, "a batch normalisation without running statistics or with their plain average")
+            raise no_rule(
+                name, "a batch normalisation without running statistics or with their plain average"
+            )
         sums, sums_shape = f"{name}.sums", (common["shape"][0], SUMS)
         return (
             BatchSums(name=sums, **{**common, "shape": sums_shape}),
-            cls(name=name, inputs=(*common["inputs"], sums), shape=common["shape"],
-                input_shapes=(*common["input_shapes"], sums_shape), eps=layer.eps, momentum=layer.momentum,
-                affine=layer.affine),
+            cls(
+                name=name,
+                inputs=(*common["inputs"], sums),
+                shape=common["shape"],
+                input_shapes=(*common["input_shapes"], sums_shape),
+                eps=layer.eps,
+                momentum=layer.momentum,
+                affine=layer.affine,
+            ),
         )
 
     @property
@@ -117,11 +127,15 @@ class BatchNorm2d(Op):
     def buffer_boxes(self, part: Part) -> dict[str, Box]:
         return dict.fromkeys(self.buffers, Box(part.box.spans[1:2]))
 
-    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+    def forward(
+        self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         x, sums = xs
         weight, bias, buffers = parameters.get("weight"), parameters.get("bias"), context.buffers[self.name]
         if not context.training:
-            return F.batch_norm(x, buffers["running_mean"], buffers["running_var"], weight, bias, eps=self.eps)
+            return F.batch_norm(
+                x, buffers["running_mean"], buffers["running_var"], weight, bias, eps=self.eps
+            )
         count, total, squares = sums[0].unbind(dim=1)  # each [c]
         mean = total / count
         var = (squares / count - mean * mean).clamp_min(0.0)  # rounding may make it negative
@@ -141,9 +155,12 @@ class _Sums(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         wide = x if x.dtype.itemsize >= 4 else x.float()
-        mean, var = torch.ops.aten.batch_norm_update_stats(wide, None, None, 0.0)  # fused; the biased variance
+        # Fused; the biased variance.
+        mean, var = torch.ops.aten.batch_norm_update_stats(wide, None, None, 0.0)
         mean, var, count = mean.double(), var.double(), x.numel() // x.shape[1]
-        return torch.stack([torch.full_like(mean, count), count * mean, count * (var + mean * mean)], dim=1)[None]
+        return torch.stack([torch.full_like(mean, count), count * mean, count * (var + mean * mean)], dim=1)[
+            None
+        ]
 
     @staticmethod
     @once_differentiable
@@ -159,8 +176,9 @@ class _Normalise(torch.autograd.Function):
     mean and var."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None,
-                eps: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Tensor:
         ctx.save_for_backward(x, mean, var, weight)
         ctx.eps = eps
         return F.batch_norm(x, mean, var, weight, bias, eps=eps)
@@ -169,9 +187,11 @@ class _Normalise(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, mean, var, weight = ctx.saved_tensors
-        ones = torch.ones_like(mean) if weight is None else weight  # the kernel needs a weight to compute its gradient
+        # The kernel needs a weight to compute its gradient.
+        ones = torch.ones_like(mean) if weight is None else weight
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, ones, mean, var, None, None, False, ctx.eps, [ctx.needs_input_grad[0], True, True])
+            gradient, x, ones, mean, var, None, None, False, ctx.eps, [ctx.needs_input_grad[0], True, True]
+        )
         scale = (var + ctx.eps).rsqrt()
         of_mean, of_var = -ones * scale * of_bias, -0.5 * ones * scale * scale * of_weight
         own = (None, None) if weight is None else (of_weight, of_bias)

@@ -31,8 +31,15 @@ class Conv2d(Op):
         """Build the op of an `nn.Conv2d`."""
         if pair(layer.dilation) != (1, 1) or layer.padding_mode != "zeros" or isinstance(layer.padding, str):
             raise no_rule(name, "a convolution with dilation, non-zero or named padding")
-        return cls(name=name, **common, kernel=pair(layer.kernel_size), stride=pair(layer.stride),
-                   padding=pair(layer.padding), groups=layer.groups, bias=layer.bias is not None)
+        return cls(
+            name=name,
+            **common,
+            kernel=pair(layer.kernel_size),
+            stride=pair(layer.stride),
+            padding=pair(layer.padding),
+            groups=layer.groups,
+            bias=layer.bias is not None,
+        )
 
     @property
     def dims(self) -> str:
@@ -62,8 +69,14 @@ class Conv2d(Op):
 
     def _windows(self, part: Part) -> list[tuple[Span, tuple[int, int]]]:
         return [
-            window(part.box.spans[i + 2], self.shape[i + 1], self.input_shapes[0][i + 1], self.kernel[i],
-                   self.stride[i], self.padding[i])
+            window(
+                part.box.spans[i + 2],
+                self.shape[i + 1],
+                self.input_shapes[0][i + 1],
+                self.kernel[i],
+                self.stride[i],
+                self.padding[i],
+            )
             for i in range(2)
         ]
 
@@ -89,7 +102,9 @@ class Conv2d(Op):
             kept += samples * channels * (height + top + bottom) * (width + left + right)
         return kept * itemsize
 
-    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+    def forward(
+        self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         x, weight, bias = xs[0], parameters["weight"], parameters.get("bias")
         spans = part.box.spans
         padding = self.padding
@@ -97,7 +112,11 @@ class Conv2d(Op):
             (_, (top, bottom)), (_, (left, right)) = self._windows(part)
             x, padding = F.pad(x, (left, right, top, bottom)), (0, 0)
 
-        groups, out_per_group, in_per_group = self._groups(part), self.shape[0] // self.groups, self.extent("k")
+        groups, out_per_group, in_per_group = (
+            self._groups(part),
+            self.shape[0] // self.groups,
+            self.extent("k"),
+        )
         k = self._k(part)
         whole_groups = spans[1][0] % out_per_group == 0 and spans[1][1] % out_per_group == 0
         if len(groups) == 1 or (whole_groups and k == (0, in_per_group)):
@@ -109,6 +128,13 @@ class Conv2d(Op):
             start, stop = max(spans[1][0], g * out_per_group), min(spans[1][1], (g + 1) * out_per_group)
             c = slice(start - spans[1][0], stop - spans[1][0])
             first = (g - groups[0]) * in_per_group
-            outs.append(F.conv2d(x[:, first : first + k[1] - k[0]], weight[c], None if bias is None else bias[c],
-                                 self.stride, padding))
+            outs.append(
+                F.conv2d(
+                    x[:, first : first + k[1] - k[0]],
+                    weight[c],
+                    None if bias is None else bias[c],
+                    self.stride,
+                    padding,
+                )
+            )
         return torch.cat(outs, dim=1)

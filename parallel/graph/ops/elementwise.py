@@ -24,7 +24,9 @@ class ReLU(Op):
         return cls(name=name, **common)
 
     @classmethod
-    def from_call(cls, arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any) -> ReLU:
+    def from_call(
+        cls, arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any
+    ) -> ReLU:
         """Build the op of a call such as `torch.relu(x)`."""
         return cls(name=name, **common)
 
@@ -32,7 +34,9 @@ class ReLU(Op):
     def dims(self) -> str:
         return "nchw"[: len(self.shape) + 1]
 
-    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+    def forward(
+        self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         return F.relu(xs[0])
 
 
@@ -41,7 +45,9 @@ class Add(Op):
     """Sum of two tensors of the same shape."""
 
     @classmethod
-    def from_call(cls, arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any) -> Add:
+    def from_call(
+        cls, arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any
+    ) -> Add:
         """Build the op of a call such as `x + y`."""
         if arguments or options or len(common["inputs"]) != 2 or len(set(common["input_shapes"])) != 1:
             raise no_rule(name, "an addition of anything but two tensors of the same shape")
@@ -51,7 +57,9 @@ class Add(Op):
     def dims(self) -> str:
         return "nchw"[: len(self.shape) + 1]
 
-    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+    def forward(
+        self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         return xs[0] + xs[1]
 
 
@@ -80,11 +88,18 @@ class Dropout(Op):
     def kept_bytes(self, part: Part, itemsize: int) -> int:
         return 2 * part.box.volume * itemsize  # the output and the mask
 
-    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+    def forward(
+        self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         x = xs[0]
         if not context.training or self.p == 0.0:
             return x
         return x * dropout_mask(
-            key=context.key, op=self.number, samples=context.samples, box=part.box, shape=self.shape,
-            p=self.p, dtype=x.dtype,
+            key=context.key,
+            op=self.number,
+            samples=context.samples,
+            box=part.box,
+            shape=self.shape,
+            p=self.p,
+            dtype=x.dtype,
         )

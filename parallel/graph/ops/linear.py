@@ -50,5 +50,7 @@ class Linear(Op):
         k = part.k or (0, self.extent("k"))
         return part.box.volume * (k[1] - k[0])
 
-    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+    def forward(
+        self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         return F.linear(xs[0], parameters["weight"], parameters.get("bias"))

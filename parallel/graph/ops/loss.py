@@ -23,7 +23,9 @@ class CrossEntropy(Op):
     def needs(self, part: Part) -> tuple[Box, ...]:
         return (Box((part.box.spans[0], (0, self.input_shapes[0][0]))),)
 
-    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+    def forward(
+        self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         logits, labels = xs
         # At least fp32: bf16 has too few digits for a sum of exponentials over 1000 classes.
         logits = logits if logits.dtype.itemsize >= 4 else logits.float()

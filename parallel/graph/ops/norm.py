@@ -46,7 +46,9 @@ class LocalResponseNorm(Op):
         # mean, its power.
         return (part.box.volume + 5 * self.needs(part)[0].volume) * itemsize
 
-    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+    def forward(
+        self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         y = F.local_response_norm(xs[0], self.size, self.alpha, self.beta, self.k)
         before, after = self._halo(part)
         return y[:, before : y.shape[1] - after]

@@ -131,7 +131,9 @@ class Op:
         counted."""
         return part.box.volume * itemsize
 
-    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+    def forward(
+        self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         """Return the part's output, computed from the boxes of its inputs. Rows may come from
         several micro-batches."""
         raise NotImplementedError
@@ -152,7 +154,9 @@ def no_rule(name: str, what: str) -> ValueError:
     return ValueError(f"layer {name}: {what} has no rule in parallel/graph/ops; add one there")
 
 
-def window(out: Span, out_size: int, size: int, kernel: int, stride: int, padding: int) -> tuple[Span, tuple[int, int]]:
+def window(
+    out: Span, out_size: int, size: int, kernel: int, stride: int, padding: int
+) -> tuple[Span, tuple[int, int]]:
     """Return the input span that the output span `out` of a sliding window reads, and the padding
     on its two sides.
 

@@ -26,8 +26,13 @@ class MaxPool2d(Op):
         """Build the op of an `nn.MaxPool2d`."""
         if pair(layer.dilation) != (1, 1) or layer.ceil_mode or layer.return_indices:
             raise no_rule(name, "a pooling with dilation, ceil_mode or return_indices")
-        return cls(name=name, **common, kernel=pair(layer.kernel_size), stride=pair(layer.stride),
-                   padding=pair(layer.padding))
+        return cls(
+            name=name,
+            **common,
+            kernel=pair(layer.kernel_size),
+            stride=pair(layer.stride),
+            padding=pair(layer.padding),
+        )
 
     @property
     def dims(self) -> str:
@@ -35,8 +40,14 @@ class MaxPool2d(Op):
 
     def _windows(self, part: Part) -> list[tuple[Span, tuple[int, int]]]:
         return [
-            window(part.box.spans[i + 2], self.shape[i + 1], self.input_shapes[0][i + 1], self.kernel[i],
-                   self.stride[i], self.padding[i])
+            window(
+                part.box.spans[i + 2],
+                self.shape[i + 1],
+                self.input_shapes[0][i + 1],
+                self.kernel[i],
+                self.stride[i],
+                self.padding[i],
+            )
             for i in range(2)
         ]
 
@@ -46,7 +57,9 @@ class MaxPool2d(Op):
     def kept_bytes(self, part: Part, itemsize: int) -> int:
         return part.box.volume * (itemsize + 8)  # int64 indices of the maxima
 
-    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+    def forward(
+        self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         x, padding = xs[0], self.padding
         if any(padding) and part.box.shape[2:] != self.shape[1:]:
             (_, (top, bottom)), (_, (left, right)) = self._windows(part)
@@ -80,9 +93,12 @@ class AdaptiveAvgPool2d(Op):
         _, height, width = self.input_shapes[0]
         return (Box((*part.box.spans[:2], (0, height), (0, width))),)
 
-    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+    def forward(
+        self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         if self.identity:
             return xs[0]
-        if self.input_shapes[0][1:] == (1, 1):  # every window is the same position: repeat it without arithmetic
+        # Every window is the same position: repeat it without arithmetic.
+        if self.input_shapes[0][1:] == (1, 1):
             return xs[0].expand(-1, -1, *self.shape[1:])
         return F.adaptive_avg_pool2d(xs[0], (self.shape[1], self.shape[2]))

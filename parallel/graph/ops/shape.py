@@ -19,7 +19,9 @@ class Concat(Op):
     """Concatenation along c; an input outside the part's channels is not needed."""
 
     @classmethod
-    def from_call(cls, arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any) -> Concat:
+    def from_call(
+        cls, arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any
+    ) -> Concat:
         """Build the op of a call such as `torch.cat([x, y], dim=1)`."""
         given = {"dim": 0, **dict(zip(("dim",), arguments, strict=False)), **options}
         if given.get("axis", given["dim"]) not in (1, -len(common["shape"])):
@@ -41,7 +43,9 @@ class Concat(Op):
     def needs(self, part: Part) -> tuple[Box, ...]:
         return tuple(part.box.replace(1, span) for span in self._spans(part))
 
-    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+    def forward(
+        self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         there = [x for x in xs if x.shape[1] > 0]
         return there[0] if len(there) == 1 else torch.cat(there, dim=1)
 
@@ -58,7 +62,9 @@ class Flatten(Op):
         return cls(name=name, **common)
 
     @classmethod
-    def from_call(cls, arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any) -> Flatten:
+    def from_call(
+        cls, arguments: Sequence[object], options: Mapping[str, object], name: str, **common: Any
+    ) -> Flatten:
         """Build the op of a call such as `torch.flatten(x, 1)`."""
         positional = dict(zip(("start_dim", "end_dim"), arguments, strict=False))
         given = {"start_dim": 0, "end_dim": -1, **positional, **options}
@@ -75,7 +81,9 @@ class Flatten(Op):
         channels = start // self._area, -(-stop // self._area)
         return (Box((part.box.spans[0], channels, *((0, size) for size in self.input_shapes[0][1:]))),)
 
-    def forward(self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context) -> Tensor:
+    def forward(
+        self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         start, stop = part.box.spans[1]
         first = start - start % self._area
         flat = xs[0].flatten(1)

@@ -43,8 +43,11 @@ def choose(found: Sequence[Option], target_s: float | None) -> list[Choice]:
             continue
         reaching = [option for option in possible if option.epoch_s <= target_s]
         fewest = min((option.workers for option in reaching), default=0)
-        choices.append(Choice(_fastest([option for option in reaching if option.workers == fewest]), "enough")
-                       if reaching else Choice(_fastest(possible), "closest"))
+        choices.append(
+            Choice(_fastest([option for option in reaching if option.workers == fewest]), "enough")
+            if reaching
+            else Choice(_fastest(possible), "closest")
+        )
     return choices
 
 
@@ -68,5 +71,7 @@ def _cheapest(possible: Sequence[Option]) -> Option:
 def _least(possible: Sequence[Option], cost: Callable[[Option], float]) -> Option:
     """Return the option with the fewest workers among those whose cost ties with the least."""
     least = min(map(cost, possible))
-    return min((option for option in possible if cost(option) <= least * (1 + TIE)),
-               key=lambda option: option.workers)
+    return min(
+        (option for option in possible if cost(option) <= least * (1 + TIE)),
+        key=lambda option: option.workers,
+    )

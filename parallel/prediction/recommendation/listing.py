@@ -9,8 +9,23 @@ from parallel.prediction.recommendation.options import Option
 from parallel.prediction.tables import milliseconds
 from parallel.results.formatting import percent, size
 
-COLUMNS = ("cluster", "workers", "batch", "strategy", "step ms", "epoch s", "images/s", "speedup", "worker·s",
-           "compute", "exposed", "idle", "data", "memory", "")
+COLUMNS = (
+    "cluster",
+    "workers",
+    "batch",
+    "strategy",
+    "step ms",
+    "epoch s",
+    "images/s",
+    "speedup",
+    "worker·s",
+    "compute",
+    "exposed",
+    "idle",
+    "data",
+    "memory",
+    "",
+)
 WORDS = ("cluster", "strategy", "")
 """Columns of text; the others are numbers."""
 
@@ -22,11 +37,17 @@ def cells(option: Option, mark: str) -> list[str]:
     if found is None:
         return [*first, *[""] * 10, option.reason]
     timeline, shares = found.timeline, found.shares
-    return [*first, milliseconds(timeline.loaded_step_s), seconds(found.epoch_s),
-            f"{timeline.images_per_second:,.0f}",
-            f"{found.speedup:.2f}×", seconds(option.workers * found.epoch_s),
-            *(percent(share, 0) for share in (shares.compute, shares.exposed, shares.idle, shares.data)),
-            size(max(timeline.peak_memory)), option.reason or mark]
+    return [
+        *first,
+        milliseconds(timeline.loaded_step_s),
+        seconds(found.epoch_s),
+        f"{timeline.images_per_second:,.0f}",
+        f"{found.speedup:.2f}×",
+        seconds(option.workers * found.epoch_s),
+        *(percent(share, 0) for share in (shares.compute, shares.exposed, shares.idle, shares.data)),
+        size(max(timeline.peak_memory)),
+        option.reason or mark,
+    ]
 
 
 def seconds(value: float) -> str:
@@ -34,8 +55,9 @@ def seconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def marked_rows(found: Sequence[Option], choices: Sequence[Choice],
-                everything: bool) -> list[tuple[Option, str]]:
+def marked_rows(
+    found: Sequence[Option], choices: Sequence[Choice], everything: bool
+) -> list[tuple[Option, str]]:
     """Return the options to list with their marks.
 
     These are all, or the best strategy of each cluster and number of workers.
@@ -57,8 +79,10 @@ def sentences(found: Sequence[Option], choices: Sequence[Choice], target_s: floa
             lines.append(f"{cluster}: no option is possible")
         for choice in own:
             option = choice.option
-            what = (f"{option.workers:,} worker{'s' * (option.workers > 1)} with {option.strategy}, batch "
-                    f"{option.batch_size:,}: {seconds(option.epoch_s)} s an epoch")
+            what = (
+                f"{option.workers:,} worker{'s' * (option.workers > 1)} with {option.strategy}, batch "
+                f"{option.batch_size:,}: {seconds(option.epoch_s)} s an epoch"
+            )
             if choice.mark == "enough":
                 lines.append(f"{cluster}: {what}, within {target_s:g} s")
             elif choice.mark == "closest":

@@ -116,8 +116,20 @@ def _option(name: str, label: str, config: Config, graph: Graph, cluster: Cluste
     except ValueError as error:
         return Option(name, workers, total, label, None, one_line(error))
     if found.steps < 1:
-        return Option(name, workers, total, label, None, f"trainer.batch_size={total} is more than the images of "
-                      f"an epoch on {config.data.name}")
-    lacks = "" if found.fits else (f"a worker needs {size(max(found.timeline.peak_memory))} of memory and has "
-                                   f"{size(cluster.memory_bytes)}")
+        return Option(
+            name,
+            workers,
+            total,
+            label,
+            None,
+            f"trainer.batch_size={total} is more than the images of an epoch on {config.data.name}",
+        )
+    lacks = (
+        ""
+        if found.fits
+        else (
+            f"a worker needs {size(max(found.timeline.peak_memory))} of memory and has "
+            f"{size(cluster.memory_bytes)}"
+        )
+    )
     return Option(name, workers, total, label, found, lacks)

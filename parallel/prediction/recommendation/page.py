@@ -22,14 +22,21 @@ CLUSTER_COLOURS = (*PALETTE[1:], PALETTE[0])
 
 def page(found: Sequence[Option], choices: Sequence[Choice], target_s: float | None, workload: str) -> str:
     """Return the page: recommendations, epoch time over workers, and all options."""
-    lines = [HtmlLine(cells(option, mark), css="best" if mark else "")
-             for option, mark in marked_rows(found, choices, everything=True)]
-    return render("recommendation.html.j2", title="Which configuration, how many workers, which strategy",
-                  about=workload, sentences=sentences(found, choices, target_s), target_s=target_s,
-                  panels=[Markup(panel) for panel in _panels(found, target_s)],
-                  combinations=HtmlTable(COLUMNS, lines, words=WORDS),
-                  foot="Predicted by simulation; nothing here was measured. Speedup is over one worker of "
-                       "the same cluster; worker·s is the number of workers times the seconds of an epoch.")
+    lines = [
+        HtmlLine(cells(option, mark), css="best" if mark else "")
+        for option, mark in marked_rows(found, choices, everything=True)
+    ]
+    return render(
+        "recommendation.html.j2",
+        title="Which configuration, how many workers, which strategy",
+        about=workload,
+        sentences=sentences(found, choices, target_s),
+        target_s=target_s,
+        panels=[Markup(panel) for panel in _panels(found, target_s)],
+        combinations=HtmlTable(COLUMNS, lines, words=WORDS),
+        foot="Predicted by simulation; nothing here was measured. Speedup is over one worker of "
+        "the same cluster; worker·s is the number of workers times the seconds of an epoch.",
+    )
 
 
 def _panels(found: Sequence[Option], target_s: float | None) -> list[str]:
@@ -41,10 +48,13 @@ def _panels(found: Sequence[Option], target_s: float | None) -> list[str]:
     best, panels = best_of_each(found), []
     for batch in batches:
         title = "" if batch is None or len(batches) == 1 else f", batch {batch:,}"
-        panels.append(scaling(_by_cluster(best, clusters, batch), f"Epoch of the best strategy{title}, s", "",
-                              target_s))
-        panels += [scaling(_by_strategy(found, cluster, batch), f"Epoch on {cluster}{title}, s", "", target_s)
-                   for cluster in clusters]
+        panels.append(
+            scaling(_by_cluster(best, clusters, batch), f"Epoch of the best strategy{title}, s", "", target_s)
+        )
+        panels += [
+            scaling(_by_strategy(found, cluster, batch), f"Epoch on {cluster}{title}, s", "", target_s)
+            for cluster in clusters
+        ]
     return panels
 
 
@@ -71,8 +81,14 @@ def _by_cluster(best: Sequence[Option], clusters: Sequence[str], batch: int | No
     for i, cluster in enumerate(clusters):
         points = _points([option for option in best if option.cluster == cluster], batch)
         if points:
-            curves.append(Curve(cluster, CLUSTER_COLOURS[i % len(CLUSTER_COLOURS)],
-                                DASHES[i // len(CLUSTER_COLOURS) % len(DASHES)], points))
+            curves.append(
+                Curve(
+                    cluster,
+                    CLUSTER_COLOURS[i % len(CLUSTER_COLOURS)],
+                    DASHES[i // len(CLUSTER_COLOURS) % len(DASHES)],
+                    points,
+                )
+            )
     return curves
 
 
@@ -89,5 +105,7 @@ def _by_strategy(found: Sequence[Option], cluster: str, batch: int | None) -> li
         seen[name] = seen.get(name, -1) + 1
         points = _points([*alone, *(option for option in own if option.strategy == label)], batch)
         if points:
-            curves.append(Curve(label, strategy_colour(ORDER.index(name)), DASHES[seen[name] % len(DASHES)], points))
+            curves.append(
+                Curve(label, strategy_colour(ORDER.index(name)), DASHES[seen[name] % len(DASHES)], points)
+            )
     return curves

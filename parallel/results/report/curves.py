@@ -73,10 +73,10 @@ def by_workers(results: Sequence[Result]) -> str | None:
     for (strategy, scheme), group in groups.items():
         dash = DASHES[seen[strategy] % len(DASHES)]
         seen[strategy] += 1
-        points = sorted((result.key.workers, result.speedup.ratio)
-                        for result in group if result.speedup is not None)
-        curves.append(Curve(f"{strategy} {scheme}".strip(), strategy_colour(group[0].place), dash,
-                            points))
+        points = sorted(
+            (result.key.workers, result.speedup.ratio) for result in group if result.speedup is not None
+        )
+        curves.append(Curve(f"{strategy} {scheme}".strip(), strategy_colour(group[0].place), dash, points))
     return _panel(curves, "Speedup", "workers", "×")
 
 
@@ -87,10 +87,25 @@ def scaling(curves: Sequence[Curve], title: str, unit: str = "", target: float |
     x = LogScale(numbers[0], max(numbers[-1], 2 * numbers[0]), LEFT + 14, WIDTH - RIGHT)
     y = LogScale(min(values) / 1.15, max(values) * 1.15, HEIGHT - BOTTOM, TOP)
     shown = [n for i, n in enumerate(numbers) if i % math.ceil(len(numbers) / 9) == 0]
-    over = "" if target is None else element(
-        "g", titled(f"{target:g}{unit}"), line(LEFT, y(target), WIDTH - RIGHT, y(target), class_="mark"))
-    return _frame(curves, title, "workers", unit, x, y, [(n, f"{n:,}") for n in shown],
-                  [(tick, f"{tick:,.6g}") for tick in y.ticks(5)], ALIKE * min(values), over)
+    over = (
+        ""
+        if target is None
+        else element(
+            "g", titled(f"{target:g}{unit}"), line(LEFT, y(target), WIDTH - RIGHT, y(target), class_="mark")
+        )
+    )
+    return _frame(
+        curves,
+        title,
+        "workers",
+        unit,
+        x,
+        y,
+        [(n, f"{n:,}") for n in shown],
+        [(tick, f"{tick:,.6g}") for tick in y.ticks(5)],
+        ALIKE * min(values),
+        over,
+    )
 
 
 def largest_difference(results: Sequence[Result], field: str) -> float:
@@ -111,26 +126,46 @@ def _panel(curves: Sequence[Curve], title: str, along: str, unit: str) -> str:
     y = Scale(min(values) - pad, max(values) + pad, HEIGHT - BOTTOM, TOP)
     steps = {round(tick) for tick in x.ticks(8)} & set(range(min(numbers), max(numbers) + 1))
     ticks = y.ticks(5)
-    return _frame(curves, title, along, unit, x, y, [(n, str(n)) for n in sorted(steps)],
-                  [(tick, tick_label(tick, ticks)) for tick in ticks], ALIKE * span)
+    return _frame(
+        curves,
+        title,
+        along,
+        unit,
+        x,
+        y,
+        [(n, str(n)) for n in sorted(steps)],
+        [(tick, tick_label(tick, ticks)) for tick in ticks],
+        ALIKE * span,
+    )
 
 
-def _frame(curves: Sequence[Curve], title: str, along: str, unit: str, x: Axis, y: Axis,
-           x_ticks: Sequence[tuple[float, str]], y_ticks: Sequence[tuple[float, str]], tolerance: float,
-           over: str = "") -> str:
+def _frame(
+    curves: Sequence[Curve],
+    title: str,
+    along: str,
+    unit: str,
+    x: Axis,
+    y: Axis,
+    x_ticks: Sequence[tuple[float, str]],
+    y_ticks: Sequence[tuple[float, str]],
+    tolerance: float,
+    over: str = "",
+) -> str:
     """Return the plot on the given axes. Curves that differ by less than `tolerance` are drawn as
     bands."""
     out = [text(0, 12, title, class_="name")]
     for tick, label in y_ticks:
-        out += [line(LEFT, y(tick), WIDTH - RIGHT, y(tick), class_="grid"),
-                text(LEFT - 8, y(tick) + 4, label + unit, "end", class_="small")]
+        out += [
+            line(LEFT, y(tick), WIDTH - RIGHT, y(tick), class_="grid"),
+            text(LEFT - 8, y(tick) + 4, label + unit, "end", class_="small"),
+        ]
     out += [text(x(n), HEIGHT - BOTTOM + 20, label, "middle", class_="small") for n, label in x_ticks]
     out.append(over)
     out.append(text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 3, along, "middle", class_="small"))
     ends = spread_out([y(curve.points[-1][1]) for curve in curves], 16, TOP + 4, HEIGHT - BOTTOM)
     for place, (curve, end) in enumerate(zip(curves, ends, strict=True)):
         # A curve that later curves cover is drawn wider, so that all of them stay visible.
-        covers = sum(_alike(curve.points, other.points, tolerance) for other in curves[place + 1:])
+        covers = sum(_alike(curve.points, other.points, tolerance) for other in curves[place + 1 :])
         out.append(_curve(curve, 2.0 + min(2.0, 10.0 / len(curves)) * covers, x, y, end, along, unit))
     return drawing(WIDTH, HEIGHT, *out, label=f"{title} by {along}")
 
@@ -142,14 +177,30 @@ def _curve(curve: Curve, weight: float, x: Axis, y: Axis, end: float, along: str
     lead = f"M{x(last_n) + 3 + weight / 2:.2f},{y(last_v):.2f}L{WIDTH - RIGHT + 18},{end:.2f}h5"
     shown = shortened(curve.name, 26)
     return element(
-        "g", titled(curve.name),
-        element("path", d=path, fill="none", stroke=curve.colour, stroke_width=weight,
-                stroke_linejoin="round",
-                stroke_dasharray=curve.dash, stroke_linecap="round" if curve.dash == "none" else "butt"),
-        *(element("circle", titled(f"{curve.name}, {along} {n}: {v:.4g}{unit}"), cx=x(n), cy=y(v),
-                  r=1 + weight / 2,
-                  fill=curve.colour) for n, v in curve.points),
-        element("path", d=lead, fill="none", stroke=curve.colour, stroke_width=1, stroke_opacity=.55),
+        "g",
+        titled(curve.name),
+        element(
+            "path",
+            d=path,
+            fill="none",
+            stroke=curve.colour,
+            stroke_width=weight,
+            stroke_linejoin="round",
+            stroke_dasharray=curve.dash,
+            stroke_linecap="round" if curve.dash == "none" else "butt",
+        ),
+        *(
+            element(
+                "circle",
+                titled(f"{curve.name}, {along} {n}: {v:.4g}{unit}"),
+                cx=x(n),
+                cy=y(v),
+                r=1 + weight / 2,
+                fill=curve.colour,
+            )
+            for n, v in curve.points
+        ),
+        element("path", d=lead, fill="none", stroke=curve.colour, stroke_width=1, stroke_opacity=0.55),
         text(WIDTH - RIGHT + 28, end + 4, shown, class_="end", style=f"fill:{curve.colour}"),
     )
 

@@ -18,10 +18,16 @@ from parallel.results.report.colours import strategy_colour
 from parallel.results.report.html import HtmlLine, HtmlTable, render
 from parallel.results.report.provenance import Provenance, provenance
 
-FOOT = Markup("Speedup is the ratio of median epoch times; its 95&nbsp;% interval is a bootstrap over "
-              "epochs. Efficiency is speedup divided by workers.")
-CURVES = (("train_loss", "Training loss", 1.0, ""), ("val_loss", "Validation loss", 1.0, ""),
-          ("val_top1", "Top-1 accuracy", 100.0, " %"), ("val_top5", "Top-5 accuracy", 100.0, " %"))
+FOOT = Markup(
+    "Speedup is the ratio of median epoch times; its 95&nbsp;% interval is a bootstrap over "
+    "epochs. Efficiency is speedup divided by workers."
+)
+CURVES = (
+    ("train_loss", "Training loss", 1.0, ""),
+    ("val_loss", "Validation loss", 1.0, ""),
+    ("val_top1", "Top-1 accuracy", 100.0, " %"),
+    ("val_top5", "Top-5 accuracy", 100.0, " %"),
+)
 """Plots by epoch: field of `Epoch`, title, factor, unit."""
 
 
@@ -71,16 +77,27 @@ def page(comparisons: Sequence[Comparison], sections: Sequence[Section] = ()) ->
     dates = sorted({record.finished[:10] for record in records if record.finished})
     hosts = sorted({str(record.environment["host"]) for record in records if record.environment.get("host")})
     about = ", ".join([*([count(len(records), "run")] if records else []), *dates[-1:], *hosts])
-    return render("report.html.j2", title="Training strategies compared", about=about, foot=FOOT,
-                  views=[_view(comparison) for comparison in comparisons], sections=sections,
-                  seconds=seconds, strategy_colour=strategy_colour, workers_and_threads=workers_and_threads)
+    return render(
+        "report.html.j2",
+        title="Training strategies compared",
+        about=about,
+        foot=FOOT,
+        views=[_view(comparison) for comparison in comparisons],
+        sections=sections,
+        seconds=seconds,
+        strategy_colour=strategy_colour,
+        workers_and_threads=workers_and_threads,
+    )
 
 
 def best_of(results: Sequence[Result]) -> Result:
     """Return the result with the largest speedup besides the baselines; without any speedup, the
     fastest."""
-    rivals = [(result.speedup.ratio, result)
-              for result in results if result.role == "" and result.speedup is not None]
+    rivals = [
+        (result.speedup.ratio, result)
+        for result in results
+        if result.role == "" and result.speedup is not None
+    ]
     if rivals:
         return max(rivals, key=lambda rival: rival[0])[1]
     return min(results, key=lambda result: result.epoch_s.median)
@@ -90,10 +107,14 @@ def _view(comparison: Comparison) -> ComparisonView:
     results = comparison.results
     best = best_of(results)
     return ComparisonView(
-        workload=describe(comparison.workload), hardware=comparison.hardware, best=best,
+        workload=describe(comparison.workload),
+        hardware=comparison.hardware,
+        best=best,
         table=_table(results, best),
-        notes=notes(comparison), figures=_figures(results),
-        runs=[provenance(result, record) for result in results for record in result.records])
+        notes=notes(comparison),
+        figures=_figures(results),
+        runs=[provenance(result, record) for result in results for record in result.records],
+    )
 
 
 def _table(results: Sequence[Result], best: Result) -> HtmlTable:
@@ -103,32 +124,58 @@ def _table(results: Sequence[Result], best: Result) -> HtmlTable:
     after = len(columns) - columns.index(EPOCH_TIMES[-1]) - 1
     groups = [(before, ""), (len(EPOCH_TIMES), "epoch time, s"), (after, "")]
     return HtmlTable(
-        columns=columns, words=WORDS, key=("strategy", "median", "speedup"),
+        columns=columns,
+        words=WORDS,
+        key=("strategy", "median", "speedup"),
         groups=[group for group in groups if group[0]],
         note_column="scheme" if "scheme" in columns else columns[0],
-        lines=[HtmlLine(["" if cell == "-" else cell for cell in line],
-                        css="best" if faster and result is best else result.role,
-                        chip=strategy_colour(result.place), note=charts.ROLES.get(result.role, ""))
-               for result, line in zip(results, lines, strict=True)])
+        lines=[
+            HtmlLine(
+                ["" if cell == "-" else cell for cell in line],
+                css="best" if faster and result is best else result.role,
+                chip=strategy_colour(result.place),
+                note=charts.ROLES.get(result.role, ""),
+            )
+            for result, line in zip(results, lines, strict=True)
+        ],
+    )
 
 
 def _figures(results: Sequence[Result]) -> list[Figure]:
     figures = []
     if any(result.speedup for result in results):
-        figures.append(Figure("Speedup",
-                              "Bar: ratio of median epoch times to the baseline; whiskers: 95 % interval; "
-                              "dashed: linear in the workers.", [Markup(charts.speedup_bars(results))]))
+        figures.append(
+            Figure(
+                "Speedup",
+                "Bar: ratio of median epoch times to the baseline; whiskers: 95 % interval; "
+                "dashed: linear in the workers.",
+                [Markup(charts.speedup_bars(results))],
+            )
+        )
     scaling = curves.by_workers(results)
     if scaling:
-        figures.append(Figure("Scaling", "Speedup over the baseline by number of workers.", [Markup(scaling)],
-                              panels=True))
-    figures.append(Figure("Epoch times",
-                          "Box: quartiles; thick line: median; diamond: mean; whiskers: minimum and "
-                          "maximum; one dot per epoch. The axis may not start at zero.",
-                          [Markup(charts.box_plot(results))]))
+        figures.append(
+            Figure(
+                "Scaling", "Speedup over the baseline by number of workers.", [Markup(scaling)], panels=True
+            )
+        )
+    figures.append(
+        Figure(
+            "Epoch times",
+            "Box: quartiles; thick line: median; diamond: mean; whiskers: minimum and "
+            "maximum; one dot per epoch. The axis may not start at zero.",
+            [Markup(charts.box_plot(results))],
+        )
+    )
     if any(result.time_split() for result in results):
-        figures.append(Figure("Where the time of an epoch goes", "Mean over epochs and workers.",
-                              [Markup(charts.split_bars(results))], legend=charts.split_legend(results)))
+        figures.append(
+            Figure(
+                "Where the time of an epoch goes",
+                "Mean over epochs and workers.",
+                [Markup(charts.split_bars(results))],
+                legend=charts.split_legend(results),
+            )
+        )
     return [*figures, *_curves(results)]
 
 
@@ -139,7 +186,9 @@ def _curves(results: Sequence[Result]) -> list[Figure]:
     caption = ""
     if sum(bool(result.curve("train_loss")) for result in results) > 1:
         largest = curves.largest_difference(results, "train_loss")
-        caption = (f"The training losses of all results differ by at most {largest:.2g} after the same "
-                   "epoch. Curves that coincide are drawn as bands.")
+        caption = (
+            f"The training losses of all results differ by at most {largest:.2g} after the same "
+            "epoch. Curves that coincide are drawn as bands."
+        )
     drawings = [Markup(curves.by_epoch(results, *curve)) for curve in measured]
     return [Figure("Loss and accuracy", caption, drawings, panels=True)]

@@ -24,10 +24,16 @@ class Provenance:
 
 def provenance(result: Result, record: Record) -> Provenance:
     """Return everything known about a run; unknown facts are left out."""
-    facts = [(name, _plain(value)) for name, value in _facts(result, record).items()
-             if value not in (None, "", [])]
-    config = "".join(f"{group}.{name}={_plain(value)}\n" for group, values in record.config.items()
-                     if isinstance(values, dict) for name, value in values.items() if value is not None)
+    facts = [
+        (name, _plain(value)) for name, value in _facts(result, record).items() if value not in (None, "", [])
+    ]
+    config = "".join(
+        f"{group}.{name}={_plain(value)}\n"
+        for group, values in record.config.items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+        if value is not None
+    )
     texts = [(title, text) for title, text in (("Plan", record.plan), ("Configuration", config)) if text]
     about = f"{workers_and_threads(result)}, {count(len(record.epochs), 'epoch')}"
     return Provenance(result.label, about, facts, texts)
@@ -38,11 +44,18 @@ def _facts(result: Result, record: Record) -> dict[str, Any]:
     commit, dirty = environment.pop("git_commit", None), environment.pop("git_dirty", None)
     variables, memory = environment.pop("variables", None) or {}, environment.pop("memory_bytes", None)
     return {
-        "run": record.name, "sweep": record.sweep, "record": record.directory, "command": record.command,
-        "started": record.started, "finished": record.finished,
+        "run": record.name,
+        "sweep": record.sweep,
+        "record": record.directory,
+        "command": record.command,
+        "started": record.started,
+        "finished": record.finished,
         "commit": commit and f"{commit}{' with uncommitted changes' if dirty else ''}",
-        "device": record.device, "backend": record.backend, "workers": record.workers,
-        "threads per worker": record.threads, "untimed warm-up steps": record.warmup_steps,
+        "device": record.device,
+        "backend": record.backend,
+        "workers": record.workers,
+        "threads per worker": record.threads,
+        "untimed warm-up steps": record.warmup_steps,
         "parameters": record.parameters and f"{record.parameters:,} ({size(record.parameter_bytes)})",
         "forward FLOPs per image": record.forward_flops and f"{record.forward_flops:,}",
         "peak memory of a worker": result.peak_memory_bytes and size(result.peak_memory_bytes),

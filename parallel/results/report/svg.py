@@ -37,9 +37,15 @@ def line(x1: float, y1: float, x2: float, y2: float, **attributes: object) -> st
 
 def rect(x: float, y: float, width: float, height: float, *children: str, **attributes: object) -> str:
     """Return a rectangle; a negative width counts as zero."""
-    return element("rect", *children, x=float(x), y=float(y), width=float(max(0.0, width)),
-                   height=float(height),
-                   **attributes)
+    return element(
+        "rect",
+        *children,
+        x=float(x),
+        y=float(y),
+        width=float(max(0.0, width)),
+        height=float(height),
+        **attributes,
+    )
 
 
 def titled(title: str) -> str:
@@ -49,8 +55,14 @@ def titled(title: str) -> str:
 
 def drawing(width: float, height: float, *children: str, label: str) -> str:
     """Return a complete drawing with `label` as its description for screen readers."""
-    return element("svg", *children, viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=label,
-                   xmlns="http://www.w3.org/2000/svg")
+    return element(
+        "svg",
+        *children,
+        viewBox=f"0 0 {width:g} {height:g}",
+        role="img",
+        aria_label=label,
+        xmlns="http://www.w3.org/2000/svg",
+    )
 
 
 @dataclass(frozen=True)
@@ -92,11 +104,15 @@ class LogScale:
         found: list[float] = []
         for digits in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(range(10, 100, 2))):
             powers = range(math.floor(math.log10(self.low)) - 1, math.ceil(math.log10(self.high)) + 1)
-            found = [v for n in powers for digit in digits
-                     if self.low * (1 - 1e-9) <= (v := digit * 10.0 ** n) <= self.high * (1 + 1e-9)]
+            found = [
+                v
+                for n in powers
+                for digit in digits
+                if self.low * (1 - 1e-9) <= (v := digit * 10.0**n) <= self.high * (1 + 1e-9)
+            ]
             if len(found) >= count / 2:
                 break
-        return found[::math.ceil(len(found) / (2 * count))] if found else []
+        return found[:: math.ceil(len(found) / (2 * count))] if found else []
 
 
 def tick_label(value: float, ticks: list[float]) -> str:

@@ -34,8 +34,9 @@ class ChaosTransport(Transport):
         self._readable: dict[Message, list[Tensor]] = {}
         """Received tensors that have not been released."""
 
-    def _start(self, message: Message, sends: Sequence[tuple[int, Tensor]],
-               receives: Sequence[Receive]) -> None:
+    def _start(
+        self, message: Message, sends: Sequence[tuple[int, Tensor]], receives: Sequence[Receive]
+    ) -> None:
         self._begin(message, receives)
         for receive in receives:
             if receive.into is not None:
@@ -69,8 +70,9 @@ class ChaosTransport(Transport):
             if receive.into is not None:
                 with torch.no_grad():
                     tensors[i] = receive.into.copy_(tensors[i])
-        self._readable[message] = [tensor for tensor, receive in zip(tensors, receives, strict=True)
-                                   if receive.into is None]
+        self._readable[message] = [
+            tensor for tensor, receive in zip(tensors, receives, strict=True) if receive.into is None
+        ]
         return tensors
 
     def release(self, message: Message) -> None:

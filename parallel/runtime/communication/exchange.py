@@ -63,8 +63,16 @@ class Move:
     """Whether pieces may overlap, and then add up; otherwise they tile `wants`."""
 
 
-def move(key: MessageKey, worker: int, transfers: Sequence[Transfer], holds: Mapping[int, Box],
-         needs: Mapping[int, Box], *, transposed: bool, adds: bool) -> Move:
+def move(
+    key: MessageKey,
+    worker: int,
+    transfers: Sequence[Transfer],
+    holds: Mapping[int, Box],
+    needs: Mapping[int, Box],
+    *,
+    transposed: bool,
+    adds: bool,
+) -> Move:
     """Return the part of `worker` in an exchange, or in its backward if `transposed`."""
     directed = [(t.target, t.source, t.box) if transposed else (t.source, t.target, t.box) for t in transfers]
     if transposed:

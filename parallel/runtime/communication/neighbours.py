@@ -22,8 +22,9 @@ def place() -> tuple[str, ...] | None:
     return socket.gethostname(), boot, os.readlink("/proc/self/ns/net"), str(os.getuid())
 
 
-def connect(rank: int, peers: frozenset[int], gather: Callable[[bytes], list[bytes]],
-            barrier: Callable[[], None]) -> Mapping[int, socket.socket]:
+def connect(
+    rank: int, peers: frozenset[int], gather: Callable[[bytes], list[bytes]], barrier: Callable[[], None]
+) -> Mapping[int, socket.socket]:
     """Return a socket to each of `peers`. All workers call it, also those without peers.
 
     `gather` returns every worker's value by rank. A worker connects to those of lower rank.

@@ -152,8 +152,9 @@ class SharedMemory:
             self._signals[key, peer] = Signal(key, peer, self._tokens)
         return self._signals[key, peer]
 
-    def common(self, key: MessageKey, rank: int, workers: Sequence[int], size: int,
-               dtype: torch.dtype) -> Tensor | None:
+    def common(
+        self, key: MessageKey, rank: int, workers: Sequence[int], size: int, dtype: torch.dtype
+    ) -> Tensor | None:
         """Return memory that all of `workers` map, or None if not all are neighbours."""
         others = [worker for worker in workers if worker != rank]
         if not others or not self.peers.issuperset(others):

@@ -27,18 +27,27 @@ def spawn_workers(function: Callable[..., Any], workers: int, *args: Any) -> lis
     context = multiprocessing.get_context("forkserver")
     with context.Manager() as manager:
         results = manager.dict()
-        started = start_processes(_worker, (workers, store.port, results, function, args), nprocs=workers,
-                                  join=False, start_method="forkserver")
+        started = start_processes(
+            _worker,
+            (workers, store.port, results, function, args),
+            nprocs=workers,
+            join=False,
+            start_method="forkserver",
+        )
         while not started.join(grace_period=GRACE_S):
             pass
         return [results[rank] for rank in range(workers)]
 
 
-def _worker(rank: int, workers: int, port: int, results: Any, function: Callable[..., Any],
-            args: Any) -> None:
+def _worker(
+    rank: int, workers: int, port: int, results: Any, function: Callable[..., Any], args: Any
+) -> None:
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(workers),
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(workers),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
         TORCHELASTIC_USE_AGENT_STORE="True",  # the store exists: connect to it
     )
     results[rank] = function(*args)

@@ -67,8 +67,9 @@ class Transport:
         """Messages without receives, by the part of the key that micro-batches share."""
         self.bytes_sent = 0
 
-    def start(self, key: MessageKey, sends: Sequence[tuple[int, Tensor]],
-              receives: Sequence[Receive]) -> Message:
+    def start(
+        self, key: MessageKey, sends: Sequence[tuple[int, Tensor]], receives: Sequence[Receive]
+    ) -> Message:
         """Start sending tensors to workers and receiving from others.
 
         Each pair of workers must start its messages in the same order. `key` names the message on
@@ -85,8 +86,9 @@ class Transport:
             self._keep_few(message)
         return message
 
-    def _start(self, message: Message, sends: Sequence[tuple[int, Tensor]],
-               receives: Sequence[Receive]) -> None:
+    def _start(
+        self, message: Message, sends: Sequence[tuple[int, Tensor]], receives: Sequence[Receive]
+    ) -> None:
         operations: list[tuple[Any, Tensor, int]] = []
         for receive in receives:
             if receive.peer in self._shared.peers:
@@ -112,8 +114,9 @@ class Transport:
             works = [(work, -1) for work in dist.batch_isend_irecv(together)]
         message.works += [(work, peer) for work, peer in works if work is not None]
 
-    def share(self, key: MessageKey, rank: int, workers: Sequence[int], size: int,
-              dtype: torch.dtype) -> Tensor | None:
+    def share(
+        self, key: MessageKey, rank: int, workers: Sequence[int], size: int, dtype: torch.dtype
+    ) -> Tensor | None:
         """Return memory of `size` elements that all of `workers` share; None if they cannot."""
         return self._shared.common(key, rank, workers, size, dtype)
 

@@ -121,20 +121,37 @@ def choose_device(cluster: ClusterConfig) -> torch.device:
     Raises `ValueError` if the configured device or backend is not available.
     """
     cuda = torch.cuda.is_available()
-    require(cluster.device != "cuda" or cuda, "cluster.device", "cuda",
-            "needs a GPU, and torch sees none; use cpu")
-    require(cluster.backend != "nccl" or cuda, "cluster.backend", "nccl",
-            "needs GPUs, and torch sees none; use gloo")
+    require(
+        cluster.device != "cuda" or cuda,
+        "cluster.device",
+        "cuda",
+        "needs a GPU, and torch sees none; use cpu",
+    )
+    require(
+        cluster.backend != "nccl" or cuda,
+        "cluster.backend",
+        "nccl",
+        "needs GPUs, and torch sees none; use gloo",
+    )
     if cluster.device == "cpu" or not cuda:
-        require(cluster.backend != "nccl", "cluster.backend", "nccl",
-                "needs cluster.device=cuda; with cpu use gloo")
+        require(
+            cluster.backend != "nccl",
+            "cluster.backend",
+            "nccl",
+            "needs cluster.device=cuda; with cpu use gloo",
+        )
         return torch.device("cpu")
-    require(cluster.backend != "gloo" or environment_size() == 1, "cluster.backend", "gloo",
-            "needs cluster.device=cpu; with cuda use nccl")
+    require(
+        cluster.backend != "gloo" or environment_size() == 1,
+        "cluster.backend",
+        "gloo",
+        "needs cluster.device=cpu; with cuda use nccl",
+    )
     local = int(os.environ.get("LOCAL_RANK", "0"))
     here = torch.cuda.device_count()
-    require(local < here, "workers", local + 1,
-            f"on this machine are more than its GPUs, {here}: one GPU each")
+    require(
+        local < here, "workers", local + 1, f"on this machine are more than its GPUs, {here}: one GPU each"
+    )
     return torch.device("cuda", local)
 
 
@@ -181,14 +198,20 @@ def open_world(cluster: ClusterConfig, chaos: Chaos | None = None) -> Iterator[W
 
 
 @contextmanager
-def _join(cluster: ClusterConfig, rank: int, size: int, device: torch.device, chaos: Chaos | None) -> Iterator[World]:
+def _join(
+    cluster: ClusterConfig, rank: int, size: int, device: torch.device, chaos: Chaos | None
+) -> Iterator[World]:
     """Join the other workers in a process group that a thread watches."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     start_timeout = timedelta(seconds=max(START_TIMEOUT_S, cluster.timeout_s))
     store, _, _ = next(rendezvous("env://", rank, size, timeout=start_timeout))
     watch = Watch(rank, size, cluster.timeout_s, start_timeout.total_seconds())
     dist.init_process_group(
-        backend, store=store, rank=rank, world_size=size, timeout=start_timeout,
+        backend,
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=start_timeout,
         device_id=device if backend == "nccl" else None,  # creates the communicator now, with all ranks
     )
     watch.start()

@@ -39,8 +39,11 @@ class Buffers:
 
     def gathered(self, world: World) -> dict[tuple[str, str], Tensor]:
         """Return whole buffers by op and name: on worker 0, on the CPU; empty on the others."""
-        own = {(op, name): (self._boxes[op, name], tensor.cpu())
-               for op, tensors in self.held.items() for name, tensor in tensors.items()}
+        own = {
+            (op, name): (self._boxes[op, name], tensor.cpu())
+            for op, tensors in self.held.items()
+            for name, tensor in tensors.items()
+        }
         whole: dict[tuple[str, str], Tensor] = {}
         for parts in world.gather_to_first(own):
             for (op, name), (box, tensor) in parts.items():

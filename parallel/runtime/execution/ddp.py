@@ -49,14 +49,25 @@ class _Dropout(nn.Module):
         if not self.training or self.p == 0.0:
             return x
         shape = tuple(x.shape)
-        return x * dropout_mask(key=self.step.key, op=self.op, samples=self.step.samples,
-                                box=Box.whole(shape), shape=shape[1:], p=self.p, dtype=x.dtype)
+        return x * dropout_mask(
+            key=self.step.key,
+            op=self.op,
+            samples=self.step.samples,
+            box=Box.whole(shape),
+            shape=shape[1:],
+            p=self.p,
+            dtype=x.dtype,
+        )
 
 
 def check_ddp_batch(batch_size: int, workers: int) -> None:
     """Raise `ValueError` if the batch does not divide equally: DDP averages the workers' means."""
-    require(batch_size % workers == 0, "trainer.batch_size", batch_size,
-            f"must be a multiple of workers={workers} for strategy=ddp, which averages equal parts")
+    require(
+        batch_size % workers == 0,
+        "trainer.batch_size",
+        batch_size,
+        f"must be a multiple of workers={workers} for strategy=ddp, which averages equal parts",
+    )
 
 
 class DDPEngine:
@@ -65,7 +76,13 @@ class DDPEngine:
     splits_time = False  # DDP waits inside backward, where the clock cannot record it
 
     def __init__(
-        self, model: nn.Module, world: World, options: EngineOptions, *, batch_size: int, bucket_mb: float,
+        self,
+        model: nn.Module,
+        world: World,
+        options: EngineOptions,
+        *,
+        batch_size: int,
+        bucket_mb: float,
         observer: Observer | None = None,
     ) -> None:
         """`model` has the initial weights and becomes part of this engine."""
@@ -89,13 +106,23 @@ class DDPEngine:
         self._model: nn.Module = model
         if world.size > 1:
             ids = [world.device.index] if world.device.type == "cuda" else None
-            self._model = DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True,
-                                                  static_graph=True, bucket_cap_mb=bucket_mb)
+            self._model = DistributedDataParallel(
+                model,
+                device_ids=ids,
+                gradient_as_bucket_view=True,
+                static_graph=True,
+                bucket_cap_mb=bucket_mb,
+            )
         self._plain = model
         if options.compile:
             self._model = torch.compile(self._model)  # type: ignore[assignment]
-        self._sgd = torch.optim.SGD(model.parameters(), lr=0.0, momentum=options.momentum,
-                                    weight_decay=options.weight_decay, fused=True)
+        self._sgd = torch.optim.SGD(
+            model.parameters(),
+            lr=0.0,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+            fused=True,
+        )
         self._buffers = [buffer.clone() for buffer in model.buffers()]
         self._parameter_bytes = sum(p.nbytes for p in model.parameters())
         self._steps = 0
@@ -136,8 +163,10 @@ class DDPEngine:
         if kind == "weights":
             return weights
         gradients = [p.grad for p in self._plain.parameters()]
-        return {name: torch.zeros_like(w) if g is None else g.clone()
-                for (name, w), g in zip(weights.items(), gradients, strict=True)}
+        return {
+            name: torch.zeros_like(w) if g is None else g.clone()
+            for (name, w), g in zip(weights.items(), gradients, strict=True)
+        }
 
     def forget_momentum(self) -> None:
         self._sgd.state.clear()

@@ -25,5 +25,10 @@ class EngineOptions:
     def from_config(trainer: TrainerConfig) -> EngineOptions:
         """Return the options in the configuration's group `trainer`."""
         return EngineOptions(
-            seed=trainer.seed, precision=trainer.precision, channels_last=trainer.channels_last,
-            momentum=trainer.momentum, weight_decay=trainer.weight_decay, compile=trainer.compile)
+            seed=trainer.seed,
+            precision=trainer.precision,
+            channels_last=trainer.channels_last,
+            momentum=trainer.momentum,
+            weight_decay=trainer.weight_decay,
+            compile=trainer.compile,
+        )

@@ -35,8 +35,14 @@ ParameterName = tuple[str, str]
 class HeldBucket:
     """One bucket on one worker."""
 
-    def __init__(self, bucket: Bucket, weights: Mapping[ParameterName, Tensor], form: Format, world: World,
-                 transport: Transport) -> None:
+    def __init__(
+        self,
+        bucket: Bucket,
+        weights: Mapping[ParameterName, Tensor],
+        form: Format,
+        world: World,
+        transport: Transport,
+    ) -> None:
         self.bucket = bucket
         self._form = form
         self._rank = world.rank
@@ -44,7 +50,8 @@ class HeldBucket:
         """Number of parameters whose gradient of the last pass is complete."""
         self.syncing = False
         common = transport.share(
-            ("weights", bucket.index), world.rank, bucket.workers, bucket.size, form.dtype)
+            ("weights", bucket.index), world.rank, bucket.workers, bucket.size, form.dtype
+        )
         self._common = common is not None
         """Whether the workers' weights are common memory."""
         if common is None:
@@ -130,14 +137,24 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
     """All parameters of one worker, by op and name."""
 
     def __init__(
-        self, program: Program, weights: Mapping[ParameterName, Tensor], world: World, transport: Transport,
-        form: Format, options: EngineOptions, *, keep_gradients: bool = False,
+        self,
+        program: Program,
+        weights: Mapping[ParameterName, Tensor],
+        world: World,
+        transport: Transport,
+        form: Format,
+        options: EngineOptions,
+        *,
+        keep_gradients: bool = False,
     ) -> None:
         self._transport = transport
         self._keep_gradients = keep_gradients
         self._momentum, self._weight_decay = options.momentum, options.weight_decay
-        self.buckets = {b.index: HeldBucket(b, weights, form, world, transport) for b in program.buckets
-                        if world.rank in b.workers}
+        self.buckets = {
+            b.index: HeldBucket(b, weights, form, world, transport)
+            for b in program.buckets
+            if world.rank in b.workers
+        }
         self._of_op: dict[str, dict[str, Tensor]] = {op.name: {} for op in program.graph}
         self._buckets_of_op: dict[str, list[HeldBucket]] = {op.name: [] for op in program.graph}
         for held in self.buckets.values():
@@ -191,8 +208,18 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
         if gradient is None:
             raise RuntimeError(f"bucket {index} has no gradient to update with")
         with torch.no_grad():
-            sgd([held.shard], [gradient], [held.momentum], fused=True, lr=lr, momentum=self._momentum,
-                weight_decay=self._weight_decay, dampening=0.0, nesterov=False, maximize=False)
+            sgd(
+                [held.shard],
+                [gradient],
+                [held.momentum],
+                fused=True,
+                lr=lr,
+                momentum=self._momentum,
+                weight_decay=self._weight_decay,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+            )
             held.start_gather(self._transport)
         held.clear()
         if not self._keep_gradients:
@@ -216,8 +243,9 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
         return {index: held.shard.detach() for index, held in self.buckets.items()}
 
 
-def assemble(program: Program, shards: Sequence[Mapping[int, Tensor]],
-             form: Format) -> dict[ParameterName, Tensor]:
+def assemble(
+    program: Program, shards: Sequence[Mapping[int, Tensor]], form: Format
+) -> dict[ParameterName, Tensor]:
     """Return whole parameters or gradients from the workers' shards, given by rank."""
     whole: dict[ParameterName, Tensor] = {}
     for bucket in program.buckets:

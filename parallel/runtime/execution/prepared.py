@@ -16,8 +16,13 @@ from parallel.runtime.communication.exchange import Move, move
 from parallel.runtime.instrumentation.observe import Observer, observed
 
 Compute = Callable[
-    [Mapping[str, Part], Mapping[tuple[str, str], Tensor], Tensor, Mapping[str, Mapping[str, Tensor]],
-     Context],
+    [
+        Mapping[str, Part],
+        Mapping[tuple[str, str], Tensor],
+        Tensor,
+        Mapping[str, Mapping[str, Tensor]],
+        Context,
+    ],
     dict[str, Tensor],
 ]
 """(parts, leaves by producer and consumer, labels, parameters, context) → outputs by op."""
@@ -40,8 +45,14 @@ class SegmentWork:
 class Prepared:
     """One worker's segments, exchanges and segment functions."""
 
-    def __init__(self, program: Program, rank: int, device: torch.device, compile: bool,
-                 observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        program: Program,
+        rank: int,
+        device: torch.device,
+        compile: bool,
+        observer: Observer | None = None,
+    ) -> None:
         self.program = program
         self._rank, self._device = rank, device
         self.image_positions: list[int] = []
@@ -56,10 +67,14 @@ class Prepared:
             if rank in segment.workers:
                 for m in [None] if segment.merged else range(program.plan.micro_batches):
                     self.work[segment.index, m] = self._prepare(segment, m)
-        self.rows = {name: self._merged_rows(name) for name in program.merged
-                     if rank in program.plan[name].on}
-        self.moves = {key: self._both_ways(exchange) for key, exchange in program.exchanges.items()
-                      if rank in exchange.workers}
+        self.rows = {
+            name: self._merged_rows(name) for name in program.merged if rank in program.plan[name].on
+        }
+        self.moves = {
+            key: self._both_ways(exchange)
+            for key, exchange in program.exchanges.items()
+            if rank in exchange.workers
+        }
         self.incoming = {(e.consumer, e.value) for e in program.exchanges.values()}
         """Pairs (consumer, producer) of the edges with an exchange."""
         self.entering: list[list[tuple[str, str]]] = []
@@ -69,9 +84,14 @@ class Prepared:
         self.compute: list[Compute] = []
         for segment in program.segments:
             ops = set(segment.ops)
-            self.entering.append([
-                (producer, name) for name in segment.ops for producer in program.graph[name].inputs
-                if producer != INPUT and producer not in ops])
+            self.entering.append(
+                [
+                    (producer, name)
+                    for name in segment.ops
+                    for producer in program.graph[name].inputs
+                    if producer != INPUT and producer not in ops
+                ]
+            )
             read = {producer for op in program.graph for producer in op.inputs if op.name not in ops} | {LOSS}
             self.leaving.append([name for name in segment.ops if name in read])
             self.compute.append(self._segment_function(segment, compile, observer))
@@ -119,8 +139,15 @@ class Prepared:
     def _both_ways(self, exchange: Exchange) -> tuple[Move, Move]:
         def one_way(transposed: bool) -> Move:
             key = exchange.index, exchange.micro_batch, "<" if transposed else ">"
-            return move(key, self._rank, exchange.transfers, exchange.holds, exchange.needs,
-                        transposed=transposed, adds=exchange.adds)
+            return move(
+                key,
+                self._rank,
+                exchange.transfers,
+                exchange.holds,
+                exchange.needs,
+                transposed=transposed,
+                adds=exchange.adds,
+            )
 
         return one_way(False), one_way(True)
 
@@ -132,13 +159,18 @@ class Prepared:
         results = {*self.leaving[segment.index], *logits}
 
         def compute(
-            parts: Mapping[str, Part], leaves: Mapping[tuple[str, str], Tensor], labels: Tensor,
-            parameters: Mapping[str, Mapping[str, Tensor]], context: Context,
+            parts: Mapping[str, Part],
+            leaves: Mapping[tuple[str, str], Tensor],
+            labels: Tensor,
+            parameters: Mapping[str, Mapping[str, Tensor]],
+            context: Context,
         ) -> dict[str, Tensor]:
             values: dict[str, Tensor] = {}
             for op, forward in forwards:
-                xs = [leaves[producer, op.name] if (producer, op.name) in leaves else values[producer]
-                      for producer in op.inputs]
+                xs = [
+                    leaves[producer, op.name] if (producer, op.name) in leaves else values[producer]
+                    for producer in op.inputs
+                ]
                 if op.name == LOSS:
                     xs.append(labels)
                 values[op.name] = forward(parts[op.name], xs, parameters[op.name], context)
@@ -152,8 +184,11 @@ class Prepared:
         compiled = torch.compile(compute, dynamic=False)
 
         def compute_compiled(
-            parts: Mapping[str, Part], leaves: Mapping[tuple[str, str], Tensor], labels: Tensor,
-            parameters: Mapping[str, Mapping[str, Tensor]], context: Context,
+            parts: Mapping[str, Part],
+            leaves: Mapping[tuple[str, str], Tensor],
+            labels: Tensor,
+            parameters: Mapping[str, Mapping[str, Tensor]],
+            context: Context,
         ) -> dict[str, Tensor]:
             # Waiting for parameters is not a tensor operation: do it before the compiled region.
             updated = {op.name: dict(parameters[op.name]) for op in ops}

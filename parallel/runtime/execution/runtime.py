@@ -48,8 +48,14 @@ class Runtime:
     splits_time = True
 
     def __init__(
-        self, program: Program, model: nn.Module, world: World, options: EngineOptions, *,
-        keep_gradients: bool = False, observer: Observer | None = None,
+        self,
+        program: Program,
+        model: nn.Module,
+        world: World,
+        options: EngineOptions,
+        *,
+        keep_gradients: bool = False,
+        observer: Observer | None = None,
     ) -> None:
         """`model` has the initial weights, the same on every worker.
 
@@ -60,7 +66,8 @@ class Runtime:
             raise ValueError("compile=True leaves an observer nothing to see: choose one of them")
         if program.plan.workers != world.size:
             raise ValueError(
-                f"workers={world.size} does not fit the plan, which is for {program.plan.workers}")
+                f"workers={world.size} does not fit the plan, which is for {program.plan.workers}"
+            )
         self.program, self.world = program, world
         self.clock = Clock(world.device)
         autocast = options.precision == "bf16"
@@ -68,8 +75,15 @@ class Runtime:
         self._weights = Format(dtype, options.channels_last, world.device)
         activations = Format(torch.bfloat16 if autocast else dtype, options.channels_last, world.device)
         self.transport = open_transport(world, self.clock)
-        self.parameters = Parameters(program, named_weights(model), world, self.transport, self._weights,
-                                     options, keep_gradients=keep_gradients)
+        self.parameters = Parameters(
+            program,
+            named_weights(model),
+            world,
+            self.transport,
+            self._weights,
+            options,
+            keep_gradients=keep_gradients,
+        )
         self.buffers = Buffers(program, model, world.rank, self._weights)
         self.trace: list[TimedInstruction] | None = None
         """If it is a list, steps append their instructions to it, with the times of begin and
@@ -77,8 +91,9 @@ class Runtime:
         self._seed = options.seed
         self._steps = program.steps[world.rank]
         self._prepared = Prepared(program, world.rank, world.device, options.compile, observer)
-        self._state = WorkerState(self._prepared, self.parameters, self.buffers.held, self.transport,
-                                  activations, autocast)
+        self._state = WorkerState(
+            self._prepared, self.parameters, self.buffers.held, self.transport, activations, autocast
+        )
         if observer is not None:
             observe_parameters(self.parameters, observer)
         self.image_positions = self._prepared.image_positions

@@ -40,8 +40,9 @@ class WorkerState:
 class StepRun:
     """State of one step: each instruction of the program is a method."""
 
-    def __init__(self, state: WorkerState, images: Tensor, labels: Tensor, *, training: bool,
-                 key: Tensor) -> None:
+    def __init__(
+        self, state: WorkerState, images: Tensor, labels: Tensor, *, training: bool, key: Tensor
+    ) -> None:
         """`images` and `labels` are this worker's rows; `key` chooses the dropout masks."""
         self._p, self._parameters, self._buffers = state.prepared, state.parameters, state.buffers
         self._transport, self._form, self._autocast = state.transport, state.form, state.autocast
@@ -70,7 +71,8 @@ class StepRun:
             torch.set_grad_enabled(self._training),
         ):
             outputs = p.compute[segment.index](
-                work.parts, leaves, self._labels[work.labels], self._parameters, context)
+                work.parts, leaves, self._labels[work.labels], self._parameters, context
+            )
         for name, tensor in outputs.items():
             self._values[name, m] = tensor
         if LOSS in outputs:

@@ -65,23 +65,32 @@ class Symptom:
     """What this worker was waiting for, in the words of `State.doing`."""
 
 
-def find_blame(me: int, states: Mapping[int, State], silent: Mapping[int, float], timeout_s: float,
-          symptom: Symptom | None, told: bool = False) -> str | None:
+def find_blame(
+    me: int,
+    states: Mapping[int, State],
+    silent: Mapping[int, float],
+    timeout_s: float,
+    symptom: Symptom | None,
+    told: bool = False,
+) -> str | None:
     """Return the sentence that names the worker to blame, or None as long as there is none.
 
     `states` holds every worker's state by rank, `silent` the seconds since the state of each other
     worker changed. `told`: a signal told this worker to end.
     """
-    others = {rank: state for rank, state in states.items()
-              if rank != me and not state.done and not state.told}
+    others = {
+        rank: state for rank, state in states.items() if rank != me and not state.done and not state.told
+    }
     suspect = symptom is not None or told
     limit = SILENT_S if suspect else max(timeout_s, SILENT_S)
     quiet = {rank: silent[rank] for rank in others if silent[rank] >= limit}
     if quiet:
         rank = max(quiet, key=lambda r: quiet[r])
         gone = "is gone" if symptom is not None and symptom.broken or told else "does not answer"
-        return (f"worker {rank} {gone}: no sign of life for {quiet[rank]:.1f} s, the last one in "
-                f"{others[rank].where} ({others[rank].doing})")
+        return (
+            f"worker {rank} {gone}: no sign of life for {quiet[rank]:.1f} s, the last one in "
+            f"{others[rank].where} ({others[rank].doing})"
+        )
     if symptom is None:
         return None
     if symptom.broken:
@@ -93,8 +102,11 @@ def find_blame(me: int, states: Mapping[int, State], silent: Mapping[int, float]
     busy = {rank: state for rank, state in others.items() if not state.waits}
     if busy:
         rank = max(busy, key=lambda r: busy[r].seconds)
-        return (f"worker {rank} has not reached the point where others wait for it: in {busy[rank].where} it has been "
-                f"{busy[rank].doing} for {busy[rank].seconds:.1f} s (cluster.timeout_s={timeout_s:g})")
-    all_wait = "; ".join(f"worker {rank}, {state.where}: {state.doing}"
-                         for rank, state in sorted(states.items()))
+        return (
+            f"worker {rank} has not reached the point where others wait for it: in {busy[rank].where} it has been "
+            f"{busy[rank].doing} for {busy[rank].seconds:.1f} s (cluster.timeout_s={timeout_s:g})"
+        )
+    all_wait = "; ".join(
+        f"worker {rank}, {state.where}: {state.doing}" for rank, state in sorted(states.items())
+    )
     return f"all workers wait for each other, for longer than cluster.timeout_s={timeout_s:g} ({all_wait})"

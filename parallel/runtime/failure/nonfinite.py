@@ -46,8 +46,14 @@ class NonfiniteCheck(Observer):
     Pass it to the engine as its observer, and call `after` when a step is done.
     """
 
-    def __init__(self, graph: Graph, group: Group, batch_size: int, micro_batches: int = 1,
-                 updates_every_pass: bool = False) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        group: Group,
+        batch_size: int,
+        micro_batches: int = 1,
+        updates_every_pass: bool = False,
+    ) -> None:
         self._group, self._batch_size, self._micro_batches = group, batch_size, micro_batches
         self._updates_every_pass = updates_every_pass
         self._place = {op.name: i for i, op in enumerate(graph)}

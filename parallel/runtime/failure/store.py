@@ -27,8 +27,9 @@ class StateStore:
         self._rank = rank
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self.address = f"{host}:{port}"
-        store = TCPStore(host, port, is_master=False, wait_for_workers=False,
-                         timeout=timedelta(seconds=timeout_s))
+        store = TCPStore(
+            host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
+        )
         # A restarted group must not read what the group before it wrote.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._store = PrefixStore(f"parallel/watch/{attempt}", store)

@@ -100,8 +100,10 @@ class Watch(NullWatch):
         self._restore_wakeup: Callable[[], object] = lambda: None
         self._store = StateStore(rank, size, max(timeout_s, SILENT_S))
         self._store.tell(self._state())
-        self._threads = [threading.Thread(target=run, name=f"watch {run.__name__}", daemon=True)
-                         for run in (self._heartbeat, self._guard)]
+        self._threads = [
+            threading.Thread(target=run, name=f"watch {run.__name__}", daemon=True)
+            for run in (self._heartbeat, self._guard)
+        ]
 
     @property
     def over(self) -> bool:
@@ -244,8 +246,13 @@ class Watch(NullWatch):
                 self._seen[rank] = state, now
         if not blame and not self._done:
             found = self._own_failure or find_blame(
-                self._rank, dict(enumerate(states)), {rank: now - at for rank, (_, at) in self._seen.items()},
-                self._timeout_s, self._symptom(now), self._told == signal.SIGTERM)
+                self._rank,
+                dict(enumerate(states)),
+                {rank: now - at for rank, (_, at) in self._seen.items()},
+                self._timeout_s,
+                self._symptom(now),
+                self._told == signal.SIGTERM,
+            )
             blame = self._store.claim(found) if found else ""
         if blame:
             self._know(blame)
@@ -260,8 +267,15 @@ class Watch(NullWatch):
 
     def _state(self) -> State:
         doing, waits = self._what()
-        return State(self._beat, self._where, doing, time.monotonic() - self._since,
-                     waits or self._error is not None, bool(self._told), self._done)
+        return State(
+            self._beat,
+            self._where,
+            doing,
+            time.monotonic() - self._since,
+            waits or self._error is not None,
+            bool(self._told),
+            self._done,
+        )
 
     def _what(self) -> tuple[str, bool]:
         """Return what this worker is doing, and whether that is waiting."""
@@ -279,8 +293,10 @@ class Watch(NullWatch):
     def _store_is_gone(self, how: str) -> None:
         self._reachable = False
         doing, waits = self._what()
-        self._know(f"the store at {self._store.address} does not answer ({how}), so that the machine or "
-                   "launcher of worker 0 is gone" + (f"; it was {doing}" if waits else ""))
+        self._know(
+            f"the store at {self._store.address} does not answer ({how}), so that the machine or "
+            "launcher of worker 0 is gone" + (f"; it was {doing}" if waits else "")
+        )
 
 
 def _heard(number: int, frame: FrameType | None) -> None:

@@ -91,11 +91,15 @@ class Clock:
     @property
     def messages(self) -> list[tuple[MessageKey, float, float, float]]:
         """Finished messages: key, start, and begin and end of the wait."""
-        return [(key, self.seconds(self._starts[key][occurrence]), self.seconds(begin), self.seconds(end))
-                for key, occurrence, _, begin, end in self._waits if occurrence < len(self._starts[key])]
+        return [
+            (key, self.seconds(self._starts[key][occurrence]), self.seconds(begin), self.seconds(end))
+            for key, occurrence, _, begin, end in self._waits
+            if occurrence < len(self._starts[key])
+        ]
 
-    def split(self, seconds: float, own_end: float,
-              starts: Sequence[dict[MessageKey, np.ndarray]]) -> TimeSplit:
+    def split(
+        self, seconds: float, own_end: float, starts: Sequence[dict[MessageKey, np.ndarray]]
+    ) -> TimeSplit:
         """Divide an epoch of `seconds` that this worker finished at `own_end`.
 
         `starts` are those of all workers, by rank.

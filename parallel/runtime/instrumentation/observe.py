@@ -42,8 +42,9 @@ class Observer:
 def observed(op: Op, observer: Observer) -> OpForward:
     """Return the op's forward, observed in training together with its backward."""
 
-    def forward(part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor],
-                context: Context) -> Tensor:
+    def forward(
+        part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
+    ) -> Tensor:
         if not context.training:
             return op.forward(part, xs, parameters, context)
         for producer, x in zip(op.inputs, xs, strict=False):  # the loss also reads labels

@@ -45,8 +45,12 @@ def chosen_step(trace: bool | int, steps: int, epochs: int) -> int | None:
         return None
     if trace is True:
         return max(0, min(STEADY, steps - 2))  # its last messages end in the next one
-    require(0 <= trace < steps * epochs, "trainer.trace", trace,
-            f"must be a step of the run, which has {steps * epochs:,}")
+    require(
+        0 <= trace < steps * epochs,
+        "trainer.trace",
+        trace,
+        f"must be a step of the run, which has {steps * epochs:,}",
+    )
     return trace
 
 
@@ -76,15 +80,20 @@ class StepTrace:
         bars = group.gather_to_first(self._bars(group.rank))
         if path is not None:
             first = min((bar.start_s for own in bars for bar in own), default=0.0)
-            write_trace(path, [shifted(bar, first) for own in bars for bar in own],
-                        title=f"step {self.step}, measured")
+            write_trace(
+                path,
+                [shifted(bar, first) for own in bars for bar in own],
+                title=f"step {self.step}, measured",
+            )
 
     def _bars(self, worker: int) -> list[Bar]:
         program, clock = self._engine.program, self._engine.clock
         if not self._marks:
             return []
-        bars = [Bar(worker, COMPUTE, *named(program, step), clock.seconds(begin), clock.seconds(end))
-                for step, begin, end in self._marks]
+        bars = [
+            Bar(worker, COMPUTE, *named(program, step), clock.seconds(begin), clock.seconds(end))
+            for step, begin, end in self._marks
+        ]
         first, last = bars[0].start_s, bars[-1].end_s
         for key, start, begin, end in clock.messages:
             if end < first or start > last:
@@ -103,6 +112,7 @@ def shifted(bar: Bar, first: float) -> Bar:
 
 def named(program: Program, step: Step) -> tuple[str, str]:
     """Return the kind of an instruction, and the name of what it works on."""
+
     def batch(m: int | None) -> str:
         return "" if m is None or program.plan.micro_batches == 1 else f":{m}"
 
@@ -126,8 +136,10 @@ def message_name(program: Program, key: MessageKey) -> tuple[str, str]:
             return str(kind), bucket_name(program, bucket)
         case (int(exchange), int(m), way):
             name = program.exchanges[exchange, m].name
-            return ("exchange back" if way == "<" else "exchange",
-                    name if program.plan.micro_batches == 1 else f"{name}:{m}")
+            return (
+                "exchange back" if way == "<" else "exchange",
+                name if program.plan.micro_batches == 1 else f"{name}:{m}",
+            )
         case _:
             return "message", " ".join(map(str, key))
 
