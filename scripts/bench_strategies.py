@@ -133,6 +133,9 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     names = arguments.only.split(",")
+    known = ["plain", "eager", *STRATEGIES, *PEERS]
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"--only={','.join(unknown)} must be some of {', '.join(known)}")
     with open_world(ClusterConfig()) as world:
         steps = {name: make_step(name, arguments, world) for name in names}
         seconds: dict[str, list[float]] = {name: [] for name in names}

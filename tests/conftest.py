@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,9 @@ import torch
 from tests.support.commands import Run, Start, starting
 from tests.support.workers import Workers
 
+# A shell that starts the tests in the background ignores Ctrl-C, and every process inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tensors of tests are small, and several tests run at once.
 torch.set_num_threads(1)
 # torch asks for the name of every address that it connects to, and `::1` is not in every /etc/hosts.
