@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parallel.graph.box import Span
@@ -25,6 +25,7 @@ def ways(draw: st.DrawFn) -> list[list[Span]]:
     return found
 
 
+@settings(max_examples=60, deadline=None)
 @given(lists=ways())
 def test_sums_are_those_over_all_spans(lists: list[list[Span]]) -> None:
     cuts = Cuts.by(np.arange(len(lists))[:, None], lambda way: lists[way])
