@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.support.commands import Run, Start, starting
 from tests.support.workers import Workers
@@ -17,6 +18,9 @@ from tests.support.workers import Workers
 # A shell that starts the tests in the background ignores Ctrl-C, and every process inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# No example is timed: machines are slow at times.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 # Tensors of tests are small, and several tests run at once.
 torch.set_num_threads(1)
 # torch asks for the name of every address that it connects to, and `::1` is not in every /etc/hosts.
