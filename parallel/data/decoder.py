@@ -44,6 +44,7 @@ def decode_files(files: list[str], size: int, start: int, pixels: np.ndarray | N
 
 
 def main() -> None:
+    """Decode the images that standard input lists; the caller starts this as a process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this
     warnings.simplefilter("ignore")  # Pillow warns about damaged EXIF data, which is not used
     size, pixels_path = int(sys.argv[1]), sys.argv[2]

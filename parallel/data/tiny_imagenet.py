@@ -16,6 +16,7 @@ from parallel.data.layout import Layout, Listing, images_in, labelled
 
 
 def find(root: Path) -> Path | None:
+    """Return the folder with wnids.txt and the labels of val/."""
     for folder in (root, root / "tiny-imagenet-200"):
         if (folder / "wnids.txt").is_file() and (folder / "val" / "val_annotations.txt").is_file():
             return folder

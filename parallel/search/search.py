@@ -165,9 +165,10 @@ class _Search:
                 self.cluster.memory_bytes - (need - estimate),
             )
         left, why = self._others(outside)
+        stopped = result.stopped or why
         if self.best.plan is None:
-            self._refuse()
-        bound, stopped = min(result.bound, left, self.best.score), result.stopped or why
+            self._refuse(stopped)
+        bound = min(result.bound, left, self.best.score)
         return Found(
             self.best.plan,
             self.best.score.step_s,
@@ -274,8 +275,13 @@ class _Search:
         proven = f", none below {1000 * bound.step_s:.3f} ms" if bound.step_s > 0 else ""
         self.progress(f"{looked_at:,} {what}: best {best}{proven}")
 
-    def _refuse(self) -> NoReturn:
-        """Raise `ValueError`: no plan fits the memory."""
+    def _refuse(self, stopped: str | None) -> NoReturn:
+        """Raise `ValueError`: no plan fits the memory, or none was found before the search ended."""
+        if stopped is not None:
+            raise ValueError(
+                f"memory={self.cluster.memory_bytes / 1e9:.2f} GB a worker of cluster {self.cluster.name}: "
+                f"no plan that fits was found before the search was ended by {stopped}"
+            )
         leaders = self.space.leaders
         least = sum(
             min(

@@ -1,7 +1,8 @@
-"""The one function behind which the methods are: what it returns, refuses and says on the way."""
+"""`search`: its results, its errors, and its reports of progress, with all methods."""
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from dataclasses import replace
 from random import Random
@@ -14,7 +15,8 @@ from parallel.program.lowering import lower
 from parallel.program.required_memory import memory_of
 from parallel.search import Found, SearchConfig, search
 from parallel.search.mcmc import ChainOptions, mcmc
-from parallel.search.result import Limits
+from parallel.search.objective import Score
+from parallel.search.result import UNKNOWN, Limits, Result
 from parallel.simulator.simulate import simulate
 from parallel.strategies import DataParallel
 from parallel.strategies.data_parallel import data_parallel
@@ -214,6 +216,17 @@ def test_mcmc_keeps_to_the_memory() -> None:
         made.space, made.objective, made.cost_model, [], ChainOptions(0, 1e9, 400), Limits(memory_bytes=limit)
     )
     assert run.chosen is not None and made.memory(run.chosen) <= limit
+
+
+def test_a_search_that_ends_without_a_plan_does_not_blame_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = Result(None, UNKNOWN, Score(0.0, 0.0), 0, "the time limit of 1 s")
+    monkeypatch.setattr(
+        importlib.import_module("parallel.search.search"), "exact", lambda *arguments: stopped
+    )
+    with pytest.raises(
+        ValueError, match="no plan that fits was found before .* ended by the time limit of 1 s"
+    ):
+        found(graph_of("tower"), 2, SearchConfig(pipelines=False))
 
 
 def test_found_knows_its_gap() -> None:

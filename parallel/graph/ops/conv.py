@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from parallel.graph.box import Box, Span
-from parallel.graph.ops.op import Context, Op, Part, Shape, no_rule, pair, window
+from parallel.graph.ops.op import Context, Op, Part, Shape, no_rule, pair, windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +68,7 @@ class Conv2d(Op):
         return groups[0] * per_group + k[0], groups[-1] * per_group + k[1]
 
     def _windows(self, part: Part) -> list[tuple[Span, tuple[int, int]]]:
-        return [
-            window(
-                part.box.spans[i + 2],
-                self.shape[i + 1],
-                self.input_shapes[0][i + 1],
-                self.kernel[i],
-                self.stride[i],
-                self.padding[i],
-            )
-            for i in range(2)
-        ]
+        return windows(part, self.shape, self.input_shapes[0], self.kernel, self.stride, self.padding)
 
     def needs(self, part: Part) -> tuple[Box, ...]:
         return (Box((part.box.spans[0], self._channels(part), *(span for span, _ in self._windows(part)))),)

@@ -171,3 +171,18 @@ def window(
     first = 0 if out[0] == 0 else min(size, max(0, start))
     last = size if out[1] == out_size else max(0, min(size, stop))
     return (first, last), (before, after)
+
+
+def windows(
+    part: Part,
+    shape: Shape,
+    input_shape: Shape,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+) -> list[tuple[Span, tuple[int, int]]]:
+    """Return `window` in height and in width for a part of an output of this shape [c, h, w]."""
+    return [
+        window(part.box.spans[i + 2], shape[i + 1], input_shape[i + 1], kernel[i], stride[i], padding[i])
+        for i in range(2)
+    ]

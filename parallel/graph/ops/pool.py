@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from parallel.graph.box import Box, Span
-from parallel.graph.ops.op import Context, Op, Part, no_rule, pair, window
+from parallel.graph.ops.op import Context, Op, Part, no_rule, pair, windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +39,7 @@ class MaxPool2d(Op):
         return "nchw"
 
     def _windows(self, part: Part) -> list[tuple[Span, tuple[int, int]]]:
-        return [
-            window(
-                part.box.spans[i + 2],
-                self.shape[i + 1],
-                self.input_shapes[0][i + 1],
-                self.kernel[i],
-                self.stride[i],
-                self.padding[i],
-            )
-            for i in range(2)
-        ]
+        return windows(part, self.shape, self.input_shapes[0], self.kernel, self.stride, self.padding)
 
     def needs(self, part: Part) -> tuple[Box, ...]:
         return (Box((*part.box.spans[:2], *(span for span, _ in self._windows(part)))),)
