@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from parallel.cli.choices import CHOICES
-from parallel.config import ClusterConfig, Config, TrackerConfig, TrainerConfig, require, require_one_of
+from parallel.config import AUTO, ClusterConfig, Config, TrackerConfig, TrainerConfig, require, require_one_of
 
 FIXED = {"cluster": ClusterConfig(), "trainer": TrainerConfig(), "tracker": TrackerConfig()}
 """Groups whose files all have the same keys."""
@@ -35,6 +35,7 @@ class Schema:
     tracker: Any = None
     workers: int | None = None
     sweep: str | None = None
+    resume: str = AUTO
 
 
 def register_schema() -> None:
@@ -53,7 +54,8 @@ def typed_node(options: Any) -> DictConfig:
     """Return a node with the type of `options` that overrides may change, although the dataclass is
     frozen."""
     node = OmegaConf.structured(options)
-    OmegaConf.set_readonly(node, None)
+    for each in (node, *(value for value in node.values() if isinstance(value, DictConfig))):
+        OmegaConf.set_readonly(each, None)
     return node
 
 
@@ -69,7 +71,7 @@ def config_of(values: Mapping[str, Any]) -> Config:
             f"is not a known key; the configuration has {', '.join(sorted(known))}",
         )
     groups = {group: options_of(group, values[group]) for group in GROUPS}
-    return Config(**groups, workers=values["workers"], sweep=values["sweep"])
+    return Config(**groups, workers=values["workers"], sweep=values["sweep"], resume=values["resume"])
 
 
 def options_of(group: str, values: Mapping[str, Any]) -> Any:

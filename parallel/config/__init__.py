@@ -5,24 +5,28 @@ command line. Models, data sets and strategies subclass the dataclass of their g
 own options.
 """
 
+from parallel.config.checkpoint import CheckpointConfig
 from parallel.config.checks import one_line, require, require_one_of
 from parallel.config.cluster import ClusterConfig
 from parallel.config.data import DataConfig, ImageFilesConfig
 from parallel.config.ddp import Ddp
 from parallel.config.model import ModelConfig, check_dropout
-from parallel.config.run import Config
+from parallel.config.run import AUTO, NEVER, Config
 from parallel.config.searched import SEARCHES, Searched
 from parallel.config.strategy import PIPELINES, UPDATES, StrategyConfig
 from parallel.config.tracker import TrackerConfig
 from parallel.config.trainer import LR_SCALINGS, PRECISIONS, SCHEDULES, TrainerConfig
 
 __all__ = [
+    "AUTO",
     "LR_SCALINGS",
+    "NEVER",
     "PIPELINES",
     "PRECISIONS",
     "SCHEDULES",
     "SEARCHES",
     "UPDATES",
+    "CheckpointConfig",
     "ClusterConfig",
     "Config",
     "DataConfig",

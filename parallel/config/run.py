@@ -12,6 +12,9 @@ from parallel.config.strategy import StrategyConfig
 from parallel.config.tracker import TrackerConfig
 from parallel.config.trainer import TrainerConfig
 
+AUTO, NEVER = "auto", "never"
+"""Choices of `resume` beside a path."""
+
 
 @dataclass(frozen=True)
 class Config:
@@ -27,6 +30,9 @@ class Config:
     """Number of workers. None: the world size of torchrun, or one without torchrun."""
     sweep: str | None = None
     """Name of the sweep that this run belongs to; the group in W&B."""
+    resume: str = AUTO
+    """auto: continue the unfinished run in the run directory, if there is one; never; or the run
+    directory or the checkpoint to continue from, in a run of its own."""
 
     def __post_init__(self) -> None:
         require(self.workers is None or self.workers >= 1, "workers", self.workers, "must be at least 1")
@@ -36,6 +42,7 @@ class Config:
             self.trainer.trace,
             f"needs a plan, and strategy={self.strategy.name} has none: torch's own profiler shows its steps",
         )
+        require(self.resume != "", "resume", self.resume, "must be auto, never or a run or checkpoint")
         stored = self.data.stored_size
         require(
             stored is None or stored >= self.model.image_size,

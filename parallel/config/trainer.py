@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from parallel.config.checkpoint import CheckpointConfig
 from parallel.config.checks import require, require_one_of
 
 PRECISIONS = ("fp32", "bf16", "fp64")
@@ -40,6 +41,7 @@ class TrainerConfig:
     in it."""
     warmup_steps: int = 2
     """Untimed steps before the first epoch; they change no weights."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
         require_one_of("trainer.precision", self.precision, PRECISIONS)

@@ -135,12 +135,12 @@ class Loader:
         full, rest = divmod(len(self._images), self._batch_size)
         return full if self._train else full + (rest > 0)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch.
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from number `first` on.
 
         Closing the iterator early ends its thread; an error while reading surfaces here.
         """
-        reader = Prefetch(self._read(epoch), self._options.prefetch, self._enter_thread)
+        reader = Prefetch(self._read(epoch, first), self._options.prefetch, self._enter_thread)
         try:
             for raw in reader:
                 yield self._finish(raw)
@@ -152,13 +152,13 @@ class Loader:
             # The device is set per thread: pinning would otherwise start a context on GPU 0.
             torch.cuda.set_device(self._device)
 
-    def _read(self, epoch: int) -> Iterator[_Raw]:
+    def _read(self, epoch: int, first: int) -> Iterator[_Raw]:
         count, batch = len(self._images), self._batch_size
         seed = self._options.seed
         order = permutation(seed, epoch, count) if self._train else np.arange(count)
         crop, flip = self._options.crop and self._train, self._options.flip and self._train
         room = self._images.size - self._image_size
-        for step in range(len(self)):
+        for step in range(first, len(self)):
             indices = order[step * batch : (step + 1) * batch]
             labels = np.full(batch, PADDING, dtype=np.int64)
             labels[: len(indices)] = self._images.labels[indices]

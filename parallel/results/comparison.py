@@ -87,7 +87,7 @@ class Result:
             e
             for r in self.records
             for e in r.epochs
-            if all(getattr(e, part) is not None for part in EPOCH_PARTS)
+            if e.timed and all(getattr(e, part) is not None for part in EPOCH_PARTS)
         ]
         if not epochs:
             return None
@@ -111,13 +111,16 @@ class Comparison:
     workload: Workload
     hardware: str
     results: tuple[Result, ...]
+    untimed: tuple[Record, ...] = ()
+    """Runs that are left out, because none of their epochs was timed."""
 
 
 def compare(records: Iterable[Record]) -> list[Comparison]:
     """Group records by workload and hardware: one `Comparison` for each, in the order of their
     first records.
 
-    Strategies have the order of their first records too, after the baseline's.
+    Strategies have the order of their first records too, after the baseline's. Raises `ValueError`
+    if no run has a timed epoch.
     """
     records = tuple(records)
     order = list(
@@ -126,9 +129,23 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     groups: dict[tuple[Workload, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record.workload, hardware(record)].append(record)
-    return [
-        Comparison(workload, machine, _results(group, order)) for (workload, machine), group in groups.items()
+    comparisons = [
+        Comparison(
+            workload,
+            machine,
+            _results([record for record in group if _is_timed(record)], order),
+            tuple(record for record in group if not _is_timed(record)),
+        )
+        for (workload, machine), group in groups.items()
     ]
+    found = [comparison for comparison in comparisons if comparison.results]
+    if comparisons and not found:
+        raise ValueError("none of the runs has an epoch that it trained in one piece: there are no times")
+    return found
+
+
+def _is_timed(record: Record) -> bool:
+    return any(epoch.timed for epoch in record.epochs)
 
 
 def hardware(record: Record) -> str:
@@ -168,6 +185,7 @@ def baseline_of(record: Record, records: Iterable[Record], threads: int | None) 
         r
         for r in records
         if r.baseline
+        and _is_timed(r)
         and r.threads == threads
         and r.workload == record.workload
         and hardware(r) == hardware(record)
@@ -176,13 +194,14 @@ def baseline_of(record: Record, records: Iterable[Record], threads: int | None) 
 
 
 def epoch_times(records: Iterable[Record]) -> tuple[float, ...]:
-    """Return the seconds of every epoch of the records."""
-    return tuple(e.seconds for r in records for e in r.epochs)
+    """Return the seconds of every timed epoch of the records."""
+    return tuple(e.seconds for r in records for e in r.epochs if e.timed)
 
 
 def median_of(records: Iterable[Record], name: str) -> float | None:
-    """Return the median of a field over all epochs. None: not measured."""
-    values = [getattr(e, name) for r in records for e in r.epochs if getattr(e, name) is not None]
+    """Return the median of a field over all timed epochs. None: not measured."""
+    epochs = [e for r in records for e in r.epochs if e.timed]
+    values = [getattr(e, name) for e in epochs if getattr(e, name) is not None]
     return summarise(values).median if values else None
 
 

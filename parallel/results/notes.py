@@ -10,17 +10,23 @@ import dataclasses
 import json
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from parallel.config import TrainerConfig
 from parallel.config.strategy import BASELINE
 from parallel.results.comparison import TREATMENT, Comparison, Result
+from parallel.results.formatting import count
 from parallel.results.records import Record, Workload
 from parallel.results.statistics import speedup
 
 HARMLESS = (
     "trainer.epochs",
     "trainer.seed",
+    "trainer.checkpoint.every",
+    "trainer.checkpoint.keep",
+    "trainer.checkpoint.best",
+    "trainer.checkpoint.final",
     "data.root",
     "data.cache",
     "data.cache_limit_gb",
@@ -38,6 +44,8 @@ def notes(comparison: Comparison) -> list[str]:
     results = comparison.results
     records = [record for result in results for record in result.records]
     return [
+        *_untimed(comparison.untimed),
+        *_restarted(records),
         *_missing_speedups(results),
         *_missing_intervals(results),
         *_whole_machine(results),
@@ -55,11 +63,13 @@ def baseline_command(record: Record) -> str | None:
     """
     if not record.config:
         return None
-    defaults = {f"trainer.{name}": value for name, value in dataclasses.asdict(TrainerConfig()).items()}
+    defaults = {
+        f"trainer.{name}": value for name, value in _flat(dataclasses.asdict(TrainerConfig())).items()
+    }
     stated = set(f.name for f in dataclasses.fields(Workload))
     words = [f"strategy={BASELINE}", "workers=1"]
     for group in ("model", "data", "trainer"):
-        values = record.config.get(group, {})
+        values = _flat(record.config.get(group, {}))
         words += [f"{group}={values['name']}"] if "name" in values else []
         for name, value in values.items():
             chosen = name in stated or value != defaults.get(f"{group}.{name}")
@@ -67,6 +77,35 @@ def baseline_command(record: Record) -> str | None:
                 words.append(f"{group}.{name}={value}")
     words += [f"cluster.device={record.device.split(':')[0]}", f"cluster.threads={record.threads}"]
     return "python -m parallel.train " + " ".join(shlex.quote(word) for word in words)
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a group, with dotted names for those of its mappings."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": option for inner, option in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _untimed(records: Sequence[Record]) -> Iterable[str]:
+    for record in records:
+        yield (
+            f"Left out: {record.label} ({record.name}), because none of its epochs was trained in one piece "
+            "by this run"
+        )
+
+
+def _restarted(records: Sequence[Record]) -> Iterable[str]:
+    for record in records:
+        untimed = sum(not epoch.timed for epoch in record.epochs)
+        if record.restarts:
+            yield (
+                f"{record.label} ({record.name}) was continued from a checkpoint {count(record.restarts, 'time')}: "
+                f"{count(untimed, 'epoch')} left out of its times, {record.lost_s:.1f} s lost"
+            )
 
 
 def _missing_speedups(results: Sequence[Result]) -> Iterable[str]:
@@ -117,7 +156,7 @@ def _differences(records: Sequence[Record]) -> Iterable[str]:
     values: dict[str, set[str]] = defaultdict(set)
     for record in records:
         for group in ("model", "data", "trainer"):
-            for name, value in record.config.get(group, {}).items():
+            for name, value in _flat(record.config.get(group, {})).items():
                 values[f"{group}.{name}"].add(json.dumps(value))
         for name in VERSIONS:
             values[name].add(str(record.environment.get(name)))

@@ -23,12 +23,14 @@ from typing import IO
 
 from parallel.config import require
 from parallel.config.typed import structure, structure_text
-from parallel.results.format_1 import upgraded
 from parallel.results.json_files import naming, read_json, write_atomically
+from parallel.results.old_formats import NEW_COLUMNS, upgraded
 from parallel.results.records import FORMAT, Epoch, Record
 
 RECORD, EPOCHS, PART = "record.json", "epochs.csv", "epochs.csv.part"
 COLUMNS = tuple(f.name for f in dataclasses.fields(Epoch))
+COLUMNS_BEFORE = tuple(name for name in COLUMNS if name not in NEW_COLUMNS)
+"""Columns of formats 1 and 2."""
 
 
 class RecordWriter:
@@ -39,7 +41,8 @@ class RecordWriter:
     Files of an interrupted run are.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, epochs: Iterable[Epoch] = ()) -> None:
+        """`epochs` were trained before, and are written at once: the run continues."""
         require(
             not (run_dir / RECORD).exists(),
             "run_dir",
@@ -52,6 +55,8 @@ class RecordWriter:
         self._epochs: list[Epoch] = []
         self._part: IO[str] = open(run_dir / PART, "w", encoding="utf-8", newline="")
         self._write(COLUMNS)
+        for epoch in epochs:
+            self.append(epoch)
 
     @property
     def epochs(self) -> tuple[Epoch, ...]:
@@ -109,16 +114,16 @@ def read_record(path: Path) -> Record:
     file = path if path.name == RECORD else path / RECORD
     if not file.is_file():
         raise ValueError(f"{file} does not exist: the run is not finished, or this is not a run directory")
-    values = read_json(file, 1, FORMAT)
+    values = read_json(file, 1, 2, FORMAT)
+    columns = COLUMNS if values["format"] == FORMAT else COLUMNS_BEFORE
     with naming(file):
-        if values["format"] == 1:
-            values = upgraded(values)
+        values = upgraded(values)
         require(
             "directory" not in values, "directory", values.get("directory"), "is not a field of a record file"
         )
         stated = structure(_StatedEpochs, values.get("epochs"), "epochs")
     with naming(file.with_name(EPOCHS)):
-        epochs = _read_epochs(file.with_name(EPOCHS), stated)
+        epochs = _read_epochs(file.with_name(EPOCHS), stated, columns)
     with naming(file):
         return structure(Record, {**values, "epochs": epochs, "directory": str(file.parent)})
 
@@ -162,7 +167,7 @@ class _StatedEpochs:
     sha256: str
 
 
-def _read_epochs(path: Path, stated: _StatedEpochs) -> tuple[Epoch, ...]:
+def _read_epochs(path: Path, stated: _StatedEpochs, columns: tuple[str, ...]) -> tuple[Epoch, ...]:
     """Read `epochs.csv` and check it against the statement in `record.json`."""
     if not path.is_file():
         raise ValueError(f"does not exist, although {RECORD} beside it refers to it")
@@ -172,8 +177,8 @@ def _read_epochs(path: Path, stated: _StatedEpochs) -> tuple[Epoch, ...]:
         raise ValueError(f"truncated: {len(rows)} epochs, but {RECORD} says {stated.count}")
     if hashlib.sha256(content).hexdigest() != stated.sha256:
         raise ValueError(f"altered or truncated: its checksum is not the one in {RECORD}")
-    require(tuple(header) == COLUMNS, "columns", header, f"must be {list(COLUMNS)}")
-    return tuple(structure_text(Epoch, dict(zip(COLUMNS, row, strict=True))) for row in rows)
+    require(tuple(header) == columns, "columns", header, f"must be {list(columns)}")
+    return tuple(structure_text(Epoch, dict(zip(columns, row, strict=True))) for row in rows)
 
 
 def _to_json(record: Record, epochs: bytes) -> bytes:
@@ -184,4 +189,4 @@ def _to_json(record: Record, epochs: bytes) -> bytes:
 
 
 def _to_cell(value: float | int | None) -> str:
-    return "" if value is None else repr(value)
+    return "" if value is None else repr(value).lower()

@@ -7,13 +7,15 @@ them on disk, and `docs/records.md` explains each field.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from parallel.config import require
 
-FORMAT = 2
-"""Version of the fields below. Format 1 can be read, too (`format_1`); any other is rejected."""
+FORMAT = 3
+"""Version of the fields below. Formats 1 and 2 can be read, too (`old_formats`); any other is
+rejected."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,12 @@ class Epoch:
     peak_memory_bytes: int | None = None
     """Maximum over the workers."""
     lr: float | None = None
+    checkpoint_s: float | None = None
+    """Time that training waited for copies of its state during the epoch; part of `seconds`."""
+    timed: bool = True
+    """Whether `seconds` is the time of an epoch of this run. False: the epoch was continued from a
+    checkpoint, or trained before this run took the training over. It counts in losses, not in
+    times."""
 
     def __post_init__(self) -> None:
         require(self.epoch >= 1, "epoch", self.epoch, "must be at least 1")
@@ -63,6 +71,28 @@ class Epoch:
         for name in ("val_top1", "val_top5"):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, name, value, "must be a fraction from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One start of a training: the first, or one that continued from a checkpoint."""
+
+    step: int
+    """Optimizer steps that it found done."""
+    started: str
+    """ISO 8601 in UTC."""
+    label: str
+    """The strategy with its options, as in `Record`."""
+    workers: int
+    plan: str | None
+    """Fingerprint of the plan."""
+    lost_s: float = 0.0
+    """Time from the copy of the state that it continued from to its first step."""
+
+    def __post_init__(self) -> None:
+        require(self.step >= 0, "step", self.step, "must not be negative")
+        require(self.workers >= 1, "workers", self.workers, "must be at least 1")
+        require(0 <= self.lost_s < math.inf, "lost_s", self.lost_s, "must be a time in seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +127,8 @@ class Record:
     """FLOPs of the forward pass of one image; a multiply-add counts as two."""
     plan: str | None = None
     """Text of the plan. None: the engine runs no plan (ddp)."""
+    attempts: tuple[Attempt, ...] = ()
+    """The starts of the training, the first one first. Empty: not recorded."""
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     epochs: tuple[Epoch, ...]
@@ -112,6 +144,16 @@ class Record:
         require(
             numbers == list(range(1, len(numbers) + 1)), "epochs", numbers, "must count from 1 without a gap"
         )
+
+    @property
+    def restarts(self) -> int:
+        """How many times the training was continued from a checkpoint."""
+        return max(0, len(self.attempts) - 1)
+
+    @property
+    def lost_s(self) -> float:
+        """Seconds lost between checkpoints and the steps that continued from them."""
+        return sum(attempt.lost_s for attempt in self.attempts)
 
 
 def plan_fingerprint(plan: str) -> str:

@@ -17,9 +17,11 @@ def run_summary(record: Record, sweep_dir: Path | None) -> dict[str, float | str
     Where there is no speedup, `speedup_note` says why: a finished run does not fail because of
     other records.
     """
+    summary: dict[str, float | str] = {"restarts": record.restarts, "lost_seconds": record.lost_s}
+    if not epoch_times([record]):
+        return summary | {"speedup_note": "no epoch was trained in one piece by this run"}
     times = summarise(epoch_times([record]))
     names = ("min", "q1", "median", "mean", "q3", "max")
-    summary: dict[str, float | str] = {}
     for name, value in zip(names, times.as_tuple(), strict=True):
         summary[f"epoch_seconds/{name}"] = value
     rate = median_of([record], "images_per_second")

@@ -32,6 +32,8 @@ NAMES = {
     "compute_s": "time/compute_seconds",
     "communication_s": "time/communication_seconds",
     "idle_s": "time/idle_seconds",
+    "checkpoint_s": "time/checkpoint_seconds",
+    "timed": "time/timed",
     "train_loss": "train/loss",
     "lr": "train/lr",
     "val_loss": "val/loss",

@@ -13,12 +13,14 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from parallel.checkpoints.manifest import Begun
 from parallel.config import TrainerConfig
 from parallel.data.loader import Batch, Loader, LoaderOptions
 from parallel.program.precision import DTYPES
@@ -29,8 +31,10 @@ from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.failure.errors import NotFinite
 from parallel.runtime.failure.nonfinite import NonfiniteCheck
 from parallel.runtime.instrumentation.trace import StepTrace, chosen_step
+from parallel.training.checkpointing import Checkpointing
 from parallel.training.job import Job
 from parallel.training.progress import Progress
+from parallel.training.resuming import StartPoint
 
 
 def open_check(job: Job, world: World) -> NonfiniteCheck | None:
@@ -62,7 +66,10 @@ def learning_rate(config: TrainerConfig, epoch: int, progress: float) -> float:
 class Loop:
     """The epochs of one run on one worker."""
 
-    def __init__(self, job: Job, world: World, engine: Engine, check: NonfiniteCheck | None = None) -> None:
+    def __init__(
+        self, job: Job, world: World, engine: Engine, start: StartPoint, check: NonfiniteCheck | None = None
+    ) -> None:
+        self._start = start
         self._job = job
         self._world = world
         self._engine = engine
@@ -75,8 +82,11 @@ class Loop:
             len(self._train),
             job.label,
             batch_size=self._config.batch_size,
+            done=start.step,
             enabled=world.rank == 0,
         )
+        self._begun = None if start.manifest is None else start.manifest.begun
+        """The part of the epoch under way that was trained before this run started."""
         traced = chosen_step(self._config.trace, len(self._train), self._config.epochs)
         self._trace = (
             StepTrace(engine, traced) if traced is not None and isinstance(engine, Runtime) else None
@@ -94,15 +104,42 @@ class Loop:
             device=self._world.device,
         )
 
-    def run(self, after_epoch: Callable[[Epoch], None], trace_path: Path | None) -> None:
-        """Train all epochs and call `after_epoch` after each; write the trace, if any, to
-        `trace_path`."""
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return len(self._train)
+
+    def warm_up(self) -> None:
+        """Run the untimed steps, and load the state of the checkpoint that the run starts at."""
         with self._progress:
             self._warm_up()
-            for epoch in range(self._config.epochs):
-                row = self._epoch(epoch, trace_path)
-                after_epoch(row)
-                self._progress.epoch(row)
+            if self._start.checkpoint is not None:
+                self._progress.phase("loading the checkpoint")
+                self._engine.load(self._start.checkpoint.read)
+                self._world.barrier()
+
+    def run(
+        self,
+        checkpoints: Checkpointing,
+        before: tuple[Epoch, ...],
+        after_epoch: Callable[[Epoch], None],
+        trace_path: Path | None,
+    ) -> tuple[Epoch, ...]:
+        """Train the epochs after `before` and call `after_epoch` after each; return all epochs.
+
+        Writes the trace, if any, to `trace_path`.
+        """
+        rows = before
+        with self._progress:
+            for epoch in range(len(before), self._config.epochs):
+                waited = checkpoints.waited_s
+                row = self._epoch(epoch, rows, checkpoints, trace_path)
+                rows = (*rows, dataclasses.replace(row, checkpoint_s=checkpoints.waited_s - waited))
+                checkpoints.after_step((epoch + 1) * len(self._train), rows)
+                after_epoch(rows[-1])
+                self._progress.epoch(rows[-1])
+            checkpoints.finish(len(rows) * len(self._train), rows)
+        return rows
 
     def _warm_up(self) -> None:
         self._progress.phase("warm-up")
@@ -115,11 +152,12 @@ class Loop:
         self._engine.forget_momentum()
         self._world.started()
 
-    def _batches(self, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of an epoch, and record the time spent waiting for them."""
-        batches = iter(self._train.epoch(epoch))
+    def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch from `first` on, and record the time spent waiting for
+        them."""
+        batches = iter(self._train.epoch(epoch, first))
         watch = self._world.watch
-        for step in count(epoch * len(self._train)):
+        for step in count(epoch * len(self._train) + first):
             watch.at(f"step {step}")
             watch.does("loading data")
             with self._engine.clock.loading():
@@ -129,8 +167,11 @@ class Loop:
             watch.goes_on()
             yield batch
 
-    def _epoch(self, epoch: int, trace_path: Path | None) -> Epoch:
-        """Train and validate one epoch. The result covers all workers."""
+    def _epoch(
+        self, epoch: int, before: tuple[Epoch, ...], checkpoints: Checkpointing, trace_path: Path | None
+    ) -> Epoch:
+        """Train and validate one epoch, or the rest of it. The result covers all workers."""
+        begun, self._begun = self._begun, None
         engine = self._engine
         world = self._world
         steps = len(self._train)
@@ -138,7 +179,20 @@ class Loop:
         world.barrier()
         engine.clock.reset()
         begin = time.perf_counter()
-        total, lr = self._steps(epoch)
+
+        def begun_by(done: int, total: Tensor) -> Begun:
+            now = Begun(
+                steps=done,
+                seconds=time.perf_counter() - begin,
+                loss=total.item(),
+                bytes_sent=engine.bytes_sent - sent,
+            )
+            return now if begun is None or world.rank > 0 else _added(begun, now)
+
+        def after_step(done: int, total: Tensor) -> None:
+            checkpoints.after_step(epoch * steps + done, before, partial(begun_by, done, total))
+
+        total, lr = self._steps(epoch, 0 if begun is None else begun.steps, after_step)
         own_end = time.perf_counter() - begin
         world.watch.at(f"the end of epoch {epoch + 1}")
         world.barrier()
@@ -146,7 +200,7 @@ class Loop:
         split = self._split(seconds, own_end)
         if self._trace is not None and epoch * steps <= self._trace.step < (epoch + 1) * steps:
             self._trace.write(world, trace_path)
-        train_loss = world.sum(total).item() / steps
+        train_loss = (world.sum(total).item() + (0.0 if begun is None else begun.loss)) / steps
         if not math.isfinite(train_loss):
             raise NotFinite(
                 f"the mean training loss of epoch {epoch + 1} is {train_loss}: trainer.check_finite=true "
@@ -162,28 +216,41 @@ class Loop:
                 f"the validation loss after epoch {epoch + 1} is {val_loss}, though the training loss was "
                 f"{train_loss:g}: trainer.lr={lr:g} may be too large"
             )
+        if begun is not None:
+            seconds += begun.seconds
+            split = {}
         return Epoch(
             epoch=epoch + 1,
             seconds=seconds,
+            timed=begun is None,
             images_per_second=steps * self._config.batch_size / seconds,
             train_loss=train_loss,
             val_loss=val_loss,
             val_top1=top1,
             val_top5=top5,
-            **split,
-            bytes_sent=round(sent_by_all.item()),
+            data_wait_s=split.get("data_wait_s"),
+            compute_s=split.get("compute_s"),
+            communication_s=split.get("communication_s"),
+            idle_s=split.get("idle_s"),
+            bytes_sent=round(sent_by_all.item()) + (0 if begun is None else begun.bytes_sent),
             peak_memory_bytes=memory,
             lr=lr,
         )
 
-    def _steps(self, epoch: int) -> tuple[Tensor, float]:
-        """Train on all batches; return the sum of this worker's losses and the last learning
-        rate."""
+    def _steps(
+        self, epoch: int, begun: int, after_step: Callable[[int, Tensor], None]
+    ) -> tuple[Tensor, float]:
+        """Train on all batches but the first `begun`; return the sum of this worker's losses and
+        the last learning rate.
+
+        `after_step` is called with the number of batches done and the sum so far, but not after the
+        last batch.
+        """
         steps = len(self._train)
         first = epoch * steps
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
         lr = 0.0
-        for i, batch in enumerate(self._batches(epoch)):
+        for i, batch in enumerate(self._batches(epoch, begun), start=begun):
             lr = learning_rate(self._config, epoch, (first + i) / (steps * self._config.epochs))
             if self._trace is not None:
                 self._trace.before(first + i)
@@ -194,6 +261,8 @@ class Loop:
                 self._check.after(first + i, loss)
             total += loss
             self._progress.step(epoch + 1, i + 1, loss)
+            if i + 1 < steps:
+                after_step(i + 1, total)
         return total, lr
 
     def _split(self, seconds: float, own_end: float) -> dict[str, float]:
@@ -219,6 +288,15 @@ class Loop:
             sums += self._engine.evaluate_step(batch.images, batch.labels)
         loss, top1, top5, images = self._world.sum(sums).tolist()
         return loss / images, top1 / images, top5 / images
+
+
+def _added(before: Begun, now: Begun) -> Begun:
+    return Begun(
+        steps=now.steps,
+        seconds=before.seconds + now.seconds,
+        loss=before.loss + now.loss,
+        bytes_sent=before.bytes_sent + now.bytes_sent,
+    )
 
 
 def peak_memory(device: torch.device) -> int:

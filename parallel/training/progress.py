@@ -26,7 +26,7 @@ DRAW_EVERY_S = 0.5
 class Progress:
     """The progress of one run of `epochs` × `steps_per_epoch` steps of `batch_size` images.
 
-    It shows nothing unless `enabled`, which should be set on one rank only.
+    `done` steps were trained before. It shows nothing unless `enabled`, which should be set on one rank only.
     """
 
     def __init__(
@@ -36,6 +36,7 @@ class Progress:
         label: str,
         *,
         batch_size: int,
+        done: int = 0,
         enabled: bool = True,
         console: Console | None = None,
     ) -> None:
@@ -48,7 +49,8 @@ class Progress:
             else None
         )
         self._started = self._drawn = self._epoch_started = time.perf_counter()
-        self._done = self._epoch_base = 0
+        self._first = self._done = done
+        self._epoch_base = 0
         self._loss: SupportsFloat | None = None
         self._epoch = 0
 
@@ -105,8 +107,9 @@ class Progress:
         self._drawn = now
         total = self._epochs * self._steps
         parts = [doing]
-        if self._done:
-            parts.append(f"{clock((now - self._started) * (total - self._done) / self._done)} left")
+        if self._done > self._first:
+            per_step = (now - self._started) / (self._done - self._first)
+            parts.append(f"{clock(per_step * (total - self._done))} left")
         line = Table.grid(padding=(0, 2))
         line.add_row(
             Text(self._label, style="bold"),

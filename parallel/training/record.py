@@ -12,7 +12,7 @@ import torch
 
 from parallel.program.precision import DTYPES
 from parallel.results.environment import collect_environment
-from parallel.results.records import Epoch, Record, Workload
+from parallel.results.records import Attempt, Epoch, Record, Workload
 from parallel.runtime.communication.world import World
 from parallel.training.job import Job
 
@@ -22,9 +22,26 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def make_record(job: Job, world: World, run_dir: Path, started: str, epochs: tuple[Epoch, ...]) -> Record:
-    """Return the record of a run that ends now."""
+def workload_of(job: Job) -> Workload:
+    """Return the workload of a run."""
     config, model = job.config, job.config.model
+    return Workload(
+        model=model.name,
+        variant=model.variant,
+        num_classes=job.data.num_classes,
+        image_size=model.image_size,
+        data=job.data.name,
+        train_images=len(job.data.train),
+        batch_size=config.trainer.batch_size,
+        precision=config.trainer.precision,
+    )
+
+
+def make_record(
+    job: Job, world: World, run_dir: Path, attempts: tuple[Attempt, ...], epochs: tuple[Epoch, ...]
+) -> Record:
+    """Return the record of a run that ends now."""
+    config = job.config
     parameters = job.graph.parameter_count
     cuda = world.device.type == "cuda"
     environment = collect_environment(
@@ -33,19 +50,10 @@ def make_record(job: Job, world: World, run_dir: Path, started: str, epochs: tup
     return Record(
         name=run_dir.name,
         sweep=config.sweep,
-        started=started,
+        started=attempts[0].started,
         finished=now(),
         command=shlex.join(sys.orig_argv),
-        workload=Workload(
-            model=model.name,
-            variant=model.variant,
-            num_classes=job.data.num_classes,
-            image_size=model.image_size,
-            data=job.data.name,
-            train_images=len(job.data.train),
-            batch_size=config.trainer.batch_size,
-            precision=config.trainer.precision,
-        ),
+        workload=workload_of(job),
         strategy=config.strategy.name,
         scheme=config.strategy.scheme,
         label=config.strategy.full_label(None if job.plan is None else job.plan.fingerprint),
@@ -59,6 +67,7 @@ def make_record(job: Job, world: World, run_dir: Path, started: str, epochs: tup
         parameter_bytes=parameters * DTYPES[config.trainer.precision].itemsize,
         forward_flops=2 * job.graph.multiply_adds,
         plan=None if job.plan is None else str(job.plan),
+        attempts=attempts,
         config=dataclasses.asdict(config),
         environment=environment,
         epochs=epochs,

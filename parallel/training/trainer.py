@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from pathlib import Path
 
 from parallel.config import Config, Searched
+from parallel.plans import Plan, read_plan
 from parallel.results.record_files import RecordWriter
 from parallel.results.records import Epoch
 from parallel.results.run_summary import run_summary
-from parallel.results.tracker import open_tracker
-from parallel.runtime.communication.world import choose_device, open_world
+from parallel.results.tracker import Tracker, open_tracker
+from parallel.runtime.communication.world import World, choose_device, open_world
+from parallel.training.checkpointing import Checkpointing
 from parallel.training.engines import open_engine
-from parallel.training.job import describe, prepare
+from parallel.training.job import Job, describe, prepare
 from parallel.training.loop import Loop, open_check
 from parallel.training.plan_resolution import resolve_plan
-from parallel.training.record import make_record, now
+from parallel.training.record import make_record
+from parallel.training.resuming import (
+    StartPoint,
+    attempts_of,
+    epochs_before,
+    find_start,
+    lost_seconds,
+    refuse_other_workload,
+)
 
 
 def train(config: Config, run_dir: Path) -> None:
@@ -28,33 +39,56 @@ def train(config: Config, run_dir: Path) -> None:
     choose_device(config.cluster)
     job = prepare(config, verbose=os.environ.get("RANK", "0") == "0")
     with open_world(config.cluster) as world:
+        start = find_start(config, run_dir, world)
+        if start.checkpoint is not None:
+            refuse_other_workload(job, start.checkpoint)
         if isinstance(config.strategy, Searched):
-            job = dataclasses.replace(job, plan=resolve_plan(config, config.strategy, job.graph, world))
+            job = dataclasses.replace(job, plan=_searched_plan(job, config.strategy, start, world))
         check = open_check(job, world)
-        loop = Loop(job, world, open_engine(job, world, check), check)
-        if world.rank > 0:
-            loop.run(lambda epoch: None, None)
-            return
-        with (
-            RecordWriter(run_dir) as writer,
-            open_tracker(
-                config.tracker,
-                run_dir=run_dir,
-                name=run_dir.name,
-                group=config.sweep,
-                job_type=config.strategy.name,
-                config_dict=dataclasses.asdict(config),
-            ) as tracker,
-        ):
+        engine = open_engine(job, world, check)
+        loop = Loop(job, world, engine, start, check)
+        attempts = attempts_of(start, job)
+        before = epochs_before(start, attempts)
+        with contextlib.ExitStack() as stack:
+            writer: RecordWriter | None = None
+            tracker = Tracker()
+            if world.rank == 0:
+                writer = stack.enter_context(RecordWriter(run_dir, before))
+                tracker = stack.enter_context(_open_tracker(job, run_dir))
+                print(describe(job, world), flush=True)
+            loop.warm_up()
+            attempts = (*attempts[:-1], dataclasses.replace(attempts[-1], lost_s=lost_seconds(start)))
+            checkpoints = Checkpointing(job, world, engine, run_dir, attempts, loop.steps_per_epoch)
 
             def keep(epoch: Epoch) -> None:
-                writer.append(epoch)
-                tracker.log_epoch(epoch)
+                if writer is not None:
+                    writer.append(epoch)
+                    tracker.log_epoch(epoch)
 
-            started = now()
-            print(describe(job, world), flush=True)
-            loop.run(keep, run_dir / "trace.json")
-            record = make_record(job, world, run_dir, started, writer.epochs)
-            writer.finish(record)
-            tracker.finish(run_summary(record, run_dir.parent if config.sweep else None))
-        print(f"record: {run_dir}", flush=True)
+            epochs = loop.run(checkpoints, before, keep, run_dir / "trace.json")
+            if writer is not None:
+                record = make_record(job, world, run_dir, attempts, epochs)
+                writer.finish(record)
+                tracker.finish(run_summary(record, run_dir.parent if config.sweep else None))
+        if world.rank == 0:
+            print(f"record: {run_dir}", flush=True)
+
+
+def _searched_plan(job: Job, options: Searched, start: StartPoint, world: World) -> Plan:
+    """Return the plan that the run had before if it still fits, and otherwise search for one."""
+    manifest = start.manifest
+    if manifest is not None and start.same_run and manifest.plan and manifest.workers == world.size:
+        return read_plan(manifest.plan, job.graph)
+    return resolve_plan(job.config, options, job.graph, world)
+
+
+def _open_tracker(job: Job, run_dir: Path) -> Tracker:
+    config = job.config
+    return open_tracker(
+        config.tracker,
+        run_dir=run_dir,
+        name=run_dir.name,
+        group=config.sweep,
+        job_type=config.strategy.name,
+        config_dict=dataclasses.asdict(config),
+    )

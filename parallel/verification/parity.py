@@ -31,6 +31,7 @@ from parallel.program.lowering import lower
 from parallel.runtime.communication.chaos import Chaos
 from parallel.runtime.communication.world import World, open_world
 from parallel.runtime.execution.ddp import DDPEngine
+from parallel.runtime.execution.gathered import gathered
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.instrumentation.observe import Observer, observe_modules
@@ -214,7 +215,7 @@ class _Comparison:
         buffers."""
         if kind == "buffers" and isinstance(engine, DDPEngine):
             return {}
-        return {f"{op}.{name}": tensor for (op, name), tensor in engine.gathered(kind).items()}
+        return gathered(engine, kind, self._world)
 
     def _train(self, step: int, engine: Engine, reference: Reference | None) -> tuple[float, float]:
         """Train both sides for one step and return their losses."""

@@ -18,6 +18,7 @@ from parallel.runtime.communication.chaos import Chaos, Postponed
 from parallel.runtime.communication.chaos_transport import open_transport
 from parallel.runtime.communication.transport import Receive
 from parallel.runtime.communication.world import open_world
+from parallel.runtime.execution.gathered import gathered
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.parameters import HeldBucket, Parameters
 from parallel.runtime.execution.runtime import Runtime
@@ -78,12 +79,12 @@ def train(
             return steps(Runtime(program, network, world, OPTIONS), images, labels)
 
 
-def steps(runtime: Runtime, images: Tensor, labels: Tensor) -> dict[tuple[str, str], Tensor]:
+def steps(runtime: Runtime, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     for step in range(3):
         runtime.train_step(
             images[runtime.image_positions], labels[runtime.label_positions], step=step, lr=0.1
         )
-    weights = runtime.gathered()
+    weights = gathered(runtime, "weights", runtime.world)
     runtime.close()
     return weights
 

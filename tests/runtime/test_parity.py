@@ -22,6 +22,7 @@ from parallel.program.lowering import BUCKET_BYTES, lower
 from parallel.runtime.communication.chaos import Chaos
 from parallel.runtime.communication.spawn import spawn_workers
 from parallel.runtime.communication.world import open_world
+from parallel.runtime.execution.gathered import gathered
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, Single, build_plan
@@ -293,9 +294,9 @@ def observe(model: str, text: str, batch_size: int, shared_memory: bool) -> dict
         runtime.train_step(images[runtime.image_positions], labels[runtime.label_positions], step=0, lr=0.1)
         sent = runtime.bytes_sent
         runtime.forget_momentum()
-        forgotten = runtime.gathered("buffers")
+        forgotten = gathered(runtime, "buffers", world)
     initial = dict(network.double().named_buffers())
-    assert all(torch.equal(tensor, initial[".".join(name)]) for name, tensor in forgotten.items())
+    assert all(torch.equal(tensor, initial[name]) for name, tensor in forgotten.items())
     return {
         "neighbours": sorted(world.neighbours),
         "bytes": [sent, program.bytes_sent(world.rank, itemsize=8)],

@@ -1,6 +1,7 @@
 """parallel.train that knows `model=small`, with one change, which ALTER selects; none without it.
 
 fail       rank 1 raises in the second step: the others wait for it in a gradient sync
+die        every rank is killed when a checkpoint is whole and the step after it begins (DIE_AFTER: its steps)
 hang       rank 1 hangs while it reads the images of the second step
 fullgraph  torch.compile raises at graph breaks, and needs no C++ compiler
 """
@@ -8,6 +9,7 @@ fullgraph  torch.compile raises at graph breaks, and needs no C++ compiler
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,11 +18,13 @@ from typing import Any
 import torch
 
 import tests.support.small_network  # noqa: F401  before parallel.cli lists the models
+from parallel.checkpoints.checkpoint import folder_name
 from parallel.cli import application
 from parallel.config import Config
 from parallel.data.loader import Batch, Loader
 from parallel.runtime.execution.runtime import Runtime
 from parallel.training import engines, loop, trainer
+from tests.support.waiting import wait_for
 
 
 class Failing(Runtime):
@@ -30,9 +34,21 @@ class Failing(Runtime):
         return super().train_step(*args, step=step, lr=lr)
 
 
+class Dying(Loader):
+    checkpoints = Path()
+
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        die_after = int(os.environ["DIE_AFTER"])
+        for step, batch in enumerate(super().epoch(epoch, first), start=epoch * len(self) + first):
+            if self._train and step == die_after:
+                wait_for((self.checkpoints / folder_name(step)).exists, 60.0)
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield batch
+
+
 class Hanging(Loader):
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        for step, batch in enumerate(super().epoch(epoch)):
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        for step, batch in enumerate(super().epoch(epoch, first)):
             while self._train and step == 1 and os.environ["RANK"] == "1":
                 pass
             yield batch
@@ -42,6 +58,9 @@ def train(config: Config, run_dir: Path) -> None:
     alteration = os.environ.get("ALTER")
     if alteration == "fail":
         engines.Runtime = Failing  # type: ignore[misc]
+    elif alteration == "die":
+        Dying.checkpoints = run_dir / "checkpoints"
+        loop.Loader = Dying  # type: ignore[misc]
     elif alteration == "hang":
         loop.Loader = Hanging  # type: ignore[misc]
     elif alteration == "fullgraph":

@@ -55,6 +55,10 @@ def _facts(result: Result, record: Record) -> dict[str, Any]:
         "backend": record.backend,
         "workers": record.workers,
         "threads per worker": record.threads,
+        "restarts": record.restarts and f"{record.restarts} ({record.lost_s:.1f} s lost)",
+        "attempts": "; ".join(
+            f"from step {a.step} on {a.label}, {count(a.workers, 'worker')}" for a in record.attempts[1:]
+        ),
         "untimed warm-up steps": record.warmup_steps,
         "parameters": record.parameters and f"{record.parameters:,} ({size(record.parameter_bytes)})",
         "forward FLOPs per image": record.forward_flops and f"{record.forward_flops:,}",

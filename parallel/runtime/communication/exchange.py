@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from parallel.graph.box import Box
+from parallel.graph.memory_order import in_logical_order, in_memory_order, memory_shape
 from parallel.program import Transfer
 from parallel.runtime.communication.transport import Message, Receive, Transport
 from parallel.runtime.instrumentation.clock import MessageKey
@@ -34,18 +35,15 @@ class Format:
 
     def memory_shape(self, shape: Sequence[int]) -> list[int]:
         """Return the shape with its dims in memory order."""
-        return [shape[i] for i in self._order(len(shape))]
+        return memory_shape(shape, self.channels_last)
 
     def in_memory_order(self, x: Tensor) -> Tensor:
         """Return a view of `x` with its dims in memory order."""
-        return x.permute(self._order(x.dim()))
+        return in_memory_order(x, self.channels_last)
 
     def in_logical_order(self, x: Tensor) -> Tensor:
         """Return a view of `x`, whose dims are in memory order, with its dims in logical order."""
-        return x.permute(0, 3, 1, 2) if x.dim() == 4 and self.channels_last else x
-
-    def _order(self, dims: int) -> list[int]:
-        return [0, 2, 3, 1] if dims == 4 and self.channels_last else list(range(dims))
+        return in_logical_order(x, self.channels_last)
 
 
 @dataclass(frozen=True)

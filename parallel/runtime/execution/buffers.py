@@ -6,12 +6,21 @@ nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
+from parallel.checkpoints.piece import Piece, Place, ReadTensor
 from parallel.graph.box import Box
+from parallel.graph.ops import Op
 from parallel.program import Program
 from parallel.runtime.communication.exchange import Format
-from parallel.runtime.communication.world import World
+
+
+def buffer_boxes(program: Program, op: Op, rank: int) -> Mapping[str, Box]:
+    """Return the box of each buffer of an op that a worker holds."""
+    part = program.part(op.name, rank, 0) if op.buffers else None
+    return {} if part is None else op.buffer_boxes(part)
 
 
 class Buffers:
@@ -21,15 +30,18 @@ class Buffers:
         self._program = program
         self._boxes: dict[tuple[str, str], Box] = {}
         self._initial: dict[tuple[str, str], Tensor] = {}
+        self._first: set[tuple[str, str]] = set()
+        """Buffers of which no worker before this one holds the same box."""
         self.held: dict[str, dict[str, Tensor]] = {}
         """Tensors by op and buffer."""
         given = dict(model.named_buffers())
         for op in program.graph:
-            part = program.part(op.name, rank, 0) if op.buffers else None
-            for name, box in {} if part is None else op.buffer_boxes(part).items():
+            for name, box in buffer_boxes(program, op, rank).items():
                 whole = given[f"{op.name}.{name}"].detach()
                 own = whole[box.within(Box.whole(op.buffers[name]))].to(form.device, form.dtype, copy=True)
                 self._boxes[op.name, name], self._initial[op.name, name] = box, own
+                if all(buffer_boxes(program, op, before).get(name) != box for before in range(rank)):
+                    self._first.add((op.name, name))
                 self.held.setdefault(op.name, {})[name] = own.clone()
 
     def reset(self) -> None:
@@ -37,16 +49,25 @@ class Buffers:
         for (op, name), initial in self._initial.items():
             self.held[op][name].copy_(initial)
 
-    def gathered(self, world: World) -> dict[tuple[str, str], Tensor]:
-        """Return whole buffers by op and name: on worker 0, on the CPU; empty on the others."""
-        own = {
-            (op, name): (self._boxes[op, name], tensor.cpu())
-            for op, tensors in self.held.items()
-            for name, tensor in tensors.items()
-        }
-        whole: dict[tuple[str, str], Tensor] = {}
-        for parts in world.gather_to_first(own):
-            for (op, name), (box, tensor) in parts.items():
-                shape = self._program.graph[op].buffers[name]
-                whole.setdefault((op, name), tensor.new_empty(shape))[box.within(Box.whole(shape))] = tensor
-        return whole
+    def pieces(self) -> list[Piece]:
+        """Return the parts that no worker before this one holds: views, not copies."""
+        pieces = []
+        for (op, name), box in self._boxes.items():
+            if (op, name) in self._first:
+                place = Place(
+                    "buffers",
+                    f"{op}.{name}",
+                    self._program.graph[op].buffers[name],
+                    box.spans,
+                    False,
+                    0,
+                    box.volume,
+                )
+                pieces.append(Piece(place, self.held[op][name].reshape(-1)))
+        return pieces
+
+    def load(self, read: ReadTensor) -> None:
+        """Replace the values by those that `read` returns."""
+        for (op, name), box in self._boxes.items():
+            whole = read("buffers", f"{op}.{name}")
+            self.held[op][name].copy_(whole[box.within(Box.whole(tuple(whole.shape)))])

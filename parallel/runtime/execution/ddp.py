@@ -19,15 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from parallel.checkpoints.piece import Piece, Place, ReadTensor
 from parallel.config import require
 from parallel.graph.box import Box, cut
+from parallel.graph.memory_order import in_memory_order
 from parallel.graph.ops.dropout import dropout_mask, step_key
 from parallel.program.precision import DTYPES
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.metrics import sum_metrics
 from parallel.runtime.execution.options import EngineOptions
-from parallel.runtime.execution.parameters import ParameterName
-from parallel.runtime.execution.runtime import named_weights
 from parallel.runtime.instrumentation.clock import Clock
 from parallel.runtime.instrumentation.observe import Observer, observe_modules
 
@@ -89,6 +89,7 @@ class DDPEngine:
         check_ddp_batch(batch_size, world.size)
         self.clock = Clock(world.device)
         self._world, self._seed = world, options.seed
+        self._channels_last = options.channels_last
         self._autocast = options.precision == "bf16"
         rows = range(*cut(batch_size, world.size, world.rank))
         self.image_positions, self.label_positions = list(rows), list(rows)
@@ -155,17 +156,59 @@ class DDPEngine:
         logits = logits if logits.dtype.itemsize >= 4 else logits.float()
         return sum_metrics(logits, labels, F.cross_entropy(logits, labels, reduction="none", ignore_index=-1))
 
-    def gathered(self, kind: str = "weights") -> dict[ParameterName, Tensor]:
-        """Return the weights, or the last step's gradients, on worker 0; empty on the others."""
-        if self._world.rank > 0:
-            return {}
-        weights = named_weights(self._plain)
-        if kind == "weights":
-            return weights
-        gradients = [p.grad for p in self._plain.parameters()]
+    def pieces(self, kind: str) -> list[Piece]:
+        """Return an equal part of the elements of a kind: all workers hold all of them.
+
+        Only worker 0 returns buffers: its running statistics are those that DDP hands to the others.
+        """
+        tensors = self._tensors(kind)
+        rank, size = self._world.rank, self._world.size
+        if kind == "buffers":
+            rank, size = (0, 1) if rank == 0 else (1, 1)
+        if rank >= size:
+            return []
+        total = sum(tensor.numel() for tensor in tensors.values())
+        begin, (start, stop) = 0, cut(total, size, rank)
+        pieces: list[Piece] = []
+        for name, tensor in tensors.items():
+            first, last = max(start - begin, 0), min(stop - begin, tensor.numel())
+            begin += tensor.numel()
+            if first < last:
+                shape = tuple(tensor.shape)
+                place = Place(kind, name, shape, Box.whole(shape).spans, self._channels_last, first, last)
+                flat = in_memory_order(tensor, self._channels_last).reshape(-1)
+                pieces.append(Piece(place, flat[first:last]))
+        return pieces
+
+    @torch.no_grad()
+    def load(self, read: ReadTensor) -> None:
+        for name, parameter in self._plain.named_parameters():
+            parameter.copy_(read("weights", name))
+            momentum = torch.empty_like(parameter).copy_(read("momentum", name))
+            self._sgd.state[parameter]["momentum_buffer"] = momentum
+        for name, buffer in self._running_statistics().items():
+            buffer.copy_(read("buffers", name))
+
+    def _tensors(self, kind: str) -> dict[str, Tensor]:
+        """Return the whole tensors of a kind, by name."""
+        if kind == "buffers":
+            return self._running_statistics()
+        tensors = {}
+        for name, parameter in self._plain.named_parameters():
+            found = {
+                "weights": parameter,
+                "momentum": self._sgd.state.get(parameter, {}).get("momentum_buffer"),
+                "gradients": parameter.grad,
+            }[kind]
+            tensors[name] = torch.zeros_like(parameter) if found is None else found.detach()
+        return tensors
+
+    def _running_statistics(self) -> dict[str, Tensor]:
+        """Return the buffers that evaluation uses; batches are counted by steps."""
         return {
-            name: torch.zeros_like(w) if g is None else g.clone()
-            for (name, w), g in zip(weights.items(), gradients, strict=True)
+            name: buffer
+            for name, buffer in self._plain.named_buffers()
+            if not name.endswith("num_batches_tracked")
         }
 
     def forget_momentum(self) -> None:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from parallel.checkpoints.piece import Piece, ReadTensor
 from parallel.runtime.instrumentation.clock import Clock
 
 
@@ -37,3 +38,11 @@ class Engine(Protocol):
 
     def forget_momentum(self) -> None:
         """Reset the optimizer and the running statistics, after warm-up."""
+
+    def pieces(self, kind: str) -> list[Piece]:
+        """Return this worker's parts of all tensors of a kind (`parallel.checkpoints.piece.KINDS`):
+        views of the training state, not copies."""
+
+    def load(self, read: ReadTensor) -> None:
+        """Replace weights, momentum and buffers by what `read` returns, between two steps, on all
+        workers."""

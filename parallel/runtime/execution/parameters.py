@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
+from parallel.checkpoints.piece import Piece, ReadTensor, pieces_of_span
 from parallel.graph.box import Box
 from parallel.program import Bucket, Program
 from parallel.runtime.communication.exchange import Format
@@ -147,7 +148,8 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
         *,
         keep_gradients: bool = False,
     ) -> None:
-        self._transport = transport
+        self._transport, self._form = transport, form
+        self._graph, self._rank = program.graph, world.rank
         self._keep_gradients = keep_gradients
         self._momentum, self._weight_decay = options.momentum, options.weight_decay
         self.buckets = {
@@ -234,27 +236,37 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
         for held in self.buckets.values():
             held.finish_gather(self._transport)
 
-    def gradients(self) -> dict[int, Tensor]:
-        """Return this worker's shards of the last step's summed gradients, by bucket."""
-        return {index: held.gradient for index, held in self.buckets.items() if held.gradient is not None}
+    def pieces(self, kind: str) -> list[Piece]:
+        """Return this worker's shards of the weights, the momentum, or the summed gradients of the
+        last step: views, not copies."""
+        self.wait_for_weights()
+        pieces: list[Piece] = []
+        for held in self.buckets.values():
+            values = {"weights": held.shard.detach(), "momentum": held.momentum, "gradients": held.gradient}[
+                kind
+            ]
+            if values is not None:
+                span = held.bucket.shard(self._rank)
+                pieces += pieces_of_span(kind, self._tensors(held), span, values, self._form.channels_last)
+        return pieces
 
-    def shards(self) -> dict[int, Tensor]:
-        """Return this worker's shards of the parameters, by bucket."""
-        return {index: held.shard.detach() for index, held in self.buckets.items()}
+    @torch.no_grad()
+    def load(self, read: ReadTensor) -> None:
+        """Replace weights and momentum by those that `read` returns."""
+        self.wait_for_weights()
+        for held in self.buckets.values():
+            momentum = []
+            for (name, shape, box), view in zip(self._tensors(held), held.parameters.values(), strict=True):
+                part = box.within(Box.whole(shape))
+                view.copy_(read("weights", name)[part])
+                in_order = self._form.in_memory_order(read("momentum", name)[part])
+                momentum.append(in_order.reshape(-1))
+            held.momentum.copy_(torch.cat(momentum)[slice(*held.bucket.shard(self._rank))])
 
-
-def assemble(
-    program: Program, shards: Sequence[Mapping[int, Tensor]], form: Format
-) -> dict[ParameterName, Tensor]:
-    """Return whole parameters or gradients from the workers' shards, given by rank."""
-    whole: dict[ParameterName, Tensor] = {}
-    for bucket in program.buckets:
-        flat = torch.cat([shards[worker][bucket.index].cpu() for worker in bucket.workers])
-        offset = 0
-        for (op, name), box in zip(bucket.parameters, bucket.boxes, strict=True):
-            shape = program.graph[op].parameters[name]
-            tensor = whole.setdefault((op, name), torch.zeros(shape, dtype=flat.dtype))
-            piece = flat[offset : offset + box.volume].view(form.memory_shape(box.shape))
-            tensor[box.within(Box.whole(shape))] = form.in_logical_order(piece)
-            offset += box.volume
-    return whole
+    def _tensors(self, held: HeldBucket) -> list[tuple[str, tuple[int, ...], Box]]:
+        """Return name, whole shape and box of each parameter of a bucket."""
+        bucket = held.bucket
+        return [
+            (f"{op}.{name}", self._graph[op].parameters[name], box)
+            for (op, name), box in zip(bucket.parameters, bucket.boxes, strict=True)
+        ]

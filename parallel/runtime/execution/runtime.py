@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
+from parallel.checkpoints.piece import Piece, ReadTensor
 from parallel.graph.ops.dropout import step_key
 from parallel.program import Backward, Forward, Program, Start, Step, Update, Wait
 from parallel.program.listing import marked_schedule
@@ -23,7 +24,7 @@ from parallel.runtime.communication.exchange import Format
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.buffers import Buffers
 from parallel.runtime.execution.options import EngineOptions
-from parallel.runtime.execution.parameters import ParameterName, Parameters, assemble
+from parallel.runtime.execution.parameters import ParameterName, Parameters
 from parallel.runtime.execution.prepared import Prepared
 from parallel.runtime.execution.step import StepRun, WorkerState
 from parallel.runtime.failure.errors import InstructionFailed, RunEnded
@@ -182,14 +183,13 @@ class Runtime:
         self.parameters.forget_momentum()
         self.buffers.reset()
 
-    def gathered(self, kind: str = "weights") -> dict[ParameterName, Tensor]:
-        """Return whole tensors from all workers: on worker 0, on the CPU; empty on the others.
+    def pieces(self, kind: str) -> list[Piece]:
+        """Return this worker's parts of the tensors of a kind, the last step's gradients with
+        `keep_gradients`."""
+        return self.buffers.pieces() if kind == "buffers" else self.parameters.pieces(kind)
 
-        `kind` is weights, buffers, or, with `keep_gradients`, gradients: those of the last step.
-        """
-        if kind == "buffers":
-            return self.buffers.gathered(self.world)
-        self.parameters.wait_for_weights()
-        own = self.parameters.shards() if kind == "weights" else self.parameters.gradients()
-        shards = self.world.gather_to_first({index: tensor.cpu() for index, tensor in own.items()})
-        return assemble(self.program, shards, self._weights) if shards else {}
+    def load(self, read: ReadTensor) -> None:
+        """Replace the training state by what `read` returns. Call it between two steps on all
+        workers, then a barrier."""
+        self.parameters.load(read)
+        self.buffers.load(read)

@@ -1,11 +1,15 @@
-"""Records of format 1, which did not have the fields `label` and `baseline`."""
+"""Records of earlier formats.
+
+Format 1 had neither `label` nor `baseline`. Format 2 had no `attempts`, and its epochs neither
+`checkpoint_s` nor `timed`.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from parallel.config.typed import structure
-from parallel.results.records import plan_fingerprint
+from parallel.results.records import FORMAT, plan_fingerprint
 
 DEFAULTS = {
     "micro_batches": 1,
@@ -26,8 +30,18 @@ NUM_CLASSES = 1000
 it."""
 
 
+NEW_COLUMNS = ("checkpoint_s", "timed")
+"""Columns of epochs.csv that formats 1 and 2 did not have."""
+
+
 def upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of a record file of format 1 as those of format 2."""
+    """Return the fields of a record file of any format as those of the newest."""
+    if values["format"] == 1:
+        values = _from_format_1(values)
+    return {**values, "format": FORMAT}
+
+
+def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
     config = structure(dict[str, Any], values.get("config", {}), "config")
     options = structure(dict[str, Any], config.get("strategy", {}), "config.strategy")
     words = [values.get("strategy"), values.get("scheme")]
@@ -42,7 +56,6 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
     return {
         **values,
         "config": {**config, "data": data},
-        "format": 2,
         "label": " ".join(str(word) for word in words if word is not None),
         "baseline": values.get("strategy") == "single" and values.get("workers") == 1,
     }

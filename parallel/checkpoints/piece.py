@@ -1,0 +1,150 @@
+"""Pieces: a worker's parts of the tensors of the training state.
+
+A worker holds a span of a bucket, and so of a box of each parameter in it, in memory order. A piece
+says which tensor, which box of it, and which elements of the box, so that the tensor can be put
+together without the plan.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from parallel.config import require, require_one_of
+from parallel.config.typed import structure
+from parallel.graph.box import Box, Span
+from parallel.graph.memory_order import in_logical_order, memory_shape
+
+KINDS = ("weights", "momentum", "buffers", "gradients")
+"""Kinds of tensors. Gradients are in no checkpoint: verification compares them."""
+ReadTensor = Callable[[str, str], Tensor]
+"""(kind, name) → the whole tensor, on the CPU."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of a piece in the training state."""
+
+    kind: str
+    """One of KINDS."""
+    name: str
+    """Name in the model's `state_dict`."""
+    shape: tuple[int, ...]
+    """Shape of the whole tensor."""
+    box: tuple[tuple[int, ...], ...]
+    """Spans of the box that the piece belongs to."""
+    channels_last: bool
+    """Whether the elements of the box lie as [n, h, w, c]."""
+    start: int
+    """First element of the piece, counted in the box in memory order."""
+    stop: int
+
+    def __post_init__(self) -> None:
+        require_one_of("kind", self.kind, KINDS)
+        inside = len(self.box) == len(self.shape) and all(
+            len(span) == 2 and 0 <= span[0] < span[1] <= size
+            for span, size in zip(self.box, self.shape, strict=False)
+        )
+        require(inside, "box", self.box, f"must be a box in a tensor of shape {self.shape}")
+        require(
+            0 <= self.start < self.stop <= self.whole_box.volume,
+            "start:stop",
+            f"{self.start}:{self.stop}",
+            f"must be a span of the {self.whole_box.volume} elements of the box",
+        )
+
+    @property
+    def whole_box(self) -> Box:
+        """The box as `Box`."""
+        return Box(tuple((span[0], span[1]) for span in self.box))
+
+    @property
+    def key(self) -> str:
+        """Name of the piece in its file: `weights/fc6.weight [0:10, 0:20] 0:200`."""
+        return f"{self.kind}/{self.name} {self.whole_box} {self.start}:{self.stop}"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A place and its elements."""
+
+    place: Place
+    values: Tensor
+    """[stop − start]"""
+
+
+def pieces_of_span(
+    kind: str,
+    tensors: Sequence[tuple[str, tuple[int, ...], Box]],
+    span: Span,
+    values: Tensor,
+    channels_last: bool,
+) -> Iterator[Piece]:
+    """Yield the pieces of a span of a bucket.
+
+    The bucket is the boxes of `tensors` (name, whole shape, box) one after another, each in memory
+    order; `values` are the elements of `span` in it.
+    """
+    begin = 0
+    for name, shape, box in tensors:
+        start, stop = max(begin, span[0]), min(begin + box.volume, span[1])
+        if start < stop:
+            place = Place(kind, name, shape, box.spans, channels_last, start - begin, stop - begin)
+            yield Piece(place, values[start - span[0] : stop - span[0]])
+        begin += box.volume
+
+
+def assembled(pieces: Iterable[Piece]) -> Tensor:
+    """Return the tensor that all its pieces make up, in any order.
+
+    Equal boxes may be given twice. Raises `ValueError` if an element is missing or of another dtype.
+    """
+    by_box: dict[Box, list[Piece]] = {}
+    for piece in pieces:
+        by_box.setdefault(piece.place.whole_box, []).append(piece)
+    some = next(iter(by_box.values()))[0]
+    shape, dtype = some.place.shape, some.values.dtype
+    whole = torch.empty(shape, dtype=dtype)
+    covered = 0
+    for box, parts in by_box.items():
+        _check_box(parts, box, shape, dtype)
+        flat = parts[0].values
+        if len(parts) > 1:
+            flat = torch.empty(box.volume, dtype=dtype)
+            for part in parts:
+                flat[part.place.start : part.place.stop] = part.values
+        channels_last = parts[0].place.channels_last
+        shaped = flat.view(memory_shape(box.shape, channels_last))
+        whole[box.within(Box.whole(shape))] = in_logical_order(shaped, channels_last)
+        covered += box.volume
+    if covered != whole.numel():
+        raise ValueError(f"{some.place.name} has pieces of {covered} of its {whole.numel()} elements")
+    return whole
+
+
+def _check_box(parts: Sequence[Piece], box: Box, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    end = 0
+    for part in sorted(parts, key=lambda part: part.place.start):
+        if part.place.start > end:
+            raise ValueError(f"{part.place.name} {box} lacks its elements {end}:{part.place.start}")
+        if part.place.shape != shape or part.values.dtype != dtype:
+            raise ValueError(f"{part.place.name} has pieces of different shapes or dtypes")
+        end = max(end, part.place.stop)
+    if end < box.volume:
+        raise ValueError(f"{parts[0].place.name} {box} lacks its elements {end}:{box.volume}")
+
+
+def to_header(places: Iterable[Place]) -> str:
+    """Return places as text for the header of a file."""
+    return json.dumps([vars(place) for place in places])
+
+
+def from_header(header: Mapping[str, str] | None) -> tuple[Place, ...]:
+    """Return the places in the header of a file. Raises `ValueError` for an invalid one."""
+    text = (header or {}).get("pieces")
+    require(text is not None, "pieces", None, "is missing from the file's header")
+    return structure(tuple[Place, ...], json.loads(text or ""), "pieces")

@@ -1,0 +1,226 @@
+"""Saving the state of a run: when, by which worker, and what is said if it fails.
+
+A checkpoint that cannot be written does not end a run: worker 0 prints a warning, and the
+checkpoints before it stay.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from parallel.checkpoints.checkpoint import CHECKPOINTS, Checkpoint, folder_name, whole_checkpoints
+from parallel.checkpoints.manifest import Begun, Manifest
+from parallel.checkpoints.saver import Saver, remove
+from parallel.checkpoints.schedule import Schedule
+from parallel.checkpoints.tensor_files import write_tensors
+from parallel.models import build_model
+from parallel.results.json_files import sync_folder
+from parallel.results.records import Attempt, Epoch
+from parallel.runtime.communication.world import World
+from parallel.runtime.execution.engine import Engine
+from parallel.training.job import Job
+from parallel.training.record import workload_of
+
+MODEL = "model.safetensors"
+"""The weights of a finished run, with the names of the model's `state_dict`."""
+POLL_S = 0.05
+"""Seconds between two looks at the other workers at the end of a run."""
+SAVED_KINDS = ("weights", "momentum", "buffers")
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What a worker says before a checkpoint."""
+
+    busy: bool
+    """Whether it still writes the one before."""
+    problem: str
+    begun: Begun | None
+
+
+class Checkpointing:
+    """Saves the state of a run on one of its workers."""
+
+    def __init__(
+        self,
+        job: Job,
+        world: World,
+        engine: Engine,
+        run_dir: Path,
+        attempts: tuple[Attempt, ...],
+        steps_per_epoch: int,
+    ) -> None:
+        """`attempts` are those so far, this one last. Call it on all workers at once.
+
+        Raises `ValueError` if the workers do not share the folder of the run.
+        """
+        self._job, self._world, self._engine = job, world, engine
+        self._run_dir = run_dir
+        self._options = job.config.trainer.checkpoint
+        self._attempts, self._steps_per_epoch = attempts, steps_per_epoch
+        self._schedule = Schedule(self._options.interval, steps_per_epoch, attempts[-1].step)
+        self._last_s = time.monotonic()
+        self._saved_step: int | None = None
+        self.waited_s = 0.0
+        """Time that training waited for checkpoints so far."""
+        self._saver = self._open_saver()
+
+    def _open_saver(self) -> Saver:
+        world, options = self._world, self._options
+        folder = self._run_dir / CHECKPOINTS
+        token = world.gather(secrets.token_hex(4))[0]
+        saver = Saver(
+            folder,
+            world.rank,
+            world.size,
+            token,
+            keep=options.keep,
+            best=options.best,
+            pinned=world.device.type == "cuda",
+        )
+        if world.rank == 0:
+            folder.mkdir(exist_ok=True)
+            saver.clear()
+            (folder / token).touch()
+        world.barrier()
+        shared = world.gather((folder / token).exists())
+        if world.rank == 0:
+            (folder / token).unlink()
+        if not all(shared):
+            raise ValueError(
+                f"hydra.run.dir={self._run_dir} is not shared: worker {shared.index(False)} does not see what "
+                "worker 0 writes there; choose a folder on a disk that all hosts share"
+            )
+        return saver
+
+    def after_step(
+        self, step: int, epochs: tuple[Epoch, ...], begun: Callable[[], Begun | None] = lambda: None
+    ) -> None:
+        """Save if a checkpoint is due after `step` steps.
+
+        `begun` returns the epoch under way, with this worker's part of its losses and bytes.
+        """
+        seconds = 0.0
+        if self._schedule.looks(step):
+            seconds = self._world.gather(time.monotonic() - self._last_s)[0]
+        if self._schedule.due(step, seconds):
+            self.save(step, epochs, begun())
+
+    def save(self, step: int, epochs: tuple[Epoch, ...], begun: Begun | None) -> None:
+        """Save the state after `step` steps: copy it now, and write it in the background."""
+        begin = time.perf_counter()
+        self._world.watch.does("saving a checkpoint")
+        reports = self._reports(begun)
+        if any(report.busy for report in reports):
+            self._warn(f"no checkpoint after step {step}: the one before is still being written")
+            return
+        self._complete(reports)
+        begun = _together(begun, reports)
+        pieces = [piece for kind in SAVED_KINDS for piece in self._engine.pieces(kind)]
+        manifest = self._manifest(step, epochs, begun) if self._world.rank == 0 else None
+        self._saver.save(pieces, step, manifest)
+        self._schedule.saved(step)
+        self._saved_step, self._last_s = step, time.monotonic()
+        self._world.watch.goes_on()
+        self.waited_s += time.perf_counter() - begin
+
+    def finish(self, step: int, epochs: tuple[Epoch, ...]) -> None:
+        """Save the last state, and wait until it is on disk; write the weights of the finished run."""
+        if self._saved_step != step and (self._options.interval is not None or self._options.final):
+            self._complete(self._await_reports())
+            self.save(step, epochs, None)
+        self._complete(self._await_reports())
+        if self._world.rank > 0:
+            return
+        newest = self._run_dir / CHECKPOINTS / folder_name(step)
+        if self._options.final and newest.exists():
+            write_model(Checkpoint(newest), self._job, self._run_dir / MODEL)
+        if self._options.interval is None:
+            for path in whole_checkpoints(self._saver.folder):
+                remove(path)
+            if not any(self._saver.folder.iterdir()):
+                self._saver.folder.rmdir()
+        else:
+            self._saver.remove_old(1)
+
+    def _reports(self, begun: Begun | None = None) -> list[_Report]:
+        """Return how far each worker is with the checkpoint before."""
+        return self._world.gather(_Report(self._saver.busy, self._saver.problem, begun))
+
+    def _await_reports(self) -> list[_Report]:
+        # A loop, so that no worker waits for another longer than cluster.timeout_s on a slow disk.
+        reports = self._reports()
+        while any(report.busy for report in reports):
+            time.sleep(POLL_S)
+            reports = self._reports()
+        return reports
+
+    def _complete(self, reports: Sequence[_Report]) -> None:
+        """End the checkpoint before, with which no worker is busy."""
+        problems = [
+            f"worker {rank}: {report.problem}" for rank, report in enumerate(reports) if report.problem
+        ]
+        problem = self._saver.complete(succeeded=not problems)
+        if problems or problem:
+            self._warn(
+                f"the checkpoint after step {self._saved_step} was not written: {problems[0] if problems else problem}"
+            )
+
+    def _warn(self, sentence: str) -> None:
+        if self._world.rank == 0:
+            print(f"warning: {sentence}", file=sys.stderr, flush=True)
+
+    def _manifest(self, step: int, epochs: tuple[Epoch, ...], begun: Begun | None) -> Manifest:
+        job, config = self._job, self._job.config
+        return Manifest(
+            run=self._run_dir.name,
+            time=time.time(),
+            step=step,
+            steps_per_epoch=self._steps_per_epoch,
+            workload=workload_of(job),
+            seed=config.trainer.seed,
+            strategy=config.strategy.name,
+            workers=job.workers,
+            plan=None if job.plan is None else str(job.plan),
+            config=dataclasses.asdict(config),
+            attempts=self._attempts,
+            epochs=epochs,
+            begun=begun,
+        )
+
+
+def _together(begun: Begun | None, reports: Sequence[_Report]) -> Begun | None:
+    """Return the part of the epoch that all workers have trained."""
+    parts = [report.begun for report in reports if report.begun is not None]
+    if begun is None:
+        return None
+    return dataclasses.replace(
+        begun, loss=sum(part.loss for part in parts), bytes_sent=sum(part.bytes_sent for part in parts)
+    )
+
+
+def write_model(checkpoint: Checkpoint, job: Job, path: Path) -> None:
+    """Write the weights and buffers of a checkpoint as a `state_dict` of the model."""
+    with torch.device("meta"):
+        names = build_model(job.config.model, job.data.num_classes, seed=0).state_dict()
+    state = {name: _tensor_of(checkpoint, name, like) for name, like in names.items()}
+    temporary = path.with_name(f"{path.name}.tmp")
+    write_tensors(temporary, state, {"format": "pt", "step": str(checkpoint.step)})
+    temporary.rename(path)
+    sync_folder(path.parent)
+
+
+def _tensor_of(checkpoint: Checkpoint, name: str, like: Tensor) -> Tensor:
+    if name.endswith("num_batches_tracked"):  # batch norms count steps, and use the count nowhere here
+        return torch.tensor(checkpoint.step, dtype=like.dtype)
+    kind = "weights" if name in checkpoint.names("weights") else "buffers"
+    return checkpoint.read(kind, name).contiguous()

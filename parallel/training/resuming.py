@@ -1,0 +1,191 @@
+"""Where a run starts: at its first step, or at a checkpoint.
+
+resume=auto     the newest whole checkpoint in the run directory, of this configuration
+resume=PATH     the newest whole checkpoint of another run, or the given one; the run is a new one
+resume=never    the first step; checkpoints in the run directory are removed
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parallel.checkpoints.checkpoint import CHECKPOINTS, Checkpoint, readable_checkpoints, whole_checkpoints
+from parallel.checkpoints.manifest import MANIFEST, Manifest
+from parallel.checkpoints.saver import remove
+from parallel.config import AUTO, NEVER, Config
+from parallel.results.records import Attempt, Epoch, plan_fingerprint
+from parallel.runtime.communication.world import World
+from parallel.training.job import Job
+from parallel.training.record import now, workload_of
+
+FREE = (
+    "workers",
+    "resume",
+    "sweep",
+    "tracker",
+    "cluster",
+    "trainer.checkpoint",
+    "data.root",
+    "data.cache",
+    "data.cache_limit_gb",
+    "data.decoders",
+)
+"""Parts of the configuration that may change when a run continues in its own folder."""
+
+
+@dataclass(frozen=True)
+class StartPoint:
+    """Where a run starts."""
+
+    checkpoint: Checkpoint | None = None
+    same_run: bool = True
+    """Whether the checkpoint is of this run, and not of another that it goes on from."""
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """Manifest of the checkpoint, if there is one."""
+        return None if self.checkpoint is None else self.checkpoint.manifest
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that are done."""
+        return 0 if self.manifest is None else self.manifest.step
+
+
+def find_start(config: Config, run_dir: Path, world: World) -> StartPoint:
+    """Return where the run starts, the same on all workers.
+
+    Worker 0 prints a warning for each damaged checkpoint that it passes over. Raises `ValueError`
+    if `resume` names no checkpoint, or none that is whole.
+    """
+    answer = world.gather(_chosen(config, run_dir) if world.rank == 0 else None)[0]
+    if isinstance(answer, ValueError):
+        raise ValueError(str(answer))
+    if answer is None:
+        return StartPoint()
+    return StartPoint(Checkpoint(answer), same_run=config.resume == AUTO)
+
+
+def _chosen(config: Config, run_dir: Path) -> Path | ValueError | None:
+    """Return the folder of the checkpoint to start at, None for the first step, or an error."""
+    own = run_dir / CHECKPOINTS
+    try:
+        if config.resume == AUTO:
+            checkpoint = _newest(own)
+            if checkpoint is not None:
+                refuse_other_configuration(config, checkpoint)
+        elif config.resume == NEVER:
+            checkpoint = None
+            for path in whole_checkpoints(own):
+                remove(path)
+        else:
+            if whole_checkpoints(own):
+                raise ValueError(
+                    f"hydra.run.dir={run_dir} holds an unfinished run with checkpoints: choose another folder for "
+                    f"what goes on from resume={config.resume}"
+                )
+            checkpoint = _named(Path(config.resume))
+    except ValueError as error:
+        return error
+    return None if checkpoint is None else checkpoint.folder
+
+
+def _named(path: Path) -> Checkpoint:
+    """Return the checkpoint that a user named: its folder or manifest, or a run directory."""
+    path = path.parent if path.name == MANIFEST else path
+    if (path / MANIFEST).is_file():
+        checkpoint = Checkpoint(path)
+        checkpoint.check()
+        return checkpoint
+    found = _newest(path / CHECKPOINTS)
+    if found is None:
+        raise ValueError(
+            f"resume={path} must be auto, never, a checkpoint (a folder with {MANIFEST}) or a run directory "
+            "with a whole checkpoint"
+        )
+    return found
+
+
+def _newest(folder: Path) -> Checkpoint | None:
+    """Return the newest whole checkpoint, and warn of newer ones that are damaged."""
+    damaged: list[str] = []
+    checkpoint = next(readable_checkpoints(folder, damaged), None)
+    for sentence in damaged:
+        instead = "there is no other" if checkpoint is None else f"{checkpoint.folder} is used instead"
+        print(f"warning: {sentence}; {instead}", file=sys.stderr, flush=True)
+    if damaged and checkpoint is None:
+        raise ValueError(
+            f"{folder} has no whole checkpoint: resume=never begins again and removes what is there"
+        )
+    return checkpoint
+
+
+def refuse_other_configuration(config: Config, checkpoint: Checkpoint) -> None:
+    """Raise `ValueError` that names what differs from the configuration of the checkpoint."""
+    here = _compared(json.loads(json.dumps(dataclasses.asdict(config))))
+    there = _compared(checkpoint.manifest.config)
+    for name in sorted(here.keys() | there.keys()):
+        if here.get(name) != there.get(name):
+            raise ValueError(
+                f"{checkpoint.folder} is of another configuration, with {name}={there.get(name)} and not "
+                f"{here.get(name)}: choose another hydra.run.dir, or begin again with resume=never, or go on "
+                f"with the new configuration in a run of its own: resume={checkpoint.folder}"
+            )
+
+
+def refuse_other_workload(job: Job, checkpoint: Checkpoint) -> None:
+    """Raise `ValueError` that names what differs in model, data, batch, precision or seed."""
+    manifest = checkpoint.manifest
+    here = {**dataclasses.asdict(workload_of(job)), "seed": job.config.trainer.seed}
+    there = {**dataclasses.asdict(manifest.workload), "seed": manifest.seed}
+    different = [f"{name}={there[name]} and not {here[name]}" for name in here if here[name] != there[name]]
+    if different:
+        raise ValueError(f"{checkpoint.folder} cannot be continued here: it has {', '.join(different)}")
+
+
+def attempts_of(start: StartPoint, job: Job) -> tuple[Attempt, ...]:
+    """Return the attempts of the training, the one that starts now last."""
+    plan = None if job.plan is None else plan_fingerprint(str(job.plan))
+    label = job.config.strategy.full_label(plan)
+    this = Attempt(step=start.step, started=now(), label=label, workers=job.workers, plan=plan)
+    return (*(() if start.manifest is None else start.manifest.attempts), this)
+
+
+def epochs_before(start: StartPoint, attempts: tuple[Attempt, ...]) -> tuple[Epoch, ...]:
+    """Return the epochs that are done; those of another run, plan or number of workers as untimed."""
+    this, manifest = attempts[-1], start.manifest
+    if manifest is None:
+        return ()
+    epochs = []
+    for epoch in manifest.epochs:
+        first_step = (epoch.epoch - 1) * manifest.steps_per_epoch
+        own = [attempt for attempt in attempts[:-1] if attempt.step <= first_step][-1]
+        same = (own.label, own.workers, own.plan) == (this.label, this.workers, this.plan)
+        epochs.append(dataclasses.replace(epoch, timed=epoch.timed and same and start.same_run))
+    return tuple(epochs)
+
+
+def lost_seconds(start: StartPoint) -> float:
+    """Return the time since the state was copied that the run continues from."""
+    if start.manifest is None or not start.same_run:
+        return 0.0
+    return max(0.0, time.time() - start.manifest.time)
+
+
+def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that must be equal when a run continues, by dotted name."""
+    flat = {
+        f"{group}.{name}" if isinstance(values, dict) else group: value
+        for group, values in config.items()
+        for name, value in (values.items() if isinstance(values, dict) else [("", values)])
+    }
+    return {
+        name: value for name, value in flat.items() if name not in FREE and name.partition(".")[0] not in FREE
+    }
