@@ -74,12 +74,29 @@ def _application(train: Train, ranks: Ranks) -> None:
         _run_hydra(partial(_job, train, ranks), [*arguments, *sweep_overrides(parsed)])
         return
     node = compose_node(args.overrides)
-    config = fit_world(to_config(node), ranks.world, ranks.launched)
+    config = fit_world(to_config(node), ranks.world, ranks.launched, restarted=ranks.attempt > 0)
     explicit = any(o.key_or_group == "hydra.run.dir" for o in parsed)
-    run_dir = Path(ranks.share("run_dir", lambda: str(claim_run_dir(Path(node.hydra.run.dir), explicit))))
+    run_dir = Path(ranks.share("run_dir", lambda: str(_run_dir(Path(node.hydra.run.dir), explicit, ranks))))
     if ranks.rank == 0:
         _run_hydra(lambda node: None, [*arguments, f"hydra.run.dir={quote(str(run_dir))}"])
     train(config, run_dir)
+
+
+def _run_dir(path: Path, explicit: bool, ranks: Ranks) -> Path:
+    """Return this run's directory: after a restart by torchrun that of the attempt before."""
+    if explicit or not ranks.restartable:
+        return claim_run_dir(path, explicit)
+    before = ranks.recall("run_dir")
+    if before is not None:
+        return claim_run_dir(Path(before), explicit=True)
+    if ranks.attempt > 0:
+        raise ValueError(
+            "torchrun started the run again on a new store, which does not know its run directory: "
+            "state it with hydra.run.dir=… to go on after the loss of a host"
+        )
+    claimed = claim_run_dir(path, explicit)
+    ranks.remember("run_dir", str(claimed))
+    return claimed
 
 
 def _job(train: Train, ranks: Ranks, node: DictConfig) -> None:
@@ -96,11 +113,14 @@ def _job(train: Train, ranks: Ranks, node: DictConfig) -> None:
     train(config, run_dir)
 
 
-def fit_world(config: Config, world: int, launched: bool) -> Config:
+def fit_world(config: Config, world: int, launched: bool, restarted: bool = False) -> Config:
     """Return `config` with `workers` set.
 
+    A run that torchrun `restarted` may have lost workers, and goes on with those that are left.
     Raises `ValueError` if the plan needs another number of processes than `world`.
     """
+    if restarted:
+        config = dataclasses.replace(config, workers=None)
     wanted = config.worker_count(world)
     if wanted != world:
         fixed = config.strategy.fixed_workers is not None

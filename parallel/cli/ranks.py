@@ -37,7 +37,10 @@ class Ranks:
     launched: bool = False
     """Whether torchrun (or another launcher that sets RANK and WORLD_SIZE) started this process."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    _shared: Store | None = field(default=None, repr=False)
+    """The store of all attempts."""
     _store: Store | None = field(default=None, repr=False)
+    """This attempt's part of it."""
 
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> Ranks:
@@ -81,6 +84,29 @@ class Ranks:
         if kind == "error":
             raise ValueError(value)
         return value
+
+    @property
+    def attempt(self) -> int:
+        """How many times torchrun has started the ranks again after a failure."""
+        return int(self.environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+    @property
+    def restartable(self) -> bool:
+        """Whether torchrun starts the ranks again after a failure (`--max-restarts`)."""
+        return int(self.environment.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+
+    def remember(self, name: str, value: str) -> None:
+        """Keep a value of rank 0 for later attempts, if torchrun may start the ranks again."""
+        if self.rank == 0 and self.restartable:
+            self._open_store().set(f"parallel/kept/{name}", value)
+
+    def recall(self, name: str) -> str | None:
+        """Return what an earlier attempt remembered. None: this is the first, or it remembered
+        nothing. Only rank 0."""
+        if self.attempt == 0:
+            return None
+        store, key = self._open_store(), f"parallel/kept/{name}"
+        return store.get(key).decode() if store.check([key]) else None
 
     def report(self, message: str, details: str) -> bool:
         """Write `details` to torchrun's error file. Return whether this rank should print
@@ -136,11 +162,18 @@ class Ranks:
     def _join(self) -> Store:
         if self._store is None:
             from torch.distributed import PrefixStore
+
+            # A restarted group must not read the entries of the previous one.
+            self._store = PrefixStore(f"parallel/launch/{self.attempt}", self._open_store())
+        return self._store
+
+    def _open_store(self) -> Store:
+        if self._shared is None:
             from torch.distributed.rendezvous import rendezvous
 
             address, port = self.environment.get("MASTER_ADDR"), self.environment.get("MASTER_PORT")
             try:
-                store, _, _ = next(rendezvous("env://", self.rank, self.world, timeout=STORE_TIMEOUT))
+                self._shared, _, _ = next(rendezvous("env://", self.rank, self.world, timeout=STORE_TIMEOUT))
             except RuntimeError as error:
                 if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
                     raise ValueError(
@@ -151,7 +184,4 @@ class Ranks:
                 raise ValueError(
                     f"the ranks can't meet at MASTER_ADDR={address}, MASTER_PORT={port}: {reason}"
                 ) from error
-            # A restarted group must not read the entries of the previous one.
-            attempt = self.environment.get("TORCHELASTIC_RESTART_COUNT", "0")
-            self._store = PrefixStore(f"parallel/launch/{attempt}", store)
-        return self._store
+        return self._shared

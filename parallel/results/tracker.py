@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import netrc
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,8 @@ INIT_TIMEOUT_S = 20.0
 wait for this one."""
 FINISH_TIMEOUT_S = 60.0
 """Time to wait for uploads at the end; the data stays on disk."""
+ID = "wandb_id"
+"""File in the run directory with the id of the W&B run."""
 NAMES = {
     "epoch": "epoch",
     "seconds": "time/epoch_seconds",
@@ -104,9 +107,13 @@ def open_tracker(
     group: str | None,
     job_type: str,
     config_dict: dict[str, Any],
+    resumed: bool = False,
 ) -> Tracker:
     """Return the configured tracker. Use it in a `with` block, so that successive runs of one
     process stay apart.
+
+    `resumed`: the run goes on from a checkpoint in `run_dir`, and so does its W&B run, whose id is in
+    the file `wandb_id` there.
 
     Mode auto: the value of WANDB_MODE, otherwise online with an API key and offline without. If
     online is not possible, one line says why, and the run is kept offline.
@@ -128,11 +135,17 @@ def open_tracker(
 
     def start(chosen: str) -> Tracker:
         run_dir.mkdir(parents=True, exist_ok=True)
+        file = run_dir / ID
+        known = resumed and file.exists()
+        if not known:
+            file.write_text(secrets.token_hex(4))
         return WandbTracker(
             wandb.init(
                 project=config.project,
                 dir=str(run_dir),
                 name=name,
+                id=file.read_text(),
+                resume="allow" if known else None,
                 group=group,
                 job_type=job_type,
                 config=config_dict,

@@ -54,7 +54,7 @@ def train(config: Config, run_dir: Path) -> None:
             tracker = Tracker()
             if world.rank == 0:
                 writer = stack.enter_context(RecordWriter(run_dir, before))
-                tracker = stack.enter_context(_open_tracker(job, run_dir))
+                tracker = stack.enter_context(_open_tracker(job, run_dir, start))
                 print(describe(job, world), flush=True)
             loop.warm_up()
             attempts = (*attempts[:-1], dataclasses.replace(attempts[-1], lost_s=lost_seconds(start)))
@@ -82,7 +82,7 @@ def _searched_plan(job: Job, options: Searched, start: StartPoint, world: World)
     return resolve_plan(job.config, options, job.graph, world)
 
 
-def _open_tracker(job: Job, run_dir: Path) -> Tracker:
+def _open_tracker(job: Job, run_dir: Path, start: StartPoint) -> Tracker:
     config = job.config
     return open_tracker(
         config.tracker,
@@ -91,4 +91,5 @@ def _open_tracker(job: Job, run_dir: Path) -> Tracker:
         group=config.sweep,
         job_type=config.strategy.name,
         config_dict=dataclasses.asdict(config),
+        resumed=start.checkpoint is not None and start.same_run,
     )

@@ -58,6 +58,7 @@ def made_epochs(seconds: Sequence[float]) -> tuple[Epoch, ...]:
             bytes_sent=10_000_000,
             peak_memory_bytes=2 * 10**9,
             lr=0.002,
+            checkpoint_s=0.01 * s,
         )
         for i, s in enumerate(seconds, start=1)
     )

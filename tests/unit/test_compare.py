@@ -19,7 +19,7 @@ from parallel.compare import main
 from parallel.results.comparison import Result, compare
 from parallel.results.notes import baseline_command, notes
 from parallel.results.record_files import write_record
-from parallel.results.records import Record
+from parallel.results.records import Attempt, Record
 from parallel.results.run_summary import run_summary, speedup_in_sweep
 from tests.support.made_records import ENVIRONMENT, WORKLOAD, made_record
 
@@ -177,6 +177,37 @@ def test_other_differences_are_told(changes: dict[str, Any], said: str) -> None:
     assert any(said in note for note in notes(comparison))
     (alike,) = compare([made_record("single"), made_record("ddp", trainer={"epochs": 9, "seed": 4})])
     assert not any("differ" in note for note in notes(alike))
+
+
+def interrupted(record: Record, *epochs: int) -> Record:
+    """Return a record that was continued from a checkpoint within these epochs."""
+    first = Attempt(step=0, started="2026-01-01", label=record.label, workers=record.workers, plan=None)
+    again = dataclasses.replace(first, step=7, lost_s=12.5)
+    rows = tuple(dataclasses.replace(e, timed=e.epoch not in epochs) for e in record.epochs)
+    return dataclasses.replace(record, epochs=rows, attempts=(first, again))
+
+
+def test_epochs_that_were_interrupted_count_in_losses_and_not_in_times() -> None:
+    base, ours = made_record("single", (10.0, 10.0, 10.0)), made_record("ddp", (5.0, 50.0, 5.0))
+    (comparison,) = compare([base, interrupted(ours, 2)])
+    row = comparison.results[1]
+    assert row.epoch_times == (5.0, 5.0) and row.speedup is not None and row.speedup.ratio == 2.0
+    assert row.time_split() == rows_of(base, made_record("ddp", (5.0, 5.0)))["ddp 2x1"].time_split()
+    assert [number for number, _ in row.curve("train_loss")] == [1, 2, 3] and row.top1 == 1 - 0.5 / 3
+    said = "ddp (ddp) was continued from a checkpoint 1 time: 1 epoch left out of its times, 12.5 s lost"
+    assert said in notes(comparison)
+
+
+def test_a_run_without_a_timed_epoch_is_left_out_and_named() -> None:
+    base, ours = made_record("single", (10.0, 10.0)), interrupted(made_record("ddp", (5.0,)), 1)
+    (comparison,) = compare([base, ours])
+    assert [row.label for row in comparison.results] == ["single"]
+    assert any(
+        note.startswith("Left out: ddp (ddp), because none of its epochs") for note in notes(comparison)
+    )
+    with pytest.raises(ValueError, match="none of the runs has an epoch"):
+        compare([ours])
+    assert run_summary(ours, None)["restarts"] == 1
 
 
 def test_rows_average_accuracy_and_split_time() -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from parallel.results import environment
 from parallel.results.environment import collect_environment
-from parallel.results.format_1 import DEFAULTS
+from parallel.results.old_formats import DEFAULTS, NEW_COLUMNS
 from parallel.results.record_files import (
     EPOCHS,
     PART,
@@ -27,7 +27,7 @@ from parallel.results.record_files import (
     unfinished_runs,
     write_record,
 )
-from parallel.results.records import Epoch
+from parallel.results.records import FORMAT, Epoch
 from tests.support.made_records import made_epochs, made_record
 
 
@@ -144,8 +144,30 @@ def test_format_1_is_read(tmp_path: Path) -> None:
         del values["label"], values["baseline"]
         values["config"]["strategy"] = options | {"path": path}
         file.write_text(json.dumps({**values, "format": 1}))
+        _remove_new_columns(tmp_path / strategy)
         found = read_record(file)
-        assert (found.label, found.baseline, found.format) == (label, baseline, 2)
+        assert (found.label, found.baseline, found.format) == (label, baseline, FORMAT)
+
+
+def test_format_2_is_read(tmp_path: Path) -> None:
+    """Records had no `attempts`, and epochs neither `checkpoint_s` nor `timed`."""
+    record = made_record()
+    write_record(tmp_path, record)
+    values = json.loads((tmp_path / RECORD).read_text())
+    del values["attempts"]
+    (tmp_path / RECORD).write_text(json.dumps({**values, "format": 2}))
+    with pytest.raises(ValueError, match="columns="):
+        read_record(tmp_path)
+    _remove_new_columns(tmp_path)
+    epochs = tuple(dataclasses.replace(epoch, checkpoint_s=None) for epoch in record.epochs)
+    assert read_record(tmp_path) == dataclasses.replace(record, epochs=epochs)
+
+
+def _remove_new_columns(run: Path) -> None:
+    rows = [line.split(",")[: -len(NEW_COLUMNS)] for line in (run / EPOCHS).read_text().splitlines()]
+    content = "".join(",".join(row) + "\n" for row in rows).encode()
+    (run / EPOCHS).write_bytes(content)
+    _change_json(epochs={"count": len(rows) - 1, "sha256": hashlib.sha256(content).hexdigest()})(run)
 
 
 @pytest.mark.parametrize(

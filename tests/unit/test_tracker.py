@@ -95,13 +95,26 @@ def test_what_was_not_measured_is_not_sent(tmp_path: Path) -> None:
     ) as tracker:
         tracker.log_epoch(Epoch(epoch=1, seconds=2.0))
     (item,) = [entry["history"]["item"] for entry in read_back(tmp_path) if entry["type"] == "history"]
-    assert {name for name in item if not name.startswith("_")} == {"epoch", "time/epoch_seconds"}
+    sent = {name for name in item if not name.startswith("_")}
+    assert sent == {"epoch", "time/epoch_seconds", "time/timed"}
 
 
 def test_runs_of_one_process_do_not_merge(tmp_path: Path) -> None:
     for name in ("a", "b"):
         tracked(tmp_path / name, TrackerConfig())
         assert len([entry for entry in read_back(tmp_path / name) if entry["type"] == "history"]) == 2
+
+
+def test_a_resumed_run_goes_on_as_the_same_run_and_a_new_one_does_not(tmp_path: Path) -> None:
+    ids = []
+    for resumed in (False, True, False):
+        arguments = {"run_dir": tmp_path, "name": "n", "group": None, "job_type": "t", "config_dict": {}}
+        with open_tracker(TrackerConfig(), **arguments, resumed=resumed) as tracker:
+            tracker.log_epoch(Epoch(epoch=1, seconds=2.0))
+        ids.append((tmp_path / "wandb_id").read_text())
+    assert ids[0] == ids[1] != ids[2]
+    folders = [len(list((tmp_path / "wandb").glob(f"offline-run-*-{run}*"))) for run in (ids[0], ids[2])]
+    assert folders == [2, 1]
 
 
 def test_online_without_a_key_goes_offline_and_says_so(
