@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 from parallel.config import Config, Searched
@@ -26,8 +25,10 @@ def train(config: Config, run_dir: Path) -> None:
     Raises `ValueError` before the first step for an invalid configuration.
     """
     choose_device(config.cluster)
-    job = prepare(config, verbose=os.environ.get("RANK", "0") == "0")
     with open_world(config.cluster) as world:
+        world.watch.does("opening the data")  # may take long: the workers watch each other meanwhile
+        job = prepare(config, verbose=world.rank == 0)
+        world.watch.goes_on()
         if isinstance(config.strategy, Searched):
             job = dataclasses.replace(job, plan=resolve_plan(config, config.strategy, job.graph, world))
         check = open_check(job, world)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from parallel.cli.process_tree import MARK, marked
-from parallel.runtime.failure.blame import BROKEN_S, SILENT_S, State, Symptom, find_blame
+from parallel.runtime.failure.blame import ABSENT, ABSENT_S, BROKEN_S, SILENT_S, State, Symptom, find_blame
 from tests.support.commands import Run, Start
 from tests.support.waiting import wait_for
 
@@ -48,6 +48,16 @@ def test_a_silent_worker_is_to_blame_after_the_timeout_and_sooner_if_there_is_tr
     assert "worker 1 is gone" in str(find_blame(0, states, {**FRESH, 1: SILENT_S}, 5.0, BROKE))
     assert "worker 1 is gone" in str(find_blame(0, states, {**FRESH, 1: SILENT_S}, 5.0, None, told=True))
     assert find_blame(0, {**states, 1: replace(BUSY, done=True)}, {**FRESH, 1: 60.0}, 5.0, None) is None
+
+
+def test_a_worker_that_never_joined_is_to_blame_after_a_slow_start() -> None:
+    states = {0: BUSY, 1: ABSENT, 2: BUSY}
+    assert find_blame(0, states, {**FRESH, 1: ABSENT_S - 0.1}, 5.0, None) is None
+    assert "worker 1 does not answer: no sign of life for 30.1 s, since the start" == find_blame(
+        0, states, {**FRESH, 1: ABSENT_S + 0.1}, 5.0, None
+    )
+    assert find_blame(0, states, {**FRESH, 1: 60.0}, 70.0, None) is None
+    assert "worker 1 is gone" in str(find_blame(0, states, {**FRESH, 1: SILENT_S}, 5.0, None, told=True))
 
 
 def test_of_the_living_the_one_that_does_not_wait_is_to_blame() -> None:
@@ -132,6 +142,25 @@ def test_a_worker_that_hangs_is_named_by_all_and_by_itself(torchrun: Run, tmp_pa
             done.stderr,
             re.M,
         ), done.stderr
+    assert marked(tmp_path.name) == []
+
+
+@pytest.mark.parametrize(
+    "alteration, words",
+    [
+        ("absent", r"does not answer: no sign of life for \d+\.\d s, since the start"),
+        ("early", r"is gone: no sign of life for \d+\.\d s, the last one in the start \(opening the data\)"),
+    ],
+)
+def test_a_worker_lost_before_the_first_step_is_named(
+    alteration: str, words: str, torchrun: Run, tmp_path: Path
+) -> None:
+    done = torchrun(3, ALTERED, *SMALL, environment={MARK: tmp_path.name, "ALTER": alteration})
+    assert done.returncode == 1
+    for rank in (0, 2):
+        assert re.search(rf"^error: worker {rank} ends in the start: worker 1 {words}", done.stderr, re.M), (
+            done.stderr
+        )
     assert marked(tmp_path.name) == []
 
 

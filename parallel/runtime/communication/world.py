@@ -206,17 +206,19 @@ def _join(
     start_timeout = timedelta(seconds=max(START_TIMEOUT_S, cluster.timeout_s))
     store, _, _ = next(rendezvous("env://", rank, size, timeout=start_timeout))
     watch = Watch(rank, size, cluster.timeout_s, start_timeout.total_seconds())
-    dist.init_process_group(
-        backend,
-        store=store,
-        rank=rank,
-        world_size=size,
-        timeout=start_timeout,
-        device_id=device if backend == "nccl" else None,  # creates the communicator now, with all ranks
-    )
     watch.start()
     world = World(rank, size, device, backend, watch, chaos=chaos)
     try:
+        watch.waits(("process group",), -1)
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=start_timeout,
+            device_id=device if backend == "nccl" else None,  # creates the communicator now, with all ranks
+        )
+        watch.goes_on()
         if cluster.shared_memory:
             world = replace(world, tokens=_open_tokens(world))
         yield world

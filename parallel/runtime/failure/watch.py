@@ -112,7 +112,7 @@ class Watch(NullWatch):
     # Called from the worker's main thread.
 
     def start(self) -> None:
-        """Start watching. Call it when every worker has joined."""
+        """Start watching, also for workers that have not joined yet."""
         self._take_signals()
         self._answered = time.monotonic()
         for thread in self._threads:
