@@ -3,6 +3,10 @@
 torchrun starts each worker in its own session, so no process group covers the whole tree. Instead,
 every process of the tree inherits a mark in its environment, which also finds processes that
 outlived the command. (macOS shows a process only its own environment: there, those are not found.)
+
+A stopped torchrun (SIGSTOP) does not notice that its workers have ended, and the wait for it would
+never return. There is nothing left to stop, so it is continued; then it ends as usual and reports
+the workers' errors.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import os
 import secrets
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
@@ -21,6 +26,8 @@ import psutil
 MARK = "PARALLEL_PROCESS_TREE"
 STOPS = (signal.SIGTERM, signal.SIGHUP)
 """Signals that end this process, in addition to Ctrl-C, which raises KeyboardInterrupt."""
+LOOK_S = 1.0
+"""Interval between two looks at whether the command is stopped."""
 ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
@@ -40,7 +47,8 @@ def run(command: Sequence[str], environment: Mapping[str, str], grace_s: float) 
     with _stops_raise():
         try:
             process = subprocess.Popen(command, env={**environment, MARK: mark}, start_new_session=True)
-            code = process.wait()
+            with _continued(process.pid):
+                code = process.wait()
         except BaseException:
             with _stops_ignored():
                 _end(process, mark, grace_s)
@@ -48,6 +56,29 @@ def run(command: Sequence[str], environment: Mapping[str, str], grace_s: float) 
     if code != 0:
         _end(process, mark, grace_s)
     return code
+
+
+@contextlib.contextmanager
+def _continued(pid: int) -> Iterator[None]:
+    """Continue the command whenever it is stopped and none of its children runs."""
+    returned = threading.Event()
+
+    def look() -> None:
+        while not returned.wait(LOOK_S):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                command = psutil.Process(pid)
+                if command.status() == psutil.STATUS_STOPPED and not any(
+                    runs(child.pid) for child in command.children()
+                ):
+                    command.resume()
+
+    thread = threading.Thread(target=look, name="continue", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        returned.set()
+        thread.join()
 
 
 def _end(process: subprocess.Popen[bytes] | None, mark: str, grace_s: float) -> None:

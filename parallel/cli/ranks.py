@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from torch.distributed import Store
 
+T = TypeVar("T")
+
 STORE_TIMEOUT = timedelta(seconds=60)
 """torchrun starts the ranks of all nodes together, and importing torch takes seconds."""
+SILENT_STORE_S = STORE_TIMEOUT.total_seconds() + 5.0
+"""Time after which the store's process counts as stopped. It is longer than any wait for a key."""
 FOLLOWER_S = 0.5
 """Delay of ranks that fail after the first. torchrun ends all ranks as soon as one exits, so the
 first one needs this time to report its error."""
@@ -64,23 +69,27 @@ class Ranks:
         """Return rank 0's `make()` on every rank. Its `ValueError` is raised on every rank, too."""
         if self.world == 1:
             return make()
-        store = self._join()
         if self.rank == 0:
             try:
                 value = make()
             except ValueError as error:
-                store.set(name, f"error:{error}")
+                text = f"error:{error}"
+                self._in_time(lambda: self._join().set(name, text))
                 raise
-            store.set(name, f"value:{value}")
+            self._in_time(lambda: self._join().set(name, f"value:{value}"))
             return value
+        kind, _, value = self._in_time(lambda: self._shared(name)).partition(":")
+        if kind == "error":
+            raise ValueError(value)
+        return value
+
+    def _shared(self, name: str) -> str:
+        store = self._join()
         try:
             store.wait([name], STORE_TIMEOUT)
         except RuntimeError as error:
             raise ValueError(f"rank 0 did not share its {name} within {STORE_TIMEOUT.seconds} s") from error
-        kind, _, value = store.get(name).decode().partition(":")
-        if kind == "error":
-            raise ValueError(value)
-        return value
+        return str(store.get(name).decode())
 
     def report(self, message: str, details: str) -> bool:
         """Write `details` to torchrun's error file. Return whether this rank should print
@@ -93,7 +102,7 @@ class Ranks:
         order, repeated = 1, False
         if self.world > 1:
             try:
-                order, repeated = self._claim(message)
+                order, repeated = self._in_time(lambda: self._claim(message))
             except (ValueError, RuntimeError) as error:
                 # Without the store the first failure is unknown, so every rank prints its error.
                 if str(error) != message:
@@ -112,11 +121,37 @@ class Ranks:
         deadline = time.monotonic() + STAY_S
         while self.world > 1 and time.monotonic() < deadline:
             try:
-                if self._join().add("failures", 0) >= self.world:
+                if self._in_time(lambda: self._join().add("failures", 0)) >= self.world:
                     return
             except (ValueError, RuntimeError):
                 return  # the store is gone; `report` has said so
             time.sleep(0.05)
+
+    def _in_time(self, call: Callable[[], T]) -> T:
+        """Return `call()`, which uses the store. Raises what it raises, and `ValueError` if the
+        store does not answer.
+
+        torch's client has no timeout for a store whose process or machine is stopped. A thread
+        that is still blocked by one ends with this process.
+        """
+        results: list[T] = []
+        errors: list[Exception] = []
+
+        def run() -> None:
+            try:
+                results.append(call())
+            except Exception as error:  # raised again in the caller's thread
+                errors.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        thread.join(SILENT_STORE_S)
+        if errors:
+            raise errors[0]
+        if not results:
+            address = f"{self.environment.get('MASTER_ADDR')}:{self.environment.get('MASTER_PORT')}"
+            raise ValueError(f"the launcher's store at {address} has not answered for {SILENT_STORE_S:g} s")
+        return results[0]
 
     def _claim(self, message: str) -> tuple[int, bool]:
         """Return the number of failed ranks including this one, and whether the first failure is

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -371,3 +373,29 @@ def test_a_port_in_use_is_named(run: Run) -> None:
         assert done.returncode == 2 and f"MASTER_PORT={port} on 127.0.0.1 is in use" in done.stderr
         done = run(JOB, *SWEEP, "hydra.launcher.nnodes=2", f"hydra.launcher.master_port={port}")
         assert done.returncode == 2 and f"hydra.launcher.master_port={port} is in use" in done.stderr
+
+
+class Stopped:
+    """A store whose process is stopped."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args: threading.Event().wait()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_do_not_wait_for_ever_for_a_stopped_store(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("parallel.cli.ranks.SILENT_STORE_S", 0.1)
+    environment = {
+        "MASTER_ADDR": "host",
+        "MASTER_PORT": "1",
+        "TORCHELASTIC_ERROR_FILE": str(tmp_path / "error"),
+    }
+    ranks = Ranks(rank, 2, True, environment, Stopped())  # type: ignore[arg-type]
+    said = "the launcher's store at host:1 has not answered for 0.1 s"
+    with pytest.raises(ValueError, match=said):
+        ranks.share("run_dir", lambda: "runs/one")
+    assert ranks.report("boom", "details"), "every rank prints its own error"
+    assert said in capsys.readouterr().err and (tmp_path / "error").exists()
+    ranks.stay()

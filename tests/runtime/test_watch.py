@@ -164,21 +164,24 @@ def test_a_worker_lost_before_the_first_step_is_named(
     assert marked(tmp_path.name) == []
 
 
-def test_without_the_launcher_all_end(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_without_the_launcher_all_end(sent: signal.Signals, start: Start, tmp_path: Path) -> None:
     process = start(
         "torch.distributed.run",
         "--standalone",
         "--nproc-per-node=2",
         "-m",
-        "parallel.train",
+        ALTERED,
         *SMALL,
         "trainer.epochs=100000",
         environment={MARK: tmp_path.name},
+        real=sent == signal.SIGSTOP,
     )
     wait_for(lambda: bool(list(tmp_path.rglob("epochs.csv.part"))) or process.poll() is not None, 400)
     wait_for(lambda: len(ranks_of(tmp_path.name)) == 2, 60)
+    process.send_signal(sent)
+    wait_for(lambda: set(marked(tmp_path.name)) <= {process.pid}, 120)
     process.kill()
-    wait_for(lambda: marked(tmp_path.name) == [], 120)
     _, err = process.communicate()
     for rank in range(2):
         assert re.search(rf"^error: worker {rank} ends in .*: the store at .* does not answer", err, re.M), (

@@ -88,3 +88,17 @@ def test_a_zombie_has_ended() -> None:
     assert psutil.pid_exists(process.pid), "the zombie is still in the table of processes"
     process.communicate()
     assert not process_tree.runs(process.pid)
+
+
+def test_a_stopped_command_whose_children_have_ended_is_continued(tmp_path: Path) -> None:
+    """Like a torchrun that is stopped while its workers run, and whose workers then end."""
+    script = """
+import os, signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2); open(__import__('sys').argv[1], 'w')"]
+                         + sys.argv[1:])
+os.kill(os.getpid(), signal.SIGSTOP)
+sys.exit(7 if child.poll() is not None else 8)
+"""
+    note = tmp_path / "ended"
+    assert process_tree.run([sys.executable, "-c", script, str(note)], os.environ, 1.0) == 7
+    assert note.exists()

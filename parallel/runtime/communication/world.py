@@ -204,12 +204,12 @@ def _join(
     """Join the other workers in a process group that a thread watches."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     start_timeout = timedelta(seconds=max(START_TIMEOUT_S, cluster.timeout_s))
-    store, _, _ = next(rendezvous("env://", rank, size, timeout=start_timeout))
     watch = Watch(rank, size, cluster.timeout_s, start_timeout.total_seconds())
     watch.start()
     world = World(rank, size, device, backend, watch, chaos=chaos)
     try:
         watch.waits(("process group",), -1)
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=start_timeout))
         dist.init_process_group(
             backend,
             store=store,

@@ -17,16 +17,21 @@ from parallel.runtime.failure.blame import ABSENT, State
 BLAME = "blame"
 
 
+def store_address() -> tuple[str, int]:
+    """Return the host and the port of the launcher's store."""
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+
+
 class StateStore:
     """One worker's access to the store.
 
-    Every method raises `RuntimeError` when the store is gone.
+    Construction and every method raise `RuntimeError` when the store is gone, and block while its
+    process or machine is stopped.
     """
 
     def __init__(self, rank: int, size: int, timeout_s: float) -> None:
         self._rank = rank
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        self.address = f"{host}:{port}"
+        host, port = store_address()
         store = TCPStore(
             host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
         )

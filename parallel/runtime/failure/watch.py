@@ -25,7 +25,7 @@ from types import FrameType
 from parallel.runtime.failure.blame import BEAT_S, BROKEN_S, SILENT_S, State, Symptom, find_blame
 from parallel.runtime.failure.errors import WorkerLost
 from parallel.runtime.failure.stopped_workers import kill_stopped_workers
-from parallel.runtime.failure.store import StateStore
+from parallel.runtime.failure.store import StateStore, store_address
 from parallel.runtime.failure.wording import describe_error, describe_message
 
 BLOCKED_S = 5 * BEAT_S
@@ -73,12 +73,9 @@ class Watch(NullWatch):
     """The watch of one of several workers."""
 
     def __init__(self, rank: int, size: int, timeout_s: float, start_timeout_s: float) -> None:
-        """Join the store and publish this worker's state.
-
-        Waiting for a message is limited to `start_timeout_s` until `started` is called, and to
-        `timeout_s` afterwards. Raises `RuntimeError` if the store cannot be reached.
-        """
-        self._rank, self._timeout_s = rank, timeout_s
+        """Waiting for a message is limited to `start_timeout_s` until `started` is called, and to
+        `timeout_s` afterwards."""
+        self._rank, self._size, self._timeout_s = rank, size, timeout_s
         self.timeout = timedelta(seconds=start_timeout_s)
         self._where, self._doing, self._since = "the start", "computing", time.monotonic()
         self._waits: tuple[tuple[object, ...], int] | None = None
@@ -98,8 +95,6 @@ class Watch(NullWatch):
         self._wake_up.setblocking(False)
         self._restore_signal: Callable[[], object] = lambda: None
         self._restore_wakeup: Callable[[], object] = lambda: None
-        self._store = StateStore(rank, size, max(timeout_s, SILENT_S))
-        self._store.tell(self._state())
         self._threads = [
             threading.Thread(target=run, name=f"watch {run.__name__}", daemon=True)
             for run in (self._heartbeat, self._guard)
@@ -224,22 +219,23 @@ class Watch(NullWatch):
 
     def _heartbeat(self) -> None:
         try:
+            store = StateStore(self._rank, self._size, max(self._timeout_s, SILENT_S))
             while not self._closing.is_set():
                 self._news.clear()
-                self._beat_once()
+                self._beat_once(store)
                 self._news.wait(BEAT_S)
-            self._beat_once()
+            self._beat_once(store)
         except RuntimeError as error:  # from the store, including c10d's network errors
             if not self._done:  # otherwise the launcher may have closed the store already
                 self._store_is_gone(str(error).splitlines()[0][:120])
 
-    def _beat_once(self) -> None:
+    def _beat_once(self, store: StateStore) -> None:
         now = time.monotonic()
         if now - self._answered > SILENT_S:  # this process was stopped, not the others
             self._seen = {rank: (state, now) for rank, (state, _) in self._seen.items()}
         self._beat += 1
-        self._store.tell(self._state())
-        states, blame = self._store.read()
+        store.tell(self._state())
+        states, blame = store.read()
         now = time.monotonic()
         for rank, state in enumerate(states):
             if rank not in self._seen or self._seen[rank][0] != state:
@@ -253,7 +249,7 @@ class Watch(NullWatch):
                 self._symptom(now),
                 self._told == signal.SIGTERM,
             )
-            blame = self._store.claim(found) if found else ""
+            blame = store.claim(found) if found else ""
         if blame:
             self._know(blame)
         self._answered = time.monotonic()
@@ -293,8 +289,9 @@ class Watch(NullWatch):
     def _store_is_gone(self, how: str) -> None:
         self._reachable = False
         doing, waits = self._what()
+        host, port = store_address()
         self._know(
-            f"the store at {self._store.address} does not answer ({how}), so that the machine or "
+            f"the store at {host}:{port} does not answer ({how}), so that the machine or "
             "launcher of worker 0 is gone" + (f"; it was {doing}" if waits else "")
         )
 
