@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
+from parallel.runtime.failure.running_clock import RunningClock
+
 if TYPE_CHECKING:
     from torch.distributed import Store
 
@@ -145,7 +147,10 @@ class Ranks:
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
-        thread.join(SILENT_STORE_S)
+        now = RunningClock()
+        limit = now() + SILENT_STORE_S
+        while thread.is_alive() and now() < limit:
+            thread.join(min(0.5, SILENT_STORE_S))
         if errors:
             raise errors[0]
         if not results:

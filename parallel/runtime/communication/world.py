@@ -73,8 +73,10 @@ class World:
         self.barrier()
         if isinstance(self.watch, Watch):
             timeout = self.watch.started()
-            if dist.group.WORLD is not None:
-                dist.group.WORLD.set_timeout(timeout)  # of collectives: messages take theirs from the watch
+            # gloo keeps the timeout of the start: it counts the time for which the whole job is
+            # stopped (Ctrl-Z). The watch limits all waits but those inside DDP.
+            if self.backend == "nccl" and dist.group.WORLD is not None:
+                dist.group.WORLD.set_timeout(timeout)
 
     def barrier(self) -> None:
         """Wait until every worker has called this with its device idle."""
