@@ -25,7 +25,8 @@ import psutil
 
 MARK = "PARALLEL_PROCESS_TREE"
 STOPS = (signal.SIGTERM, signal.SIGHUP)
-"""Signals that end this process, in addition to Ctrl-C, which raises KeyboardInterrupt."""
+"""Signals that end this process unless it ignores them (nohup), in addition to Ctrl-C, which raises
+KeyboardInterrupt."""
 LOOK_S = 1.0
 """Interval between two looks at whether the command is stopped."""
 ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
@@ -125,12 +126,18 @@ def _stops_raise() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(128 + number)
 
-    before = {sign: signal.signal(sign, stop) for sign in STOPS}
+    heard = [sign for sign in STOPS if not ignored(sign)]
+    before = {sign: signal.signal(sign, stop) for sign in heard}
     try:
         yield
     finally:
         for sign, handler in before.items():
             signal.signal(sign, handler)
+
+
+def ignored(sign: signal.Signals) -> bool:
+    """Return whether this process ignores the signal, as it does SIGHUP under nohup."""
+    return signal.getsignal(sign) is signal.SIG_IGN
 
 
 @contextlib.contextmanager

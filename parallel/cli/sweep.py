@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -198,6 +199,19 @@ def command(job: Job, torchrun: Torchrun) -> list[str]:
     ]
 
 
+def launcher_environment(job: Job, error_file: Path) -> dict[str, str]:
+    """Return the variables that torchrun needs for a job."""
+    variables = {
+        "TORCHELASTIC_ERROR_FILE": str(error_file),
+        # torchrun sets this only for several workers; the baseline must be treated alike.
+        "OMP_NUM_THREADS": str(job.config.cluster.threads),
+    }
+    if process_tree.ignored(signal.SIGHUP):
+        # torchrun would end on a SIGHUP, also under nohup. (Older versions of torch ignore this.)
+        variables["PET_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"
+    return variables
+
+
 def started_module() -> str:
     """Return the module that this process was started with (`python -m …`).
 
@@ -237,13 +251,7 @@ def _run(job: Job, torchrun: Torchrun) -> Outcome:
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="parallel_sweep_") as folder:
         error_file = Path(folder) / "error.json"
-        # torchrun sets OMP_NUM_THREADS only for several workers; the baseline must be treated
-        # alike.
-        environment = {
-            **os.environ,
-            "TORCHELASTIC_ERROR_FILE": str(error_file),
-            "OMP_NUM_THREADS": str(job.config.cluster.threads),
-        }
+        environment = os.environ | launcher_environment(job, error_file)
         try:
             code = process_tree.run(command(job, torchrun), environment, torchrun.grace_s)
         finally:

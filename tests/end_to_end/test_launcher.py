@@ -14,12 +14,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch.distributed.run
 
 from parallel.cli.application import fit_world
 from parallel.cli.compose import compose_config
 from parallel.cli.process_tree import runs
 from parallel.cli.ranks import Ranks
-from parallel.cli.sweep import Job, Outcome, Torchrun, command, finished, set_aside, summary
+from parallel.cli.sweep import (
+    Job,
+    Outcome,
+    Torchrun,
+    command,
+    finished,
+    launcher_environment,
+    set_aside,
+    summary,
+)
 from parallel.results.record_files import read_record, write_record
 from tests.support.commands import Run, Start
 from tests.support.fake_job import record
@@ -279,6 +289,21 @@ def test_the_command_of_a_job(tmp_path: Path) -> None:
         job(tmp_path, "strategy=ddp", workers=4, index=3), Torchrun(module="a.b", nnodes=2, node_rank=1)
     )
     assert {"--nnodes=2", "--node-rank=1", "--nproc-per-node=2", "--master-port=29503"} <= set(nodes)
+
+
+def test_torchrun_ignores_a_hangup_as_the_sweep_does(tmp_path: Path) -> None:
+    one = job(tmp_path, "strategy=ddp")
+    assert "PET_SIGNALS_TO_HANDLE" not in launcher_environment(one, tmp_path / "error.json")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        variables = launcher_environment(one, tmp_path / "error.json")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert "SIGHUP" not in variables["PET_SIGNALS_TO_HANDLE"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PET_SIGNALS_TO_HANDLE", variables["PET_SIGNALS_TO_HANDLE"])
+        options = torch.distributed.run.parse_args(["script.py"])
+    assert options.signals_to_handle == "SIGTERM,SIGINT,SIGQUIT"
 
 
 @pytest.mark.parametrize(

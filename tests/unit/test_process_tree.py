@@ -44,9 +44,17 @@ def test_a_failed_command_leaves_no_child(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems hide environments")
 @pytest.mark.parametrize(
-    "sign, code", [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    "nohup, sign, code",
+    [
+        (False, signal.SIGINT, -signal.SIGINT),
+        (False, signal.SIGTERM, 143),
+        (False, signal.SIGHUP, 129),
+        (True, signal.SIGTERM, 143),
+    ],
 )
-def test_a_stopped_command_leaves_no_process(sign: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_a_stopped_command_leaves_no_process(
+    nohup: bool, sign: signal.Signals, code: int, tmp_path: Path
+) -> None:
     note = tmp_path / "pid"
     script = PARENT.format(then=STUBBORN)
     program = (
@@ -54,13 +62,18 @@ def test_a_stopped_command_leaves_no_process(sign: signal.Signals, code: int, tm
         "process_tree.run([sys.executable, '-c', sys.argv[1], sys.argv[2]], os.environ, 0.2)"
     )
     runner = subprocess.Popen(
-        [sys.executable, "-c", program, script, str(note)], stderr=subprocess.DEVNULL, stdout=subprocess.PIPE
+        [*["nohup"] * nohup, sys.executable, "-c", program, script, str(note)],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
     )
     try:
         assert runner.stdout is not None and runner.stdout.readline() == b"up\n"
         child = int(note.read_text())
         (command,) = psutil.Process(runner.pid).children()
         assert process_tree.runs(child)
+        if nohup:  # a signal with the smaller number is handled first
+            runner.send_signal(signal.SIGHUP)
         runner.send_signal(sign)
         assert runner.wait(30) == code
         assert not process_tree.runs(child) and not process_tree.runs(command.pid)
