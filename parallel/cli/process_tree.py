@@ -4,6 +4,8 @@ torchrun starts each worker in its own session, so no process group covers the w
 every process of the tree inherits a mark in its environment, which also finds processes that
 outlived the command. (macOS shows a process only its own environment: there, those are not found.)
 
+A command that calls `end_with_parent` ends its tree also when this process is killed.
+
 A stopped torchrun (SIGSTOP) does not notice that its workers have ended, and the wait for it would
 never return. There is nothing left to stop, so it is continued; then it ends as usual and reports
 the workers' errors.
@@ -16,6 +18,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,8 +30,10 @@ MARK = "PARALLEL_PROCESS_TREE"
 STOPS = (signal.SIGTERM, signal.SIGHUP)
 """Signals that end this process unless it ignores them (nohup), in addition to Ctrl-C, which raises
 KeyboardInterrupt."""
+PARENT = "PARALLEL_PROCESS_TREE_PARENT"
+"""Environment variable with the process that called `run`."""
 LOOK_S = 1.0
-"""Interval between two looks at whether the command is stopped."""
+"""Interval between two looks at another process."""
 ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
@@ -47,7 +52,9 @@ def run(command: Sequence[str], environment: Mapping[str, str], grace_s: float) 
     process: subprocess.Popen[bytes] | None = None
     with _stops_raise():
         try:
-            process = subprocess.Popen(command, env={**environment, MARK: mark}, start_new_session=True)
+            process = subprocess.Popen(
+                command, env={**environment, MARK: mark, PARENT: str(os.getpid())}, start_new_session=True
+            )
             with _continued(process.pid):
                 code = process.wait()
         except BaseException:
@@ -102,6 +109,19 @@ def _end(process: subprocess.Popen[bytes] | None, mark: str, grace_s: float) -> 
             if (process is None or process.poll() is not None) and not any(runs(pid) for pid in seen):
                 return
             time.sleep(0.05)
+
+
+def end_with_parent() -> None:
+    """Start a thread that sends SIGTERM to this process when the process that called `run` ends."""
+    parent = int(os.environ[PARENT])
+
+    def look() -> None:
+        while runs(parent):
+            time.sleep(LOOK_S)
+        print(f"error: the sweep (process {parent}) is gone: its job ends", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=look, name="end with parent", daemon=True).start()
 
 
 def runs(pid: int) -> bool:

@@ -191,7 +191,7 @@ def command(job: Job, torchrun: Torchrun) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "torch.distributed.run",
+        "parallel.cli.torchrun",
         *meeting,
         "-m",
         torchrun.module or started_module(),

@@ -236,6 +236,10 @@ def test_a_stopped_sweep_leaves_no_process(
     assert "1 interrupted, 1 not started" in (sweep.stdout.read() if sweep.stdout is not None else "")
 
 
+def test_a_killed_sweep_leaves_no_process(start: Start, tmp_path: Path) -> None:
+    check_stop(start(JOB, *SWEEP, environment=fake(ddp="sleep")), signal.SIGKILL, tmp_path)
+
+
 def test_ctrl_c_on_torchrun_leaves_no_process(start: Start, tmp_path: Path) -> None:
     process = start(
         "torch.distributed.run",
@@ -278,7 +282,7 @@ def test_the_command_of_a_job(tmp_path: Path) -> None:
     alone = command(job(tmp_path, "strategy=ddp", workers=4, index=3), Torchrun(module="a.b"))
     assert alone[1:] == [
         "-m",
-        "torch.distributed.run",
+        "parallel.cli.torchrun",
         "--standalone",
         "--nproc-per-node=4",
         "-m",

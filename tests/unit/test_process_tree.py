@@ -115,3 +115,23 @@ sys.exit(7 if child.poll() is not None else 8)
     note = tmp_path / "ended"
     assert process_tree.run([sys.executable, "-c", script, str(note)], os.environ, 1.0) == 7
     assert note.exists()
+
+
+def test_a_command_may_end_with_the_process_that_runs_it(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    script = (
+        "import os, sys, time; from parallel.cli import process_tree; process_tree.end_with_parent(); "
+        "open(sys.argv[1], 'w').write(str(os.getpid())); print('up', flush=True); time.sleep(600)"
+    )
+    program = (
+        "import os, sys; from parallel.cli import process_tree; "
+        "process_tree.run([sys.executable, '-c', *sys.argv[1:]], os.environ, 0.2)"
+    )
+    runner = subprocess.Popen(
+        [sys.executable, "-c", program, script, str(note)], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert runner.stdout is not None and runner.stdout.readline() == b"up\n"
+    runner.kill()
+    _, err = runner.communicate(timeout=60)  # until the command has closed its standard error, too
+    assert err.decode() == f"error: the sweep (process {runner.pid}) is gone: its job ends\n"
+    wait_for(lambda: not process_tree.runs(int(note.read_text())), 10)
