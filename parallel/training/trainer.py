@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 from parallel.config import Config, Searched
 from parallel.results.record_files import RecordWriter
 from parallel.results.records import Epoch
+from parallel.results.run_lock import locked
 from parallel.results.run_summary import run_summary
 from parallel.results.tracker import open_tracker
 from parallel.runtime.communication.world import choose_device, open_world
@@ -25,7 +27,7 @@ def train(config: Config, run_dir: Path) -> None:
     Raises `ValueError` before the first step for an invalid configuration.
     """
     choose_device(config.cluster)
-    with open_world(config.cluster) as world:
+    with open_world(config.cluster) as world, locked(run_dir) if world.rank == 0 else nullcontext():
         world.watch.does("opening the data")  # may take long: the workers watch each other meanwhile
         job = prepare(config, verbose=world.rank == 0)
         world.watch.goes_on()
