@@ -199,9 +199,10 @@ def command(job: Job, torchrun: Torchrun) -> list[str]:
     ]
 
 
-def launcher_environment(job: Job, error_file: Path) -> dict[str, str]:
-    """Return the variables that torchrun needs for a job."""
+def launcher_environment(job: Job, folder: Path, error_file: Path) -> dict[str, str]:
+    """Return the variables that torchrun needs for a job; `folder` holds its temporary files."""
     variables = {
+        "PET_LOG_DIR": str(folder),  # otherwise it leaves a folder in /tmp
         "TORCHELASTIC_ERROR_FILE": str(error_file),
         # torchrun sets this only for several workers; the baseline must be treated alike.
         "OMP_NUM_THREADS": str(job.config.cluster.threads),
@@ -251,7 +252,7 @@ def _run(job: Job, torchrun: Torchrun) -> Outcome:
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="parallel_sweep_") as folder:
         error_file = Path(folder) / "error.json"
-        environment = os.environ | launcher_environment(job, error_file)
+        environment = os.environ | launcher_environment(job, Path(folder), error_file)
         try:
             code = process_tree.run(command(job, torchrun), environment, torchrun.grace_s)
         finally:

@@ -208,9 +208,19 @@ def test_a_sweep_goes_on_after_a_failure_and_again_skips_what_is_finished(run: R
 
 def test_a_changed_configuration_runs_again_and_the_old_run_is_kept(run: Run, tmp_path: Path) -> None:
     sweep = ["-m", "strategy=single", "hydra/launcher=torchrun", "sweep=mine"]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     for epochs in (1, 2):
-        done = run(JOB, *sweep, f"trainer.epochs={epochs}", "hydra.sweep.subdir=job", real=epochs == 1)
+        done = run(
+            JOB,
+            *sweep,
+            f"trainer.epochs={epochs}",
+            "hydra.sweep.subdir=job",
+            environment={"TMPDIR": str(temporary)},
+            real=epochs == 1,
+        )
         assert done.returncode == 0, done.stderr
+        assert list(temporary.iterdir()) == [], "neither the sweep nor torchrun leaves a folder"
     found = {
         str(path.parent.relative_to(tmp_path)): read_record(path).config["trainer"]["epochs"]
         for path in tmp_path.rglob("record.json")
@@ -297,10 +307,10 @@ def test_the_command_of_a_job(tmp_path: Path) -> None:
 
 def test_torchrun_ignores_a_hangup_as_the_sweep_does(tmp_path: Path) -> None:
     one = job(tmp_path, "strategy=ddp")
-    assert "PET_SIGNALS_TO_HANDLE" not in launcher_environment(one, tmp_path / "error.json")
+    assert "PET_SIGNALS_TO_HANDLE" not in launcher_environment(one, tmp_path, tmp_path / "error.json")
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        variables = launcher_environment(one, tmp_path / "error.json")
+        variables = launcher_environment(one, tmp_path, tmp_path / "error.json")
     finally:
         signal.signal(signal.SIGHUP, before)
     assert "SIGHUP" not in variables["PET_SIGNALS_TO_HANDLE"]
