@@ -28,11 +28,13 @@ def calibrate(
     Every worker calls this; worker 0 writes.
     """
     choose_device(config.cluster)
-    data = open_data(config.data, config.model.image_size, config.trainer.seed, rank == 0)
-    side = config.model.image_size
-    with torch.device("meta"):
-        graph = trace(build_model(config.model, data.num_classes, 0), (3, side, side))
     with open_world(config.cluster) as world:
+        world.watch.does("opening the data")  # may take long: the workers watch each other meanwhile
+        data = open_data(config.data, config.model.image_size, config.trainer.seed, rank == 0)
+        world.watch.goes_on()
+        side = config.model.image_size
+        with torch.device("meta"):
+            graph = trace(build_model(config.model, data.num_classes, 0), (3, side, side))
         path, known = known_calibration(config, options, world, nodes)
         with PhaseProgress(console, enabled=rank == 0) as progress:
             cluster = measure_cluster(Setup(config, options, world, nodes, data, graph, known, progress))

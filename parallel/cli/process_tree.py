@@ -3,6 +3,12 @@
 torchrun starts each worker in its own session, so no process group covers the whole tree. Instead,
 every process of the tree inherits a mark in its environment, which also finds processes that
 outlived the command. (macOS shows a process only its own environment: there, those are not found.)
+
+A command that calls `end_with_parent` ends its tree also when this process is killed.
+
+A stopped torchrun (SIGSTOP) does not notice that its workers have ended, and the wait for it would
+never return. There is nothing left to stop, so it is continued; then it ends as usual and reports
+the workers' errors.
 """
 
 from __future__ import annotations
@@ -12,6 +18,8 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
@@ -20,7 +28,12 @@ import psutil
 
 MARK = "PARALLEL_PROCESS_TREE"
 STOPS = (signal.SIGTERM, signal.SIGHUP)
-"""Signals that end this process, in addition to Ctrl-C, which raises KeyboardInterrupt."""
+"""Signals that end this process unless it ignores them (nohup), in addition to Ctrl-C, which raises
+KeyboardInterrupt."""
+PARENT = "PARALLEL_PROCESS_TREE_PARENT"
+"""Environment variable with the process that called `run`."""
+LOOK_S = 1.0
+"""Interval between two looks at another process."""
 ENDED = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
@@ -39,8 +52,11 @@ def run(command: Sequence[str], environment: Mapping[str, str], grace_s: float) 
     process: subprocess.Popen[bytes] | None = None
     with _stops_raise():
         try:
-            process = subprocess.Popen(command, env={**environment, MARK: mark}, start_new_session=True)
-            code = process.wait()
+            process = subprocess.Popen(
+                command, env={**environment, MARK: mark, PARENT: str(os.getpid())}, start_new_session=True
+            )
+            with _continued(process.pid):
+                code = process.wait()
         except BaseException:
             with _stops_ignored():
                 _end(process, mark, grace_s)
@@ -48,6 +64,29 @@ def run(command: Sequence[str], environment: Mapping[str, str], grace_s: float) 
     if code != 0:
         _end(process, mark, grace_s)
     return code
+
+
+@contextlib.contextmanager
+def _continued(pid: int) -> Iterator[None]:
+    """Continue the command whenever it is stopped and none of its children runs."""
+    returned = threading.Event()
+
+    def look() -> None:
+        while not returned.wait(LOOK_S):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                command = psutil.Process(pid)
+                if command.status() == psutil.STATUS_STOPPED and not any(
+                    runs(child.pid) for child in command.children()
+                ):
+                    command.resume()
+
+    thread = threading.Thread(target=look, name="continue", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        returned.set()
+        thread.join()
 
 
 def _end(process: subprocess.Popen[bytes] | None, mark: str, grace_s: float) -> None:
@@ -72,6 +111,19 @@ def _end(process: subprocess.Popen[bytes] | None, mark: str, grace_s: float) -> 
             time.sleep(0.05)
 
 
+def end_with_parent() -> None:
+    """Start a thread that sends SIGTERM to this process when the process that called `run` ends."""
+    parent = int(os.environ[PARENT])
+
+    def look() -> None:
+        while runs(parent):
+            time.sleep(LOOK_S)
+        print(f"error: the sweep (process {parent}) is gone: its job ends", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=look, name="end with parent", daemon=True).start()
+
+
 def runs(pid: int) -> bool:
     """Return whether the process is running. A zombie is not."""
     try:
@@ -94,12 +146,18 @@ def _stops_raise() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(128 + number)
 
-    before = {sign: signal.signal(sign, stop) for sign in STOPS}
+    heard = [sign for sign in STOPS if not ignored(sign)]
+    before = {sign: signal.signal(sign, stop) for sign in heard}
     try:
         yield
     finally:
         for sign, handler in before.items():
             signal.signal(sign, handler)
+
+
+def ignored(sign: signal.Signals) -> bool:
+    """Return whether this process ignores the signal, as it does SIGHUP under nohup."""
+    return signal.getsignal(sign) is signal.SIG_IGN
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from parallel.cli.ranks import Ranks
 from parallel.cli.sweep import SweepFailed
 from parallel.config import Config, one_line, require
 from parallel.runtime.failure.errors import RunEnded, WorkerLost
+from parallel.runtime.failure.launcher import watch_launcher
 
 FULL_ERROR = "PARALLEL_FULL_ERROR"
 """Environment variable; if it is set, invalid input prints a traceback, too."""
@@ -47,6 +48,7 @@ def run_ranked(body: Callable[[Ranks], None]) -> None:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    watch_launcher(os.environ)
     try:
         body(ranks)
     except ValueError as error:

@@ -10,17 +10,24 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from parallel.runtime.failure.running_clock import RunningClock
 
 if TYPE_CHECKING:
     from torch.distributed import Store
 
+T = TypeVar("T")
+
 STORE_TIMEOUT = timedelta(seconds=60)
 """torchrun starts the ranks of all nodes together, and importing torch takes seconds."""
+SILENT_STORE_S = STORE_TIMEOUT.total_seconds() + 5.0
+"""Time after which the store's process counts as stopped. It is longer than any wait for a key."""
 FOLLOWER_S = 0.5
 """Delay of ranks that fail after the first. torchrun ends all ranks as soon as one exits, so the
 first one needs this time to report its error."""
@@ -37,7 +44,7 @@ class Ranks:
     launched: bool = False
     """Whether torchrun (or another launcher that sets RANK and WORLD_SIZE) started this process."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    _shared: Store | None = field(default=None, repr=False)
+    _root: Store | None = field(default=None, repr=False)
     """The store of all attempts."""
     _store: Store | None = field(default=None, repr=False)
     """This attempt's part of it."""
@@ -67,23 +74,27 @@ class Ranks:
         """Return rank 0's `make()` on every rank. Its `ValueError` is raised on every rank, too."""
         if self.world == 1:
             return make()
-        store = self._join()
         if self.rank == 0:
             try:
                 value = make()
             except ValueError as error:
-                store.set(name, f"error:{error}")
+                text = f"error:{error}"
+                self._in_time(lambda: self._join().set(name, text))
                 raise
-            store.set(name, f"value:{value}")
+            self._in_time(lambda: self._join().set(name, f"value:{value}"))
             return value
+        kind, _, value = self._in_time(lambda: self._shared(name)).partition(":")
+        if kind == "error":
+            raise ValueError(value)
+        return value
+
+    def _shared(self, name: str) -> str:
+        store = self._join()
         try:
             store.wait([name], STORE_TIMEOUT)
         except RuntimeError as error:
             raise ValueError(f"rank 0 did not share its {name} within {STORE_TIMEOUT.seconds} s") from error
-        kind, _, value = store.get(name).decode().partition(":")
-        if kind == "error":
-            raise ValueError(value)
-        return value
+        return str(store.get(name).decode())
 
     @property
     def attempt(self) -> int:
@@ -98,15 +109,19 @@ class Ranks:
     def remember(self, name: str, value: str) -> None:
         """Keep a value of rank 0 for later attempts, if torchrun may start the ranks again."""
         if self.rank == 0 and self.restartable:
-            self._open_store().set(f"parallel/kept/{name}", value)
+            self._in_time(lambda: self._open_store().set(f"parallel/kept/{name}", value))
 
     def recall(self, name: str) -> str | None:
         """Return what an earlier attempt remembered. None: this is the first, or it remembered
         nothing. Only rank 0."""
         if self.attempt == 0:
             return None
-        store, key = self._open_store(), f"parallel/kept/{name}"
-        return store.get(key).decode() if store.check([key]) else None
+
+        def read() -> str | None:
+            store, key = self._open_store(), f"parallel/kept/{name}"
+            return store.get(key).decode() if store.check([key]) else None
+
+        return self._in_time(read)
 
     def report(self, message: str, details: str) -> bool:
         """Write `details` to torchrun's error file. Return whether this rank should print
@@ -119,7 +134,7 @@ class Ranks:
         order, repeated = 1, False
         if self.world > 1:
             try:
-                order, repeated = self._claim(message)
+                order, repeated = self._in_time(lambda: self._claim(message))
             except (ValueError, RuntimeError) as error:
                 # Without the store the first failure is unknown, so every rank prints its error.
                 if str(error) != message:
@@ -138,11 +153,40 @@ class Ranks:
         deadline = time.monotonic() + STAY_S
         while self.world > 1 and time.monotonic() < deadline:
             try:
-                if self._join().add("failures", 0) >= self.world:
+                if self._in_time(lambda: self._join().add("failures", 0)) >= self.world:
                     return
             except (ValueError, RuntimeError):
                 return  # the store is gone; `report` has said so
             time.sleep(0.05)
+
+    def _in_time(self, call: Callable[[], T]) -> T:
+        """Return `call()`, which uses the store. Raises what it raises, and `ValueError` if the
+        store does not answer.
+
+        torch's client has no timeout for a store whose process or machine is stopped. A thread
+        that is still blocked by one ends with this process.
+        """
+        results: list[T] = []
+        errors: list[Exception] = []
+
+        def run() -> None:
+            try:
+                results.append(call())
+            except Exception as error:  # raised again in the caller's thread
+                errors.append(error)
+
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        now = RunningClock()
+        limit = now() + SILENT_STORE_S
+        while thread.is_alive() and now() < limit:
+            thread.join(min(0.5, SILENT_STORE_S))
+        if errors:
+            raise errors[0]
+        if not results:
+            address = f"{self.environment.get('MASTER_ADDR')}:{self.environment.get('MASTER_PORT')}"
+            raise ValueError(f"the launcher's store at {address} has not answered for {SILENT_STORE_S:g} s")
+        return results[0]
 
     def _claim(self, message: str) -> tuple[int, bool]:
         """Return the number of failed ranks including this one, and whether the first failure is
@@ -168,12 +212,12 @@ class Ranks:
         return self._store
 
     def _open_store(self) -> Store:
-        if self._shared is None:
+        if self._root is None:
             from torch.distributed.rendezvous import rendezvous
 
             address, port = self.environment.get("MASTER_ADDR"), self.environment.get("MASTER_PORT")
             try:
-                self._shared, _, _ = next(rendezvous("env://", self.rank, self.world, timeout=STORE_TIMEOUT))
+                self._root, _, _ = next(rendezvous("env://", self.rank, self.world, timeout=STORE_TIMEOUT))
             except RuntimeError as error:
                 if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
                     raise ValueError(
@@ -184,4 +228,4 @@ class Ranks:
                 raise ValueError(
                     f"the ranks can't meet at MASTER_ADDR={address}, MASTER_PORT={port}: {reason}"
                 ) from error
-        return self._shared
+        return self._root

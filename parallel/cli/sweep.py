@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -190,12 +191,26 @@ def command(job: Job, torchrun: Torchrun) -> list[str]:
     return [
         sys.executable,
         "-m",
-        "torch.distributed.run",
+        "parallel.cli.torchrun",
         *meeting,
         "-m",
         torchrun.module or started_module(),
         *job.overrides,
     ]
+
+
+def launcher_environment(job: Job, folder: Path, error_file: Path) -> dict[str, str]:
+    """Return the variables that torchrun needs for a job; `folder` holds its temporary files."""
+    variables = {
+        "PET_LOG_DIR": str(folder),  # otherwise it leaves a folder in /tmp
+        "TORCHELASTIC_ERROR_FILE": str(error_file),
+        # torchrun sets this only for several workers; the baseline must be treated alike.
+        "OMP_NUM_THREADS": str(job.config.cluster.threads),
+    }
+    if process_tree.ignored(signal.SIGHUP):
+        # torchrun would end on a SIGHUP, also under nohup. (Older versions of torch ignore this.)
+        variables["PET_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"
+    return variables
 
 
 def started_module() -> str:
@@ -237,13 +252,7 @@ def _run(job: Job, torchrun: Torchrun) -> Outcome:
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="parallel_sweep_") as folder:
         error_file = Path(folder) / "error.json"
-        # torchrun sets OMP_NUM_THREADS only for several workers; the baseline must be treated
-        # alike.
-        environment = {
-            **os.environ,
-            "TORCHELASTIC_ERROR_FILE": str(error_file),
-            "OMP_NUM_THREADS": str(job.config.cluster.threads),
-        }
+        environment = os.environ | launcher_environment(job, Path(folder), error_file)
         try:
             code = process_tree.run(command(job, torchrun), environment, torchrun.grace_s)
         finally:

@@ -53,7 +53,9 @@ class RecordWriter:
         (run_dir / EPOCHS).unlink(missing_ok=True)
         self.run_dir = run_dir
         self._epochs: list[Epoch] = []
-        self._part: IO[str] = open(run_dir / PART, "w", encoding="utf-8", newline="")
+        self._content = b""
+        """What the file must hold."""
+        self._part: IO[bytes] = open(run_dir / PART, "wb", buffering=0)
         self._write(COLUMNS)
         for epoch in epochs:
             self.append(epoch)
@@ -69,7 +71,10 @@ class RecordWriter:
         self._write([_to_cell(getattr(epoch, name)) for name in COLUMNS])
 
     def finish(self, record: Record) -> None:
-        """Complete the record. `record.epochs` must be the epochs that were appended."""
+        """Complete the record. `record.epochs` must be the epochs that were appended.
+
+        Raises `ValueError` if another program has changed the file of the epochs.
+        """
         require(
             record.epochs == self.epochs,
             "record.epochs",
@@ -78,8 +83,11 @@ class RecordWriter:
         )
         os.fsync(self._part.fileno())
         self._part.close()
-        os.replace(self.run_dir / PART, self.run_dir / EPOCHS)
-        write_atomically(self.run_dir / RECORD, _to_json(record, (self.run_dir / EPOCHS).read_bytes()))
+        part = self.run_dir / PART
+        if not part.exists() or part.read_bytes() != self._content:
+            raise ValueError(f"{part} must hold the epochs of this run: another program has changed it")
+        os.replace(part, self.run_dir / EPOCHS)
+        write_atomically(self.run_dir / RECORD, _to_json(record, self._content))
 
     def close(self) -> None:
         """Close the file. Without `finish` the run stays unfinished, with its epochs in
@@ -93,8 +101,10 @@ class RecordWriter:
         self.close()
 
     def _write(self, cells: Iterable[str]) -> None:
-        csv.writer(self._part, lineterminator="\n").writerow(cells)
-        self._part.flush()
+        row = io.StringIO(newline="")
+        csv.writer(row, lineterminator="\n").writerow(cells)
+        self._part.write(row.getvalue().encode())
+        self._content += row.getvalue().encode()
 
 
 def write_record(run_dir: Path, record: Record) -> None:

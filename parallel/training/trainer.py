@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 from parallel.config import Config, Searched
 from parallel.plans import Plan, read_plan
 from parallel.results.record_files import RecordWriter
 from parallel.results.records import Epoch
+from parallel.results.run_lock import locked
 from parallel.results.run_summary import run_summary
 from parallel.results.tracker import Tracker, open_tracker
 from parallel.runtime.communication.world import World, choose_device, open_world
@@ -37,8 +37,10 @@ def train(config: Config, run_dir: Path) -> None:
     Raises `ValueError` before the first step for an invalid configuration.
     """
     choose_device(config.cluster)
-    job = prepare(config, verbose=os.environ.get("RANK", "0") == "0")
-    with open_world(config.cluster) as world:
+    with open_world(config.cluster) as world, locked(run_dir) if world.rank == 0 else nullcontext():
+        world.watch.does("opening the data")  # may take long: the workers watch each other meanwhile
+        job = prepare(config, verbose=world.rank == 0)
+        world.watch.goes_on()
         start = find_start(config, run_dir, world)
         if start.checkpoint is not None:
             refuse_other_workload(job, start.checkpoint)
@@ -49,7 +51,7 @@ def train(config: Config, run_dir: Path) -> None:
         loop = Loop(job, world, engine, start, check)
         attempts = attempts_of(start, job)
         before = epochs_before(start, attempts)
-        with contextlib.ExitStack() as stack:
+        with ExitStack() as stack:
             writer: RecordWriter | None = None
             tracker = Tracker()
             if world.rank == 0:

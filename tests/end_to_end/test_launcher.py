@@ -8,16 +8,28 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch.distributed.run
 
 from parallel.cli.application import fit_world
 from parallel.cli.compose import compose_config
 from parallel.cli.process_tree import runs
 from parallel.cli.ranks import Ranks
-from parallel.cli.sweep import Job, Outcome, Torchrun, command, finished, set_aside, summary
+from parallel.cli.sweep import (
+    Job,
+    Outcome,
+    Torchrun,
+    command,
+    finished,
+    launcher_environment,
+    set_aside,
+    summary,
+)
 from parallel.results.record_files import read_record, write_record
 from tests.support.commands import Run, Start
 from tests.support.fake_job import record
@@ -196,9 +208,19 @@ def test_a_sweep_goes_on_after_a_failure_and_again_skips_what_is_finished(run: R
 
 def test_a_changed_configuration_runs_again_and_the_old_run_is_kept(run: Run, tmp_path: Path) -> None:
     sweep = ["-m", "strategy=single", "hydra/launcher=torchrun", "sweep=mine"]
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     for epochs in (1, 2):
-        done = run(JOB, *sweep, f"trainer.epochs={epochs}", "hydra.sweep.subdir=job", real=epochs == 1)
+        done = run(
+            JOB,
+            *sweep,
+            f"trainer.epochs={epochs}",
+            "hydra.sweep.subdir=job",
+            environment={"TMPDIR": str(temporary)},
+            real=epochs == 1,
+        )
         assert done.returncode == 0, done.stderr
+        assert list(temporary.iterdir()) == [], "neither the sweep nor torchrun leaves a folder"
     found = {
         str(path.parent.relative_to(tmp_path)): read_record(path).config["trainer"]["epochs"]
         for path in tmp_path.rglob("record.json")
@@ -222,6 +244,10 @@ def test_a_stopped_sweep_leaves_no_process(
     check_stop(sweep, sign, tmp_path)
     assert sweep.returncode == code
     assert "1 interrupted, 1 not started" in (sweep.stdout.read() if sweep.stdout is not None else "")
+
+
+def test_a_killed_sweep_leaves_no_process(start: Start, tmp_path: Path) -> None:
+    check_stop(start(JOB, *SWEEP, environment=fake(ddp="sleep")), signal.SIGKILL, tmp_path)
 
 
 def test_ctrl_c_on_torchrun_leaves_no_process(start: Start, tmp_path: Path) -> None:
@@ -266,7 +292,7 @@ def test_the_command_of_a_job(tmp_path: Path) -> None:
     alone = command(job(tmp_path, "strategy=ddp", workers=4, index=3), Torchrun(module="a.b"))
     assert alone[1:] == [
         "-m",
-        "torch.distributed.run",
+        "parallel.cli.torchrun",
         "--standalone",
         "--nproc-per-node=4",
         "-m",
@@ -277,6 +303,21 @@ def test_the_command_of_a_job(tmp_path: Path) -> None:
         job(tmp_path, "strategy=ddp", workers=4, index=3), Torchrun(module="a.b", nnodes=2, node_rank=1)
     )
     assert {"--nnodes=2", "--node-rank=1", "--nproc-per-node=2", "--master-port=29503"} <= set(nodes)
+
+
+def test_torchrun_ignores_a_hangup_as_the_sweep_does(tmp_path: Path) -> None:
+    one = job(tmp_path, "strategy=ddp")
+    assert "PET_SIGNALS_TO_HANDLE" not in launcher_environment(one, tmp_path, tmp_path / "error.json")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        variables = launcher_environment(one, tmp_path, tmp_path / "error.json")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert "SIGHUP" not in variables["PET_SIGNALS_TO_HANDLE"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PET_SIGNALS_TO_HANDLE", variables["PET_SIGNALS_TO_HANDLE"])
+        options = torch.distributed.run.parse_args(["script.py"])
+    assert options.signals_to_handle == "SIGTERM,SIGINT,SIGQUIT"
 
 
 @pytest.mark.parametrize(
@@ -371,3 +412,29 @@ def test_a_port_in_use_is_named(run: Run) -> None:
         assert done.returncode == 2 and f"MASTER_PORT={port} on 127.0.0.1 is in use" in done.stderr
         done = run(JOB, *SWEEP, "hydra.launcher.nnodes=2", f"hydra.launcher.master_port={port}")
         assert done.returncode == 2 and f"hydra.launcher.master_port={port} is in use" in done.stderr
+
+
+class Stopped:
+    """A store whose process is stopped."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args: threading.Event().wait()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_do_not_wait_for_ever_for_a_stopped_store(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("parallel.cli.ranks.SILENT_STORE_S", 0.1)
+    environment = {
+        "MASTER_ADDR": "host",
+        "MASTER_PORT": "1",
+        "TORCHELASTIC_ERROR_FILE": str(tmp_path / "error"),
+    }
+    ranks = Ranks(rank, 2, True, environment, Stopped())  # type: ignore[arg-type]
+    said = "the launcher's store at host:1 has not answered for 0.1 s"
+    with pytest.raises(ValueError, match=said):
+        ranks.share("run_dir", lambda: "runs/one")
+    assert ranks.report("boom", "details"), "every rank prints its own error"
+    assert said in capsys.readouterr().err and (tmp_path / "error").exists()
+    ranks.stay()

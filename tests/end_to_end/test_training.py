@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ import pytest
 from parallel.cli.process_tree import MARK, marked
 from parallel.results.record_files import read_record
 from parallel.results.records import Record
+from parallel.results.run_lock import locked
 from scripts.write_image_layouts import LAYOUTS, Variety, digit_pictures
 from tests.support.commands import Run, Start, run_module, starting
 from tests.support.waiting import free_port, wait_for
@@ -346,6 +348,17 @@ def test_a_rank_that_fails_in_training_ends_all(torchrun: Run, tmp_path: Path) -
     assert "error: worker 0 ends in step 1: worker 1 failed in step 1: RuntimeError: boom in step 1" in before
     assert marked(tmp_path.name) == []
     assert list(tmp_path.rglob("record.json")) == []
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_run_in_the_folder_of_another_is_refused(world: int, tmp_path: Path) -> None:
+    arguments = (TRAIN, *FEW, "strategy=data_parallel", "tracker=none", "hydra.run.dir=one")
+    with locked(tmp_path / "one"):
+        ended = run_module(world, *arguments, folder=tmp_path)
+    assert set(ended.codes) <= {1, 2} and ended.codes[0] == 2, ended.err
+    assert f"one must not be written by two runs: process {os.getpid()} on " in ended.err.splitlines()[0]
+    assert all(line.startswith("error: ") for line in ended.err.splitlines())
+    assert not list(tmp_path.rglob("epochs.csv*"))
 
 
 @pytest.mark.parametrize("world", [1, 2])

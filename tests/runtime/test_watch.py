@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from parallel.cli.process_tree import MARK, marked
-from parallel.runtime.failure.blame import BROKEN_S, SILENT_S, State, Symptom, find_blame
+from parallel.runtime.failure.blame import ABSENT, ABSENT_S, BROKEN_S, SILENT_S, State, Symptom, find_blame
+from parallel.runtime.failure.running_clock import RunningClock
 from tests.support.commands import Run, Start
 from tests.support.waiting import wait_for
 
@@ -50,6 +51,26 @@ def test_a_silent_worker_is_to_blame_after_the_timeout_and_sooner_if_there_is_tr
     assert find_blame(0, {**states, 1: replace(BUSY, done=True)}, {**FRESH, 1: 60.0}, 5.0, None) is None
 
 
+def test_a_worker_that_never_joined_is_to_blame_after_a_slow_start() -> None:
+    states = {0: BUSY, 1: ABSENT, 2: BUSY}
+    assert find_blame(0, states, {**FRESH, 1: ABSENT_S - 0.1}, 5.0, None) is None
+    assert "worker 1 does not answer: no sign of life for 30.1 s, since the start" == find_blame(
+        0, states, {**FRESH, 1: ABSENT_S + 0.1}, 5.0, None
+    )
+    assert find_blame(0, states, {**FRESH, 1: 60.0}, 70.0, None) is None
+    assert "worker 1 is gone" in str(find_blame(0, states, {**FRESH, 1: SILENT_S}, 5.0, None, told=True))
+
+
+def test_the_clock_stands_still_while_its_process_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    clock = RunningClock()
+    begun = clock()
+    for seconds, read in ((0.5, 0.5), (1.5, 2.0), (60.0, 2.0), (0.5, 2.5), (7.0, 2.5)):
+        now += seconds
+        assert clock() - begun == read
+
+
 def test_of_the_living_the_one_that_does_not_wait_is_to_blame() -> None:
     chain = {0: WAITS, 1: replace(WAITS, doing="waiting for worker 2: gradients of bucket 0"), 2: LOADS}
     assert (
@@ -78,6 +99,11 @@ def ranks_of(mark: str) -> dict[int, int]:
     return found
 
 
+def epochs(folder: Path) -> int:
+    """Return the number of lines that the run has written."""
+    return sum(len(path.read_text().splitlines()) for path in folder.rglob("epochs.csv.part"))
+
+
 @pytest.mark.parametrize(
     "sent, words",
     [(signal.SIGKILL, "is gone"), (signal.SIGSTOP, "does not answer")],
@@ -97,11 +123,7 @@ def test_all_others_name_a_worker_that_was(
         environment={MARK: tmp_path.name},
         real=sent == signal.SIGSTOP,
     )
-
-    def epochs() -> int:
-        return sum(len(path.read_text().splitlines()) for path in tmp_path.rglob("epochs.csv.part"))
-
-    wait_for(lambda: epochs() > 2 or process.poll() is not None, 400)
+    wait_for(lambda: epochs(tmp_path) > 2 or process.poll() is not None, 400)
     assert process.poll() is None
     os.kill(ranks_of(tmp_path.name)[1], sent)
     began = time.monotonic()
@@ -135,21 +157,72 @@ def test_a_worker_that_hangs_is_named_by_all_and_by_itself(torchrun: Run, tmp_pa
     assert marked(tmp_path.name) == []
 
 
-def test_without_the_launcher_all_end(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "alteration, words",
+    [
+        ("absent", r"does not answer: no sign of life for \d+\.\d s, since the start"),
+        ("early", r"is gone: no sign of life for \d+\.\d s, the last one in the start \(opening the data\)"),
+    ],
+)
+def test_a_worker_lost_before_the_first_step_is_named(
+    alteration: str, words: str, torchrun: Run, tmp_path: Path
+) -> None:
+    done = torchrun(3, ALTERED, *SMALL, environment={MARK: tmp_path.name, "ALTER": alteration})
+    assert done.returncode == 1
+    for rank in (0, 2):
+        assert re.search(rf"^error: worker {rank} ends in the start: worker 1 {words}", done.stderr, re.M), (
+            done.stderr
+        )
+    assert marked(tmp_path.name) == []
+
+
+def test_a_job_that_was_stopped_as_a_whole_goes_on(start: Start, tmp_path: Path) -> None:
+    """It is stopped for longer than the timeout. The messages go through gloo."""
     process = start(
         "torch.distributed.run",
         "--standalone",
         "--nproc-per-node=2",
         "-m",
-        "parallel.train",
+        ALTERED,
+        *SMALL,
+        "trainer.epochs=100000",
+        "cluster.shared_memory=false",
+        environment={MARK: tmp_path.name},
+        real=True,
+    )
+    wait_for(lambda: epochs(tmp_path) > 2 or process.poll() is not None, 400)
+    job = marked(tmp_path.name)
+    assert process.poll() is None and len(job) >= 3
+    for sent in (signal.SIGSTOP, signal.SIGCONT):
+        for pid in job:
+            os.kill(pid, sent)
+        time.sleep(6 if sent == signal.SIGSTOP else 0)
+    before = epochs(tmp_path)
+    wait_for(lambda: epochs(tmp_path) > before + 20 or process.poll() is not None, 60)
+    time.sleep(4)  # for a timeout after the pause
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_without_the_launcher_all_end(sent: signal.Signals, start: Start, tmp_path: Path) -> None:
+    process = start(
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        ALTERED,
         *SMALL,
         "trainer.epochs=100000",
         environment={MARK: tmp_path.name},
+        real=sent == signal.SIGSTOP,
     )
     wait_for(lambda: bool(list(tmp_path.rglob("epochs.csv.part"))) or process.poll() is not None, 400)
     wait_for(lambda: len(ranks_of(tmp_path.name)) == 2, 60)
+    process.send_signal(sent)
+    wait_for(lambda: set(marked(tmp_path.name)) <= {process.pid}, 120)
     process.kill()
-    wait_for(lambda: marked(tmp_path.name) == [], 120)
     _, err = process.communicate()
     for rank in range(2):
         assert re.search(rf"^error: worker {rank} ends in .*: the store at .* does not answer", err, re.M), (

@@ -2,6 +2,8 @@
 
 fail       rank 1 raises in the second step: the others wait for it in a gradient sync
 die        every rank is killed when a checkpoint is whole and the step after it begins (DIE_AFTER: its steps)
+absent     rank 1 never joins the others
+early      rank 1 is killed while it opens the data, before any step
 hang       rank 1 hangs while it reads the images of the second step
 fullgraph  torch.compile raises at graph breaks, and needs no C++ compiler
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -23,7 +26,9 @@ from parallel.cli import application
 from parallel.config import Config
 from parallel.data.loader import Batch, Loader
 from parallel.runtime.execution.runtime import Runtime
+from parallel.runtime.failure import blame
 from parallel.training import engines, loop, trainer
+from parallel.training.job import Job
 from tests.support.waiting import wait_for
 
 
@@ -54,6 +59,17 @@ class Hanging(Loader):
             yield batch
 
 
+def _killed(config: Config, verbose: bool) -> Job:
+    time.sleep(1)  # until it has published what it is doing
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+def _slow(config: Config, verbose: bool) -> Job:
+    time.sleep(600)
+    raise AssertionError("unreachable")
+
+
 def train(config: Config, run_dir: Path) -> None:
     alteration = os.environ.get("ALTER")
     if alteration == "fail":
@@ -61,6 +77,12 @@ def train(config: Config, run_dir: Path) -> None:
     elif alteration == "die":
         Dying.checkpoints = run_dir / "checkpoints"
         loop.Loader = Dying  # type: ignore[misc]
+    elif alteration == "absent":
+        blame.ABSENT_S = 3.0
+        if os.environ["RANK"] == "1":
+            time.sleep(600)
+    elif alteration == "early":
+        trainer.prepare = _killed if os.environ["RANK"] == "1" else _slow
     elif alteration == "hang":
         loop.Loader = Hanging  # type: ignore[misc]
     elif alteration == "fullgraph":

@@ -44,9 +44,17 @@ def test_a_failed_command_leaves_no_child(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems hide environments")
 @pytest.mark.parametrize(
-    "sign, code", [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    "nohup, sign, code",
+    [
+        (False, signal.SIGINT, -signal.SIGINT),
+        (False, signal.SIGTERM, 143),
+        (False, signal.SIGHUP, 129),
+        (True, signal.SIGTERM, 143),
+    ],
 )
-def test_a_stopped_command_leaves_no_process(sign: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_a_stopped_command_leaves_no_process(
+    nohup: bool, sign: signal.Signals, code: int, tmp_path: Path
+) -> None:
     note = tmp_path / "pid"
     script = PARENT.format(then=STUBBORN)
     program = (
@@ -54,13 +62,18 @@ def test_a_stopped_command_leaves_no_process(sign: signal.Signals, code: int, tm
         "process_tree.run([sys.executable, '-c', sys.argv[1], sys.argv[2]], os.environ, 0.2)"
     )
     runner = subprocess.Popen(
-        [sys.executable, "-c", program, script, str(note)], stderr=subprocess.DEVNULL, stdout=subprocess.PIPE
+        [*["nohup"] * nohup, sys.executable, "-c", program, script, str(note)],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
     )
     try:
         assert runner.stdout is not None and runner.stdout.readline() == b"up\n"
         child = int(note.read_text())
         (command,) = psutil.Process(runner.pid).children()
         assert process_tree.runs(child)
+        if nohup:  # a signal with the smaller number is handled first
+            runner.send_signal(signal.SIGHUP)
         runner.send_signal(sign)
         assert runner.wait(30) == code
         assert not process_tree.runs(child) and not process_tree.runs(command.pid)
@@ -88,3 +101,37 @@ def test_a_zombie_has_ended() -> None:
     assert psutil.pid_exists(process.pid), "the zombie is still in the table of processes"
     process.communicate()
     assert not process_tree.runs(process.pid)
+
+
+def test_a_stopped_command_whose_children_have_ended_is_continued(tmp_path: Path) -> None:
+    """Like a torchrun that is stopped while its workers run, and whose workers then end."""
+    script = """
+import os, signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2); open(__import__('sys').argv[1], 'w')"]
+                         + sys.argv[1:])
+os.kill(os.getpid(), signal.SIGSTOP)
+sys.exit(7 if child.poll() is not None else 8)
+"""
+    note = tmp_path / "ended"
+    assert process_tree.run([sys.executable, "-c", script, str(note)], os.environ, 1.0) == 7
+    assert note.exists()
+
+
+def test_a_command_may_end_with_the_process_that_runs_it(tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    script = (
+        "import os, sys, time; from parallel.cli import process_tree; process_tree.end_with_parent(); "
+        "open(sys.argv[1], 'w').write(str(os.getpid())); print('up', flush=True); time.sleep(600)"
+    )
+    program = (
+        "import os, sys; from parallel.cli import process_tree; "
+        "process_tree.run([sys.executable, '-c', *sys.argv[1:]], os.environ, 0.2)"
+    )
+    runner = subprocess.Popen(
+        [sys.executable, "-c", program, script, str(note)], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert runner.stdout is not None and runner.stdout.readline() == b"up\n"
+    runner.kill()
+    _, err = runner.communicate(timeout=60)  # until the command has closed its standard error, too
+    assert err.decode() == f"error: the sweep (process {runner.pid}) is gone: its job ends\n"
+    wait_for(lambda: not process_tree.runs(int(note.read_text())), 10)

@@ -83,6 +83,27 @@ def test_finish_refuses_other_epochs(tmp_path: Path) -> None:
     assert not (tmp_path / RECORD).exists()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda part: part.write_text("mixed"),
+        lambda part: part.write_bytes(part.read_bytes() + b"2,1.5\n"),
+        lambda part: part.unlink(),
+    ],
+)
+def test_finish_refuses_rows_that_another_program_has_changed(
+    change: Callable[[Path], object], tmp_path: Path
+) -> None:
+    record = made_record()
+    with RecordWriter(tmp_path) as writer:
+        for epoch in record.epochs:
+            writer.append(epoch)
+        change(tmp_path / PART)
+        with pytest.raises(ValueError, match="epochs.csv.part must hold the epochs of this run"):
+            writer.finish(record)
+    assert not (tmp_path / RECORD).exists()
+
+
 def _cut_csv(run: Path) -> None:
     (run / EPOCHS).write_text("".join((run / EPOCHS).read_text().splitlines(keepends=True)[:-1]))
 

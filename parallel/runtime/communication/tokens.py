@@ -78,7 +78,7 @@ class Tokens:
     def send(self, peer: int, name: int, numbers: Numbers = (0, 0, 0)) -> None:
         """Send a token. Raises `WorkerLost`."""
         token = _FORMAT.pack(name, *numbers)
-        begin = time.monotonic()
+        begin = self._watch.now()
         try:
             while not self._written(peer, token):
                 self._make_room(begin)
@@ -98,7 +98,7 @@ class Tokens:
         The number must reach the neighbour in a token that is sent afterwards. Raises `WorkerLost`.
         """
         self._passed += 1
-        begin = time.monotonic()
+        begin = self._watch.now()
         try:
             while not self._file_passed(peer, file):
                 self._make_room(begin)
@@ -149,7 +149,7 @@ class Tokens:
         arrived = self._arrived[peer][name]
         if not arrived:
             self._watch.waits(key, peer)
-            begin = time.monotonic()
+            begin = self._watch.now()
             try:
                 while not arrived:
                     if not self._read(peer) and not self._poll[peer].poll(1000 * SLEEP_S):
@@ -172,7 +172,7 @@ class Tokens:
         timeout: timedelta | None = self._watch.timeout
         if self._watch.over:
             raise RuntimeError("the run is over")
-        if timeout is not None and time.monotonic() - begin > timeout.total_seconds():
+        if timeout is not None and self._watch.now() - begin > timeout.total_seconds():
             raise RuntimeError(f"timed out after {timeout.total_seconds():g} s")
 
     def _read(self, peer: int) -> bool:

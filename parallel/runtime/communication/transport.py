@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ from parallel.runtime.communication.shared_memory import PeerSlot, SharedMemory,
 from parallel.runtime.communication.world import World
 from parallel.runtime.instrumentation.clock import Clock, MessageKey
 
+UNLIMITED = timedelta(days=365)
+"""gloo counts the time for which the whole job is stopped, and its connections do not outlive a
+timeout. So the watch limits waits."""
 SENT_AHEAD = 2
 """Messages of one exchange that may be in transit to a worker that lags behind."""
 
@@ -192,8 +196,8 @@ class Transport:
         """Block until one send or receive is done. Raises `WorkerLost`."""
         self._watch.waits(key, peer)
         try:
-            if self._gloo and self._watch.timeout is not None:
-                work.wait(self._watch.timeout)
+            if self._gloo:
+                work.wait(UNLIMITED)
             else:
                 work.wait()  # NCCL's would block this thread, not only the stream, if it had a timeout
         except RuntimeError as error:

@@ -73,8 +73,10 @@ class World:
         self.barrier()
         if isinstance(self.watch, Watch):
             timeout = self.watch.started()
-            if dist.group.WORLD is not None:
-                dist.group.WORLD.set_timeout(timeout)  # of collectives: messages take theirs from the watch
+            # gloo keeps the timeout of the start: it counts the time for which the whole job is
+            # stopped (Ctrl-Z). The watch limits all waits but those inside DDP.
+            if self.backend == "nccl" and dist.group.WORLD is not None:
+                dist.group.WORLD.set_timeout(timeout)
 
     def barrier(self) -> None:
         """Wait until every worker has called this with its device idle."""
@@ -204,19 +206,21 @@ def _join(
     """Join the other workers in a process group that a thread watches."""
     backend = "nccl" if device.type == "cuda" else "gloo"
     start_timeout = timedelta(seconds=max(START_TIMEOUT_S, cluster.timeout_s))
-    store, _, _ = next(rendezvous("env://", rank, size, timeout=start_timeout))
     watch = Watch(rank, size, cluster.timeout_s, start_timeout.total_seconds())
-    dist.init_process_group(
-        backend,
-        store=store,
-        rank=rank,
-        world_size=size,
-        timeout=start_timeout,
-        device_id=device if backend == "nccl" else None,  # creates the communicator now, with all ranks
-    )
     watch.start()
     world = World(rank, size, device, backend, watch, chaos=chaos)
     try:
+        watch.waits(("process group",), -1)
+        store, _, _ = next(rendezvous("env://", rank, size, timeout=start_timeout))
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=start_timeout,
+            device_id=device if backend == "nccl" else None,  # creates the communicator now, with all ranks
+        )
+        watch.goes_on()
         if cluster.shared_memory:
             world = replace(world, tokens=_open_tokens(world))
         yield world

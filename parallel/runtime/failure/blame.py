@@ -3,7 +3,8 @@
 Each worker publishes its state at every heartbeat. A worker knows the last state of every other
 worker and for how long it has not changed. The blame falls on the first of these that exists:
 
-    1. a worker that has been silent for the whole timeout: it died, is stopped, or its machine is gone;
+    1. a worker that has been silent for the whole timeout: it died, is stopped, its machine is gone,
+       or it has never joined the others;
     2. a worker that has been silent for some heartbeats, when a connection broke or a wait timed out;
     3. a live worker that is not waiting itself, when a wait timed out: the one that has been busy
        for longest.
@@ -23,6 +24,9 @@ BEAT_S = 0.5
 SILENT_S = 4 * BEAT_S
 """Silence after which a worker counts as dead if there is other evidence. A thread on an overloaded
 machine may miss a heartbeat or two."""
+ABSENT_S = 30.0
+"""Time in which a worker must join the others, unless the timeout is longer. It imports torch before,
+which takes seconds on a busy machine."""
 BROKEN_S = 10 * BEAT_S
 """Time that a live worker has to publish why it closed a connection."""
 
@@ -51,6 +55,10 @@ class State:
     @staticmethod
     def decode(text: bytes) -> State:
         return State(**json.loads(text))
+
+
+ABSENT = State(beat=0, where="the start", doing="starting", seconds=0.0, waits=False, told=False, done=False)
+"""State of a worker that has not joined the others yet."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +90,17 @@ def find_blame(
         rank: state for rank, state in states.items() if rank != me and not state.done and not state.told
     }
     suspect = symptom is not None or told
-    limit = SILENT_S if suspect else max(timeout_s, SILENT_S)
-    quiet = {rank: silent[rank] for rank in others if silent[rank] >= limit}
+    quiet = {}
+    for rank, state in others.items():
+        limit = SILENT_S if suspect else max(timeout_s, ABSENT_S if state == ABSENT else SILENT_S)
+        if silent[rank] >= limit:
+            quiet[rank] = silent[rank]
     if quiet:
         rank = max(quiet, key=lambda r: quiet[r])
         gone = "is gone" if symptom is not None and symptom.broken or told else "does not answer"
-        return (
-            f"worker {rank} {gone}: no sign of life for {quiet[rank]:.1f} s, the last one in "
-            f"{others[rank].where} ({others[rank].doing})"
-        )
+        state = others[rank]
+        last = "since the start" if state == ABSENT else f"the last one in {state.where} ({state.doing})"
+        return f"worker {rank} {gone}: no sign of life for {quiet[rank]:.1f} s, {last}"
     if symptom is None:
         return None
     if symptom.broken:

@@ -12,21 +12,26 @@ from datetime import timedelta
 
 from torch.distributed import PrefixStore, TCPStore
 
-from parallel.runtime.failure.blame import State
+from parallel.runtime.failure.blame import ABSENT, State
 
 BLAME = "blame"
+
+
+def store_address() -> tuple[str, int]:
+    """Return the host and the port of the launcher's store."""
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 
 
 class StateStore:
     """One worker's access to the store.
 
-    Every method raises `RuntimeError` when the store is gone.
+    Construction and every method raise `RuntimeError` when the store is gone, and block while its
+    process or machine is stopped.
     """
 
     def __init__(self, rank: int, size: int, timeout_s: float) -> None:
         self._rank = rank
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        self.address = f"{host}:{port}"
+        host, port = store_address()
         store = TCPStore(
             host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
         )
@@ -34,7 +39,8 @@ class StateStore:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._store = PrefixStore(f"parallel/watch/{attempt}", store)
         self._keys = [*(str(rank) for rank in range(size)), BLAME]
-        self._store.compare_set(BLAME, "", "")
+        for key in self._keys:  # reading a missing key would block
+            self._store.compare_set(key, "", "")
 
     def tell(self, state: State) -> None:
         """Write this worker's state."""
@@ -43,10 +49,10 @@ class StateStore:
     def read(self) -> tuple[list[State], str]:
         """Return all states by rank, and the blame or "".
 
-        Every worker must have written its state before.
+        The state of a worker that has not written one is `ABSENT`.
         """
         *states, blame = self._store.multi_get(self._keys)
-        return [State.decode(text) for text in states], blame.decode()
+        return [State.decode(text) if text else ABSENT for text in states], blame.decode()
 
     def claim(self, sentence: str) -> str:
         """Write the blame unless there is one already; return the one that stands."""

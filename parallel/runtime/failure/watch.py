@@ -24,8 +24,9 @@ from types import FrameType
 
 from parallel.runtime.failure.blame import BEAT_S, BROKEN_S, SILENT_S, State, Symptom, find_blame
 from parallel.runtime.failure.errors import WorkerLost
+from parallel.runtime.failure.running_clock import RunningClock
 from parallel.runtime.failure.stopped_workers import kill_stopped_workers
-from parallel.runtime.failure.store import StateStore
+from parallel.runtime.failure.store import StateStore, store_address
 from parallel.runtime.failure.wording import describe_error, describe_message
 
 BLOCKED_S = 5 * BEAT_S
@@ -48,6 +49,10 @@ class NullWatch:
     def over(self) -> bool:
         """Whether the run has failed and the blame is known."""
         return False
+
+    def now(self) -> float:
+        """Return the time by which waits are limited, in seconds."""
+        return time.monotonic()
 
     def at(self, where: str) -> None:
         """Note that this worker is now in `where`, such as step 17."""
@@ -73,15 +78,14 @@ class Watch(NullWatch):
     """The watch of one of several workers."""
 
     def __init__(self, rank: int, size: int, timeout_s: float, start_timeout_s: float) -> None:
-        """Join the store and publish this worker's state.
-
-        Waiting for a message is limited to `start_timeout_s` until `started` is called, and to
-        `timeout_s` afterwards. Raises `RuntimeError` if the store cannot be reached.
-        """
-        self._rank, self._timeout_s = rank, timeout_s
+        """Waiting for a message is limited to `start_timeout_s` until `started` is called, and to
+        `timeout_s` afterwards."""
+        self._rank, self._size, self._timeout_s = rank, size, timeout_s
+        self._clock = RunningClock()
         self.timeout = timedelta(seconds=start_timeout_s)
-        self._where, self._doing, self._since = "the start", "computing", time.monotonic()
-        self._waits: tuple[tuple[object, ...], int] | None = None
+        self._where, self._doing, self._since = "the start", "computing", self.now()
+        self._waits: tuple[tuple[object, ...], int, float] | None = None
+        """Message that this worker waits for, the worker at the other end, and since when."""
         self._error: tuple[RuntimeError, float] | None = None
         self._own_failure = ""
         self._told, self._told_at = 0, 0.0
@@ -92,14 +96,12 @@ class Watch(NullWatch):
         self._beat = 0
         self._seen: dict[int, tuple[State, float]] = {}
         """Last state of each worker, and when it was read."""
-        self._answered = time.monotonic()
+        self._answered = self.now()
         self._wakes, self._wake_up = socket.socketpair()
         self._wakes.settimeout(BEAT_S)
         self._wake_up.setblocking(False)
         self._restore_signal: Callable[[], object] = lambda: None
         self._restore_wakeup: Callable[[], object] = lambda: None
-        self._store = StateStore(rank, size, max(timeout_s, SILENT_S))
-        self._store.tell(self._state())
         self._threads = [
             threading.Thread(target=run, name=f"watch {run.__name__}", daemon=True)
             for run in (self._heartbeat, self._guard)
@@ -109,12 +111,15 @@ class Watch(NullWatch):
     def over(self) -> bool:
         return self._known.is_set()
 
+    def now(self) -> float:
+        return self._clock()
+
     # Called from the worker's main thread.
 
     def start(self) -> None:
-        """Start watching. Call it when every worker has joined."""
+        """Start watching, also for workers that have not joined yet."""
         self._take_signals()
-        self._answered = time.monotonic()
+        self._answered = self.now()
         for thread in self._threads:
             thread.start()
 
@@ -128,20 +133,23 @@ class Watch(NullWatch):
         self.goes_on()
 
     def does(self, what: str) -> None:
-        self._doing, self._waits, self._since = what, None, time.monotonic()
+        self._doing, self._waits, self._since = what, None, self.now()
 
     def waits(self, key: tuple[object, ...], peer: int) -> None:
-        self._waits, self._since = (key, peer), time.monotonic()
+        self._since = self.now()
+        self._waits = key, peer, self._since
 
     def goes_on(self) -> None:
-        self._doing, self._waits, self._since = "computing", None, time.monotonic()
+        self._doing, self._waits, self._since = "computing", None, self.now()
 
     def lost(self, error: RuntimeError) -> WorkerLost:
-        self._error = error, time.monotonic()
+        self._error = error, self.now()
         self._news.set()
-        if not self._known.wait(max(self._timeout_s, SILENT_S) + BROKEN_S):
-            sentence = f"the process group failed for an unknown reason: {error}"
-            return WorkerLost(self._own(sentence), reachable=False)
+        limit = self.now() + max(self._timeout_s, SILENT_S) + BROKEN_S
+        while not self._known.wait(BEAT_S):
+            if self.now() > limit:
+                sentence = f"the process group failed for an unknown reason: {error}"
+                return WorkerLost(self._own(sentence), reachable=False)
         return WorkerLost(self._own(self._blame), self._reachable)
 
     def failed(self, error: BaseException) -> None:
@@ -188,17 +196,12 @@ class Watch(NullWatch):
     # The guard: a thread that never blocks for long.
 
     def _guard(self) -> None:
-        before = time.monotonic()
         while not self._closing.is_set():
-            now = time.monotonic()
-            if now - before > SILENT_S:  # this process was stopped, not the store
-                self._answered = now
-            before = now
-            self._enforce(now)
+            self._enforce(self.now())
             with contextlib.suppress(TimeoutError):
                 for number in self._wakes.recv(4096):
                     if number in (signal.SIGTERM, signal.SIGINT) and not self._told:
-                        self._told, self._told_at = number, time.monotonic()
+                        self._told, self._told_at = number, self.now()
                         self._news.set()
 
     def _enforce(self, now: float) -> None:
@@ -224,23 +227,21 @@ class Watch(NullWatch):
 
     def _heartbeat(self) -> None:
         try:
+            store = StateStore(self._rank, self._size, max(self._timeout_s, SILENT_S))
             while not self._closing.is_set():
                 self._news.clear()
-                self._beat_once()
+                self._beat_once(store)
                 self._news.wait(BEAT_S)
-            self._beat_once()
+            self._beat_once(store)
         except RuntimeError as error:  # from the store, including c10d's network errors
             if not self._done:  # otherwise the launcher may have closed the store already
                 self._store_is_gone(str(error).splitlines()[0][:120])
 
-    def _beat_once(self) -> None:
-        now = time.monotonic()
-        if now - self._answered > SILENT_S:  # this process was stopped, not the others
-            self._seen = {rank: (state, now) for rank, (state, _) in self._seen.items()}
+    def _beat_once(self, store: StateStore) -> None:
         self._beat += 1
-        self._store.tell(self._state())
-        states, blame = self._store.read()
-        now = time.monotonic()
+        store.tell(self._state())
+        states, blame = store.read()
+        now = self.now()
         for rank, state in enumerate(states):
             if rank not in self._seen or self._seen[rank][0] != state:
                 self._seen[rank] = state, now
@@ -253,17 +254,24 @@ class Watch(NullWatch):
                 self._symptom(now),
                 self._told == signal.SIGTERM,
             )
-            blame = self._store.claim(found) if found else ""
+            blame = store.claim(found) if found else ""
         if blame:
             self._know(blame)
-        self._answered = time.monotonic()
+        self._answered = self.now()
 
     def _symptom(self, now: float) -> Symptom | None:
         if self._error is None:
-            return None
+            return self._long_wait(now)
         error, at = self._error
         text = str(error).lower()
         return Symptom(now - at, "timed out" not in text and "timeout" not in text, self._what()[0])
+
+    def _long_wait(self, now: float) -> Symptom | None:
+        """Return this worker's wait if it has lasted too long. gloo would not notice that."""
+        waits, timeout = self._waits, self.timeout
+        if waits is None or timeout is None or now - waits[-1] <= timeout.total_seconds():
+            return None
+        return Symptom(now - waits[-1] - timeout.total_seconds(), broken=False, waiting_for=self._what()[0])
 
     def _state(self) -> State:
         doing, waits = self._what()
@@ -271,7 +279,7 @@ class Watch(NullWatch):
             self._beat,
             self._where,
             doing,
-            time.monotonic() - self._since,
+            self.now() - self._since,
             waits or self._error is not None,
             bool(self._told),
             self._done,
@@ -281,20 +289,21 @@ class Watch(NullWatch):
         """Return what this worker is doing, and whether that is waiting."""
         if (waits := self._waits) is None:
             return self._doing, False
-        key, peer = waits
+        key, peer, _ = waits
         return f"waiting for {'the others' if peer < 0 else f'worker {peer}'}: {describe_message(key)}", True
 
     def _know(self, blame: str) -> None:
         if not self._blame:
-            self._blame, self._blamed_at = blame, time.monotonic()
+            self._blame, self._blamed_at = blame, self.now()
             self._known.set()
             kill_stopped_workers()
 
     def _store_is_gone(self, how: str) -> None:
         self._reachable = False
         doing, waits = self._what()
+        host, port = store_address()
         self._know(
-            f"the store at {self._store.address} does not answer ({how}), so that the machine or "
+            f"the store at {host}:{port} does not answer ({how}), so that the machine or "
             "launcher of worker 0 is gone" + (f"; it was {doing}" if waits else "")
         )
 
