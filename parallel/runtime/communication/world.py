@@ -21,6 +21,7 @@ from parallel.config import ClusterConfig, require
 from parallel.runtime.communication.chaos import Chaos
 from parallel.runtime.communication.neighbours import connect, place
 from parallel.runtime.communication.tokens import Tokens
+from parallel.runtime.failure.store import attempt
 from parallel.runtime.failure.watch import NullWatch, Watch
 from parallel.runtime.failure.wording import is_about_peers
 
@@ -214,7 +215,8 @@ def _join(
         store, _, _ = next(rendezvous("env://", rank, size, timeout=start_timeout))
         dist.init_process_group(
             backend,
-            store=store,
+            # A restarted group must not read the addresses of the one before it.
+            store=dist.PrefixStore(f"parallel/group/{attempt()}", store),
             rank=rank,
             world_size=size,
             timeout=start_timeout,

@@ -22,6 +22,11 @@ def store_address() -> tuple[str, int]:
     return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 
 
+def attempt() -> int:
+    """Return how many times torchrun has started the workers again after a failure."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 class StateStore:
     """One worker's access to the store.
 
@@ -36,8 +41,7 @@ class StateStore:
             host, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=timeout_s)
         )
         # A restarted group must not read what the group before it wrote.
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        self._store = PrefixStore(f"parallel/watch/{attempt}", store)
+        self._store = PrefixStore(f"parallel/watch/{attempt()}", store)
         self._keys = [*(str(rank) for rank in range(size)), BLAME]
         for key in self._keys:  # reading a missing key would block
             self._store.compare_set(key, "", "")
