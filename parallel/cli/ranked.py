@@ -16,6 +16,7 @@ from parallel.cli.compose import compose_config
 from parallel.cli.ranks import Ranks
 from parallel.cli.sweep import SweepFailed
 from parallel.config import Config, one_line, require
+from parallel.results.record_files import NotWritten
 from parallel.runtime.failure.errors import RunEnded, WorkerLost
 from parallel.runtime.failure.launcher import watch_launcher
 
@@ -63,7 +64,7 @@ def run_ranked(body: Callable[[Ranks], None]) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         _end(130, ranks)
-    except RunEnded as error:
+    except (RunEnded, NotWritten) as error:
         message = one_line(error)
         reachable = not isinstance(error, WorkerLost) or error.reachable
         if not reachable or ranks.report(message, f"error: {message}"):
