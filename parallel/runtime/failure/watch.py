@@ -4,7 +4,8 @@ States travel through the launcher's key-value store, independently of the proce
 worker that knows who is to blame (`blame.py`) writes it there, and all workers end with that
 sentence, including workers that are blocked in a message and a worker that hangs elsewhere while
 its threads run. A process group's own timeout would end only the workers that wait, each naming the
-worker that it happens to wait for.
+worker that it happens to wait for. It would also count the time for which the whole job is stopped,
+which the watch's clock does not (`running_clock.py`).
 
 When the launcher ends the workers because one of them died, the signal is deferred until they have
 named that worker.
