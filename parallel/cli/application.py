@@ -39,7 +39,7 @@ from parallel.cli.hydra_private import parse_arguments
 from parallel.cli.ranked import run_ranked
 from parallel.cli.ranks import Ranks
 from parallel.cli.schema import register_schema
-from parallel.cli.sweep import finished, numbered, set_aside, started_module
+from parallel.cli.sweep import claim_folder, finished, numbered, set_aside, started_module
 from parallel.config import Config
 from parallel.results.record_files import RECORD
 
@@ -71,7 +71,7 @@ def _application(train: Train, ranks: Ranks) -> None:
             )
         # Hydra composes the shared configuration before any job's, so errors in it are reported here.
         compose_node(shared_overrides(parsed))
-        _run_hydra(partial(_job, train, ranks), [*arguments, *sweep_overrides(parsed)])
+        _run_hydra(partial(_job, train, ranks, set()), [*arguments, *sweep_overrides(parsed)])
         return
     node = compose_node(args.overrides)
     config = fit_world(to_config(node), ranks.world, ranks.launched, restarted=ranks.attempt > 0)
@@ -99,10 +99,11 @@ def _run_dir(path: Path, explicit: bool, ranks: Ranks) -> Path:
     return claimed
 
 
-def _job(train: Train, ranks: Ranks, node: DictConfig) -> None:
+def _job(train: Train, ranks: Ranks, folders: set[Path], node: DictConfig) -> None:
     """Run one job of a sweep in this process (Hydra's basic launcher)."""
     config = fit_world(to_config(node), ranks.world, ranks.launched)
     run_dir = Path(HydraConfig.get().runtime.output_dir)
+    claim_folder(run_dir, folders)
     if finished(run_dir, config):
         print(f"skipped: {run_dir} is already finished", flush=True)
         return

@@ -1,7 +1,7 @@
 """Run a command that may have several ranks: report each error once and set the exit code.
 
 Exit codes: 0 success; 1 a crash (with its traceback) or a sweep with a failed job; 2 invalid input
-(one sentence); 130 Ctrl-C.
+(one sentence); 130 Ctrl-C; 143 stopped by a signal, with a checkpoint to go on from.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from parallel.cli.compose import compose_config
 from parallel.cli.ranks import Ranks
 from parallel.cli.sweep import SweepFailed
 from parallel.config import Config, one_line, require
-from parallel.runtime.failure.errors import RunEnded, WorkerLost
+from parallel.results.record_files import NotWritten
+from parallel.runtime.failure.errors import RunEnded, RunStopped, WorkerLost
 from parallel.runtime.failure.launcher import watch_launcher
 
 FULL_ERROR = "PARALLEL_FULL_ERROR"
 """Environment variable; if it is set, invalid input prints a traceback, too."""
+
+STOPPED = 143
+"""Exit code of a run that a signal stopped: 128 + SIGTERM, whatever the signal."""
 
 
 def config_of_world(ranks: Ranks, overrides: Sequence[str], module: str) -> Config:
@@ -63,7 +67,11 @@ def run_ranked(body: Callable[[Ranks], None]) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         _end(130, ranks)
-    except RunEnded as error:
+    except RunStopped as error:
+        if ranks.rank == 0:
+            print(one_line(error), file=sys.stderr, flush=True)
+        _end(STOPPED, ranks)
+    except (RunEnded, NotWritten) as error:
         message = one_line(error)
         reachable = not isinstance(error, WorkerLost) or error.reachable
         if not reachable or ranks.report(message, f"error: {message}"):

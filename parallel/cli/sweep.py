@@ -110,9 +110,12 @@ class Outcome:
 def run_jobs(jobs: Sequence[Job], torchrun: Torchrun) -> None:
     """Run the jobs in order and print a summary, also after an interruption.
 
-    Raises `ValueError` before the first job for a damaged record or a port in use, and
-    `SweepFailed` at the end if a job failed.
+    Raises `ValueError` before the first job for two jobs with one folder, a damaged record or a
+    port in use, and `SweepFailed` at the end if a job failed.
     """
+    folders: set[Path] = set()
+    for job in jobs:
+        claim_folder(job.run_dir, folders)
     skipped = {job.index for job in jobs if finished(job.run_dir, job.config)}
     for job in jobs:
         if job.index not in skipped and _spans_nodes(job, torchrun) and torchrun.node_rank == 0:
@@ -142,6 +145,19 @@ def run_jobs(jobs: Sequence[Job], torchrun: Torchrun) -> None:
     failed = [outcome.job.label for outcome in outcomes.values() if outcome.status == "failed"]
     if failed:
         raise SweepFailed(f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}")
+
+
+def claim_folder(run_dir: Path, folders: set[Path]) -> None:
+    """Add the folder of a job to those of the sweep's other jobs.
+
+    Raises `ValueError` if it is the folder of another job, whose result it would replace.
+    """
+    if run_dir in folders:
+        raise ValueError(
+            f"hydra.sweep.subdir={run_dir.name} must differ between the jobs of a sweep: two of them "
+            f"have the folder {run_dir} (is a value given twice?)"
+        )
+    folders.add(run_dir)
 
 
 def finished(run_dir: Path, config: Config) -> bool:

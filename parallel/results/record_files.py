@@ -10,20 +10,21 @@ the run has finished.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from parallel.config import require
 from parallel.config.typed import structure, structure_text
-from parallel.results.json_files import naming, read_json, write_atomically
+from parallel.results.json_files import naming, read_json, write_beside
 from parallel.results.old_formats import NEW_COLUMNS, upgraded
 from parallel.results.records import FORMAT, Epoch, Record
 
@@ -33,12 +34,17 @@ COLUMNS_BEFORE = tuple(name for name in COLUMNS if name not in NEW_COLUMNS)
 """Columns of formats 1 and 2."""
 
 
+class NotWritten(Exception):
+    """A record that cannot be written, as on a full disk."""
+
+
 class RecordWriter:
     """Writes the record of one run into `run_dir`: `append` after every epoch, `finish` after the
     run.
 
     Raises `ValueError` if `run_dir` already holds a finished record, which is never overwritten.
-    Files of an interrupted run are.
+    Files of an interrupted run are. Methods raise `NotWritten` where the disk is full; the epochs
+    before then stay in `epochs.csv.part`.
     """
 
     def __init__(self, run_dir: Path, epochs: Iterable[Epoch] = ()) -> None:
@@ -67,8 +73,8 @@ class RecordWriter:
 
     def append(self, epoch: Epoch) -> None:
         """Add a row to `epochs.csv.part`, immediately visible to readers of the file."""
-        self._epochs.append(epoch)
         self._write([_to_cell(getattr(epoch, name)) for name in COLUMNS])
+        self._epochs.append(epoch)
 
     def finish(self, record: Record) -> None:
         """Complete the record. `record.epochs` must be the epochs that were appended.
@@ -81,13 +87,16 @@ class RecordWriter:
             len(record.epochs),
             f"must be the {len(self.epochs)} epochs that were appended",
         )
-        os.fsync(self._part.fileno())
-        self._part.close()
         part = self.run_dir / PART
         if not part.exists() or part.read_bytes() != self._content:
             raise ValueError(f"{part} must hold the epochs of this run: another program has changed it")
+        with self._telling(RECORD):
+            os.fsync(self._part.fileno())
+            self._part.close()
+            # Before the epochs are renamed: renaming needs no space on the disk.
+            written = write_beside(self.run_dir / RECORD, _to_json(record, self._content))
         os.replace(part, self.run_dir / EPOCHS)
-        write_atomically(self.run_dir / RECORD, _to_json(record, self._content))
+        os.replace(written, self.run_dir / RECORD)
 
     def close(self) -> None:
         """Close the file. Without `finish` the run stays unfinished, with its epochs in
@@ -103,8 +112,26 @@ class RecordWriter:
     def _write(self, cells: Iterable[str]) -> None:
         row = io.StringIO(newline="")
         csv.writer(row, lineterminator="\n").writerow(cells)
-        self._part.write(row.getvalue().encode())
-        self._content += row.getvalue().encode()
+        left = content = row.getvalue().encode()
+        with self._telling(PART):
+            try:
+                while left:
+                    left = left[self._part.write(left) :]
+            except OSError:
+                self._part.truncate(self._part.seek(len(self._content)))  # no part of a row
+                raise
+        self._content += content
+
+    @contextlib.contextmanager
+    def _telling(self, name: str) -> Iterator[None]:
+        """Raise `NotWritten` for an error of writing the file `name`."""
+        try:
+            yield
+        except OSError as error:
+            raise NotWritten(
+                f"{self.run_dir / name} can't be written: {error.strerror}; "
+                f"the {len(self._epochs)} epochs before are kept in {PART}"
+            ) from error
 
 
 def write_record(run_dir: Path, record: Record) -> None:

@@ -29,8 +29,8 @@ def locked(run_dir: Path) -> Iterator[None]:
         os.truncate(file, 0)
         os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
-        path.unlink(missing_ok=True)
     finally:
+        path.unlink(missing_ok=True)
         os.close(file)
 
 

@@ -27,6 +27,7 @@ from parallel.results.json_files import sync_folder
 from parallel.results.records import Attempt, Epoch
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.engine import Engine
+from parallel.runtime.failure.errors import RunStopped
 from parallel.training.job import Job
 from parallel.training.record import workload_of
 
@@ -58,8 +59,10 @@ class Checkpointing:
         run_dir: Path,
         attempts: tuple[Attempt, ...],
         steps_per_epoch: int,
+        saved_step: int | None = None,
     ) -> None:
-        """`attempts` are those so far, this one last. Call it on all workers at once.
+        """`attempts` are those so far, this one last; `saved_step` is the step of the newest
+        checkpoint in the folder. Call it on all workers at once.
 
         Raises `ValueError` if the workers do not share the folder of the run.
         """
@@ -69,7 +72,8 @@ class Checkpointing:
         self._attempts, self._steps_per_epoch = attempts, steps_per_epoch
         self._schedule = Schedule(self._options.interval, steps_per_epoch, attempts[-1].step)
         self._last_s = time.monotonic()
-        self._saved_step: int | None = None
+        self._saved_step = saved_step
+        self._postponed = False
         self.waited_s = 0.0
         """Time that training waited for checkpoints so far."""
         self._saver = self._open_saver()
@@ -112,17 +116,21 @@ class Checkpointing:
         seconds = 0.0
         if self._schedule.looks(step):
             seconds = self._world.gather(time.monotonic() - self._last_s)[0]
-        if self._schedule.due(step, seconds):
+        if self._schedule.due(step, seconds) or self._postponed:
             self.save(step, epochs, begun())
 
     def save(self, step: int, epochs: tuple[Epoch, ...], begun: Begun | None) -> None:
-        """Save the state after `step` steps: copy it now, and write it in the background."""
+        """Save the state after `step` steps: copy it now, and write it in the background.
+
+        If the one before is still being written, it is saved after a later step.
+        """
         begin = time.perf_counter()
         self._world.watch.does("saving a checkpoint")
         reports = self._reports(begun)
         if any(report.busy for report in reports):
-            self._warn(f"no checkpoint after step {step}: the one before is still being written")
+            self._postponed = True
             return
+        self._postponed = False
         self._complete(reports)
         begun = _together(begun, reports)
         pieces = [piece for kind in SAVED_KINDS for piece in self._engine.pieces(kind)]
@@ -132,6 +140,21 @@ class Checkpointing:
         self._saved_step, self._last_s = step, time.monotonic()
         self._world.watch.goes_on()
         self.waited_s += time.perf_counter() - begin
+
+    @property
+    def on(self) -> bool:
+        """Whether checkpoints are saved during the run."""
+        return self._options.interval is not None
+
+    def stop(self, step: int, epochs: tuple[Epoch, ...], begun: Callable[[], Begun | None]) -> None:
+        """Save the state after `step` steps, and wait until it is on disk. Raises `RunStopped`."""
+        if self._saved_step != step:
+            self._complete(self._await_reports())
+            self.save(step, epochs, begun())
+        self._complete(self._await_reports())
+        raise RunStopped(
+            f"stopped by a signal after step {step}: the same command with hydra.run.dir={self._run_dir} goes on"
+        )
 
     def finish(self, step: int, epochs: tuple[Epoch, ...]) -> None:
         """Save the last state, and wait until it is on disk; write the weights of the finished run."""

@@ -192,7 +192,13 @@ class Loop:
         def after_step(done: int, total: Tensor) -> None:
             checkpoints.after_step(epoch * steps + done, before, partial(begun_by, done, total))
 
-        total, lr = self._steps(epoch, 0 if begun is None else begun.steps, after_step)
+        def before_step(done: int, total: Tensor) -> None:
+            step = epoch * steps + done
+            if checkpoints.on and world.watch.stops(step):
+                checkpoints.stop(step, before, partial(begun_by, done, total) if done else lambda: None)
+
+        first = 0 if begun is None else begun.steps
+        total, lr = self._steps(epoch, first, before_step, after_step)
         own_end = time.perf_counter() - begin
         world.watch.at(f"the end of epoch {epoch + 1}")
         world.barrier()
@@ -238,18 +244,23 @@ class Loop:
         )
 
     def _steps(
-        self, epoch: int, begun: int, after_step: Callable[[int, Tensor], None]
+        self,
+        epoch: int,
+        begun: int,
+        before_step: Callable[[int, Tensor], None],
+        after_step: Callable[[int, Tensor], None],
     ) -> tuple[Tensor, float]:
         """Train on all batches but the first `begun`; return the sum of this worker's losses and
         the last learning rate.
 
-        `after_step` is called with the number of batches done and the sum so far, but not after the
-        last batch.
+        Both functions are called with the number of batches done and the sum so far; `after_step`
+        not after the last batch.
         """
         steps = len(self._train)
         first = epoch * steps
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
         lr = 0.0
+        before_step(begun, total)
         for i, batch in enumerate(self._batches(epoch, begun), start=begun):
             lr = learning_rate(self._config, epoch, (first + i) / (steps * self._config.epochs))
             if self._trace is not None:
@@ -263,6 +274,7 @@ class Loop:
             self._progress.step(epoch + 1, i + 1, loss)
             if i + 1 < steps:
                 after_step(i + 1, total)
+                before_step(i + 1, total)
         return total, lr
 
     def _split(self, seconds: float, own_end: float) -> dict[str, float]:

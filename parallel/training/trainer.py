@@ -60,7 +60,8 @@ def train(config: Config, run_dir: Path) -> None:
                 print(describe(job, world), flush=True)
             loop.warm_up()
             attempts = (*attempts[:-1], dataclasses.replace(attempts[-1], lost_s=lost_seconds(start)))
-            checkpoints = Checkpointing(job, world, engine, run_dir, attempts, loop.steps_per_epoch)
+            saved = start.step if start.checkpoint is not None and start.same_run else None
+            checkpoints = Checkpointing(job, world, engine, run_dir, attempts, loop.steps_per_epoch, saved)
 
             def keep(epoch: Epoch) -> None:
                 if writer is not None:

@@ -236,6 +236,18 @@ def test_a_sweep_in_one_process_skips_what_is_finished(run: Run, tmp_path: Path)
     assert len(list(tmp_path.rglob("record.json"))) == 2
 
 
+@pytest.mark.parametrize("launcher", [[], ["hydra/launcher=torchrun"]], ids=["one process", "torchrun"])
+def test_two_jobs_with_one_folder_are_refused(launcher: list[str], run: Run, tmp_path: Path) -> None:
+    done = run(JOB, "-m", "strategy=single,single", "sweep=mine", *launcher)
+    assert done.returncode == 2
+    assert errors(done.stderr) == [
+        "error: hydra.sweep.subdir=strategy=single must differ between the jobs of a sweep: two of them have the "
+        f"folder {tmp_path / 'runs' / 'mine' / 'strategy=single'} (is a value given twice?)"
+    ]
+    assert len(list(tmp_path.rglob("started"))) == (not launcher)
+    assert not (tmp_path / "runs" / "mine.replaced").exists()
+
+
 @pytest.mark.parametrize("sign, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_sweep_leaves_no_process(
     sign: signal.Signals, code: int, start: Start, tmp_path: Path

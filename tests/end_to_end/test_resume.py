@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
 from parallel.checkpoints.checkpoint import Checkpoint, whole_checkpoints
 from parallel.results.record_files import read_record
 from parallel.results.records import Record
-from tests.support.commands import Ended, run_module
+from tests.support.commands import Ended, run_module, starting, worker_variables
+from tests.support.waiting import wait_for
 
 ALTERED = "tests.support.altered_training"
 RUN = (
@@ -75,3 +77,42 @@ def test_run_that_died_ends_with_the_same_weights(
         for ours, theirs in zip(record.epochs, undisturbed.epochs, strict=True):
             assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-6)
             assert ours.val_loss == theirs.val_loss and ours.bytes_sent == theirs.bytes_sent
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_signal_to_one_worker_saves_and_ends_all(tmp_path: Path, world: int, number: int) -> None:
+    """The others hear of it through the store, and all stop after the same step."""
+    folder = tmp_path / "run"
+    arguments = ("strategy=data_parallel", "trainer.epochs=400", "trainer.checkpoint.every=400 epochs")
+    if world == 1:
+        arguments = ("strategy=single", *arguments[1:])
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with starting(tmp_path) as begin:
+        ranks = [
+            begin(
+                ALTERED,
+                *RUN,
+                f"hydra.run.dir={folder}",
+                *arguments,
+                environment={} if world == 1 else worker_variables(rank, world, store.port),
+            )
+            for rank in range(world)
+        ]
+        part = folder / "epochs.csv.part"
+        wait_for(lambda: part.exists() and part.read_text().count("\n") > 2, 60.0)
+        ranks[-1].send_signal(number)
+        outputs = [rank.communicate(timeout=60.0) for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [143] * world, outputs
+    (path,) = whole_checkpoints(folder / "checkpoints")
+    said = "".join(err for _, err in outputs)
+    assert said == (
+        f"stopped by a signal after step {Checkpoint(path).step}: the same command with "
+        f"hydra.run.dir={folder} goes on\n"
+    )
+    assert not (folder / "record.json").exists()
+    done = Checkpoint(path).manifest.epochs[-1].epoch
+    for name in ("run", "other"):
+        changed = ("strategy=single", f"trainer.epochs={done + 1}")
+        train(tmp_path / f"{name}-2", 1, *changed, f"resume={folder}")
+    assert weights(tmp_path / "run-2") == weights(tmp_path / "other-2")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -105,16 +106,20 @@ def test_a_zombie_has_ended() -> None:
 
 def test_a_stopped_command_whose_children_have_ended_is_continued(tmp_path: Path) -> None:
     """Like a torchrun that is stopped while its workers run, and whose workers then end."""
-    script = """
+    child = "import sys, time; time.sleep(2); open(sys.argv[2], 'w')"
+    script = f"""
 import os, signal, subprocess, sys
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2); open(__import__('sys').argv[1], 'w')"]
-                         + sys.argv[1:])
+open(sys.argv[1], "w").write(str(os.getpid()))
+child = subprocess.Popen([sys.executable, "-c", {child!r}, *sys.argv[1:]])
 os.kill(os.getpid(), signal.SIGSTOP)
 sys.exit(7 if child.poll() is not None else 8)
 """
-    note = tmp_path / "ended"
-    assert process_tree.run([sys.executable, "-c", script, str(note)], os.environ, 1.0) == 7
-    assert note.exists()
+    stopped, ended = tmp_path / "stopped", tmp_path / "ended"
+    limit = threading.Timer(60, lambda: os.kill(int(stopped.read_text()), signal.SIGKILL))
+    limit.start()
+    code = process_tree.run([sys.executable, "-c", script, str(stopped), str(ended)], os.environ, 1.0)
+    limit.cancel()
+    assert code == 7 and ended.exists()
 
 
 def test_a_command_may_end_with_the_process_that_runs_it(tmp_path: Path) -> None:

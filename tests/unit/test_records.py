@@ -3,12 +3,14 @@ damaged."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
+import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from parallel.results.record_files import (
     EPOCHS,
     PART,
     RECORD,
+    NotWritten,
     RecordWriter,
     find_records,
     read_record,
@@ -102,6 +105,57 @@ def test_finish_refuses_rows_that_another_program_has_changed(
         with pytest.raises(ValueError, match="epochs.csv.part must hold the epochs of this run"):
             writer.finish(record)
     assert not (tmp_path / RECORD).exists()
+
+
+@contextlib.contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Let files grow to `size` bytes, as on a disk that becomes full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_loses_no_finished_epoch(tmp_path: Path) -> None:
+    record = made_record(seconds=(1.0, 2.0, 3.0))
+    with RecordWriter(tmp_path) as writer:
+        for epoch in record.epochs[:2]:
+            writer.append(epoch)
+        whole = (tmp_path / PART).read_bytes()
+        with (
+            room_for(len(whole) + 5),
+            pytest.raises(
+                NotWritten,
+                match=r"epochs.csv.part can't be written: .*the 2 epochs before are kept in epochs.csv.part",
+            ),
+        ):
+            writer.append(record.epochs[2])
+        assert (tmp_path / PART).read_bytes() == whole and writer.epochs == record.epochs[:2]
+    assert unfinished_runs([tmp_path]) == [tmp_path]
+    write_record(tmp_path, record)  # the run started again
+    assert read_record(tmp_path).epochs == record.epochs
+
+
+def test_a_disk_that_is_full_at_the_end_loses_no_finished_epoch(tmp_path: Path) -> None:
+    record = made_record(seconds=(1.0, 2.0))
+    with RecordWriter(tmp_path) as writer:
+        for epoch in record.epochs:
+            writer.append(epoch)
+        whole = (tmp_path / PART).read_bytes()
+        with (
+            room_for(len(whole) + 5),
+            pytest.raises(
+                NotWritten,
+                match=r"record.json can't be written: .*the 2 epochs before are kept in epochs.csv.part",
+            ),
+        ):
+            writer.finish(record)
+    assert [path.name for path in tmp_path.iterdir()] == [PART], "nor is half a record.json left"
+    assert (tmp_path / PART).read_bytes() == whole
+    write_record(tmp_path, record)
+    assert read_record(tmp_path).epochs == record.epochs
 
 
 def _cut_csv(run: Path) -> None:

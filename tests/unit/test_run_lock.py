@@ -25,6 +25,9 @@ def test_a_second_run_is_refused_and_told_by_whom(tmp_path: Path) -> None:
         assert holder in str(caught.value)
         assert (tmp_path / LOCK).read_text() == holder, "the second run has changed nothing"
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(KeyboardInterrupt), locked(tmp_path):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
     with locked(tmp_path):
         pass
 

@@ -17,8 +17,10 @@ containers.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
+import weakref
 from collections.abc import Sequence
 
 import torch
@@ -27,19 +29,41 @@ from torch import Tensor
 from parallel.runtime.communication.tokens import Tokens, token_name
 from parallel.runtime.instrumentation.clock import MessageKey
 
+MAP_FAILED = ctypes.c_void_p(-1).value
+Memory = ctypes.Array[ctypes.c_char]
 
-def _create(nbytes: int) -> tuple[int, mmap.mmap]:
+
+def _create(nbytes: int) -> tuple[int, Memory]:
     file = os.memfd_create("parallel", os.MFD_CLOEXEC)
     os.ftruncate(file, nbytes)
-    return file, mmap.mmap(file, nbytes)
+    return file, _map(file, nbytes)
 
 
-def _map(file: int, nbytes: int) -> mmap.mmap:
+def _map_passed(file: int, nbytes: int) -> Memory:
     """Map a file that a neighbour has passed, and close it."""
     try:
-        return mmap.mmap(file, nbytes)
+        return _map(file, nbytes)
     finally:
         os.close(file)
+
+
+def _map(file: int, nbytes: int) -> Memory:
+    """Map a file until the result and all tensors in it are gone.
+
+    Python's `mmap` keeps a duplicate of the descriptor for every mapping, and a deep network has
+    hundreds of slots.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long
+    libc.munmap.argtypes = ctypes.c_void_p, ctypes.c_size_t
+    address = libc.mmap(None, nbytes, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, file, 0)
+    if address == MAP_FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{os.strerror(number)}: {nbytes} bytes of shared memory")
+    memory = (ctypes.c_char * nbytes).from_address(address)
+    weakref.finalize(memory, libc.munmap, address, nbytes).atexit = False
+    return memory
 
 
 class Slot:
@@ -82,13 +106,13 @@ class PeerSlot:
         self._sent, self._read = token_name(key, "sent"), token_name(key, "read")
         self._number = 0
         """Number of the mapped file."""
-        self._memory: mmap.mmap | None = None
+        self._memory: Memory | None = None
 
     def content(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Wait for the message and return it; it may be read until `release`."""
         number, nbytes, _ = self._tokens.wait(self._peer, self._sent, self._key)
         if self._memory is None or self._number != number:
-            self._memory = _map(self._tokens.take_file(self._peer, number), nbytes)
+            self._memory = _map_passed(self._tokens.take_file(self._peer, number), nbytes)
             self._number = number
         return torch.frombuffer(self._memory, dtype=dtype).view(tuple(shape))
 
@@ -168,7 +192,7 @@ class SharedMemory:
             os.close(file)
         else:
             number, _, _ = tokens.wait(workers[0], made, key)
-            memory = _map(tokens.take_file(workers[0], number), nbytes)
+            memory = _map_passed(tokens.take_file(workers[0], number), nbytes)
         return torch.frombuffer(memory, dtype=dtype)
 
     def close(self) -> None:

@@ -21,8 +21,9 @@ from parallel.config import ClusterConfig, require
 from parallel.runtime.communication.chaos import Chaos
 from parallel.runtime.communication.neighbours import connect, place
 from parallel.runtime.communication.tokens import Tokens
+from parallel.runtime.failure.errors import RunStopped
 from parallel.runtime.failure.store import attempt
-from parallel.runtime.failure.watch import NullWatch, Watch
+from parallel.runtime.failure.watch import NullWatch, SingleWatch, Watch
 from parallel.runtime.failure.wording import is_about_peers
 
 T = TypeVar("T")
@@ -192,7 +193,11 @@ def open_world(cluster: ClusterConfig, chaos: Chaos | None = None) -> Iterator[W
         if device.type == "cuda":
             torch.cuda.set_device(device)
         if size == 1:
-            yield World(0, 1, device, "none", chaos=chaos)
+            watch = SingleWatch()
+            try:
+                yield World(0, 1, device, "none", watch, chaos=chaos)
+            finally:
+                watch.close()
         else:
             with _join(cluster, rank, size, device, chaos) as world:
                 yield world
@@ -225,7 +230,11 @@ def _join(
         watch.goes_on()
         if cluster.shared_memory:
             world = replace(world, tokens=_open_tokens(world))
-        yield world
+        stopped: RunStopped | None = None
+        try:
+            yield world
+        except RunStopped as error:  # on all workers alike: the group is closed in order
+            stopped = error
         world.barrier()
         if world.tokens is not None:
             world.tokens.close()
@@ -242,6 +251,8 @@ def _join(
     # some dozens never ends.
     time.sleep(GLOO_THREADS_END_S if backend == "gloo" else 0.0)
     dist.destroy_process_group()
+    if stopped is not None:
+        raise stopped
 
 
 def keep_freed_memory() -> None:

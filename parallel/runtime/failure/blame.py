@@ -48,6 +48,8 @@ class State:
     """Whether a signal told it to end."""
     done: bool
     """Whether it has left the run in order."""
+    stops: int | None = None
+    """Steps after which it can stop, if it wants to (`stopping.py`)."""
 
     def encode(self) -> str:
         return json.dumps(asdict(self))

@@ -16,6 +16,10 @@ class WorkerLost(RunEnded):
         self.reachable = reachable
 
 
+class RunStopped(RunEnded):
+    """The workers were asked to end, and saved their state. Not a failure of any of them."""
+
+
 class InstructionFailed(Exception):
     """An instruction of a worker's program raised; shown with the worker's schedule around it."""
 

@@ -4,10 +4,12 @@ States travel through the launcher's key-value store, independently of the proce
 worker that knows who is to blame (`blame.py`) writes it there, and all workers end with that
 sentence, including workers that are blocked in a message and a worker that hangs elsewhere while
 its threads run. A process group's own timeout would end only the workers that wait, each naming the
-worker that it happens to wait for.
+worker that it happens to wait for. It would also count the time for which the whole job is stopped,
+which the watch's clock does not (`running_clock.py`).
 
 When the launcher ends the workers because one of them died, the signal is deferred until they have
-named that worker.
+named that worker. If all are alive, they stop after the same step and save their state
+(`stopping.py`).
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ from parallel.runtime.failure.blame import BEAT_S, BROKEN_S, SILENT_S, State, Sy
 from parallel.runtime.failure.errors import WorkerLost
 from parallel.runtime.failure.running_clock import RunningClock
 from parallel.runtime.failure.stopped_workers import kill_stopped_workers
+from parallel.runtime.failure.stopping import STOP_SIGNALS, Stopping
 from parallel.runtime.failure.store import StateStore, store_address
 from parallel.runtime.failure.wording import describe_error, describe_message
 
 BLOCKED_S = 5 * BEAT_S
 """Time that a worker may stay blocked after the run is over, before the guard ends its process. A
 worker that waits for others is unblocked when they end."""
+STOP_POLL_S = 0.02
+"""Interval at which a worker between two steps looks whether all agree on the step to stop at."""
 CLEAN_UP_S = 15.0
 """Time that a worker has to close its files once it knows the blame."""
 TOLD_S = SILENT_S + 2 * BEAT_S
@@ -66,12 +71,40 @@ class NullWatch:
     def goes_on(self) -> None:
         """Note that this worker is computing again."""
 
+    def stops(self, done: int) -> bool:
+        """Return whether all workers stop now that `done` steps are done, because one was asked to.
+
+        Call it on all workers before every step. Blocks while they agree on the step.
+        """
+        return False
+
     def lost(self, error: RuntimeError) -> WorkerLost:
         """Return what to raise for an error of the process group.
 
         Blocks until the blame is known.
         """
         return WorkerLost(str(error))
+
+
+class SingleWatch(NullWatch):
+    """The watch of a worker that has no peers: it hears when it is asked to stop."""
+
+    def __init__(self) -> None:
+        self._stopping = Stopping()
+        self._restore = _take(self._heard)
+
+    def stops(self, done: int) -> bool:
+        return self._stopping.between_steps(done)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._restore()
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        self._stopping.want()
+        if self._stopping.stated is None:  # no step has begun: nothing to save
+            self._restore()
+            os.kill(os.getpid(), number)
 
 
 class Watch(NullWatch):
@@ -100,7 +133,8 @@ class Watch(NullWatch):
         self._wakes, self._wake_up = socket.socketpair()
         self._wakes.settimeout(BEAT_S)
         self._wake_up.setblocking(False)
-        self._restore_signal: Callable[[], object] = lambda: None
+        self._stopping = Stopping()
+        self._restore_signals: Callable[[], object] = lambda: None
         self._restore_wakeup: Callable[[], object] = lambda: None
         self._threads = [
             threading.Thread(target=run, name=f"watch {run.__name__}", daemon=True)
@@ -152,6 +186,14 @@ class Watch(NullWatch):
                 return WorkerLost(self._own(sentence), reachable=False)
         return WorkerLost(self._own(self._blame), self._reachable)
 
+    def stops(self, done: int) -> bool:
+        if not self._stopping.between_steps(done):
+            return False
+        while self._stopping.agreed is None:
+            if self._known.wait(STOP_POLL_S):
+                raise WorkerLost(self._own(self._blame), self._reachable)
+        return done >= self._stopping.agreed
+
     def failed(self, error: BaseException) -> None:
         """Publish that this worker ends because of `error`.
 
@@ -167,7 +209,7 @@ class Watch(NullWatch):
         """Stop watching: the run has ended in order on every worker."""
         self._done = True
         self._stop()
-        self._restore_signal()  # after a failure the signal stays deferred: the message comes first
+        self._restore_signals()  # after a failure the signal stays deferred: the message comes first
 
     def _stop(self) -> None:
         self._closing.set()
@@ -187,9 +229,7 @@ class Watch(NullWatch):
     def _take_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-            signal.signal(signal.SIGTERM, _heard)
-            self._restore_signal = lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._restore_signals = _take(_heard)
         before = signal.set_wakeup_fd(self._wake_up.fileno(), warn_on_full_buffer=False)
         self._restore_wakeup = lambda: signal.set_wakeup_fd(before)
 
@@ -200,8 +240,10 @@ class Watch(NullWatch):
             self._enforce(self.now())
             with contextlib.suppress(TimeoutError):
                 for number in self._wakes.recv(4096):
-                    if number in (signal.SIGTERM, signal.SIGINT) and not self._told:
+                    if number in (*STOP_SIGNALS, signal.SIGINT) and not self._told:
                         self._told, self._told_at = number, self.now()
+                        if number in STOP_SIGNALS:
+                            self._stopping.want()
                         self._news.set()
 
     def _enforce(self, now: float) -> None:
@@ -212,10 +254,13 @@ class Watch(NullWatch):
             knows = self._error is not None or bool(self._own_failure)
             if now - self._blamed_at > (CLEAN_UP_S if knows else BLOCKED_S):
                 self._exit(self._blame, 1)
-        elif self._told:
+        elif self._told and self._stopping.agreed is None:
             others = [state for rank, (state, _) in self._seen.items() if rank != self._rank]
-            all_told = self._told == signal.SIGTERM and all(state.told or state.done for state in others)
-            if all_told or now - self._told_at > (CLEAN_UP_S if self._told == signal.SIGINT else TOLD_S):
+            in_steps = self._stopping.stated is not None
+            all_told = self._told in STOP_SIGNALS and all(state.told or state.done for state in others)
+            if (all_told and not in_steps) or now - self._told_at > (
+                CLEAN_UP_S if self._told == signal.SIGINT else TOLD_S
+            ):
                 self._exit("" if all_told else f"it was told to end (signal {self._told})", 128 + self._told)
 
     def _exit(self, why: str, code: int) -> None:
@@ -245,6 +290,7 @@ class Watch(NullWatch):
         for rank, state in enumerate(states):
             if rank not in self._seen or self._seen[rank][0] != state:
                 self._seen[rank] = state, now
+        self._stopping.hear([state.stops for state in states])
         if not blame and not self._done:
             found = self._own_failure or find_blame(
                 self._rank,
@@ -252,7 +298,7 @@ class Watch(NullWatch):
                 {rank: now - at for rank, (_, at) in self._seen.items()},
                 self._timeout_s,
                 self._symptom(now),
-                self._told == signal.SIGTERM,
+                self._told in STOP_SIGNALS,
             )
             blame = store.claim(found) if found else ""
         if blame:
@@ -283,6 +329,7 @@ class Watch(NullWatch):
             waits or self._error is not None,
             bool(self._told),
             self._done,
+            self._stopping.stated,
         )
 
     def _what(self) -> tuple[str, bool]:
@@ -306,6 +353,21 @@ class Watch(NullWatch):
             f"the store at {host}:{port} does not answer ({how}), so that the machine or "
             "launcher of worker 0 is gone" + (f"; it was {doing}" if waits else "")
         )
+
+
+def _take(handler: Callable[[int, FrameType | None], object]) -> Callable[[], None]:
+    """Handle the signals that ask a worker to stop, where nobody else does; return how to undo it."""
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+    taken = [number for number in STOP_SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, handler)
+
+    def restore() -> None:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+
+    return restore
 
 
 def _heard(number: int, frame: FrameType | None) -> None:
