@@ -5,7 +5,15 @@ command line. Models, data sets and strategies subclass the dataclass of their g
 own options.
 """
 
-from parallel.config.checks import one_line, require, require_one_of
+from parallel.config.checks import (
+    one_line,
+    printable,
+    require,
+    require_number,
+    require_one_of,
+    require_plain,
+    require_positive,
+)
 from parallel.config.cluster import ClusterConfig
 from parallel.config.data import DataConfig, ImageFilesConfig
 from parallel.config.ddp import Ddp
@@ -35,6 +43,10 @@ __all__ = [
     "TrainerConfig",
     "check_dropout",
     "one_line",
+    "printable",
     "require",
+    "require_number",
     "require_one_of",
+    "require_plain",
+    "require_positive",
 ]
