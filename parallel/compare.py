@@ -12,12 +12,15 @@ explains the columns.
     --report FILE  write the report to FILE
     --no-report    write no report
 
-Exit code 2 for folders without records and for records that cannot be read.
+A record that cannot be read is left out, with a warning and a note in the report. Exit code 2 for
+folders without records, if no record can be read, and for a run directory that is given itself and
+whose record cannot be read.
 """
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +33,7 @@ from parallel.config import require
 from parallel.results.comparison import compare
 from parallel.results.comparison_export import as_csv, as_json
 from parallel.results.record_files import find_records, no_runs, unfinished_runs
+from parallel.results.records import Record
 from parallel.results.report import write_report
 from parallel.results.report.validation import section
 from parallel.results.validation import find_validations
@@ -57,8 +61,13 @@ def print_and_export(given: Given, console: Console) -> int:
             "takes standard output, as does --json: give one of them a file",
         )
         console = open_console(WIDE, stderr=True)  # the export is alone on standard output
-    validations = find_validations(folders)
-    records = [] if validations and no_runs(folders) else find_records(folders)
+    validations, left_out = find_validations(folders)
+    _warn(left_out)
+    records = list[Record]()
+    if not validations or not no_runs(folders):
+        records, errors = find_records(folders)
+        _warn(errors)
+        left_out = [*errors, *left_out]
     comparisons = compare(records)
     for comparison in comparisons:
         print_comparison(comparison, console)
@@ -75,9 +84,14 @@ def print_and_export(given: Given, console: Console) -> int:
     if "--no-report" not in given.flags:
         first = folders[0] if folders[0].is_dir() else folders[0].parent
         report = given.files.get("--report", first / "report.html")
-        write_report(report, comparisons, [section(validation) for validation in validations])
+        write_report(report, comparisons, [section(validation) for validation in validations], left_out)
         print_lines(console, f"report: {report}")
     return 0
+
+
+def _warn(errors: Sequence[str]) -> None:
+    for error in errors:
+        warnings.warn(f"left out: {error}", stacklevel=2)
 
 
 def main(arguments: Sequence[str]) -> int:

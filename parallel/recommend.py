@@ -39,6 +39,7 @@ from parallel.cli.command import Command, Given, progress
 from parallel.cli.tables import add_row, plain_table, print_lines
 from parallel.cli.values import positive_seconds, whole_numbers, words
 from parallel.config import require
+from parallel.config.checks import MOST_SAMPLES, MOST_WORKERS
 from parallel.prediction.recommendation.choose import choose
 from parallel.prediction.recommendation.listing import COLUMNS, WORDS, cells, marked_rows, reasons, sentences
 from parallel.prediction.recommendation.options import STRATEGIES, Question, options, select_strategies
@@ -66,10 +67,11 @@ def question(given: Given) -> Question:
             f"is chosen here: give {RENAMED.get(key)}=… the ones to choose from",
         )
     keys = given.keys
-    workers = whole_numbers("workers", keys.get("workers", "1,2,4,8"))
+    workers = whole_numbers("workers", keys.get("workers", "1,2,4,8"), MOST_WORKERS)
     chosen = words("strategies", keys["strategies"]) if "strategies" in keys else list(STRATEGIES)
     strategies = select_strategies(chosen)
-    batch_sizes = whole_numbers("batch_sizes", keys["batch_sizes"]) if "batch_sizes" in keys else []
+    given_sizes = keys.get("batch_sizes")
+    batch_sizes = [] if given_sizes is None else whole_numbers("batch_sizes", given_sizes, MOST_SAMPLES)
     clusters = words("clusters", keys["clusters"]) if "clusters" in keys else shipped_clusters()
     configs = configs_by_cluster(clusters, ["strategy=searched", *given.rest])
     batch_sizes = batch_sizes or [next(iter(configs.values())).trainer.batch_size]

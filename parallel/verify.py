@@ -23,7 +23,9 @@ from rich.console import Console
 from parallel.cli.command import Command, Given, progress
 from parallel.cli.compose import compose_config
 from parallel.cli.tables import add_row, plain_table, print_lines
+from parallel.cli.values import whole_number
 from parallel.config import require, require_one_of
+from parallel.config.checks import MOST_STEPS
 from parallel.runtime.communication.chaos import Chaos
 from parallel.verification.parity import TOLERANCE, Difference
 from parallel.verification.verify import verify, verify_defaults
@@ -33,8 +35,7 @@ COMMAND = Command(__doc__, keys=("steps", "chaos"), width=132)
 
 def body(given: Given, console: Console) -> int:
     """Verify and return the exit code: 0 if everything is equal, otherwise 1."""
-    steps = given.keys.get("steps", "3")
-    require(steps.isdecimal(), "steps", steps, "must be a whole number")
+    steps = whole_number("steps", given.keys.get("steps", "3"), MOST_STEPS)
     one_strategy = any(override.startswith("strategy=") for override in given.rest)
     delayed = given.keys.get("chaos", "false" if one_strategy else "true")
     require_one_of("chaos", delayed, ("true", "false"))
@@ -42,12 +43,12 @@ def body(given: Given, console: Console) -> int:
     config = compose_config(given.rest)
     if one_strategy:
         own_batch = any(override.startswith("trainer.batch_size=") for override in given.rest)
-        found = verify(config, int(steps), config.trainer.batch_size if own_batch else None, chaos)
+        found = verify(config, steps, config.trainer.batch_size if own_batch else None, chaos)
         return print_one(console, config.strategy.label, found)
     require(
         not given.rest, "overrides", " ".join(given.rest), "need a strategy=NAME; the default plans take none"
     )
-    return check_defaults(console, int(steps), chaos)
+    return check_defaults(console, steps, chaos)
 
 
 def print_one(console: Console, label: str, found: Difference) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parallel.config import require
+from parallel.config import require_positive
+from parallel.config.checks import MOST_SECONDS
 
 
 @dataclass(frozen=True)
@@ -17,4 +18,4 @@ class CalibrationOptions:
     """Whether to discard an earlier calibration instead of extending it."""
 
     def __post_init__(self) -> None:
-        require(self.budget_s > 0, "budget_s", self.budget_s, "must be a positive number of seconds")
+        require_positive("budget_s", self.budget_s, MOST_SECONDS)

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from hydra.core.override_parser.types import Override
 
 from parallel.cli.compose import compose_config, parse_overrides, shared_overrides
-from parallel.config import Config, one_line, require
+from parallel.cli.values import whole_number
+from parallel.config import Config, one_line
+from parallel.config.checks import MOST_WORKERS
 from parallel.prediction.sweep import Combination
 
 WORKERS = "workers"
@@ -41,8 +43,8 @@ def _composed(fixed: Sequence[str], varied: Sequence[Override]) -> Iterator[Comb
                 composed[key] = compose_config([*fixed, *key])
             config = composed[key]
             if WORKERS in values:
-                require(values[WORKERS].isdecimal(), WORKERS, values[WORKERS], "must be a whole number")
-                config = dataclasses.replace(config, workers=int(values[WORKERS]))
+                workers = whole_number(WORKERS, values[WORKERS], MOST_WORKERS)
+                config = dataclasses.replace(config, workers=workers)
             yield Combination(values, config)
         except ValueError as error:
             yield Combination(values, None, reason=one_line(error))

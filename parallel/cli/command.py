@@ -22,7 +22,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from parallel.config import one_line, require
+from parallel.config import one_line, printable, require
 
 HELP = ("--help", "-h")
 
@@ -62,7 +62,7 @@ class Command:
             warnings.simplefilter("always")
             code = self._run(body, arguments)
         for message in dict.fromkeys(str(warning.message) for warning in caught):
-            print(f"warning: {message}", file=sys.stderr)
+            print(f"warning: {printable(message)}", file=sys.stderr)
         return code
 
     def read(self, arguments: Sequence[str]) -> Given:
@@ -105,7 +105,7 @@ class Command:
         except OSError as error:
             if error.filename is None:
                 raise  # not a file that the user named
-            print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+            print(printable(f"error: {error.filename}: {error.strerror}"), file=sys.stderr)
         except KeyboardInterrupt:
             return 130
         return 2

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -22,6 +23,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from parallel.cli.schema import CHOICES, FIXED, GROUPS, config_of, register_schema, unknown_key
 from parallel.config import Config
+from parallel.config.checks import shortened
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 VERSION_BASE = "1.3"
@@ -46,8 +48,13 @@ def compose_node(overrides: Sequence[str]) -> DictConfig:
     try:
         with initialize_config_dir(str(CONF), job_name="train", version_base=VERSION_BASE):
             node = compose("config", list(overrides), return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(sentence(error, parsed)) from error
+    except (AssertionError, AttributeError) as error:
+        # OmegaConf raises these for an override inside of a mapping that is null.
+        raise ValueError(f"an override cannot be applied to the configuration: {sentence(error)}") from error
+    except RecursionError:
+        raise ValueError("the configuration is nested too deeply to be composed") from None
     refuse_targets(node)
     return node
 
@@ -100,12 +107,19 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise ValueError(sentence(error)) from error
+    except ValueError as error:  # a whole number with thousands of digits
+        raise ValueError(f"an argument cannot be read as key=value: {error}") from None
+    except RecursionError:
+        raise ValueError("an argument is nested too deeply to be read as key=value") from None
     for override in parsed:
         if TARGET_KEY.search(override.input_line or ""):
             raise ValueError(f"{override.input_line} is not allowed: {NO_CODE}")
         if override.key_or_group not in (*GROUPS, "experiment") or override.is_sweep_override():
             continue
-        if not isinstance(override.value(), (str, list, type(None))):
+        named = override.value()
+        if not all(
+            isinstance(name, (str, type(None))) for name in (named if isinstance(named, list) else [named])
+        ):
             choices = CHOICES.get(override.key_or_group)
             folder = f"a file of conf/{override.key_or_group}/"
             what = folder if choices is None else f"one of {', '.join(choices)}"
@@ -161,7 +175,7 @@ def sentence(error: BaseException, overrides: Sequence[Override] = ()) -> str:
             return f"{group}={name} is not known; it must be one of {', '.join(sorted(error.options))}"
     if isinstance(error, OverrideParseException):
         reason = str(error.message).splitlines()[0]
-        return f"the argument {error.override!r} cannot be read as key=value ({reason})"
+        return f"the argument {shortened(repr(error.override))} cannot be read as key=value ({reason})"
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from parallel.cli.tables import plain_table, print_lines
+from parallel.cli.tables import plain, plain_table, print_lines
 from parallel.results.comparison import Comparison, Result, describe
 from parallel.results.comparison_table import RESULTS, TIMES, WHO, WHO_SHORT, WORDS, Column, cells
 from parallel.results.notes import notes
@@ -27,9 +26,7 @@ STYLES = {"baseline": "dim", "machine": "dim italic"}
 def print_comparison(comparison: Comparison, console: Console) -> None:
     """Print the table and its notes. A terminal too narrow for one table gets two: epoch times,
     then the rest."""
-    console.print(
-        Text(describe(comparison.workload), style="bold"), Text(comparison.hardware, style="dim"), sep="\n"
-    )
+    console.print(plain(describe(comparison.workload), "bold"), plain(comparison.hardware, "dim"), sep="\n")
     whole = _table(comparison.results, WHO + TIMES + RESULTS, console)
     if console.measure(whole, options=console.options.update(width=WIDE)).maximum <= console.width:
         console.print(whole)
@@ -38,7 +35,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(_table(comparison.results, WHO_SHORT + TIMES, console, narrow=True))
         console.print(_table(comparison.results, WHO_SHORT + rest, console, narrow=True))
     console.print(
-        Text("Epoch times in seconds. Speedup: ratio of medians, with a bootstrap interval.", style="dim")
+        plain("Epoch times in seconds. Speedup: ratio of medians, with a bootstrap interval.", "dim")
     )
     print_lines(console, *(f"· {note}" for note in notes(comparison)), "")
 
@@ -48,7 +45,7 @@ def print_validation(validation: Validation, console: Console) -> None:
     print_lines(console, describe_validation(validation))
     for (workers, batch), plans in groups(validation.rows).items():
         columns, rows = plan_table(plans)
-        print_lines(console, f"\n{workers} workers, global batch {batch}")
+        print_lines(console, "", f"{workers} workers, global batch {batch}")
         console.print(plain_table(columns, words=VALIDATION_WORDS, rows=rows))
     console.print()
     console.print(plain_table(SUMMARY, words=VALIDATION_WORDS, rows=summary(validation.rows)))
@@ -76,5 +73,5 @@ def _table(
             style="bold" if name in ("strategy", "speedup") else "",
         )
     for result, line in zip(results, lines, strict=True):
-        table.add_row(*map(Text, line), style=STYLES.get(result.role))
+        table.add_row(*map(plain, line), style=STYLES.get(result.role))
     return table

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from parallel.cli.choices import CHOICES
 from parallel.config import AUTO, ClusterConfig, Config, TrackerConfig, TrainerConfig, require, require_one_of
+from parallel.config.typed import structure
 
 FIXED = {"cluster": ClusterConfig(), "trainer": TrainerConfig(), "tracker": TrackerConfig()}
 """Groups whose files all have the same keys."""
@@ -70,8 +71,14 @@ def config_of(values: Mapping[str, Any]) -> Config:
             values[key],
             f"is not a known key; the configuration has {', '.join(sorted(known))}",
         )
+    missing = [key for key in known if key not in values]
+    if missing:
+        raise ValueError(f"the configuration lacks {', '.join(missing)}")
     groups = {group: options_of(group, values[group]) for group in GROUPS}
-    return Config(**groups, workers=values["workers"], sweep=values["sweep"], resume=values["resume"])
+    workers = structure(int | None, values["workers"], "workers")  # type: ignore[arg-type]
+    sweep = structure(str | None, values["sweep"], "sweep")  # type: ignore[arg-type]
+    resume = structure(str, values["resume"], "resume")
+    return Config(**groups, workers=workers, sweep=sweep, resume=resume)
 
 
 def options_of(group: str, values: Mapping[str, Any]) -> Any:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parallel.cli import process_tree
-from parallel.config import Config, require
+from parallel.config import Config, require, require_number
+from parallel.config.checks import MOST_SECONDS, MOST_WORKERS
 from parallel.results.record_files import RECORD, read_record
 
 RENDEZVOUS_TIMEOUT_S = 86400
@@ -52,7 +53,7 @@ class Torchrun:
                 getattr(self, name),
                 "must be a whole number",
             )
-        require(self.nnodes >= 1, f"{where}.nnodes", self.nnodes, "must be at least 1")
+        require_number(f"{where}.nnodes", self.nnodes, 1, MOST_WORKERS)
         require(
             0 <= self.node_rank < self.nnodes,
             f"{where}.node_rank",
@@ -72,10 +73,10 @@ class Torchrun:
             "must be true or false",
         )
         require(
-            isinstance(self.grace_s, (int, float)) and self.grace_s >= 0,
+            type(self.grace_s) in (int, float) and 0 <= self.grace_s <= MOST_SECONDS,
             f"{where}.grace_s",
             self.grace_s,
-            "must be a number of seconds, at least 0",
+            f"must be a number of seconds, at least 0 and at most {MOST_SECONDS:,}",
         )
 
 

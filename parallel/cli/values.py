@@ -3,6 +3,7 @@ dataclass."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -19,21 +20,25 @@ def words(name: str, value: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def whole_numbers(name: str, value: str) -> list[int]:
-    """Return the distinct positive whole numbers of `1,2,4`, sorted."""
-    found = words(name, value)
-    for word in found:
-        require(word.isdecimal() and int(word) >= 1, name, word, "must be a whole number of at least 1")
-    return sorted({int(word) for word in found})
+def whole_numbers(name: str, value: str, most: int) -> list[int]:
+    """Return the distinct whole numbers of `1,2,4`, from 1 to `most`, sorted."""
+    return sorted({whole_number(name, word, most) for word in words(name, value)})
+
+
+def whole_number(name: str, value: str, most: int) -> int:
+    """Return a whole number from 1 to `most`."""
+    ok = re.fullmatch("[0-9]{1,18}", value) is not None and 1 <= int(value) <= most
+    require(ok, name, value, f"must be a whole number of at least 1 and at most {most:,}")
+    return int(value)
 
 
 def positive_seconds(name: str, value: str) -> float:
-    """Return a positive finite number of seconds."""
+    """Return a positive number of seconds, at most a billion."""
     try:
         seconds = float(value)
     except ValueError:
         seconds = 0.0
-    require(0 < seconds < float("inf"), name, value, "must be a positive number of seconds")
+    require(0 < seconds <= 1e9, name, value, "must be a positive number of seconds, at most 1,000,000,000")
     return seconds
 
 

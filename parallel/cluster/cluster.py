@@ -21,8 +21,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
-from parallel.config import require
+from parallel.cluster.units import MOST_RATE
+from parallel.config import printable, require, require_number
+from parallel.config.checks import MOST_BYTES, MOST_SECONDS, MOST_WORKERS
 from parallel.graph.ops import Op, Part
+
+LEAST_SPEED = 1e-3
+"""Bound of bytes per second; times stay finite."""
 
 
 class Compute(Protocol):
@@ -76,11 +81,16 @@ class Link:
     """Whether the workers of a node share the bandwidth."""
 
     def __post_init__(self) -> None:
-        _require_time("latency_s", self.latency_s)
+        require_number("latency_s", self.latency_s, 0, MOST_SECONDS)
         require(len(self.bandwidth) > 0, "bandwidth", self.bandwidth, "must have a point (bytes, bytes/s)")
         for nbytes, speed in self.bandwidth:
-            require(0 < nbytes < math.inf, "bandwidth", nbytes, "bytes must be positive and finite")
-            require(0 < speed < math.inf, "bandwidth", speed, "bytes/s must be positive and finite")
+            require(1 <= nbytes <= MOST_RATE, "bandwidth", nbytes, f"bytes must be from 1 to {MOST_RATE:g}")
+            require(
+                LEAST_SPEED <= speed <= MOST_RATE,
+                "bandwidth",
+                speed,
+                f"bytes/s must be from {LEAST_SPEED:g} to {MOST_RATE:g}",
+            )
         for (a, speed_a), (b, speed_b) in itertools.pairwise(self.bandwidth):
             require(a < b, "bandwidth", f"{a:g}, {b:g}", "bytes of its points must rise")
             require(
@@ -148,8 +158,11 @@ class Cluster:
     """Source of each number, by its name in the cluster file."""
 
     def __post_init__(self) -> None:
-        for name in ("nodes", "workers_per_node", "memory_bytes"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for text in (self.name, *self.machine, *self.machine.values()):
+            require(printable(text) == text, "name or machine", text, "must not have control characters")
+        for name in ("nodes", "workers_per_node"):
+            require_number(name, getattr(self, name), 1, MOST_WORKERS)
+        require_number("memory_bytes", self.memory_bytes, 1, MOST_BYTES)
         require(
             self.nodes == 1 or self.between is not None,
             "between",
@@ -157,7 +170,7 @@ class Cluster:
             f"must be given for a cluster of nodes={self.nodes}",
         )
         for name in ("step_overhead_s", "data_s_per_image"):
-            _require_time(name, getattr(self, name))
+            require_number(name, getattr(self, name), 0, MOST_SECONDS)
         require(
             0 <= self.overlap_slowdown <= 1, "overlap_slowdown", self.overlap_slowdown, "must be from 0 to 1"
         )
@@ -169,10 +182,10 @@ class Cluster:
         )
         for few, more in itertools.pairwise((0.0, *self.core_contention)):
             require(
-                0 < more >= few,
+                0 < more >= few and more <= 1e6,
                 "core_contention",
                 self.core_contention,
-                "must be positive shares that never fall",
+                "must be positive shares that never fall, of at most 1e8 %",
             )
 
     @property
@@ -234,7 +247,3 @@ class Cluster:
             f"is more than the {self.workers} that cluster {self.name} was calibrated with",
         )
         return dataclasses.replace(self, nodes=nodes)
-
-
-def _require_time(name: str, value: float) -> None:
-    require(0 <= value < math.inf, name, value, "must be seconds, finite and not negative")

@@ -18,6 +18,7 @@ from typing import Any
 
 from parallel.cluster.units import quantity, text
 from parallel.config import require
+from parallel.config.checks import shortened
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,14 @@ class Fields:
         value = self.data.get(key)
         require(value is not None, self.name(key), value, "is missing; it must be a whole number")
         if type(value) is not int or value < 1:
-            raise ValueError(f"{self.name(key)}={value} must be a whole number of at least 1")
+            raise ValueError(f"{self.name(key)}={shortened(str(value))} must be a whole number of at least 1")
         return value
 
     def flag(self, key: str) -> bool:
         """Return the truth value at `key`."""
         value = self.data.get(key)
         if type(value) is not bool:
-            raise ValueError(f"{self.name(key)}={value} must be true or false")
+            raise ValueError(f"{self.name(key)}={shortened(str(value))} must be true or false")
         return value
 
     def inner(self, key: str) -> Fields:
@@ -79,7 +80,7 @@ class Fields:
         value = self.data.get(key)
         require(value is not None, self.name(key), value, "is missing; it must be a mapping")
         if not isinstance(value, Mapping):
-            raise ValueError(f"{self.name(key)}={value} must be a mapping")
+            raise ValueError(f"{self.name(key)}={shortened(str(value))} must be a mapping")
         return Fields(value, self.name(key), self.sources)
 
 

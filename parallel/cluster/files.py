@@ -40,18 +40,18 @@ from parallel.cluster.roofline import Roofline
 from parallel.cluster.table import read_table, write_table
 from parallel.cluster.units import quantity, text
 from parallel.config import require
+from parallel.config.documents import from_yaml
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-"""PyYAML's loader and dumper in C where available: a calibrated file has thousands of lines."""
+"""PyYAML's dumper in C where available: a calibrated file has thousands of lines."""
 
 
 def read_cluster(text_form: str) -> Cluster:
     """Return the cluster in the text of a cluster file or of a file in conf/cluster/."""
     try:
-        data = yaml.load(text_form, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"the cluster is not valid YAML: {' '.join(str(error).split())}") from error
+        data = from_yaml(text_form)
+    except ValueError as error:
+        raise ValueError(f"the cluster is {error}") from None
     if not isinstance(data, Mapping):
         raise ValueError("the cluster file must be a mapping with the keys name, nodes, inside, compute …")
     hardware = data.get("hardware")

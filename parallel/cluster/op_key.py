@@ -12,10 +12,14 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from parallel.config.checks import shortened
 from parallel.graph.ops import Op, Part, Shape
 
 _COMMON = {field.name for field in dataclasses.fields(Op)} | {"number"}
-_TEXT = re.compile(r"(\S+) > (\S+), (\d+) parameters, (\d+) multiply-adds")
+_SHAPE = r"[1-9][0-9]{0,9}(?:x[1-9][0-9]{0,9}){0,4}"
+_TEXT = re.compile(
+    rf"({_SHAPE}(?:\+{_SHAPE})*) > ({_SHAPE}), ([0-9]{{1,18}}) parameters, ([0-9]{{1,18}}) multiply-adds"
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class OpKey:
         match = _TEXT.fullmatch(shapes)
         if match is None:
             raise ValueError(
-                f"measured.ops={shapes} must be shapes such as "
+                f"measured.ops={shortened(shapes)} must be shapes such as "
                 "`128x3x64x64 > 128x64x15x15, 23232 parameters, 669081600 multiply-adds`"
             )
         kind, _, settings = head.partition(" ")

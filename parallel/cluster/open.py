@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from parallel.cluster.cluster import Cluster
 from parallel.cluster.files import cluster_of, read_cluster
 from parallel.cluster.machine import WORKERS, differences, machine_of
-from parallel.config import ClusterConfig
+from parallel.config import ClusterConfig, one_line, require
+from parallel.config.documents import from_yaml, read_text
+from parallel.config.typed import structure
+
+LONGEST_LINE = 10_000
+"""Characters of a calibrated file that are read at once."""
 
 
 def open_cluster(config: ClusterConfig, workers: int) -> Cluster:
@@ -43,10 +47,9 @@ def open_cluster(config: ClusterConfig, workers: int) -> Cluster:
 
 def _read(path: Path) -> Cluster:
     try:
-        written = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise ValueError(f"cluster.file={path} can't be read: {reason}") from error
+        written = read_text(path)
+    except ValueError as error:
+        raise ValueError(f"cluster.file={error}") from error
     try:
         return read_cluster(written)
     except ValueError as error:
@@ -72,12 +75,21 @@ def _calibrated(config: ClusterConfig, workers: int) -> Cluster:
 
 def _machine_in(path: Path) -> dict[str, str]:
     """Return the machine in a calibrated file, reading only the beginning of it."""
-    lines: list[str] = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if lines and not line.startswith(" "):
-                break
-            if lines or line.rstrip() == "machine:":
-                lines.append(line)
-    machine = yaml.safe_load("".join(lines))["machine"] if lines else {}
-    return {str(key): str(value) for key, value in machine.items()}
+    lines = list[str]()
+    try:
+        with open(path, encoding="utf-8") as file:
+            while line := file.readline(LONGEST_LINE):
+                if lines and not line.startswith(" "):
+                    break
+                if lines or line.rstrip() == "machine:":
+                    lines.append(line)
+        machine = structure(dict[str, Any], from_yaml("".join(lines))["machine"] if lines else {}, "machine")
+        require(
+            not machine or str(machine.get(WORKERS)).isdecimal(),
+            f"machine.{WORKERS}",
+            machine.get(WORKERS),
+            "must be a whole number",
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cluster.cache: {path} is damaged ({one_line(error)}): delete it") from error
+    return {key: str(value) for key, value in machine.items()}

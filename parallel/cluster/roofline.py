@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from parallel.config import PRECISIONS, require, require_one_of
+from parallel.cluster.units import MOST_RATE
+from parallel.config import PRECISIONS, require, require_number, require_one_of
+from parallel.config.checks import MOST_SECONDS
 from parallel.graph.ops import Op, Part
 from parallel.graph.ops.pool import AdaptiveAvgPool2d
 from parallel.program.precision import ACTIVATION_BYTES, WEIGHT_BYTES
@@ -23,6 +25,9 @@ from parallel.program.precision import ACTIVATION_BYTES, WEIGHT_BYTES
 UPDATE_ACCESSES, ADD_ACCESSES, COPY_ACCESSES = 5, 3, 2
 """Memory accesses per element: an addition reads two and writes one, a copy reads and writes
 one."""
+
+
+LEAST_EFFICIENCY = 1e-6
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,11 @@ class Roofline:
         require(len(self.peak) > 0, "peak", dict(self.peak), "must have a precision")
         for precision, value in self.peak.items():
             require_one_of("peak", precision, PRECISIONS)
-            require(value > 0, f"peak.{precision}", value, "must be positive")
+            require_number(f"peak.{precision}", value, 1, MOST_RATE)
         for kind, value in self.efficiency.items():
-            require(0 < value <= 1, f"efficiency.{kind}", value, "must be above 0 and at most 1")
-        require(self.memory_bandwidth > 0, "memory_bandwidth", self.memory_bandwidth, "must be positive")
-        require(self.op_overhead_s >= 0, "op_overhead_s", self.op_overhead_s, "must not be negative")
+            require_number(f"efficiency.{kind}", value, LEAST_EFFICIENCY, 1)
+        require_number("memory_bandwidth", self.memory_bandwidth, 1, MOST_RATE)
+        require_number("op_overhead_s", self.op_overhead_s, 0, MOST_SECONDS)
 
     def precisions(self) -> tuple[str, ...]:
         return tuple(self.peak)

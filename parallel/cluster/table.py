@@ -26,14 +26,15 @@ from typing import Any
 
 from parallel.cluster.fields import Fields
 from parallel.cluster.op_key import OpKey
-from parallel.cluster.units import quantity, text
-from parallel.config import PRECISIONS, require, require_one_of
+from parallel.cluster.units import MOST_COUNT, quantity, text
+from parallel.config import PRECISIONS, require, require_number, require_one_of, require_positive
+from parallel.config.checks import MOST_SECONDS, shortened
 
 FORWARD, BACKWARD, PARAMETERS = "forward", "backward", "parameters"
 PASSES = (FORWARD, BACKWARD, PARAMETERS)
 MEMORY_FORMATS = ("channels_last", "contiguous")
-_TIMING = re.compile(r"(.+) \[(.+), (.+)\] of (\d+)")
-_COUNT = re.compile(r"(\d+) elements")
+_TIMING = re.compile(r"([^\[\],]+) \[([^\[\],]+), ([^\[\],]+)\] of ([0-9]{1,18})")
+_COUNT = re.compile(r"([0-9]{1,18}) elements")
 _OLD_COUNT = re.compile(r"\d+ numbers")
 
 
@@ -51,7 +52,10 @@ class Timing:
     count: int
 
     def __post_init__(self) -> None:
-        require(0 < self.mean_s, "mean", self.mean_s, "must be a positive time")
+        require_positive("mean", self.mean_s, MOST_SECONDS)
+        for name, value in (("first quartile", self.low_s), ("third quartile", self.high_s)):
+            require_number(name, value, 0, MOST_SECONDS)
+        require_number("count", self.count, 1, MOST_COUNT)
         require(
             self.low_s <= self.high_s,
             "first quartile",
@@ -71,7 +75,7 @@ class Timing:
         match = _TIMING.fullmatch(str(value))
         if match is None:
             raise ValueError(
-                f"{name}={value} must be a time with its quartiles such as `41 ms [40 ms, 42 ms] of 12`"
+                f"{name}={shortened(str(value))} must be a time with its quartiles such as `41 ms [40 ms, 42 ms] of 12`"
             )
         mean, low, high = (quantity(part, "time", name) for part in match.groups()[:3])
         return Timing(mean, low, high, int(match[4]))
@@ -89,7 +93,8 @@ class Curve:
     def __post_init__(self) -> None:
         require(len(self.points) > 0, "points", self.points, "must not be empty")
         for count, seconds in self.points:
-            require(count >= 1 and seconds > 0, "points", f"{count}: {seconds}", "must be positive")
+            require_number("points", count, 1, MOST_COUNT)
+            require_positive("points", seconds, MOST_SECONDS)
         for (a, s), (b, t) in itertools.pairwise(self.points):
             require(a < b and s <= t, "points", f"{a}: {s:g} s, {b}: {t:g} s", "must rise in both")
 
@@ -143,14 +148,16 @@ def read_table(fields: Fields) -> Table:
     """Return the table in a mapping of a cluster file."""
     fields.known("memory_format", "source", "ops", "update", "add", "copy")
     ops: dict[str, dict[tuple[OpKey, str], Timing]] = {}
-    for precision, heads in fields.inner("ops").data.items():
-        found = ops.setdefault(precision, {})
-        for head, entries in heads.items():
-            for shapes, timings in entries.items():
-                key = OpKey.parse(head, shapes)
-                for name, value in timings.items():
-                    require_one_of(f"measured.ops.{precision}", name, PASSES)
-                    found[key, name] = Timing.parse(value, f"measured.ops.{precision}.{head}.{shapes}.{name}")
+    precisions = fields.inner("ops")
+    for precision in precisions.data:
+        heads, found = precisions.inner(precision), ops.setdefault(precision, {})
+        for head in heads.data:
+            entries = heads.inner(head)
+            for shapes in entries.data:
+                timings, key = entries.inner(shapes), OpKey.parse(str(head), str(shapes))
+                for name, value in timings.data.items():
+                    require_one_of(timings.where, name, PASSES)
+                    found[key, name] = Timing.parse(value, timings.name(name))
     return Table(
         ops,
         update=_read_curves(fields.inner("update")),

@@ -9,6 +9,7 @@ import re
 from decimal import Decimal
 
 from parallel.config import require
+from parallel.config.checks import shortened
 
 _BYTES = {
     "B": Decimal(1),
@@ -54,7 +55,13 @@ _WRITTEN = {
     "share": ("%",),
 }
 """Units used for writing: the first in which the number is at least 1, or the last."""
-_NUMBER = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(\S*)")
+_NUMBER = re.compile(r"([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?)\s*(\S*)")
+LONGEST = 100
+"""Maximum length of a number with its unit; a float has at most 17 digits."""
+MOST_COUNT = 10**18
+"""Bound of elements, multiply-adds and samples."""
+MOST_RATE = 1e21
+"""Bound of bytes, bytes per second and FLOP/s: a thousand times the fastest computers."""
 
 
 def quantity(value: object, kind: str, name: str) -> float:
@@ -64,15 +71,18 @@ def quantity(value: object, kind: str, name: str) -> float:
     """
     rule = f"must be a {kind} such as {EXAMPLES[kind]}"
     require(value is not None, name, value, f"is missing; it {rule}")
-    match = _NUMBER.fullmatch(str(value).strip())
+    written = str(value).strip()
+    match = _NUMBER.fullmatch(written) if len(written) <= LONGEST else None
     if match is None or isinstance(value, bool):
-        raise ValueError(f"{name}={value} is not a number with a unit; it {rule}")
+        raise ValueError(f"{name}={shortened(written)} is not a number with a unit; it {rule}")
     number, unit = match.groups()
     unit = unit.replace("µ", "u").replace("μ", "u")
     require(bool(unit), name, value, f"has no unit; it {rule}")
     require(unit in UNITS[kind], name, value, f"has the unit {unit}; its units are {', '.join(UNITS[kind])}")
     require(not number.startswith("-"), name, value, "must not be negative")
-    return float(Decimal(number) * UNITS[kind][unit])
+    result = float(Decimal(number) * UNITS[kind][unit])
+    require(result <= MOST_RATE, name, value, "is too large")
+    return result
 
 
 def text(value: float, kind: str) -> str:

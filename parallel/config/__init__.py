@@ -6,7 +6,15 @@ own options.
 """
 
 from parallel.config.checkpoint import CheckpointConfig
-from parallel.config.checks import one_line, require, require_one_of
+from parallel.config.checks import (
+    one_line,
+    printable,
+    require,
+    require_number,
+    require_one_of,
+    require_plain,
+    require_positive,
+)
 from parallel.config.cluster import ClusterConfig
 from parallel.config.data import DataConfig, ImageFilesConfig
 from parallel.config.ddp import Ddp
@@ -39,6 +47,10 @@ __all__ = [
     "TrainerConfig",
     "check_dropout",
     "one_line",
+    "printable",
     "require",
+    "require_number",
     "require_one_of",
+    "require_plain",
+    "require_positive",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from parallel.config.checks import require
+from parallel.config.checks import require, require_number
 
 NEVER = "never"
 INTERVAL = re.compile(r"([1-9][0-9]{0,8}) (epoch|step|minute)s?")
@@ -33,12 +33,7 @@ class CheckpointConfig:
             self.every,
             'must be never or a whole number of epochs, steps or minutes, as in "2 epochs" or "10 minutes"',
         )
-        require(
-            1 <= self.keep <= MOST_KEPT,
-            "trainer.checkpoint.keep",
-            self.keep,
-            f"must be from 1 to {MOST_KEPT}",
-        )
+        require_number("trainer.checkpoint.keep", self.keep, 1, MOST_KEPT)
 
     @property
     def interval(self) -> tuple[int, str] | None:

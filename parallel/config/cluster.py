@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from parallel.config.checks import require, require_one_of
+from parallel.config.checks import (
+    MOST_SECONDS,
+    MOST_THREADS,
+    require_number,
+    require_one_of,
+    require_plain,
+    require_positive,
+)
 
 
 @dataclass(frozen=True)
@@ -34,5 +41,6 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         require_one_of("cluster.device", self.device, ("auto", "cpu", "cuda"))
         require_one_of("cluster.backend", self.backend, ("auto", "gloo", "nccl"))
-        require(self.threads >= 1, "cluster.threads", self.threads, "must be at least 1")
-        require(self.timeout_s > 0, "cluster.timeout_s", self.timeout_s, "must be positive")
+        require_number("cluster.threads", self.threads, 1, MOST_THREADS)
+        require_positive("cluster.timeout_s", self.timeout_s, MOST_SECONDS)
+        require_plain("cluster.hardware", self.hardware)

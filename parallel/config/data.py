@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parallel.config.checks import require
+from parallel.config.checks import MOST_IMAGES, MOST_PIXELS, require_number
+
+MOST_GB = 10**9
+"""A billion GB, an exabyte."""
+MOST_DECODERS = 1024
+"""Processes that one host can start."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +30,9 @@ class DataConfig:
     """Number of validation images to use (synthetic: to make). None: all."""
 
     def __post_init__(self) -> None:
-        require(
-            self.stored_size is None or self.stored_size >= 1,
-            "data.stored_size",
-            self.stored_size,
-            "must be at least 1 pixel",
-        )
+        require_number("data.stored_size", self.stored_size, 1, MOST_PIXELS)
         for name in ("train_images", "val_images"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"data.{name}", value, "must be at least 1")
+            require_number(f"data.{name}", getattr(self, name), 1, MOST_IMAGES)
 
     @property
     def num_classes(self) -> int | None:
@@ -57,7 +56,5 @@ class ImageFilesConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.cache_limit_gb >= 0, "data.cache_limit_gb", self.cache_limit_gb, "must not be negative")
-        require(
-            self.decoders is None or self.decoders >= 1, "data.decoders", self.decoders, "must be at least 1"
-        )
+        require_number("data.cache_limit_gb", self.cache_limit_gb, 0, MOST_GB)
+        require_number("data.decoders", self.decoders, 1, MOST_DECODERS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from parallel.config.checks import require
+from parallel.config.checks import require_positive
 from parallel.config.strategy import StrategyConfig
 
 
@@ -20,4 +20,4 @@ class Ddp(StrategyConfig):
     makes_plan: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        require(self.bucket_mb > 0, "strategy.bucket_mb", self.bucket_mb, "must be positive")
+        require_positive("strategy.bucket_mb", self.bucket_mb, 10**6)

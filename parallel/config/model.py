@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from parallel.config.checks import require, require_one_of
+from parallel.config.checks import MOST_CLASSES, MOST_PIXELS, require, require_number, require_one_of
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,14 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require_one_of("model.init", self.init, self.inits)
-        require(
-            self.num_classes is None or self.num_classes >= 2,
-            "model.num_classes",
-            self.num_classes,
-            "must be at least 2",
-        )
+        require_number("model.num_classes", self.num_classes, 2, MOST_CLASSES)
         require(
             self.image_size >= self.least_size,
             "model.image_size",
             self.image_size,
             f"is too small: {self.poolings} need at least {self.least_size} pixels",
         )
+        require_number("model.image_size", self.image_size, self.least_size, MOST_PIXELS)
 
     @property
     def variant(self) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from parallel.config.checks import require
+from parallel.config.checks import MOST_WORKERS, require, require_number
 from parallel.config.cluster import ClusterConfig
 from parallel.config.data import DataConfig
 from parallel.config.model import ModelConfig
@@ -35,7 +35,7 @@ class Config:
     directory or the checkpoint to continue from, in a run of its own."""
 
     def __post_init__(self) -> None:
-        require(self.workers is None or self.workers >= 1, "workers", self.workers, "must be at least 1")
+        require_number("workers", self.workers, 1, MOST_WORKERS)
         require(
             self.trainer.trace is False or self.strategy.makes_plan,
             "trainer.trace",

@@ -5,7 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parallel.config.checks import require, require_one_of
+from parallel.config.checks import (
+    MOST_SECONDS,
+    MOST_STEPS,
+    SEEDS,
+    require_number,
+    require_one_of,
+    require_positive,
+)
 from parallel.config.strategy import StrategyConfig
 
 SEARCHES = ("exact", "mcmc", "exhaustive")
@@ -33,6 +40,7 @@ class Searched(StrategyConfig):
 
     def __post_init__(self) -> None:
         require_one_of("strategy.method", self.method, SEARCHES)
-        require(self.time_limit_s > 0, "strategy.time_limit_s", self.time_limit_s, "must be positive")
+        require_positive("strategy.time_limit_s", self.time_limit_s, MOST_SECONDS)
         for name in ("candidates", "confirm_steps"):
-            require(getattr(self, name) >= 1, f"strategy.{name}", getattr(self, name), "must be at least 1")
+            require_number(f"strategy.{name}", getattr(self, name), 1, MOST_STEPS)
+        require_number("strategy.seed", self.seed, 0, SEEDS - 1)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from parallel.config.checkpoint import CheckpointConfig
-from parallel.config.checks import require, require_one_of
+from parallel.config.checks import (
+    MOST_SAMPLES,
+    MOST_STEPS,
+    SEEDS,
+    require,
+    require_number,
+    require_one_of,
+    require_positive,
+)
 
 PRECISIONS = ("fp32", "bf16", "fp64")
 SCHEDULES = ("constant", "step", "cosine")
 LR_SCALINGS = ("none", "linear", "sqrt")
+MOST_LR = 10**6
+"""Bound of lr, weight_decay and gamma; sensible values are below 10."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +58,13 @@ class TrainerConfig:
         require_one_of("trainer.precision", self.precision, PRECISIONS)
         require_one_of("trainer.schedule", self.schedule, SCHEDULES)
         require_one_of("trainer.lr_scaling", self.lr_scaling, LR_SCALINGS)
-        for name in ("epochs", "batch_size", "step_epochs", "base_batch_size"):
-            require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "must be at least 1")
+        for name, most in (
+            ("epochs", MOST_STEPS),
+            ("step_epochs", MOST_STEPS),
+            ("batch_size", MOST_SAMPLES),
+            ("base_batch_size", MOST_SAMPLES),
+        ):
+            require_number(f"trainer.{name}", getattr(self, name), 1, most)
         require(
             not (self.check_finite and self.compile),
             "trainer.check_finite",
@@ -56,14 +72,21 @@ class TrainerConfig:
             "cannot look into what trainer.compile=true compiles: set one of them to false",
         )
         require(
-            self.trace >= 0,
+            0 <= self.trace < 10**9,
             "trainer.trace",
             self.trace,
-            "must be true, false or the number of a step, from 0",
+            "must be true, false or the number of a step, from 0 and below 1,000,000,000",
         )
-        require(self.lr > 0, "trainer.lr", self.lr, "must be positive")
+        require_positive("trainer.lr", self.lr, MOST_LR)
         require(0 <= self.momentum < 1, "trainer.momentum", self.momentum, "must be in [0, 1)")
-        require(self.weight_decay >= 0, "trainer.weight_decay", self.weight_decay, "must not be negative")
-        require(self.gamma > 0, "trainer.gamma", self.gamma, "must be positive")
-        require(self.warmup_steps >= 0, "trainer.warmup_steps", self.warmup_steps, "must not be negative")
-        require(0 <= self.seed < 2**32, "trainer.seed", self.seed, "must be from 0 to 2³² − 1")
+        require_number("trainer.weight_decay", self.weight_decay, 0, MOST_LR)
+        require_positive("trainer.gamma", self.gamma, MOST_LR)
+        steps = (self.epochs - 1) // self.step_epochs if self.schedule == "step" else 0
+        require(
+            steps * math.log10(self.gamma) <= math.log10(MOST_LR),
+            "trainer.gamma",
+            self.gamma,
+            f"multiplies trainer.lr by more than {MOST_LR:,} in {steps} steps",
+        )
+        require_number("trainer.warmup_steps", self.warmup_steps, 0, MOST_STEPS)
+        require_number("trainer.seed", self.seed, 0, SEEDS - 1)

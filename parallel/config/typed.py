@@ -34,6 +34,8 @@ from cattrs.cols import (
 )
 from cattrs.gen import make_dict_structure_fn
 
+from parallel.config.checks import MOST_DIGITS, shortened
+
 T = TypeVar("T")
 Hook = Callable[[Any, Any], Any]
 Factory = Callable[[Any, Converter], Any]
@@ -42,8 +44,9 @@ SCALARS: Mapping[type, tuple[type, ...]] = {int: (int,), float: (float, int), st
 """Accepted types of the values for each type. They match exactly: true is not a number."""
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
 
-LONGEST = 200
-"""Maximum length of a rejected value in a message."""
+
+NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?inf|nan")
+"""Texts that are read as numbers. Python also reads ` 1_0` and digits of other scripts."""
 
 
 class _Mismatch(Exception):
@@ -109,7 +112,10 @@ def _scalar_hook(scalar: type, accepted: tuple[type, ...]) -> Hook:
     def hook(value: Any, _: Any) -> Any:
         if type(value) not in accepted:
             raise _Mismatch(value)
-        return scalar(value)
+        try:
+            return scalar(value)
+        except OverflowError:  # a whole number that no float can hold
+            raise _Mismatch(value) from None
 
     return hook
 
@@ -118,6 +124,8 @@ def _number_from_text(number: type[int] | type[float], empty_is_none: bool = Fal
     def hook(text: str, _: Any) -> int | float | None:
         if not text and empty_is_none:
             return None
+        if not NUMBER.fullmatch(text) or len(text) > MOST_DIGITS:
+            raise _Mismatch(text)
         try:
             return number(text)
         except ValueError:
@@ -178,9 +186,7 @@ def _sentence(error: Exception, path: str, declared: Any) -> str:
     """Return the first error of the tree as a sentence; missing and unknown keys of a mapping share
     one."""
     if isinstance(error, _Mismatch):
-        shown = repr(error.value)
-        shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}…"
-        return f"{path or _name(declared)}={shown} must be {_words(declared)}"
+        return f"{path or _name(declared)}={shortened(repr(error.value))} must be {_words(declared)}"
     if isinstance(error, ClassValidationError):
         named, others = error.group_exceptions()
         missing = [note.name for nested, note in named if isinstance(nested, KeyError)]

@@ -1,7 +1,8 @@
 """The cache of decoded images: a uint8 array on disk, built once and read by index.
 
     <cache>/<name>-<fingerprint>/images.npy      uint8 [files, size, size, 3]; memory-mapped, so ranks share its pages
-                                 cache.json      settings, versions, and the broken files with the reason
+                                 cache.json      settings, versions, the checksum of images.npy, and
+                                                 the broken files with the reason
     <cache>/<name>-<fingerprint>.lock            held by the process that builds; contains the number of images decoded
 
 The fingerprint covers the settings and the path, length and modification time of every file, so a
@@ -11,6 +12,10 @@ incomplete folder.
 
 A data set that is too large for the cache stays in its files (`FileImages`). All files are still
 decoded once to find broken ones; the folder then contains only `cache.json`.
+
+Every process that opens a cache checks what costs nothing: the form of `cache.json`, and length,
+shape and type of the array. One process of each host (LOCAL_RANK 0, or the only one) also checks
+all pixels against the checksum.
 """
 
 from __future__ import annotations
@@ -31,11 +36,16 @@ from pathlib import Path
 
 import numpy as np
 
-from parallel.config import ImageFilesConfig
+from parallel.config import ImageFilesConfig, require, require_number
+from parallel.config.documents import from_json, read_bytes
+from parallel.config.typed import structure
 from parallel.data.build import Broken, cores, decode_all, progress_bar
 from parallel.data.decode import BrokenImageError, decode
 
-FORMAT = 1  # increase it when the content for the same files and settings changes
+FORMAT = 2  # increase it when the content for the same files and settings, or cache.json, changes
+PIXELS, METADATA = "images.npy", "cache.json"
+CHUNK_BYTES = 2**24
+"""Bytes that are hashed at once, by a thread of its own."""
 GB = 1e9
 POLL_S = 0.1
 
@@ -114,7 +124,8 @@ def open_images(
     folder = Path(data.cache) / f"{name}-{fingerprint(source, size, stay)}"
     if not folder.exists():
         _build_once(folder, source, size, stay, data, verbose)
-    broken = _read_broken(folder)
+    stated = _read_metadata(folder, len(source.files))
+    broken = [(image.row, image.reason) for image in stated.broken]
     rows = np.setdiff1d(np.arange(len(source.files)), np.array([row for row, _ in broken], dtype=np.int64))
     if verbose and broken:
         log.warning(
@@ -122,7 +133,7 @@ def open_images(
             name,
             len(broken),
             len(source.files),
-            folder / "cache.json",
+            folder / METADATA,
         )
     if stay:
         if verbose:
@@ -134,7 +145,30 @@ def open_images(
                 data.cache_limit_gb,
             )
         return FileImages(source.take(rows), size, data.decoders or cores())
-    return CachedImages(_map_pixels(folder, len(source.files), size), rows, source.labels[rows])
+    pixels = _map_pixels(folder, len(source.files), size)
+    if os.environ.get("LOCAL_RANK", "0") == "0" and checksum(folder / PIXELS) != stated.checksum:
+        raise _damaged(folder, f"the checksum of {PIXELS} is not the one in {METADATA}")
+    return CachedImages(pixels, rows, source.labels[rows])
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of the SHA-256 digests of all chunks of a file, and of its length.
+
+    Chunks are hashed by a thread per core: the hash takes longer than reading from memory or a fast
+    disk. On one core it does about 1 GB/s.
+    """
+
+    def digest(start: int) -> bytes:
+        with path.open("rb") as file:
+            file.seek(start)
+            return hashlib.sha256(file.read(CHUNK_BYTES)).digest()
+
+    size = path.stat().st_size
+    whole = hashlib.sha256(str(size).encode())
+    with ThreadPoolExecutor(cores(), "checksum") as pool:
+        for part in pool.map(digest, range(0, size, CHUNK_BYTES)):
+            whole.update(part)
+    return whole.hexdigest()
 
 
 def fingerprint(source: ImageFiles, size: int, stay: bool) -> str:
@@ -200,16 +234,17 @@ def _build(
                 f"{needed / GB:.1f} GB: choose another folder, or set data.cache_limit_gb below that "
                 "to keep the images as JPEG"
             )
-        pixels = folder / "images.npy"
+        pixels = folder / PIXELS
         np.lib.format.open_memmap(pixels, mode="w+", dtype=np.uint8, shape=shape)
     broken = decode_all(source.root, source.files, size, pixels, data.decoders or cores(), progress)
-    _write_metadata(folder / "cache.json", source, size, broken)
+    stated = None if pixels is None else checksum(pixels)
+    _write_metadata(folder / METADATA, source, size, broken, stated)
     for file in folder.iterdir():
         with file.open("r+b") as opened:
             os.fsync(opened)  # without it, a power cut after the rename could leave empty files
 
 
-def _write_metadata(path: Path, source: ImageFiles, size: int, broken: Broken) -> None:
+def _write_metadata(path: Path, source: ImageFiles, size: int, broken: Broken, stated: str | None) -> None:
     path.write_text(
         json.dumps(
             {
@@ -217,6 +252,7 @@ def _write_metadata(path: Path, source: ImageFiles, size: int, broken: Broken) -
                 "root": str(source.root.absolute()),
                 "images": len(source.files),
                 "size": size,
+                "checksum": stated,
                 "versions": {package: version(package) for package in ("simplejpeg", "pillow")},
                 "broken": [
                     {"row": row, "file": source.files[row], "reason": reason} for row, reason in broken
@@ -227,23 +263,47 @@ def _write_metadata(path: Path, source: ImageFiles, size: int, broken: Broken) -
     )
 
 
-def _read_broken(folder: Path) -> Broken:
+@dataclass(frozen=True)
+class _Broken:
+    """A file that cannot be decoded."""
+
+    row: int
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """The content of `cache.json`."""
+
+    format: int
+    root: str
+    images: int
+    size: int
+    checksum: str | None
+    """Checksum of the array. None: there is none, because the images stay in their files."""
+    versions: dict[str, str]
+    broken: tuple[_Broken, ...]
+
+
+def _read_metadata(folder: Path, count: int) -> _Metadata:
     try:
-        return [
-            (entry["row"], entry["reason"])
-            for entry in json.loads((folder / "cache.json").read_text())["broken"]
-        ]
-    except (OSError, ValueError, KeyError) as error:
+        stated = structure(_Metadata, from_json(read_bytes(folder / METADATA)))
+        require(stated.images == count, "images", stated.images, f"must be {count}")
+        for image in stated.broken:
+            require_number("broken.row", image.row, 0, count - 1)
+    except ValueError as error:
         raise _damaged(folder, error) from error
+    return stated
 
 
 def _map_pixels(folder: Path, count: int, size: int) -> np.ndarray:
     try:
-        pixels: np.ndarray = np.load(folder / "images.npy", mmap_mode="r")
+        pixels: np.ndarray = np.load(folder / PIXELS, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise _damaged(folder, error) from error
     if pixels.shape != (count, size, size, 3) or pixels.dtype != np.uint8:
-        raise _damaged(folder, f"images.npy is {pixels.dtype} {pixels.shape}")
+        raise _damaged(folder, f"{PIXELS} is {pixels.dtype} {pixels.shape}")
     return pixels
 
 

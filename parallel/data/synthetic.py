@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from parallel.config import DataConfig, require
+from parallel.config import DataConfig, require_number
+from parallel.config.checks import MOST_CLASSES
 from parallel.data.dataset import DataSet, stored_side
 
 DISTINCT = 256
@@ -24,7 +25,7 @@ class SyntheticConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.num_classes >= 2, "data.num_classes", self.num_classes, "must be at least 2")
+        require_number("data.num_classes", self.num_classes, 2, MOST_CLASSES)
 
 
 @dataclass(frozen=True)

@@ -1,42 +1,19 @@
 """Read plans from YAML files. Invalid plans are rejected with the key, the value and the rule.
 
-Types and keys are checked by `config.typed`, rules that depend on the graph by `make_plan`. The
-YAML loader is adapted by hand: PyYAML reads the word `on` as true and keeps the last of two equal
-keys.
+`config.documents` reads the YAML, `config.typed` checks types and keys, and `make_plan` the rules
+that depend on the graph.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import yaml
 
 from parallel.config import require
+from parallel.config.documents import from_yaml
 from parallel.config.typed import structure
 from parallel.graph import Graph
 from parallel.plans.layout import Layout
 from parallel.plans.plan import Plan, make_plan
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML loader without booleans, since YAML 1.1 reads the key `on` as true; rejects repeated
-    keys."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [key.value for key, _ in node.value]
-    for key in keys:
-        require(keys.count(key) == 1, "plan", key, "is given twice")
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 
 
 @dataclass(frozen=True)
@@ -55,13 +32,13 @@ def read_plan(text: str, graph: Graph, workers: int | None = None) -> Plan:
     """Read the plan in `text` and check it against the graph and, if given, the number of
     workers."""
     try:
-        data = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"the plan is not valid YAML: {' '.join(str(error).split())}") from error
+        data = from_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"the plan is {error}") from None
     if not isinstance(data, dict) or not isinstance(data.get("ops"), dict):
         raise ValueError("the plan must be a mapping with the keys workers and ops")
-    data.pop("searched", None)  # the header of a plan that a search saved
-    file = structure(PlanFile, data)
+    # A plan that a search saved has a header.
+    file = structure(PlanFile, {key: value for key, value in data.items() if key != "searched"})
     require(
         workers in (None, file.workers),
         "workers",

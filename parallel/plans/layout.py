@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from parallel.config import require
+from parallel.config.checks import MOST_WORKERS
 from parallel.graph.box import Box, Span, cut
 from parallel.graph.ops import DIMS, Op, Part
 
@@ -30,7 +31,12 @@ class Layout:
 
     def __post_init__(self) -> None:
         for dim in DIMS:
-            require(getattr(self, dim) >= 1, dim, getattr(self, dim), "must be a degree of at least 1")
+            require(
+                1 <= getattr(self, dim) <= MOST_WORKERS,
+                dim,
+                getattr(self, dim),
+                f"must be a degree of at least 1 and at most {MOST_WORKERS:,}",
+            )
         require(
             math.prod(self.degrees) == len(self.on),
             "on",
@@ -38,7 +44,12 @@ class Layout:
             f"must name as many workers as there are parts, {math.prod(self.degrees)}",
         )
         require(len(set(self.on)) == len(self.on), "on", list(self.on), "must not name a worker twice")
-        require(all(worker >= 0 for worker in self.on), "on", list(self.on), "must name workers from 0")
+        require(
+            all(0 <= worker < MOST_WORKERS for worker in self.on),
+            "on",
+            list(self.on),
+            f"must name workers from 0 and below {MOST_WORKERS:,}",
+        )
 
     @cached_property
     def degrees(self) -> tuple[int, ...]:

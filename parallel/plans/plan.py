@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from parallel.config import PIPELINES, UPDATES, require, require_one_of
+from parallel.config import PIPELINES, UPDATES, require, require_number, require_one_of
+from parallel.config.checks import MOST_MICRO_BATCHES, MOST_WORKERS
 from parallel.graph import INPUT, Graph
 from parallel.graph.ops import DIMS
 from parallel.plans.layout import Layout, check_layout, follow
@@ -44,8 +45,8 @@ class Plan:
     update: str = "step"
 
     def __post_init__(self) -> None:
-        require(self.workers >= 1, "workers", self.workers, "must be at least 1")
-        require(self.micro_batches >= 1, "micro_batches", self.micro_batches, "must be at least 1")
+        require_number("workers", self.workers, 1, MOST_WORKERS)
+        require_number("micro_batches", self.micro_batches, 1, MOST_MICRO_BATCHES)
         require_one_of("scheme", self.scheme, SCHEMES)
         require_one_of("pipeline", self.pipeline, PIPELINES)
         require_one_of("update", self.update, UPDATES)

@@ -13,7 +13,6 @@ baseline as the others.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ from parallel.results.statistics import Speedup, Summary, speedup, summarise
 TREATMENT = ("channels_last", "compile")
 """Fields of `trainer` that change the speed of a step but not the workload: equal within a result
 and its baseline."""
+DIVERGED = 1e30
+"""Losses from here on, and NaN, are not drawn."""
 EPOCH_PARTS = ("compute_s", "communication_s", "data_wait_s", "idle_s")
 """Fields of `Epoch` that its seconds divide into."""
 
@@ -99,7 +100,7 @@ class Result:
         points: dict[int, list[float]] = defaultdict(list)
         for epoch in (e for r in self.records for e in r.epochs):
             value = getattr(epoch, name)
-            if value is not None and math.isfinite(value):
+            if value is not None and abs(value) < DIVERGED:
                 points[epoch.epoch].append(value)
         return [(number, _mean(values)) for number, values in sorted(points.items())]
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from parallel.config import printable
 from parallel.results.comparison import Comparison, Result
 from parallel.results.notes import notes
 
@@ -34,7 +35,11 @@ def as_csv(comparisons: Sequence[Comparison]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    # Text of a record may control the terminal that shows the lines.
+    writer.writerows(
+        {name: printable(cell) if isinstance(cell, str) else cell for name, cell in line.items()}
+        for line in lines
+    )
     return text.getvalue()
 
 

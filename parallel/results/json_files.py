@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from parallel.config import require
+from parallel.config.documents import from_json, read_bytes
 from parallel.config.typed import structure
 
 
 def read_json(path: Path, *formats: int) -> dict[str, Any]:
     """Return the JSON object in a file whose `format` is one of `formats`. Raises `ValueError` that
     names the file."""
+    content = read_bytes(path)
     try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror}") from None
+        values = from_json(content)
     except ValueError as error:
-        raise ValueError(f"{path} is truncated or not JSON: {error}") from None
+        raise ValueError(f"{path} is {error}") from None
     with naming(path):
         values = structure(dict[str, Any], values, "content")
         require(

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from parallel.config import require
+from parallel.config.documents import read_bytes
 from parallel.config.typed import structure, structure_text
 from parallel.results.json_files import naming, read_json, write_beside
 from parallel.results.old_formats import NEW_COLUMNS, upgraded
@@ -165,23 +166,39 @@ def read_record(path: Path) -> Record:
         return structure(Record, {**values, "epochs": epochs, "directory": str(file.parent)})
 
 
-def find_records(paths: Iterable[Path]) -> list[Record]:
-    """Read every record at or below `paths` once, oldest first.
+def find_records(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:
+    """Read every record at or below `paths` once, oldest first. Also return an error for each
+    record in a folder that cannot be read.
 
-    Raises `ValueError` for a path that does not exist, for no records, and for a record that cannot
-    be read.
+    Raises `ValueError` for a path that does not exist, for no records, and if a record that is
+    itself in `paths`, or all of them, cannot be read.
     """
+    named: set[Path] = set()
     files: set[Path] = set()
     paths = list(paths)
     for path in paths:
         if not path.exists():
             raise ValueError(f"{path} does not exist; give a run directory or a folder of them")
-        files.update(p.resolve() for p in ([path] if path.is_file() else path.rglob(RECORD)))
+        record = path if path.is_file() else path / RECORD
+        named.update([record.resolve()] if record.is_file() else [])
+        files.update(file.resolve() for file in path.rglob(RECORD))
+    files |= named
     if not files:
         unfinished = len(unfinished_runs(paths))
         held = f"only unfinished runs ({unfinished})" if unfinished else f"no {RECORD}"
         raise ValueError(f"{', '.join(map(str, paths))} holds {held}: there is nothing to compare")
-    return sorted((read_record(file) for file in files), key=lambda r: (r.started or "", r.directory or ""))
+    records: list[Record] = []
+    errors: list[str] = []
+    for file in sorted(files):
+        try:
+            records.append(read_record(file))
+        except ValueError as error:
+            if file in named:
+                raise
+            errors.append(str(error))
+    if not records:
+        raise ValueError(f"none of the {len(files)} records can be read: {'; '.join(errors)}")
+    return sorted(records, key=lambda r: (r.started or "", r.directory or "")), errors
 
 
 def no_runs(paths: Iterable[Path]) -> bool:
@@ -208,13 +225,19 @@ def _read_epochs(path: Path, stated: _StatedEpochs, columns: tuple[str, ...]) ->
     """Read `epochs.csv` and check it against the statement in `record.json`."""
     if not path.is_file():
         raise ValueError(f"does not exist, although {RECORD} beside it refers to it")
-    content = path.read_bytes()
-    header, *rows = csv.reader(io.StringIO(content.decode("utf-8", errors="replace")))
+    content = read_bytes(path)
+    try:
+        lines = list(csv.reader(io.StringIO(content.decode("utf-8", errors="replace"))))
+    except csv.Error as error:
+        raise ValueError(f"not CSV: {error}") from None
+    header, rows = lines[:1], lines[1:]
     if len(rows) != stated.count:
         raise ValueError(f"truncated: {len(rows)} epochs, but {RECORD} says {stated.count}")
     if hashlib.sha256(content).hexdigest() != stated.sha256:
         raise ValueError(f"altered or truncated: its checksum is not the one in {RECORD}")
-    require(tuple(header) == columns, "columns", header, f"must be {list(columns)}")
+    require(header == [list(columns)], "columns", header, f"must be {list(columns)}")
+    for number, row in enumerate(rows, start=1):
+        require(len(row) == len(columns), f"cells of row {number}", len(row), f"must be {len(columns)}")
     return tuple(structure_text(Epoch, dict(zip(columns, row, strict=True))) for row in rows)
 
 

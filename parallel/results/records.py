@@ -6,16 +6,20 @@ them on disk, and `docs/records.md` explains each field.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from parallel.config import require
+from parallel.config import require, require_number, require_plain, require_positive
+from parallel.config.checks import MOST_BYTES, MOST_STEPS, MOST_THREADS, MOST_WORKERS
+from parallel.config.typed import structure
 
 FORMAT = 3
 """Version of the fields below. Formats 1 and 2 can be read, too (`old_formats`); any other is
 rejected."""
+LEAST_S, MOST_S = 1e-9, 1e9
+"""Bounds of measured seconds: a nanosecond and 30 years."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,10 @@ class Workload:
     """Global, over all workers."""
     precision: str | None
 
+    def __post_init__(self) -> None:
+        for name in ("num_classes", "image_size", "train_images", "batch_size"):
+            require_number(name, getattr(self, name), 1, MOST_BYTES)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
@@ -43,6 +51,7 @@ class Epoch:
     seconds: float
     images_per_second: float | None = None
     train_loss: float | None = None
+    """NaN or infinite, as val_loss, in a run that diverged; all other numbers are finite."""
     val_loss: float | None = None
     val_top1: float | None = None
     """Fraction, 0 to 1."""
@@ -66,11 +75,48 @@ class Epoch:
     times."""
 
     def __post_init__(self) -> None:
-        require(self.epoch >= 1, "epoch", self.epoch, "must be at least 1")
-        require(self.seconds > 0, "seconds", self.seconds, "must be positive")
+        require_number("epoch", self.epoch, 1, MOST_STEPS)
+        require_number("seconds", self.seconds, LEAST_S, MOST_S)
+        require_positive("images_per_second", self.images_per_second, MOST_BYTES)
+        for name in ("data_wait_s", "compute_s", "communication_s", "idle_s", "checkpoint_s"):
+            require_number(name, getattr(self, name), 0, MOST_S)
+        for name in ("bytes_sent", "peak_memory_bytes"):
+            require_number(name, getattr(self, name), 0, MOST_BYTES)
+        require_number("lr", self.lr, 0, 1e20)
         for name in ("val_top1", "val_top5"):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, name, value, "must be a fraction from 0 to 1")
+
+
+@dataclass(frozen=True)
+class _Trainer:
+    """Fields of `config.trainer` that tables and notes use."""
+
+    channels_last: bool | None = None
+    compile: bool | None = None
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Groups of `config`, which are mappings."""
+
+    model: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    strategy: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = {key: self.trainer[key] for key in ("channels_last", "compile") if key in self.trainer}
+        structure(_Trainer, known, "trainer")
+
+
+@dataclass(frozen=True)
+class _Environment:
+    """Fields of `environment` that are not text."""
+
+    gpus: tuple[str, ...] | None = None
+    variables: dict[str, str] | None = None
+    memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +136,9 @@ class Attempt:
     """Time from the copy of the state that it continued from to its first step."""
 
     def __post_init__(self) -> None:
-        require(self.step >= 0, "step", self.step, "must not be negative")
-        require(self.workers >= 1, "workers", self.workers, "must be at least 1")
-        require(0 <= self.lost_s < math.inf, "lost_s", self.lost_s, "must be a time in seconds")
+        require_number("step", self.step, 0, MOST_BYTES)
+        require_number("workers", self.workers, 1, MOST_WORKERS)
+        require_number("lost_s", self.lost_s, 0, MOST_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +183,17 @@ class Record:
 
     def __post_init__(self) -> None:
         require(self.format == FORMAT, "format", self.format, f"cannot be read; this version reads {FORMAT}")
-        require(self.workers >= 1, "workers", self.workers, "must be at least 1")
-        require(self.threads is None or self.threads >= 1, "threads", self.threads, "must be at least 1")
+        require_number("workers", self.workers, 1, MOST_WORKERS)
+        require_number("threads", self.threads, 1, MOST_THREADS)
+        require_number("warmup_steps", self.warmup_steps, 0, MOST_STEPS)
+        for name in ("parameters", "parameter_bytes", "forward_flops"):
+            require_number(name, getattr(self, name), 0, MOST_BYTES)
+        require_plain("config", self.config)
+        require_plain("environment", self.environment)
+        for cls, name in ((_Groups, "config"), (_Environment, "environment")):
+            known = [field.name for field in dataclasses.fields(cls)]
+            values = getattr(self, name)
+            structure(cls, {key: values[key] for key in known if key in values}, name)
         require(len(self.epochs) >= 1, "epochs", len(self.epochs), "must be at least 1: a record has results")
         numbers = [e.epoch for e in self.epochs]
         require(

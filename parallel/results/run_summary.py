@@ -47,9 +47,12 @@ def speedup_in_sweep(record: Record, sweep_dir: Path) -> Speedup | None:
     """Return the speedup over the baseline among the finished runs in `sweep_dir`. None: no
     baseline has finished.
 
-    Raises `ValueError` if a record in the folder cannot be read.
+    Raises `ValueError` if no baseline is found and a record in the folder cannot be read.
     """
     if record.baseline:
         return Speedup(1.0)
-    baseline = baseline_of(record, find_records([sweep_dir]), record.threads)
+    records, errors = find_records([sweep_dir])
+    baseline = baseline_of(record, records, record.threads)
+    if errors and not baseline:
+        raise ValueError(errors[0])
     return speedup(epoch_times(baseline), epoch_times([record])) if baseline else None

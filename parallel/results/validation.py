@@ -23,9 +23,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parallel.config import require, require_one_of
+from parallel.config import require, require_number, require_one_of, require_plain
+from parallel.config.checks import (
+    MOST_CLASSES,
+    MOST_PIXELS,
+    MOST_SAMPLES,
+    MOST_STEPS,
+    MOST_THREADS,
+    MOST_WORKERS,
+    SEEDS,
+)
 from parallel.config.typed import structure
 from parallel.results.json_files import naming, read_json, write_atomically
+from parallel.results.records import LEAST_S, MOST_S
 
 FORMAT = 1
 PATTERN = "validation*.json"
@@ -45,6 +55,10 @@ class StepSplit:
     exposed_s: float
     """Communication that does not overlap with compute."""
     idle_s: float
+
+    def __post_init__(self) -> None:
+        for name in ("compute_s", "exposed_s", "idle_s"):
+            require_number(name, getattr(self, name), -MOST_S, MOST_S)
 
     @property
     def total_s(self) -> float:
@@ -79,10 +93,10 @@ class ValidatedPlan:
 
     def __post_init__(self) -> None:
         require_one_of("kind", self.kind, KINDS)
-        for name in ("workers", "batch_size"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        require_number("workers", self.workers, 1, MOST_WORKERS)
+        require_number("batch_size", self.batch_size, 1, MOST_SAMPLES)
         for name in ("predicted_s", "measured_s", "first_quartile_s", "third_quartile_s"):
-            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "must be positive seconds")
+            require_number(name, getattr(self, name), LEAST_S, MOST_S)
         require(
             self.first_quartile_s <= self.measured_s <= self.third_quartile_s,
             "measured_s",
@@ -161,6 +175,13 @@ class Validation:
     def __post_init__(self) -> None:
         require(self.format == FORMAT, "format", self.format, f"cannot be read; this version reads {FORMAT}")
         require(len(self.rows) >= 1, "rows", len(self.rows), "must be at least 1")
+        require_number("image_size", self.image_size, 1, MOST_PIXELS)
+        require_number("num_classes", self.num_classes, 1, MOST_CLASSES)
+        require_number("threads", self.threads, 1, MOST_THREADS)
+        require_number("blocks", self.blocks, 1, MOST_STEPS)
+        require_number("steps", self.steps, 1, MOST_STEPS)
+        require_number("seed", self.seed, 0, SEEDS - 1)
+        require_plain("environment", self.environment)
 
     @property
     def plans(self) -> int:
@@ -240,7 +261,15 @@ def read_validation(path: Path) -> Validation:
         return structure(Validation, values)
 
 
-def find_validations(paths: Iterable[Path]) -> list[Validation]:
-    """Return every validation at or below the folders, oldest first."""
+def find_validations(paths: Iterable[Path]) -> tuple[list[Validation], list[str]]:
+    """Return every validation at or below the folders, oldest first, and an error for each file
+    that cannot be read."""
+    validations: list[Validation] = []
+    errors: list[str] = []
     files = {file.resolve() for path in paths if path.is_dir() for file in path.rglob(PATTERN)}
-    return sorted((read_validation(file) for file in files), key=lambda found: found.started)
+    for file in sorted(files):
+        try:
+            validations.append(read_validation(file))
+        except ValueError as error:
+            errors.append(str(error))
+    return sorted(validations, key=lambda found: found.started), errors

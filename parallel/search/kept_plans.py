@@ -24,7 +24,10 @@ from pathlib import Path
 
 import yaml
 
-from parallel.config import require
+from parallel.config import printable, require, require_number
+from parallel.config.checks import MOST_SECONDS, SEEDS
+from parallel.config.documents import from_yaml, read_text
+from parallel.config.typed import structure
 from parallel.graph import Graph
 from parallel.plans import Plan, read_plan
 
@@ -43,6 +46,22 @@ class KeptPlan:
     certificate: str
     confirmed: Mapping[str, float] = field(default_factory=dict)
     """Measured seconds per step, by candidate; empty if only predictions were compared."""
+
+    def __post_init__(self) -> None:
+        require(
+            printable(self.certificate) == self.certificate,
+            "certificate",
+            self.certificate,
+            "must not have control characters",
+        )
+        require_number("seed", self.seed, 0, SEEDS - 1)
+        times = {
+            "predicted_step_s": self.predicted_step_s,
+            "bound_step_s": self.bound_step_s,
+            **self.confirmed,
+        }
+        for name, seconds in times.items():
+            require_number(name, seconds, 0, MOST_SECONDS)
 
     def __str__(self) -> str:
         head = {
@@ -70,23 +89,24 @@ def save(kept: KeptPlan, path: Path) -> None:
 
 def load(path: Path, graph: Graph, workers: int) -> KeptPlan:
     """Read the plan of a file. Raises `ValueError` if it is damaged or of another model."""
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     try:
         plan = read_plan(text, graph, workers)
-        head = yaml.safe_load(text).get("searched")
-        require(isinstance(head, dict), "searched", head, "must be the mapping that the search wrote")
-        return KeptPlan(
-            plan=plan,
-            workload=str(head["workload"]),
-            cluster=str(head["cluster"]),
-            method=str(head["method"]),
-            seed=int(head["seed"]),
-            predicted_step_s=float(head["predicted_step_s"]),
-            bound_step_s=float(head["bound_step_s"]),
-            certificate=str(head["certificate"]),
-            confirmed={str(name): float(seconds) for name, seconds in head["confirmed"].items()},
-        )
-    except KeyError as error:
-        raise ValueError(f"{path}: searched has no {error}; delete the file to search again") from error
+        head = structure(_Head, from_yaml(text).get("searched"), "searched")
+        return KeptPlan(plan, **vars(head))
     except ValueError as error:
         raise ValueError(f"{path}: {error}; delete the file to search again") from error
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The header of a plan file: the fields of `KeptPlan` other than the plan."""
+
+    workload: str
+    cluster: str
+    method: str
+    seed: int
+    predicted_step_s: float
+    bound_step_s: float
+    certificate: str
+    confirmed: Mapping[str, float]

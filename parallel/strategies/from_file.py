@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parallel.config import StrategyConfig, require
+from parallel.config.documents import read_text
 from parallel.graph import Graph
 from parallel.plans import Plan, read_plan
 
@@ -28,7 +29,8 @@ def from_file(graph: Graph, workers: int, options: FromFile) -> Plan:
     require(options.path is not None, "strategy.path", None, "must name the plan file of strategy=from_file")
     path = Path(str(options.path))
     require(path.is_file(), "strategy.path", path, "is not a file")
+    text = read_text(path)
     try:
-        return read_plan(path.read_text(encoding="utf-8"), graph, workers)
+        return read_plan(text, graph, workers)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

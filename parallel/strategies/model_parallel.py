@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from parallel.config import PIPELINES, StrategyConfig, require, require_one_of
+from parallel.config import PIPELINES, StrategyConfig, require, require_number, require_one_of
+from parallel.config.checks import MOST_MICRO_BATCHES
 from parallel.graph import Graph, whole_part
 from parallel.plans import Layout, Plan, make_plan
 from parallel.strategies.strategy import weighted
@@ -27,7 +28,7 @@ class ModelParallel(StrategyConfig):
     def __post_init__(self) -> None:
         require_one_of("strategy.scheme", self.scheme, ("layers", "tensor"))
         require_one_of("strategy.pipeline", self.pipeline, PIPELINES)
-        require(self.micro_batches >= 1, "strategy.micro_batches", self.micro_batches, "must be at least 1")
+        require_number("strategy.micro_batches", self.micro_batches, 1, MOST_MICRO_BATCHES)
 
 
 def model_parallel(graph: Graph, workers: int, options: ModelParallel) -> Plan:

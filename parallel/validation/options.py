@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parallel.config import require
+from parallel.config import require, require_number
+from parallel.config.checks import MOST_SAMPLES, MOST_STEPS
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,6 @@ class ValidationOptions:
     def __post_init__(self) -> None:
         require(len(self.batch_sizes) >= 1, "batch_sizes", "", "must be at least one whole number")
         for batch_size in self.batch_sizes:
-            require(batch_size >= 1, "batch_sizes", batch_size, "must be at least 1")
+            require_number("batch_sizes", batch_size, 1, MOST_SAMPLES)
         for name, least in (("runners_up", 0), ("random", 0), ("blocks", 1), ("steps", 1), ("warm_up", 0)):
-            require(getattr(self, name) >= least, name, getattr(self, name), f"must be at least {least}")
+            require_number(name, getattr(self, name), least, MOST_STEPS)

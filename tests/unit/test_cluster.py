@@ -107,9 +107,9 @@ class TestLink:
         [
             (-1.0, ((1.0, 1.0),), "latency_s=-1.0"),
             (0.0, (), "must have a point"),
-            (0.0, ((1.0, 0.0),), "positive"),
+            (0.0, ((1.0, 0.0),), "from 0.001 to"),
             (0.0, ((2.0, 1.0), (1.0, 1.0)), "must rise"),
-            (math.inf, ((1.0, 1.0),), "finite"),
+            (math.inf, ((1.0, 1.0),), "latency_s=inf must be at least 0 and at most"),
             (0.0, ((1.0, 1.0), (2.0, 9.0)), "faster than a smaller one"),
         ],
     )

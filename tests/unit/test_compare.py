@@ -300,3 +300,52 @@ def test_speedup_in_sweep(tmp_path: Path) -> None:
     assert speedup_in_sweep(dataclasses.replace(record, environment={"cpu": "Another CPU"}), tmp_path) is None
     (tmp_path / "single" / "epochs.csv").unlink()
     assert "does not exist" in str(run_summary(record, tmp_path)["speedup_note"])
+
+
+def test_a_damaged_record_does_not_hide_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, strategy in (("a", "single"), ("b", "ddp"), ("c<", "data_parallel")):
+        write_record(tmp_path / name, made_record(strategy))
+    (tmp_path / "c<" / "record.json").write_text("{")
+    assert main([str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    reason = f"{tmp_path / 'c<' / 'record.json'} is truncated or not JSON"
+    assert "ddp" in out and "data_parallel" not in out
+    assert err.startswith(f"warning: left out: {reason}") and len(err.splitlines()) == 1
+    assert f"Left out: {reason.replace('<', '&lt;')}" in (tmp_path / "report.html").read_text(
+        encoding="utf-8"
+    )
+    # A run directory, or a record, that is given itself.
+    for named in (tmp_path / "c<", tmp_path / "c<" / "record.json"):
+        assert main([str(tmp_path), str(named)]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {reason}")
+    for name in ("a", "b"):
+        (tmp_path / name / "epochs.csv").unlink()
+    assert main([str(tmp_path)]) == 2
+    assert "none of the 3 records can be read" in capsys.readouterr().err
+
+
+HOSTILE = "\x1b[2Jx\x1b]0;title\x07\x9b1m\u202e\udc80\r\n"
+
+
+def test_nothing_of_a_record_controls_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workload = dataclasses.replace(WORKLOAD, model=HOSTILE)
+    environment = {"cpu": HOSTILE, "python": HOSTILE}
+    changes: dict[str, Any] = {"name": HOSTILE, "scheme": HOSTILE, "label": HOSTILE, "workload": workload}
+    for name, strategy in (("a", HOSTILE), ("b", "ddp")):
+        record = dataclasses.replace(made_record(), strategy=strategy, environment=environment, **changes)
+        write_record(tmp_path / name, record)
+    broken = tmp_path / "\x1b[2J"
+    broken.mkdir()
+    (broken / "record.json").write_text("{")
+    assert main([str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert main([str(tmp_path), "--csv", "-", "--no-report"]) == 0
+    for text in (out, err, *capsys.readouterr()):
+        assert "\\x1b[2J" in text
+        assert all(char.isprintable() or char in "\n" for char in text)
+    assert main([str(broken)]) == 2
+    assert "\x1b" not in capsys.readouterr().err

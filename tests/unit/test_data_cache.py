@@ -143,6 +143,68 @@ def test_too_large_a_set_stays_jpeg(
         images.read(np.array([296]))
 
 
+@pytest.mark.parametrize("offset", [130, COUNT * SIZE * SIZE * 3 // 2, -1])
+def test_altered_pixels_are_refused(offset: int, source: ImageFiles, data: ImageFilesConfig) -> None:
+    opened(source, data)
+    (folder,) = caches(data)
+    path = Path(data.cache) / folder / "images.npy"
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"the cache .* is damaged \(the checksum of images.npy is not the one"
+    ):
+        opened(source, data)
+
+
+def test_one_process_of_a_host_checks_the_pixels(
+    source: ImageFiles, data: ImageFilesConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(source, data)
+    monkeypatch.setattr(caching, "checksum", lambda path: "another")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    opened(source, data)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ValueError, match="the checksum of images.npy"):
+        opened(source, data)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000, 1001, 5000])
+def test_the_checksum_covers_length_and_order(
+    chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caching, "CHUNK_BYTES", chunk)
+    content = bytes(range(250)) * 4 + b"\0"
+    contents = [content, content[:-1], content + b"\0", content[1:] + content[:1], b""]
+    found = set()
+    for content in contents:
+        (tmp_path / "file").write_bytes(content)
+        found.add(caching.checksum(tmp_path / "file"))
+    assert len(found) == len(contents)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"images": COUNT + 1}, "images=301 must be 300"),
+        ({"checksum": None}, "checksum of images.npy"),
+        ({"checksum": 3}, "checksum=3 must be text or null"),
+        ({"broken": [{"row": COUNT, "file": "x", "reason": "y"}]}, "broken.row=300 must be"),
+        ({"broken": [3]}, r"broken\[0\]=3 must be a mapping"),
+        ({"surprise": 1}, "has unknown surprise"),
+    ],
+)
+def test_altered_metadata_is_refused(
+    change: dict[str, object], said: str, source: ImageFiles, data: ImageFilesConfig
+) -> None:
+    opened(source, data)
+    (folder,) = caches(data)
+    path = Path(data.cache) / folder / "cache.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=f"the cache .* is damaged .*{said}"):
+        opened(source, data)
+
+
 def test_damaged_cache_is_refused(source: ImageFiles, data: ImageFilesConfig) -> None:
     opened(source, data)
     (folder,) = caches(data)

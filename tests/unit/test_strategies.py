@@ -195,18 +195,21 @@ def test_what_a_strategy_refuses(workers: int, strategy: StrategyConfig, sentenc
             lambda: ModelParallel(pipeline="gpipe"),
             "strategy.pipeline=gpipe is not known; it must be one of fill_drain, 1f1b",
         ),
-        (lambda: ModelParallel(micro_batches=0), "strategy.micro_batches=0 must be at least 1"),
+        (
+            lambda: ModelParallel(micro_batches=0),
+            "strategy.micro_batches=0 must be at least 1 and at most 4,096",
+        ),
         (lambda: OneWeirdTrick(scheme="d"), "strategy.scheme=d is not known; it must be one of a, b, c"),
         (
             lambda: OneWeirdTrick(update="epoch"),
             "strategy.update=epoch is not known; it must be one of step, pass",
         ),
-        (lambda: Ddp(bucket_mb=0.0), "strategy.bucket_mb=0.0 must be positive"),
+        (lambda: Ddp(bucket_mb=0.0), "strategy.bucket_mb=0.0 must be positive and at most 1,000,000"),
         (
             lambda: Searched(method="guess"),
             "strategy.method=guess is not known; it must be one of exact, mcmc, exhaustive",
         ),
-        (lambda: Searched(candidates=0), "strategy.candidates=0 must be at least 1"),
+        (lambda: Searched(candidates=0), "strategy.candidates=0 must be at least 1 and at most 1,000,000"),
     ],
 )
 def test_options_are_checked_at_construction(make: Callable[[], StrategyConfig], sentence: str) -> None:

@@ -87,7 +87,8 @@ def test_values_become_dataclasses() -> None:
             {"odd": 1},
             "outer has unknown odd; its keys are rate, inner, items, counts, anything, shared, other",
         ),
-        ({"rate": "9" * 999}, f"rate='{'9' * 199}… must be a number"),
+        ({"rate": "9" * 9999}, f"rate='{'9' * 999}… must be a number"),
+        ({"rate": 10**400}, f"rate=1{'0' * 400} must be a number"),
     ],
 )
 def test_refusals_name_path_value_and_rule(change: dict[str, Any], said: str) -> None:
@@ -117,6 +118,11 @@ def test_texts_become_dataclasses() -> None:
         ({"seconds": ""}, "seconds='' must be a number"),
         ({"count": "2.5"}, "count='2.5' must be a whole number"),
         ({"loss": "low"}, "loss='low' must be a number or null"),
+        ({"count": "1_0"}, "count='1_0' must be a whole number"),
+        ({"count": "٣"}, "count='٣' must be a whole number"),
+        ({"seconds": " 1"}, "seconds=' 1' must be a number"),
+        ({"seconds": "infinity"}, "seconds='infinity' must be a number"),
+        ({"loss": "0" * 1001}, f"loss='{'0' * 999}… must be a number or null"),
         ({"sizes": "1,b"}, "sizes[1]='b' must be a whole number"),
         ({"fresh": "1"}, "fresh='1' must be true or false"),
         ({"odd": "1"}, "calibrate has unknown odd; its keys are count, seconds, loss, sizes, fresh, out"),

@@ -145,7 +145,7 @@ def test_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     whole = validation(*FOUR)
     write_validation(path, whole)
     assert read_validation(path) == whole
-    assert find_validations([tmp_path]) == [whole]
+    assert find_validations([tmp_path]) == ([whole], [])
     assert [file.name for file in path.parent.iterdir()] == ["validation-2.json"]
 
 
@@ -169,8 +169,9 @@ def test_truncated_file_is_refused_wherever_it_ends(tmp_path: Path) -> None:
         (lambda v: v.update(rows=["a"]), r"rows\[0\]='a' must be a mapping"),
         (lambda v: v["rows"][0].update(kind="odd"), "kind=odd is not known"),
         (lambda v: v["rows"][0].update(measured_s="1"), "measured_s='1' must be a number"),
-        (lambda v: v["rows"][0].update(measured_s=-1.0), "measured_s=-1.0 must be positive"),
-        (lambda v: v["rows"][0].update(predicted_s=math.inf), "predicted_s=inf must be positive"),
+        (lambda v: v["rows"][0].update(measured_s=-1.0), "measured_s=-1.0 must be at least 1e-09"),
+        (lambda v: v["rows"][0].update(predicted_s=math.inf), "Infinity is not a number"),
+        (lambda v: v["rows"][0].update(predicted_s=1e308), r"predicted_s=1e\+308 must be at least"),
         (lambda v: v["rows"][0].update(measured_s=9.0), "must lie between its quartiles"),
         (lambda v: v["rows"][0]["measured"].update(idle_s=1.0), "must add up to measured_s=1.0"),
         (lambda v: v["rows"][0]["measured"].pop("idle_s"), r"rows\[0\].measured lacks idle_s"),
@@ -217,5 +218,6 @@ def test_compare_shows_validations_beside_records_and_alone(
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Epoch times" in html and "Predicted and measured steps" in html
     (tmp_path / "validation-2.json").write_text("{")
-    assert main([str(tmp_path)]) == 2
-    assert "is truncated or not JSON" in capsys.readouterr().err
+    assert main([str(tmp_path)]) == 0
+    assert "warning: left out: " in (err := capsys.readouterr().err) and "is truncated or not JSON" in err
+    assert "Left out: " in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -66,12 +66,23 @@ class ComparisonView:
     runs: Sequence[Provenance]
 
 
-def write_report(path: Path, comparisons: Sequence[Comparison], sections: Sequence[Section] = ()) -> None:
-    """Write the report to one file that loads nothing else."""
-    path.write_text(page(comparisons, sections), encoding="utf-8")
+def write_report(
+    path: Path,
+    comparisons: Sequence[Comparison],
+    sections: Sequence[Section] = (),
+    left_out: Sequence[str] = (),
+) -> None:
+    """Write the report to one file that loads nothing else.
+
+    `left_out` are the errors of records that could not be read.
+    """
+    # A record may hold code points that UTF-8 does not have.
+    path.write_text(page(comparisons, sections, left_out), encoding="utf-8", errors="backslashreplace")
 
 
-def page(comparisons: Sequence[Comparison], sections: Sequence[Section] = ()) -> str:
+def page(
+    comparisons: Sequence[Comparison], sections: Sequence[Section] = (), left_out: Sequence[str] = ()
+) -> str:
     """Return the report as HTML."""
     records = [record for c in comparisons for result in c.results for record in result.records]
     dates = sorted({record.finished[:10] for record in records if record.finished})
@@ -84,6 +95,7 @@ def page(comparisons: Sequence[Comparison], sections: Sequence[Section] = ()) ->
         foot=FOOT,
         views=[_view(comparison) for comparison in comparisons],
         sections=sections,
+        left_out=left_out,
         seconds=seconds,
         strategy_colour=strategy_colour,
         workers_and_threads=workers_and_threads,
