@@ -68,8 +68,10 @@ def run_ranked(body: Callable[[Ranks], None]) -> None:
     except KeyboardInterrupt:
         _end(130, ranks)
     except RunStopped as error:
-        if ranks.rank == 0:
-            print(one_line(error), file=sys.stderr, flush=True)
+        message = one_line(error)
+        if ranks.report(message, message):
+            print(message, file=sys.stderr, flush=True)
+        ranks.stay()
         _end(STOPPED, ranks)
     except (RunEnded, NotWritten) as error:
         message = one_line(error)

@@ -25,6 +25,9 @@ from parallel.results.record_files import RECORD, read_record
 
 RENDEZVOUS_TIMEOUT_S = 86400
 """A node may have to wait while another one runs a job that needs only one node."""
+CHECKPOINTS = "checkpoints"
+"""Folder of a run's checkpoints; `parallel.checkpoints`, which knows it, imports torch."""
+MOST_RESTARTS = 1000
 NO_ERROR = "no rank reported an error; its output is above"
 
 
@@ -43,10 +46,11 @@ class Torchrun:
     master_port: int = 29500
     stop_on_failure: bool = False
     grace_s: float = 15.0
+    max_restarts: int = 0
 
     def __post_init__(self) -> None:
         where = "hydra.launcher"  # composed by Hydra without a schema, so types are checked here
-        for name in ("nnodes", "node_rank", "master_port"):
+        for name in ("nnodes", "node_rank", "master_port", "max_restarts"):
             require(
                 type(getattr(self, name)) is int,
                 f"{where}.{name}",
@@ -66,6 +70,7 @@ class Torchrun:
             self.master_port,
             "must be a port from 1 to 65535",
         )
+        require_number(f"{where}.max_restarts", self.max_restarts, 0, MOST_RESTARTS)
         require(
             type(self.stop_on_failure) is bool,
             f"{where}.stop_on_failure",
@@ -171,16 +176,25 @@ def finished(run_dir: Path, config: Config) -> bool:
     return bool(read_record(run_dir).config == json.loads(json.dumps(dataclasses.asdict(config))))
 
 
-def set_aside(run_dir: Path, sweep_dir: Path) -> Path | None:
-    """Move the finished run in `run_dir`, of another configuration, to `<sweep>.replaced/`.
+def set_aside(run_dir: Path, sweep_dir: Path, config: Config) -> Path | None:
+    """Move the run in `run_dir`, if it is finished or of another configuration than `config`, to
+    `<sweep>.replaced/`.
 
-    Returns the new path, or None if `run_dir` has no finished run.
+    Returns the new path, or None if a run with `config` can begin or go on in `run_dir`.
     """
-    if not (run_dir / RECORD).exists():
+    if not (run_dir / RECORD).exists() and not _has_other_checkpoints(run_dir, config):
         return None
     target = sweep_dir.with_name(f"{sweep_dir.name}.replaced") / run_dir.relative_to(sweep_dir)
     target.parent.mkdir(parents=True, exist_ok=True)
     return run_dir.rename(next(path for path in numbered(target) if not path.exists()))
+
+
+def _has_other_checkpoints(run_dir: Path, config: Config) -> bool:
+    if not (run_dir / CHECKPOINTS).exists():
+        return False
+    from parallel.training.resuming import holds_other_run  # imports torch
+
+    return holds_other_run(run_dir, config)
 
 
 def numbered(path: Path) -> Iterator[Path]:
@@ -210,6 +224,7 @@ def command(job: Job, torchrun: Torchrun) -> list[str]:
         "-m",
         "parallel.cli.torchrun",
         *meeting,
+        f"--max-restarts={torchrun.max_restarts}",
         "-m",
         torchrun.module or started_module(),
         *job.overrides,
@@ -263,7 +278,7 @@ def _spans_nodes(job: Job, torchrun: Torchrun) -> bool:
 
 
 def _run(job: Job, torchrun: Torchrun) -> Outcome:
-    replaced = set_aside(job.run_dir, job.sweep_dir) if torchrun.node_rank == 0 else None
+    replaced = set_aside(job.run_dir, job.sweep_dir, job.config) if torchrun.node_rank == 0 else None
     if replaced is not None:
         print(f"the run of another configuration in {job.run_dir} was moved to {replaced}", flush=True)
     start = time.monotonic()

@@ -129,8 +129,7 @@ def _newest(folder: Path) -> Checkpoint | None:
 
 def refuse_other_configuration(config: Config, checkpoint: Checkpoint) -> None:
     """Raise `ValueError` that names what differs from the configuration of the checkpoint."""
-    here = _compared(json.loads(json.dumps(dataclasses.asdict(config))))
-    there = _compared(checkpoint.manifest.config)
+    here, there = _options(dataclasses.asdict(config)), _options(checkpoint.manifest.config)
     for name in sorted(here.keys() | there.keys()):
         if here.get(name) != there.get(name):
             raise ValueError(
@@ -138,6 +137,14 @@ def refuse_other_configuration(config: Config, checkpoint: Checkpoint) -> None:
                 f"{here.get(name)}: choose another hydra.run.dir, or begin again with resume=never, or go on "
                 f"with the new configuration in a run of its own: resume={checkpoint.folder}"
             )
+
+
+def holds_other_run(run_dir: Path, config: Config) -> bool:
+    """Return whether the newest whole checkpoint in `run_dir` is of another configuration."""
+    checkpoint = next(readable_checkpoints(run_dir / CHECKPOINTS, []), None)
+    return checkpoint is not None and _options(dataclasses.asdict(config)) != _options(
+        checkpoint.manifest.config
+    )
 
 
 def refuse_other_workload(job: Job, checkpoint: Checkpoint) -> None:
@@ -179,8 +186,9 @@ def lost_seconds(start: StartPoint) -> float:
     return max(0.0, time.time() - start.manifest.time)
 
 
-def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
+def _options(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that must be equal when a run continues, by dotted name."""
+    config = json.loads(json.dumps(config))  # tuples as the lists that files have
     flat = {
         f"{group}.{name}" if isinstance(values, dict) else group: value
         for group, values in config.items()

@@ -307,6 +307,7 @@ def test_the_command_of_a_job(tmp_path: Path) -> None:
         "parallel.cli.torchrun",
         "--standalone",
         "--nproc-per-node=4",
+        "--max-restarts=0",
         "-m",
         "a.b",
         "strategy=ddp",
@@ -341,6 +342,7 @@ def test_torchrun_ignores_a_hangup_as_the_sweep_does(tmp_path: Path) -> None:
         ({"master_port": 70000}, "master_port=70000"),
         ({"stop_on_failure": 1}, "stop_on_failure=1"),
         ({"grace_s": -1}, "grace_s=-1"),
+        ({"max_restarts": 1.5}, "max_restarts=1.5 must be a whole number"),
     ],
 )
 def test_launcher_settings_are_checked(settings: dict[str, object], words: str) -> None:
@@ -363,10 +365,10 @@ def test_finished_means_whole_and_the_same_configuration(tmp_path: Path) -> None
 
 def test_results_are_set_aside_never_lost(tmp_path: Path) -> None:
     one = job(tmp_path, "strategy=ddp")
-    assert set_aside(one.run_dir, one.sweep_dir) is None
+    assert set_aside(one.run_dir, one.sweep_dir, one.config) is None
     for name in ("job", "job-2"):
         write_record(one.run_dir, record(one.config))
-        assert set_aside(one.run_dir, one.sweep_dir) == tmp_path / "sweep.replaced" / name
+        assert set_aside(one.run_dir, one.sweep_dir, one.config) == tmp_path / "sweep.replaced" / name
         assert not one.run_dir.exists()
 
 

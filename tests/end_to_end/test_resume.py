@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -116,3 +117,58 @@ def test_a_signal_to_one_worker_saves_and_ends_all(tmp_path: Path, world: int, n
         changed = ("strategy=single", f"trainer.epochs={done + 1}")
         train(tmp_path / f"{name}-2", 1, *changed, f"resume={folder}")
     assert weights(tmp_path / "run-2") == weights(tmp_path / "other-2")
+
+
+def test_what_cannot_be_continued_is_refused_with_what_differs(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    train(whole, 1, "strategy=single")
+    (checkpoint,) = whole_checkpoints(whole / "checkpoints")
+    died = tmp_path / "died"
+    died.mkdir()
+    shutil.copytree(whole / "checkpoints", died / "checkpoints")
+
+    def refused(folder: Path, *arguments: str) -> str:
+        ended = start(folder, 1, "strategy=single", *arguments)
+        assert ended.codes == [2]
+        assert ended.err.startswith("error: ") and ended.err.count("\n") == 1
+        return ended.err
+
+    said = refused(died, "trainer.lr=0.5")
+    assert (
+        "trainer.lr=0.002 and not 0.5" in said and f"resume={died / 'checkpoints' / checkpoint.name}" in said
+    )
+    said = refused(tmp_path / "a", "data.train_images=48", "trainer.precision=fp64", f"resume={whole}")
+    assert "train_images=40 and not 48, precision=fp32 and not fp64" in said
+    assert "must be auto, never, a checkpoint" in refused(tmp_path / "b", f"resume={tmp_path}")
+    assert "choose another folder" in refused(died, f"resume={whole}")
+    assert "contains a finished run" in refused(whole)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "run"
+    train(undisturbed, 1, "strategy=single")
+    die(folder, 1, 5, "strategy=single")
+    newer = tmp_path / "newer"
+    die(newer, 1, 7, "strategy=single")
+    shutil.copytree(newer / "checkpoints/step-00000007", folder / "checkpoints/step-00000007")
+    damaged = folder / "checkpoints/step-00000007/worker-0.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    ended = start(folder, 1, "strategy=single")
+    assert ended.codes == [0]
+    assert ended.err == (
+        f"warning: {damaged}: altered: its checksum is not the one in checkpoint.json; "
+        f"{folder / 'checkpoints/step-00000005'} is used instead\n"
+    )
+    assert weights(folder) == weights(undisturbed)
+    assert [attempt.step for attempt in read_record(folder).attempts] == [0, 5]
+
+
+def test_never_begins_again_and_removes_the_checkpoints(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    die(folder, 1, 10, "strategy=single")
+    record = train(folder, 1, "strategy=single", "resume=never", "trainer.checkpoint.every=never")
+    assert [attempt.step for attempt in record.attempts] == [0]
+    assert all(epoch.timed for epoch in record.epochs)
+    assert not (folder / "checkpoints").exists() and (folder / "model.safetensors").exists()
