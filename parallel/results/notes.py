@@ -103,7 +103,7 @@ def _restarted(records: Sequence[Record]) -> Iterable[str]:
         untimed = sum(not epoch.timed for epoch in record.epochs)
         if record.restarts:
             yield (
-                f"{record.label} ({record.name}) was continued from a checkpoint {count(record.restarts, 'time')}: "
+                f"{record.label} ({record.name}) was started again {count(record.restarts, 'time')}: "
                 f"{count(untimed, 'epoch')} left out of its times, {record.lost_s:.1f} s lost"
             )
 

@@ -133,7 +133,8 @@ class Attempt:
     plan: str | None
     """Fingerprint of the plan."""
     lost_s: float = 0.0
-    """Time from the copy of the state that it continued from to its first step."""
+    """Time from the copy of the state that it continued from, or from the first start if there was
+    none, to its first step."""
 
     def __post_init__(self) -> None:
         require_number("step", self.step, 0, MOST_BYTES)
@@ -174,7 +175,9 @@ class Record:
     plan: str | None = None
     """Text of the plan. None: the engine runs no plan (ddp)."""
     attempts: tuple[Attempt, ...] = ()
-    """The starts of the training, the first one first. Empty: not recorded."""
+    """The starts whose steps are part of the result, the first one first. Empty: not recorded."""
+    restarts: int = 0
+    """How many times this run was started again, also in vain."""
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     epochs: tuple[Epoch, ...]
@@ -185,6 +188,7 @@ class Record:
         require(self.format == FORMAT, "format", self.format, f"cannot be read; this version reads {FORMAT}")
         require_number("workers", self.workers, 1, MOST_WORKERS)
         require_number("threads", self.threads, 1, MOST_THREADS)
+        require_number("restarts", self.restarts, 0, MOST_STEPS)
         require_number("warmup_steps", self.warmup_steps, 0, MOST_STEPS)
         for name in ("parameters", "parameter_bytes", "forward_flops"):
             require_number(name, getattr(self, name), 0, MOST_BYTES)
@@ -199,11 +203,6 @@ class Record:
         require(
             numbers == list(range(1, len(numbers) + 1)), "epochs", numbers, "must count from 1 without a gap"
         )
-
-    @property
-    def restarts(self) -> int:
-        """How many times the training was continued from a checkpoint."""
-        return max(0, len(self.attempts) - 1)
 
     @property
     def lost_s(self) -> float:

@@ -38,7 +38,12 @@ def workload_of(job: Job) -> Workload:
 
 
 def make_record(
-    job: Job, world: World, run_dir: Path, attempts: tuple[Attempt, ...], epochs: tuple[Epoch, ...]
+    job: Job,
+    world: World,
+    run_dir: Path,
+    attempts: tuple[Attempt, ...],
+    restarts: int,
+    epochs: tuple[Epoch, ...],
 ) -> Record:
     """Return the record of a run that ends now."""
     config = job.config
@@ -68,6 +73,7 @@ def make_record(
         forward_flops=2 * job.graph.multiply_adds,
         plan=None if job.plan is None else str(job.plan),
         attempts=attempts,
+        restarts=restarts,
         config=dataclasses.asdict(config),
         environment=environment,
         epochs=epochs,

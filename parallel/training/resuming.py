@@ -11,7 +11,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from parallel.checkpoints.checkpoint import CHECKPOINTS, Checkpoint, readable_ch
 from parallel.checkpoints.manifest import MANIFEST, Manifest
 from parallel.checkpoints.saver import remove
 from parallel.config import AUTO, NEVER, Config
+from parallel.results.json_files import write_atomically
 from parallel.results.records import Attempt, Epoch, plan_fingerprint
 from parallel.runtime.communication.world import World
 from parallel.training.job import Job
 from parallel.training.record import now, workload_of
 
+STARTS = "starts"
+"""File in a run directory with the time of each start of the run, in seconds since 1970."""
 FREE = (
     "workers",
     "resume",
@@ -179,11 +182,25 @@ def epochs_before(start: StartPoint, attempts: tuple[Attempt, ...]) -> tuple[Epo
     return tuple(epochs)
 
 
-def lost_seconds(start: StartPoint) -> float:
-    """Return the time since the state was copied that the run continues from."""
-    if start.manifest is None or not start.same_run:
-        return 0.0
-    return max(0.0, time.time() - start.manifest.time)
+def note_start(run_dir: Path, anew: bool) -> tuple[float, ...]:
+    """Note in the run directory that the run starts; return the times of all its starts, this one
+    last.
+
+    `anew`: forget those before. Only worker 0.
+    """
+    file = run_dir / STARTS
+    before = file.read_text().split() if file.exists() and not anew else []
+    times = (*(float(text) for text in before), time.time())
+    write_atomically(file, "".join(f"{seconds:.3f}\n" for seconds in times).encode())
+    return times
+
+
+def lost_seconds(start: StartPoint, starts: Sequence[float]) -> float:
+    """Return the time since the state was copied that the run continues from, or since its first
+    start."""
+    if start.manifest is None:
+        return max(0.0, time.time() - starts[0]) if len(starts) > 1 else 0.0
+    return max(0.0, time.time() - start.manifest.time) if start.same_run else 0.0
 
 
 def _options(config: Mapping[str, Any]) -> dict[str, Any]:

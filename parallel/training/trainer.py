@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
-from parallel.config import Config, Searched
+from parallel.config import NEVER, Config, Searched
 from parallel.plans import Plan, read_plan
 from parallel.results.record_files import RecordWriter
 from parallel.results.records import Epoch
@@ -26,6 +27,7 @@ from parallel.training.resuming import (
     epochs_before,
     find_start,
     lost_seconds,
+    note_start,
     refuse_other_workload,
 )
 
@@ -50,6 +52,7 @@ def train(config: Config, run_dir: Path) -> None:
         engine = open_engine(job, world, check)
         loop = Loop(job, world, engine, start, check)
         attempts = attempts_of(start, job)
+        starts = note_start(run_dir, anew=config.resume == NEVER) if world.rank == 0 else (time.time(),)
         before = epochs_before(start, attempts)
         with ExitStack() as stack:
             writer: RecordWriter | None = None
@@ -59,7 +62,7 @@ def train(config: Config, run_dir: Path) -> None:
                 tracker = stack.enter_context(_open_tracker(job, run_dir, start))
                 print(describe(job, world), flush=True)
             loop.warm_up()
-            attempts = (*attempts[:-1], dataclasses.replace(attempts[-1], lost_s=lost_seconds(start)))
+            attempts = (*attempts[:-1], dataclasses.replace(attempts[-1], lost_s=lost_seconds(start, starts)))
             saved = start.step if start.checkpoint is not None and start.same_run else None
             checkpoints = Checkpointing(job, world, engine, run_dir, attempts, loop.steps_per_epoch, saved)
 
@@ -70,7 +73,7 @@ def train(config: Config, run_dir: Path) -> None:
 
             epochs = loop.run(checkpoints, before, keep, run_dir / "trace.json")
             if writer is not None:
-                record = make_record(job, world, run_dir, attempts, epochs)
+                record = make_record(job, world, run_dir, attempts, len(starts) - 1, epochs)
                 writer.finish(record)
                 tracker.finish(run_summary(record, run_dir.parent if config.sweep else None))
         if world.rank == 0:

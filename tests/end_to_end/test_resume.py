@@ -73,7 +73,8 @@ def test_run_that_died_ends_with_the_same_weights(
         die(folder, world, step, *strategy)
         record = train(folder, world, *strategy)
         assert weights(folder) == weights(tmp_path / "undisturbed")
-        assert [attempt.step for attempt in record.attempts] == [0, step]
+        assert [attempt.step for attempt in record.attempts] == [0, step] and record.restarts == 1
+        assert record.lost_s > 0
         assert [epoch.timed for epoch in record.epochs] == [step != 3, True, True]
         for ours, theirs in zip(record.epochs, undisturbed.epochs, strict=True):
             assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-6)

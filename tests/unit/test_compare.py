@@ -184,7 +184,7 @@ def interrupted(record: Record, *epochs: int) -> Record:
     first = Attempt(step=0, started="2026-01-01", label=record.label, workers=record.workers, plan=None)
     again = dataclasses.replace(first, step=7, lost_s=12.5)
     rows = tuple(dataclasses.replace(e, timed=e.epoch not in epochs) for e in record.epochs)
-    return dataclasses.replace(record, epochs=rows, attempts=(first, again))
+    return dataclasses.replace(record, epochs=rows, attempts=(first, again), restarts=1)
 
 
 def test_epochs_that_were_interrupted_count_in_losses_and_not_in_times() -> None:
@@ -194,7 +194,7 @@ def test_epochs_that_were_interrupted_count_in_losses_and_not_in_times() -> None
     assert row.epoch_times == (5.0, 5.0) and row.speedup is not None and row.speedup.ratio == 2.0
     assert row.time_split() == rows_of(base, made_record("ddp", (5.0, 5.0)))["ddp 2x1"].time_split()
     assert [number for number, _ in row.curve("train_loss")] == [1, 2, 3] and row.top1 == 1 - 0.5 / 3
-    said = "ddp (ddp) was continued from a checkpoint 1 time: 1 epoch left out of its times, 12.5 s lost"
+    said = "ddp (ddp) was started again 1 time: 1 epoch left out of its times, 12.5 s lost"
     assert said in notes(comparison)
 
 

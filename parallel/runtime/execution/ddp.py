@@ -141,7 +141,9 @@ class DDPEngine:
             logits = self._model(images)
         loss = F.cross_entropy(logits if logits.dtype.itemsize >= 4 else logits.float(), labels)
         self._sgd.zero_grad()
+        self._world.watch.waits(("gradients inside DDP",), -1)  # the watch cannot see its collectives
         loss.backward()
+        self._world.watch.goes_on()
         for group in self._sgd.param_groups:
             group["lr"] = lr
         self._sgd.step()
