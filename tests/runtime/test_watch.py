@@ -177,7 +177,7 @@ def test_a_worker_lost_before_the_first_step_is_named(
 
 
 def test_a_job_that_was_stopped_as_a_whole_goes_on(start: Start, tmp_path: Path) -> None:
-    """It is stopped for longer than the timeout. The messages go through gloo."""
+    """It is stopped for longer than the timeout, while worker 0 waits in gloo for worker 1."""
     process = start(
         "torch.distributed.run",
         "--standalone",
@@ -191,12 +191,16 @@ def test_a_job_that_was_stopped_as_a_whole_goes_on(start: Start, tmp_path: Path)
         real=True,
     )
     wait_for(lambda: epochs(tmp_path) > 2 or process.poll() is not None, 400)
-    job = marked(tmp_path.name)
-    assert process.poll() is None and len(job) >= 3
-    for sent in (signal.SIGSTOP, signal.SIGCONT):
-        for pid in job:
+    worker = ranks_of(tmp_path.name)[1]
+    others = set(marked(tmp_path.name)) - {worker}
+    assert process.poll() is None and len(others) == 2
+    os.kill(worker, signal.SIGSTOP)
+    time.sleep(0.5)
+    for sent, seconds in ((signal.SIGSTOP, 6), (signal.SIGCONT, 0.5)):
+        for pid in others:
             os.kill(pid, sent)
-        time.sleep(6 if sent == signal.SIGSTOP else 0)
+        time.sleep(seconds)
+    os.kill(worker, signal.SIGCONT)
     before = epochs(tmp_path)
     wait_for(lambda: epochs(tmp_path) > before + 20 or process.poll() is not None, 60)
     time.sleep(4)  # for a timeout after the pause
