@@ -190,7 +190,7 @@ def sentence(error: BaseException, overrides: Sequence[Override] = ()) -> str:
         keys = ", ".join(sorted(str(key) for key in cause.parent_node if key != "hydra"))
         return f"{cause.full_key} is not a known key; {where or 'the configuration'} has {keys}"
     if isinstance(cause, OmegaConfBaseException):
-        detail = str(cause.msg or cause).splitlines()[0]
+        detail = shortened(str(cause.msg or cause).splitlines()[0])
         return f"{cause.full_key}: {detail}" if cause.full_key else detail
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     names = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]

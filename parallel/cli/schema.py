@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from parallel.cli.choices import CHOICES
 from parallel.config import ClusterConfig, Config, TrackerConfig, TrainerConfig, require, require_one_of
+from parallel.config.checks import shortened
 from parallel.config.typed import structure
 
 FIXED = {"cluster": ClusterConfig(), "trainer": TrainerConfig(), "tracker": TrackerConfig()}
@@ -87,7 +88,7 @@ def options_of(group: str, values: Mapping[str, Any]) -> Any:
     known = {field.name for field in dataclasses.fields(default)}
     for key, value in values.items():
         if key not in known:
-            raise ValueError(unknown_key(group, key, values, f"={value}"))
+            raise ValueError(unknown_key(group, shortened(key), values, f"={shortened(str(value))}"))
     node = OmegaConf.merge(OmegaConf.create({group: typed_node(default)}), {group: dict(values)})
     return OmegaConf.to_object(OmegaConf.select(node, group))
 
