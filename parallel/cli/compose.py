@@ -50,8 +50,9 @@ def compose_node(overrides: Sequence[str]) -> DictConfig:
             node = compose("config", list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(sentence(error, parsed)) from error
-    except (AssertionError, AttributeError) as error:
-        # OmegaConf raises these for an override inside of a mapping that is null.
+    except (AssertionError, AttributeError, OverflowError) as error:
+        # OmegaConf raises these for an override inside of a mapping that is null, and for a whole
+        # number that no float can hold.
         raise ValueError(f"an override cannot be applied to the configuration: {sentence(error)}") from error
     except RecursionError:
         raise ValueError("the configuration is nested too deeply to be composed") from None
