@@ -163,7 +163,9 @@ class Run:
     def saving(self) -> bool:
         """Return whether a checkpoint is being written."""
         return any(
-            True for folder in self.kind.folders(self.root) for _ in (folder / CHECKPOINTS).glob(f"*{PARTIAL}*")
+            True
+            for folder in self.kind.folders(self.root)
+            for _ in (folder / CHECKPOINTS).glob(f"*{PARTIAL}*")
         )
 
     def wait_until(self, condition: object, limit_s: float) -> bool:
@@ -405,7 +407,11 @@ def goodput(every_s: float, root: Path) -> str:
         begin = last = time.monotonic()
         while run.process.poll() is None:
             time.sleep(0.2)
-            if name == "disturbed" and time.monotonic() - last > every_s and (workers := run.roles()["worker"]):
+            if (
+                name == "disturbed"
+                and time.monotonic() - last > every_s
+                and (workers := run.roles()["worker"])
+            ):
                 random.choice(workers).kill()
                 kills += 1
                 last = time.monotonic()

@@ -10,6 +10,7 @@ from parallel.calibration.options import CalibrationOptions
 from parallel.cluster import Cluster, read_cluster, write_cluster
 from parallel.cluster.machine import calibration_path, differences, machine_of
 from parallel.config import Config, require
+from parallel.config.documents import read_text
 from parallel.runtime.communication.world import World
 
 
@@ -25,7 +26,7 @@ def known_calibration(
     named = config.cluster.file
     path = calibration_path(config.cluster, machine) if named is None else Path(named)
     reads = world.rank == 0 and path.is_file() and not options.fresh
-    text = world.gather(path.read_text(encoding="utf-8") if reads else None)[0]
+    text = world.gather(read_text(path) if reads else None)[0]
     if text is None:
         return path, None
     known = read_cluster(text)

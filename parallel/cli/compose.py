@@ -50,8 +50,9 @@ def compose_node(overrides: Sequence[str]) -> DictConfig:
             node = compose("config", list(overrides), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ValueError(sentence(error, parsed)) from error
-    except (AssertionError, AttributeError) as error:
-        # OmegaConf raises these for an override inside of a mapping that is null.
+    except (AssertionError, AttributeError, OverflowError) as error:
+        # OmegaConf raises these for an override inside of a mapping that is null, and for a whole
+        # number that no float can hold.
         raise ValueError(f"an override cannot be applied to the configuration: {sentence(error)}") from error
     except RecursionError:
         raise ValueError("the configuration is nested too deeply to be composed") from None
@@ -190,7 +191,7 @@ def sentence(error: BaseException, overrides: Sequence[Override] = ()) -> str:
         keys = ", ".join(sorted(str(key) for key in cause.parent_node if key != "hydra"))
         return f"{cause.full_key} is not a known key; {where or 'the configuration'} has {keys}"
     if isinstance(cause, OmegaConfBaseException):
-        detail = str(cause.msg or cause).splitlines()[0]
+        detail = shortened(str(cause.msg or cause).splitlines()[0])
         return f"{cause.full_key}: {detail}" if cause.full_key else detail
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     names = [line.removeprefix("full_key: ") for line in lines if line.startswith("full_key: ")]

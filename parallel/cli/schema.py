@@ -16,7 +16,17 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from parallel.cli.choices import CHOICES
-from parallel.config import AUTO, ClusterConfig, Config, TrackerConfig, TrainerConfig, require, require_one_of
+from parallel.config import (
+    AUTO,
+    ClusterConfig,
+    Config,
+    TrackerConfig,
+    TrainerConfig,
+    require,
+    require_one_of,
+    require_plain,
+)
+from parallel.config.checks import shortened
 from parallel.config.typed import structure
 
 FIXED = {"cluster": ClusterConfig(), "trainer": TrainerConfig(), "tracker": TrackerConfig()}
@@ -84,13 +94,14 @@ def config_of(values: Mapping[str, Any]) -> Config:
 def options_of(group: str, values: Mapping[str, Any]) -> Any:
     """Return the options of a group as the dataclass of its choice."""
     require(isinstance(values, Mapping), group, values, "must be a mapping of options")
+    require_plain(group, values)  # OmegaConf converts whole numbers to floats without a check
     if group in CHOICES:
         require_one_of(group, values.get("name"), tuple(sorted(CHOICES[group])))
     default: Any = CHOICES[group][values["name"]] if group in CHOICES else FIXED[group]
     known = {field.name for field in dataclasses.fields(default)}
     for key, value in values.items():
         if key not in known:
-            raise ValueError(unknown_key(group, key, values, f"={value}"))
+            raise ValueError(unknown_key(group, shortened(key), values, f"={shortened(str(value))}"))
     node = OmegaConf.merge(OmegaConf.create({group: typed_node(default)}), {group: dict(values)})
     return OmegaConf.to_object(OmegaConf.select(node, group))
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from parallel.cluster.units import quantity, text
-from parallel.config import require
+from parallel.config import printable, require
 from parallel.config.checks import shortened
 
 
@@ -58,7 +58,7 @@ class Fields:
     def source(self, key: str, entry: Mapping[str, Any]) -> None:
         """Note the source in the mapping of a number, if it has one."""
         if entry.get("source") is not None:
-            self.sources[self.name(key)] = " ".join(str(entry["source"]).split())
+            self.sources[self.name(key)] = printable(" ".join(str(entry["source"]).split()))
 
     def count(self, key: str) -> int:
         """Return the whole number at `key`, at least 1."""

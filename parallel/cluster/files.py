@@ -40,6 +40,7 @@ from parallel.cluster.roofline import Roofline
 from parallel.cluster.table import read_table, write_table
 from parallel.cluster.units import quantity, text
 from parallel.config import require
+from parallel.config.checks import shortened
 from parallel.config.documents import from_yaml
 
 _Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
@@ -107,7 +108,7 @@ def cluster_of(source: Mapping[str, Any]) -> Cluster:
             sources=top.sources,
         )
     except ValueError as error:
-        raise ValueError(f"cluster {source['name']}: {error}") from error
+        raise ValueError(f"cluster {shortened(source['name'])}: {error}") from error
 
 
 def write_cluster(cluster: Cluster) -> str:

@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from parallel.config import printable, require
 from parallel.config.checks import shortened
 from parallel.graph.ops import Op, Part, Shape
 
@@ -75,6 +76,7 @@ class OpKey:
     def parse(head: str, shapes: str) -> OpKey:
         """Return the key with this `head` and `shapes`."""
         match = _TEXT.fullmatch(shapes)
+        require(printable(head) == head, "measured.ops", head, "must not have control characters")
         if match is None:
             raise ValueError(
                 f"measured.ops={shortened(shapes)} must be shapes such as "

@@ -27,7 +27,7 @@ from typing import Any
 from parallel.cluster.fields import Fields
 from parallel.cluster.op_key import OpKey
 from parallel.cluster.units import MOST_COUNT, quantity, text
-from parallel.config import PRECISIONS, require, require_number, require_one_of, require_positive
+from parallel.config import PRECISIONS, printable, require, require_number, require_one_of, require_positive
 from parallel.config.checks import MOST_SECONDS, shortened
 
 FORWARD, BACKWARD, PARAMETERS = "forward", "backward", "parameters"
@@ -164,7 +164,7 @@ def read_table(fields: Fields) -> Table:
         add=_read_curves(fields.inner("add")),
         copy=_read_curves(fields.inner("copy")),
         memory_format=str(fields.data.get("memory_format")),
-        source=str(fields.data.get("source")),
+        source=printable(str(fields.data.get("source"))),
     )
 
 

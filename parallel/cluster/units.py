@@ -60,8 +60,8 @@ LONGEST = 100
 """Maximum length of a number with its unit; a float has at most 17 digits."""
 MOST_COUNT = 10**18
 """Bound of elements, multiply-adds and samples."""
-MOST_RATE = 1e21
-"""Bound of bytes, bytes per second and FLOP/s: a thousand times the fastest computers."""
+MOST_RATE = 1e30
+"""Bound of bytes, bytes per second and FLOP/s."""
 
 
 def quantity(value: object, kind: str, name: str) -> float:

@@ -215,7 +215,7 @@ def _keys_sentence(path: str, declared: Any, missing: Sequence[str], unknown: Se
     said = [f"lacks {', '.join(sorted(missing))}"] if missing else []
     if unknown:
         known = ", ".join(field.name for field in dataclasses.fields(declared))
-        said.append(f"has unknown {', '.join(sorted(map(str, unknown)))}; its keys are {known}")
+        said.append(f"has unknown {shortened(', '.join(sorted(map(str, unknown))))}; its keys are {known}")
     return f"{path or _name(declared)} {' and '.join(said)}"
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from parallel.config import DataConfig
 from parallel.data.dataset import ArrayImages, DataSet, stored_side, stratified_split, subset
+from parallel.data.host_memory import require_memory
 
 TRAIN_SHARE = 0.8
 SPLIT_SEED = 0  # the split is part of the data set: it must not change with trainer.seed
@@ -31,7 +32,10 @@ def open_digits(data: DataConfig, image_size: int, seed: int) -> DataSet:
     train_rows, val_rows = stratified_split(labels, TRAIN_SHARE, SPLIT_SEED)
     train_rows = train_rows[subset("train", len(train_rows), data.train_images)]
     val_rows = val_rows[subset("val", len(val_rows), data.val_images)]
-    pixels = enlarge(source.images, stored_side(data, image_size))
+    side = stored_side(data, image_size)
+    # All of them, and a copy of those that are used.
+    require_memory("model.image_size", image_size, 2 * len(source.images) * side * side)
+    pixels = enlarge(source.images, side)
     train = ArrayImages(pixels[train_rows], labels[train_rows])
     mean, std = float(train.pixels.mean()) / 255, float(train.pixels.std()) / 255
     return DataSet(

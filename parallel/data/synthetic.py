@@ -9,6 +9,7 @@ import numpy as np
 from parallel.config import DataConfig, require_number
 from parallel.config.checks import MOST_CLASSES
 from parallel.data.dataset import DataSet, stored_side
+from parallel.data.host_memory import require_memory
 
 DISTINCT = 256
 """Number of images in memory, which repeat in turn; 38 MB at 224 px."""
@@ -54,6 +55,10 @@ def open_synthetic(data: SyntheticConfig, image_size: int, seed: int) -> DataSet
     classes."""
     rng = np.random.default_rng(seed)
     side = stored_side(data, image_size)
+    # The labels are int64, and so is the order of an epoch, which is made from two arrays.
+    require_memory("model.image_size", image_size, DISTINCT * side * side * 3)
+    for name, images in (("train_images", data.train_images), ("val_images", data.val_images)):
+        require_memory(f"data.{name}", images, 3 * images * 8)
     pixels = rng.integers(0, 256, (DISTINCT, side, side, 3), dtype=np.uint8)
     train, val = (
         RepeatedImages(pixels, rng.integers(0, data.num_classes, count, dtype=np.int64))

@@ -189,7 +189,7 @@ def test_cross_validation_holds_out_shapes() -> None:
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["calibrate.budget_s=0"], "calibrate.budget_s=0.0 must be a positive number of seconds"),
+        (["calibrate.budget_s=0"], "calibrate.budget_s=0.0 must be positive and at most 1,000,000"),
         (["calibrate.budget_s=long"], "calibrate.budget_s='long' must be a number"),
         (["calibrate.fresh=yes"], "calibrate.fresh='yes' must be true or false"),
         (["calibrate.speed=1"], "calibrate has unknown speed; its keys are budget_s, fresh"),

@@ -94,7 +94,7 @@ def test_a_damaged_file_is_refused_with_what_to_do(request_: Request) -> None:
     find(request_, named(request_))
     path = request_.path
     path.write_text(path.read_text(encoding="utf-8").replace("certificate:", "certificat:"), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"has no 'certificate'; delete the file to search again"):
+    with pytest.raises(ValueError, match=r"searched lacks certificate .*; delete the file to search again"):
         reuse(request_)
 
 

@@ -157,7 +157,7 @@ def test_the_command_line_reaches_the_comparison(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["steps=0"], "steps=0 must be at least 1"),
+        (["steps=0"], "steps=0 must be a whole number of at least 1"),
         (["steps=two"], "steps=two must be a whole number"),
         (["strategy=nope"], "strategy=nope is not known"),
         (

@@ -13,6 +13,7 @@ import torch
 
 from parallel.cli.compose import compose_config
 from parallel.config import ClusterConfig, StrategyConfig
+from parallel.data import host_memory as host
 from parallel.graph import Graph
 from parallel.graph.configured import model_graph
 from parallel.models import build_model
@@ -22,7 +23,7 @@ from parallel.program.listing import step_rows
 from parallel.program.lowering import lower
 from parallel.program.required_memory import Memory, memory_of, refuse_too_large
 from parallel.runtime.communication.world import World, open_world
-from parallel.runtime.execution import available_memory as host
+from parallel.runtime.execution.available_memory import available_memory
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, Single, build_plan
@@ -261,11 +262,11 @@ def test_available_memory_is_shared_by_the_workers_of_a_host(
     meminfo.write_text("MemTotal:       16000 kB\nMemFree:  100 kB\nMemAvailable:    8000 kB\n")
     monkeypatch.setattr(host, "MEMINFO", meminfo)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert host.available_memory(torch.device("cpu")) == 2000 * 1024
+    assert available_memory(torch.device("cpu")) == 2000 * 1024
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
-    assert host.available_memory(torch.device("cpu")) == 8000 * 1024
+    assert available_memory(torch.device("cpu")) == 8000 * 1024
     monkeypatch.setattr(host, "MEMINFO", tmp_path / "none")
-    assert host.available_memory(torch.device("cpu")) is None
+    assert available_memory(torch.device("cpu")) is None
 
 
 @pytest.mark.parametrize(
@@ -298,7 +299,7 @@ def test_available_memory_is_what_control_groups_leave(
     monkeypatch.setattr(host, "OWN_GROUPS", tmp_path / "own")
     monkeypatch.setattr(host, "GROUPS", tmp_path / "groups")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    assert host.available_memory(torch.device("cpu")) == left
+    assert available_memory(torch.device("cpu")) == left
 
 
 if __name__ == "__main__":

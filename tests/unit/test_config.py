@@ -139,6 +139,15 @@ def test_the_documented_keys_exist() -> None:
         (["trainer.lr=${oc.env:NO_SUCH_VARIABLE}"], ["trainer.lr", "NO_SUCH_VARIABLE"]),
         (["trainer.epochs=1,2"], ["trainer.epochs=1,2", "--multirun"]),
         (["two words"], ["'two words'", "key=value"]),
+        (["trainer=[1]"], ["trainer=[1] must name a file of conf/trainer/"]),
+        (["trainer.lr=" + "9" * 400], ["override cannot be applied", "too large"]),
+        (["workers=" + "9" * 5000], ["cannot be read as key=value", "5000 digits"]),
+        (["trainer.lr=" + "[" * 1000 + "]" * 1000], ["nested too deeply"]),
+        (["cluster.hardware={a: inf}"], ["override cannot be applied", "cluster.hardware"]),
+        (
+            ["cluster=dgx1", "cluster.hardware.nodes=inf"],
+            ["cluster.hardware.nodes=inf must be a finite number"],
+        ),
         (["trainer.lr=[1"], ["'trainer.lr=[1'", "key=value"]),
     ],
 )

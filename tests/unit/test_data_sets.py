@@ -1,8 +1,11 @@
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 
 from parallel.config import DataConfig
-from parallel.data import DATA_SETS, known_classes, known_images, open_data
+from parallel.data import DATA_SETS, host_memory, known_classes, known_images, open_data
 from parallel.data.dataset import ArrayImages, stored_side, subset
 from parallel.data.synthetic import SyntheticConfig
 
@@ -85,3 +88,26 @@ def test_array_images_checks_its_arrays() -> None:
         ArrayImages(pixels[:, :4], labels)
     with pytest.raises(ValueError, match="pixels.dtype"):
         ArrayImages(pixels.astype(np.float32), labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "words"),
+    [
+        (
+            "synthetic",
+            {},
+            32768,
+            "model.image_size=32768 needs 824.6 GB of memory for the data set, and 8.0 GB",
+        ),
+        ("synthetic", {"train_images": 10**10}, 64, "data.train_images=10000000000 needs 240.0 GB of memory"),
+        ("synthetic", {"val_images": 10**10}, 64, "data.val_images=10000000000 needs 240.0 GB of memory"),
+        ("digits", {}, 32768, "model.image_size=32768 needs 3,859.0 GB of memory"),
+    ],
+)
+def test_a_set_that_does_not_fit_into_memory_is_refused(
+    name: str, options: dict[str, Any], size: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_memory, "host_memory", lambda: 8_000_000_000)
+    data = dataclasses.replace(DATA_SETS[name].options, **options)
+    with pytest.raises(ValueError, match=words):
+        open_data(data, size, seed=0)

@@ -42,7 +42,7 @@ def test_each_combination_has_a_prediction_or_a_reason() -> None:
     assert varied == ["workers"] and [c.values for c in found] == [{"workers": v} for v in ("1", "x", "16")]
     predicted = predict_all(found)
     assert [c.prediction is not None for c in predicted] == [True, False, False]
-    assert predicted[1].reason == "workers=x must be a whole number"
+    assert predicted[1].reason == "workers=x must be a whole number of at least 1 and at most 65,536"
     columns, rows = sweep_table(varied, predicted)
     assert {len(row) for row in rows} == {len(columns)}
     assert [row[0] for row in rows] == ["1", "x", "16"] and rows[2][-1] == predicted[2].reason != ""
