@@ -36,6 +36,11 @@ class CheckpointConfig:
         require_number("trainer.checkpoint.keep", self.keep, 1, MOST_KEPT)
 
     @property
+    def saves(self) -> bool:
+        """Whether a run saves its state at all, be it at the end."""
+        return self.every != NEVER or self.final
+
+    @property
     def interval(self) -> tuple[int, str] | None:
         """Number and unit (epoch, step or minute) of the interval. None: never."""
         found = INTERVAL.fullmatch(self.every)

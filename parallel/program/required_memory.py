@@ -78,11 +78,17 @@ def memory_of(program: Program, worker: int, precision: str) -> Memory:
     )
 
 
-def refuse_too_large(program: Program, precision: str, available: Sequence[int | None]) -> None:
-    """Raise `ValueError` if a worker needs more bytes than `available`, by worker; None:
-    unknown."""
+def refuse_too_large(
+    program: Program, precision: str, available: Sequence[int | None], *, copies: bool = False
+) -> None:
+    """Raise `ValueError` if a worker needs more bytes than `available`, by worker; None: unknown.
+
+    `copies`: the same memory also holds copies of the state for checkpoints.
+    """
     for worker, there in enumerate(available):
         need = memory_of(program, worker, precision).total
+        if copies:
+            need += 2 * program.parameters_updated(worker) * WEIGHT_BYTES[precision]
         if there is not None and need > there:
             raise ValueError(
                 f"the plan is too large for worker {worker}: it needs about {need / 1e9:.2f} GB of memory "

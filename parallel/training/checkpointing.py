@@ -158,7 +158,7 @@ class Checkpointing:
 
     def finish(self, step: int, epochs: tuple[Epoch, ...]) -> None:
         """Save the last state, and wait until it is on disk; write the weights of the finished run."""
-        if self._saved_step != step and (self._options.interval is not None or self._options.final):
+        if self._saved_step != step and self._options.saves:
             self._complete(self._await_reports())
             self.save(step, epochs, None)
         self._complete(self._await_reports())

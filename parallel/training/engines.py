@@ -39,7 +39,9 @@ def runtime_engine(job: Job, world: World, observer: Observer | None) -> Runtime
         raise RuntimeError(f"strategy={job.config.strategy.name} has neither a plan nor an entry in ENGINES")
     trainer = job.config.trainer
     program = lower(job.graph, job.plan, trainer.batch_size)
-    refuse_too_large(program, trainer.precision, world.gather(available_memory(world.device)))
+    available = world.gather(available_memory(world.device))
+    copies = trainer.checkpoint.saves and world.device.type == "cpu"  # those of a GPU's state are on the host
+    refuse_too_large(program, trainer.precision, available, copies=copies)
     model = build_model(job.config.model, job.data.num_classes, trainer.seed)
     return Runtime(program, model, world, EngineOptions.from_config(trainer), observer=observer)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import signal
 from pathlib import Path
@@ -173,3 +174,34 @@ def test_never_begins_again_and_removes_the_checkpoints(tmp_path: Path) -> None:
     assert [attempt.step for attempt in record.attempts] == [0]
     assert all(epoch.timed for epoch in record.epochs)
     assert not (folder / "checkpoints").exists() and (folder / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("world", "kills"), [(1, 7), (2, 3)])
+def test_a_short_storm_changes_no_bit(tmp_path: Path, world: int, kills: int) -> None:
+    """`scripts/storm.py` does this with real launchers, sweeps, and larger networks."""
+    long = ("strategy=data_parallel", "trainer.epochs=60", "trainer.checkpoint.every=2 steps")
+    strategy = long if world > 1 else ("strategy=single", *long[1:])
+    train(tmp_path / "undisturbed", world, *strategy)
+    folder, chance = tmp_path / "run", random.Random(world)
+    done = 0
+    while done < kills:
+        number = chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
+        storm = {
+            "ALTER": "storm",
+            "VICTIM": str(chance.randrange(world)),
+            "SIGNAL": str(int(number)),
+            "DELAY": str(chance.uniform(0.0, 0.1)),
+        }
+        if chance.random() < 0.6:
+            storm["SAVING"] = "1"
+        ended = run_module(
+            world, ALTERED, *RUN, f"hydra.run.dir={folder}", *strategy, folder=tmp_path, environment=storm
+        )
+        assert any(ended.codes), "it finished before the signal"
+        assert "altered" not in ended.err and "truncated" not in ended.err
+        for path in whole_checkpoints(folder / "checkpoints"):
+            Checkpoint(path).check()
+        done += 1
+    record = train(folder, world, *strategy)
+    assert 0 < record.restarts <= kills  # a run that dies before it opened its folder is no start
+    assert weights(folder) == weights(tmp_path / "undisturbed")

@@ -5,6 +5,7 @@ die        every rank is killed when a checkpoint is whole and the step after it
 absent     rank 1 never joins the others
 early      rank 1 is killed while it opens the data, before any step
 hang       rank 1 hangs while it reads the images of the second step
+storm      rank VICTIM sends itself SIGNAL after DELAY seconds of training or, if SAVING, in the next checkpoint
 fullgraph  torch.compile raises at graph breaks, and needs no C++ compiler
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -22,6 +24,7 @@ import torch
 
 import tests.support.small_network  # noqa: F401  before parallel.cli lists the models
 from parallel.checkpoints.checkpoint import folder_name
+from parallel.checkpoints.saver import PARTIAL
 from parallel.cli import application
 from parallel.config import Config
 from parallel.data.loader import Batch, Loader
@@ -70,6 +73,21 @@ def _slow(config: Config, verbose: bool) -> Job:
     raise AssertionError("unreachable")
 
 
+def _storm(checkpoints: Path) -> None:
+    """Signal this process from a thread, as somebody else might."""
+    saving = "SAVING" in os.environ
+
+    def work() -> None:
+        wait_for(checkpoints.exists, 60.0)  # the training begins
+        time.sleep(float(os.environ["DELAY"]))
+        if saving:
+            while not any(checkpoints.glob(f"*{PARTIAL}*")):
+                time.sleep(0.0005)
+        os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+
+    threading.Thread(target=work, daemon=True).start()
+
+
 def train(config: Config, run_dir: Path) -> None:
     alteration = os.environ.get("ALTER")
     if alteration == "fail":
@@ -77,6 +95,9 @@ def train(config: Config, run_dir: Path) -> None:
     elif alteration == "die":
         Dying.checkpoints = run_dir / "checkpoints"
         loop.Loader = Dying  # type: ignore[misc]
+    elif alteration == "storm":
+        if os.environ.get("RANK", "0") == os.environ["VICTIM"]:
+            _storm(run_dir / "checkpoints")
     elif alteration == "absent":
         blame.ABSENT_S = 3.0
         if os.environ["RANK"] == "1":
