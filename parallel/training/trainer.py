@@ -71,7 +71,8 @@ def train(config: Config, run_dir: Path) -> None:
                     writer.append(epoch)
                     tracker.log_epoch(epoch)
 
-            epochs = loop.run(checkpoints, before, keep, run_dir / "trace.json")
+            trace_path = run_dir / "trace.json" if world.rank == 0 else None
+            epochs = loop.run(checkpoints, before, keep, trace_path)
             if writer is not None:
                 record = make_record(job, world, run_dir, attempts, len(starts) - 1, epochs)
                 writer.finish(record)

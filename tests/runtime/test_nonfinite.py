@@ -135,7 +135,7 @@ HOT = (
     "trainer.batch_size=8",
     "trainer.epochs=3",
     "tracker=none",
-    "trainer.lr=1e12",
+    "trainer.lr=1e6",
 )
 
 
@@ -146,7 +146,7 @@ def test_a_run_that_checks_ends_with_the_step_and_the_op(strategy: str, tmp_path
     )
     assert done.codes == [1, 1]
     assert (
-        done.err.count("error: step 1: op ") == 1 and "gave the first non-finite value (loss nan)" in done.err
+        done.err.count("error: step 2: op ") == 1 and "gave the first non-finite value (loss nan)" in done.err
     )
     assert "Traceback" not in done.err
     assert list(tmp_path.rglob("record.json")) == []

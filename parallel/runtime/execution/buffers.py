@@ -30,8 +30,8 @@ class Buffers:
         self._program = program
         self._boxes: dict[tuple[str, str], Box] = {}
         self._initial: dict[tuple[str, str], Tensor] = {}
-        self._first: set[tuple[str, str]] = set()
-        """Buffers of which no worker before this one holds the same box."""
+        self._last: set[tuple[str, str]] = set()
+        """Buffers of which no worker after this one holds the same box."""
         self.held: dict[str, dict[str, Tensor]] = {}
         """Tensors by op and buffer."""
         given = dict(model.named_buffers())
@@ -40,8 +40,9 @@ class Buffers:
                 whole = given[f"{op.name}.{name}"].detach()
                 own = whole[box.within(Box.whole(op.buffers[name]))].to(form.device, form.dtype, copy=True)
                 self._boxes[op.name, name], self._initial[op.name, name] = box, own
-                if all(buffer_boxes(program, op, before).get(name) != box for before in range(rank)):
-                    self._first.add((op.name, name))
+                later = range(rank + 1, program.plan.workers)
+                if all(buffer_boxes(program, op, other).get(name) != box for other in later):
+                    self._last.add((op.name, name))
                 self.held.setdefault(op.name, {})[name] = own.clone()
 
     def reset(self) -> None:
@@ -50,10 +51,10 @@ class Buffers:
             self.held[op][name].copy_(initial)
 
     def pieces(self) -> list[Piece]:
-        """Return the parts that no worker before this one holds: views, not copies."""
+        """Return the parts that no worker after this one holds: views, not copies."""
         pieces = []
         for (op, name), box in self._boxes.items():
-            if (op, name) in self._first:
+            if (op, name) in self._last:
                 place = Place(
                     "buffers",
                     f"{op}.{name}",
