@@ -59,6 +59,10 @@ class Checkpoint:
         """Return the names of the tensors of a kind."""
         return [name for other, name in self._places if other == kind]
 
+    def shape(self, kind: str, name: str) -> tuple[int, ...]:
+        """Return the shape of a whole tensor."""
+        return self._places[kind, name][0][1].shape
+
     def check(self) -> None:
         """Compare all files with their checksums. Raises `ValueError` that names the file."""
         for file in self.manifest.files:

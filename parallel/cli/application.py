@@ -96,10 +96,11 @@ def _job(train: Train, ranks: Ranks, node: DictConfig) -> None:
     train(config, run_dir)
 
 
-def fit_world(config: Config, world: int, launched: bool) -> Config:
+def fit_world(config: Config, world: int, launched: bool, *, sweeps: bool = True) -> Config:
     """Return `config` with `workers` set.
 
-    Raises `ValueError` if the plan needs another number of processes than `world`.
+    Raises `ValueError` if the plan needs another number of processes than `world`; `sweeps`: whether
+    the command can run a sweep, which the message then suggests.
     """
     wanted = config.worker_count(world)
     if wanted != world:
@@ -113,8 +114,9 @@ def fit_world(config: Config, world: int, launched: bool) -> Config:
             )
         raise ValueError(
             f"{what} needs {processes}, but python starts one: use `torchrun "
-            f"--standalone --nproc-per-node {wanted} -m {started_module()} …`, or a sweep: "
-            "`-m … hydra/launcher=torchrun`"
+            f"--standalone --nproc-per-node {wanted} -m {started_module()} …`"
+            + ", or a sweep: `-m … hydra/launcher=torchrun`"
+            * sweeps
         )
     return dataclasses.replace(config, workers=wanted)
 

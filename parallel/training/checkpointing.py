@@ -22,12 +22,11 @@ from parallel.checkpoints.manifest import Begun, Manifest
 from parallel.checkpoints.saver import Saver, remove
 from parallel.checkpoints.schedule import Schedule
 from parallel.checkpoints.tensor_files import write_tensors
-from parallel.models import build_model
 from parallel.results.json_files import sync_folder
 from parallel.results.records import Attempt, Epoch
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.engine import Engine
-from parallel.training.job import Job
+from parallel.training.job import Job, empty_state
 from parallel.training.record import workload_of
 
 MODEL = "model.safetensors"
@@ -210,9 +209,7 @@ def _together(begun: Begun | None, reports: Sequence[_Report]) -> Begun | None:
 
 def write_model(checkpoint: Checkpoint, job: Job, path: Path) -> None:
     """Write the weights and buffers of a checkpoint as a `state_dict` of the model."""
-    with torch.device("meta"):
-        names = build_model(job.config.model, job.data.num_classes, seed=0).state_dict()
-    state = {name: _tensor_of(checkpoint, name, like) for name, like in names.items()}
+    state = {name: _tensor_of(checkpoint, name, like) for name, like in empty_state(job).items()}
     temporary = path.with_name(f"{path.name}.tmp")
     write_tensors(temporary, state, {"format": "pt", "step": str(checkpoint.step)})
     temporary.rename(path)

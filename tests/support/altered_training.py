@@ -23,7 +23,7 @@ from parallel.cli import application
 from parallel.config import Config
 from parallel.data.loader import Batch, Loader
 from parallel.runtime.execution.runtime import Runtime
-from parallel.training import engines, loop, trainer
+from parallel.training import engines, evaluation, trainer
 from tests.support.waiting import wait_for
 
 
@@ -60,9 +60,9 @@ def train(config: Config, run_dir: Path) -> None:
         engines.Runtime = Failing  # type: ignore[misc]
     elif alteration == "die":
         Dying.checkpoints = run_dir / "checkpoints"
-        loop.Loader = Dying  # type: ignore[misc]
+        evaluation.Loader = Dying  # type: ignore[misc]
     elif alteration == "hang":
-        loop.Loader = Hanging  # type: ignore[misc]
+        evaluation.Loader = Hanging  # type: ignore[misc]
     elif alteration == "fullgraph":
         torch.compile = partial(torch.compile, backend="aot_eager", fullgraph=True)
     trainer.train(config, run_dir)
