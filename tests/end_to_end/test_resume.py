@@ -75,3 +75,15 @@ def test_run_that_died_ends_with_the_same_weights(
         for ours, theirs in zip(record.epochs, undisturbed.epochs, strict=True):
             assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-6)
             assert ours.val_loss == theirs.val_loss and ours.bytes_sent == theirs.bytes_sent
+
+
+def test_run_is_finished_although_its_weights_cannot_be_written(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "run" / "model.safetensors"
+    (in_the_way / "folder").mkdir(parents=True)
+    ended = start(tmp_path / "run", 1)
+    assert ended.codes == [0]
+    sentence = f"warning: {in_the_way} was not written: "
+    assert ended.err.startswith(sentence) and len(ended.err.splitlines()) == 1
+    assert len(read_record(tmp_path / "run").epochs) == 3
+    assert list((tmp_path / "run").glob("*.tmp")) == []
+    assert len(whole_checkpoints(tmp_path / "run" / "checkpoints")) == 1
