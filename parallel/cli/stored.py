@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from parallel.cli.compose import compose_config, parse_overrides, quote
-from parallel.cli.schema import options_of
+from omegaconf.errors import OmegaConfBaseException
+
+from parallel.cli.compose import compose_config, parse_overrides, quote, sentence
+from parallel.cli.schema import escaped, options_of
 from parallel.config import Config
 from parallel.config.strategy import BASELINE
 from parallel.results.json_files import naming
@@ -40,7 +42,10 @@ def evaluation_config(run: Path, stored: Mapping[str, Any], overrides: Sequence[
 def _stored_overrides(stored: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the run's options as group and override."""
     for group in ("model", "data", "trainer"):
-        options = options_of(group, stored.get(group, {}))
+        try:
+            options = options_of(group, stored.get(group, {}))
+        except OmegaConfBaseException as error:
+            raise ValueError(sentence(error)) from None
         if group != "trainer":
             yield group, f"{group}={options.name}"
         for field in dataclasses.fields(options):
@@ -54,6 +59,4 @@ def _literal(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str):
-        return quote(value.replace("${", "\\${"))  # not an interpolation: it was resolved in the run
-    return repr(value)
+    return quote(escaped(value)) if isinstance(value, str) else repr(value)

@@ -223,7 +223,7 @@ def test_weights_of_another_model(runs: Path, tmp_path: Path, change: str, words
         (1, ("strategy=single",), "strategy=single does not exist: give a run directory"),
         (1, ("empty",), "empty has no weights: no whole checkpoint and no model.safetensors"),
         (1, ("runs/single", "--fast"), "flag=--fast is not known"),
-        (1, ("runs/single", "workers=2", "strategy=ddp"), "workers=2 needs 2 processes"),
+        (1, ("runs/single", "workers=2", "strategy=ddp"), "--nproc-per-node 2 -m parallel.evaluate …`\n"),
         (1, ("runs/single", "strategy=model_parallel", "workers=3"), "workers=3 needs 3 processes"),
         (2, ("runs/single", "strategy=single"), "strategy=single needs 1 process, but torchrun started 2"),
         (2, ("nowhere",), "nowhere does not exist"),
