@@ -5,7 +5,7 @@
 
     python -m parallel.evaluate runs/compare/strategy=one_weird_trick
     torchrun --standalone --nproc-per-node 2 -m parallel.evaluate runs/mine strategy=model_parallel
-    python -m parallel.evaluate runs/mine/checkpoints/step-00000135 trainer.batch_size=8
+    python -m parallel.evaluate runs/mine/checkpoints/step-00000132 trainer.batch_size=8
     python -m parallel.evaluate runs/mine cat.jpg dog.jpg
 
 RUN is a run directory, a checkpoint or a .safetensors file beside a record. A run directory stands
