@@ -7,8 +7,9 @@
     schedule.py     when a checkpoint is due
 
 The files are safetensors, which hold numbers and a JSON header, so that reading one never runs
-code. `torch.distributed.checkpoint` was the alternative. Its own storage keeps the metadata as a
-pickle; its safetensors storage stores blocks of n-dimensional tensors, which a span of a bucket is
-not, and no checksums; and both need collectives on a process group of their own to write in the
-background.
+code. `torch.distributed.checkpoint` was the alternative (torch 2.13). Its own storage keeps the
+metadata as a pickle; its safetensors storage stores blocks with an offset and a length in every
+dim, which a span of a bucket in general is not; neither has checksums. Both run collectives to
+write in the background, which need a process group of their own with a CPU backend; the mode
+without them is experimental.
 """

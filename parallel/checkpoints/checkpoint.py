@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from parallel.checkpoints.manifest import FORMAT, MANIFEST, Manifest
 from parallel.checkpoints.piece import Piece, Place, assembled, from_header
+from parallel.config import one_line, require
 from parallel.config.typed import structure
 from parallel.results.json_files import naming, read_json
 
@@ -42,6 +43,8 @@ class Checkpoint:
         values = read_json(folder / MANIFEST, FORMAT)
         with naming(folder / MANIFEST):
             self.manifest = structure(Manifest, values)
+            files, workers = len(self.manifest.files), self.manifest.workers
+            require(files == workers, "files", files, f"must be one for each of workers={workers}")
         self._places: dict[tuple[str, str], list[tuple[Path, Place]]] = defaultdict(list)
         for file in self.manifest.files:
             path = folder / file.name
@@ -59,12 +62,17 @@ class Checkpoint:
         """Return the names of the tensors of a kind."""
         return [name for other, name in self._places if other == kind]
 
+    def shape(self, kind: str, name: str) -> tuple[int, ...]:
+        """Return the shape of a whole tensor."""
+        return self._places[kind, name][0][1].shape
+
     def check(self) -> None:
         """Compare all files with their checksums. Raises `ValueError` that names the file."""
         for file in self.manifest.files:
             path = self.folder / file.name
-            if sha256(path) != file.sha256:
-                raise ValueError(f"{path}: altered: its checksum is not the one in {MANIFEST}")
+            with naming(path), _reading():
+                if sha256(path) != file.sha256:
+                    raise ValueError(f"altered: its checksum is not the one in {MANIFEST}")
 
     def read(self, kind: str, name: str) -> Tensor:
         """Return a whole tensor on the CPU. Raises `ValueError` if there is none."""
@@ -97,7 +105,7 @@ def readable_checkpoints(folder: Path, damaged: list[str]) -> Iterator[Checkpoin
             checkpoint = Checkpoint(path)
             checkpoint.check()
         except ValueError as error:
-            damaged.append(str(error))
+            damaged.append(one_line(error))
         else:
             yield checkpoint
 
@@ -116,20 +124,28 @@ def _step_of(path: Path) -> int | None:
     return int(digits) if digits.isdecimal() else None
 
 
-def _read_places(path: Path) -> tuple[Place, ...]:
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Turn the errors of files that cannot be read, or hold no tensors, into `ValueError`."""
     try:
-        with safe_open(path, framework="pt") as file:
-            places = from_header(file.metadata())
-            absent = {place.key for place in places}.symmetric_difference(file.keys())
-    except (SafetensorError, json.JSONDecodeError) as error:
+        yield
+    except OSError as error:
+        raise ValueError(f"can't be read: {error.strerror}") from None
+    except SafetensorError as error:
         raise ValueError(f"is not a file of tensors: {error}") from None
+
+
+def _read_places(path: Path) -> tuple[Place, ...]:
+    with _reading(), safe_open(path, framework="pt") as file:
+        places = from_header(file.metadata())
+        absent = {place.key for place in places}.symmetric_difference(file.keys())
     if absent:
         raise ValueError(f"its header does not fit its tensors: {sorted(absent)[0]}")
     return places
 
 
 def _read_piece(path: Path, place: Place) -> Piece:
-    with safe_open(path, framework="pt") as file:
+    with naming(path), _reading(), safe_open(path, framework="pt") as file:
         values = file.get_tensor(place.key)
     if tuple(values.shape) != (place.stop - place.start,):
         raise ValueError(f"{path}: {place.key} has the shape {tuple(values.shape)}")

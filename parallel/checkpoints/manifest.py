@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,7 @@ from parallel.results.records import Attempt, Epoch, Workload
 
 FORMAT = 1
 MANIFEST = "checkpoint.json"
+FILE_NAME = re.compile(r"worker-[0-9]{1,9}\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,10 @@ class File:
     name: str
     bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        valid = FILE_NAME.fullmatch(self.name) is not None
+        require(valid, "name", repr(self.name), "must be worker-N.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +44,11 @@ class Begun:
     """Sum of the losses of its steps."""
     bytes_sent: int
     """Sum over the workers."""
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, "steps", self.steps, "must be at least 1")
+        require(0 <= self.seconds < math.inf, "seconds", self.seconds, "must be a time in seconds")
+        require(self.bytes_sent >= 0, "bytes_sent", self.bytes_sent, "must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +79,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         require(self.format == FORMAT, "format", self.format, f"cannot be read; this version reads {FORMAT}")
+        require(0 <= self.time < math.inf, "time", self.time, "must be a time in seconds")
         require(self.workers >= 1, "workers", self.workers, "must be at least 1")
         require(self.steps_per_epoch >= 1, "steps_per_epoch", self.steps_per_epoch, "must be at least 1")
         begun = 0 if self.begun is None else self.begun.steps

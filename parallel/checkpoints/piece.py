@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -101,41 +102,51 @@ def pieces_of_span(
 def assembled(pieces: Iterable[Piece]) -> Tensor:
     """Return the tensor that all its pieces make up, in any order.
 
-    Equal boxes may be given twice. Raises `ValueError` if an element is missing or of another dtype.
+    Raises `ValueError` if an element is missing, given twice or of another dtype.
     """
     by_box: dict[Box, list[Piece]] = {}
     for piece in pieces:
         by_box.setdefault(piece.place.whole_box, []).append(piece)
     some = next(iter(by_box.values()))[0]
     shape, dtype = some.place.shape, some.values.dtype
-    whole = torch.empty(shape, dtype=dtype)
-    covered = 0
     for box, parts in by_box.items():
-        _check_box(parts, box, shape, dtype)
-        flat = parts[0].values
-        if len(parts) > 1:
-            flat = torch.empty(box.volume, dtype=dtype)
-            for part in parts:
-                flat[part.place.start : part.place.stop] = part.values
+        _check_box(parts, box, some)
+    # Before memory is allocated for a shape that may be damaged.
+    covered, volume = sum(box.volume for box in by_box), Box.whole(shape).volume
+    if covered != volume:
+        raise ValueError(f"{some.place.name} has pieces of {covered} of its {volume} elements")
+    for one, other in combinations(by_box, 2):
+        if not (one & other).empty:
+            raise ValueError(f"{some.place.name} has the overlapping pieces {one} and {other}")
+    whole = torch.empty(shape, dtype=dtype)
+    for box, parts in by_box.items():
+        flat = torch.cat([part.values for part in parts])
         channels_last = parts[0].place.channels_last
         shaped = flat.view(memory_shape(box.shape, channels_last))
         whole[box.within(Box.whole(shape))] = in_logical_order(shaped, channels_last)
-        covered += box.volume
-    if covered != whole.numel():
-        raise ValueError(f"{some.place.name} has pieces of {covered} of its {whole.numel()} elements")
     return whole
 
 
-def _check_box(parts: Sequence[Piece], box: Box, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def _check_box(parts: list[Piece], box: Box, some: Piece) -> None:
+    """Sort the parts of a box. Raises `ValueError` unless they follow each other and are of the
+    same tensor as `some`."""
+    parts.sort(key=lambda part: part.place.start)
     end = 0
-    for part in sorted(parts, key=lambda part: part.place.start):
-        if part.place.start > end:
-            raise ValueError(f"{part.place.name} {box} lacks its elements {end}:{part.place.start}")
-        if part.place.shape != shape or part.values.dtype != dtype:
-            raise ValueError(f"{part.place.name} has pieces of different shapes or dtypes")
-        end = max(end, part.place.stop)
+    for part in parts:
+        place = part.place
+        if place.shape != some.place.shape or part.values.dtype != some.values.dtype:
+            raise ValueError(f"{place.name} has pieces of different shapes or dtypes")
+        if place.channels_last != parts[0].place.channels_last:
+            raise ValueError(f"{place.name} {box} has pieces in different memory orders")
+        if place.start != end:
+            missing = place.start > end
+            first, last = sorted((place.start, end))
+            raise ValueError(
+                f"{place.name} {box} {'lacks' if missing else 'repeats'} its elements {first}:{last}"
+            )
+        end = place.stop
     if end < box.volume:
-        raise ValueError(f"{parts[0].place.name} {box} lacks its elements {end}:{box.volume}")
+        raise ValueError(f"{some.place.name} {box} lacks its elements {end}:{box.volume}")
 
 
 def to_header(places: Iterable[Place]) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from parallel.checkpoints.checkpoint import folder_name, sha256, whole_checkpoints
+from parallel.checkpoints.checkpoint import Checkpoint, folder_name, sha256, whole_checkpoints
 from parallel.checkpoints.manifest import FORMAT, MANIFEST, File, Manifest
 from parallel.checkpoints.piece import Piece, to_header
 from parallel.checkpoints.tensor_files import write_tensors
@@ -91,14 +91,15 @@ class Saver:
     def complete(self, succeeded: bool) -> str:
         """Wait for the end of a checkpoint with which no worker is busy; return the problem, or "".
 
-        Unless all workers `succeeded`, worker 0 removes it.
+        Unless all workers `succeeded`, or if worker 0 itself fails at the end, worker 0 removes it.
         """
         if not succeeded:
             self._abandoned.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if not succeeded and self._rank == 0 and self._partial is not None and self._partial.exists():
+        failed = not succeeded or self._problem != ""
+        if failed and self._rank == 0 and self._partial is not None and self._partial.exists():
             shutil.rmtree(self._partial)
         return self._problem
 
@@ -172,9 +173,12 @@ def _best_of(paths: Sequence[Path]) -> Path | None:
     """Return the checkpoint with the highest validation accuracy; the earliest of equal ones."""
     best, highest = None, -1.0
     for path in reversed(paths):
-        epochs = read_json(path / MANIFEST, FORMAT).get("epochs") or [{}]
-        top1 = epochs[-1].get("val_top1")
-        if isinstance(top1, float) and top1 > highest:
+        try:
+            epochs = Checkpoint(path).manifest.epochs
+        except ValueError:
+            continue  # damaged: no run can use it, and resuming names it
+        top1 = epochs[-1].val_top1 if epochs else None
+        if top1 is not None and top1 > highest:
             best, highest = path, top1
     return best
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-FIRST_LOOK = 10
-"""Steps until the first look at the clock, for intervals in minutes."""
+LOOKS = 16
+"""Minimum number of looks at the clock in an interval in minutes: steps may become slower."""
 
 
 class Schedule:
@@ -17,7 +17,7 @@ class Schedule:
         """`interval` is a number and a unit: epoch, step or minute. None: never."""
         self._number, self._unit = interval or (0, "never")
         self._epoch = steps_per_epoch
-        self._looked_at, self._next_look = first_step, first_step + FIRST_LOOK
+        self.saved(first_step)
 
     def looks(self, step: int) -> bool:
         """Return whether the workers must agree on the time after `step` steps, and call `due` with
@@ -37,14 +37,17 @@ class Schedule:
 
     def saved(self, step: int) -> None:
         """Note that a checkpoint was saved after `step` steps."""
-        self._looked_at = step
-        self._next_look = step + FIRST_LOOK
+        self._looked = (step, 0.0)
+        self._next_look = step + 1
 
     def _is_time(self, step: int, seconds: float) -> bool:
-        rest = 60.0 * self._number - seconds
-        step_s = seconds / max(1, step - self._looked_at)
+        last_step, last_seconds = self._looked
+        self._looked = (step, seconds)
+        interval = 60.0 * self._number
+        rest = interval - seconds
+        step_s = (seconds - last_seconds) / (step - last_step)
         if rest < step_s / 2:
             return True
-        # Half of the rest at most: a step may become faster.
-        self._next_look = step + max(1, round(rest / max(step_s, 1e-6) / 2))
+        ahead = min(rest / 2, interval / LOOKS)
+        self._next_look = step + max(1, round(ahead / max(step_s, 1e-6)))
         return False

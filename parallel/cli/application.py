@@ -114,11 +114,14 @@ def _job(train: Train, ranks: Ranks, folders: set[Path], node: DictConfig) -> No
     train(config, run_dir)
 
 
-def fit_world(config: Config, world: int, launched: bool, restarted: bool = False) -> Config:
+def fit_world(
+    config: Config, world: int, launched: bool, *, restarted: bool = False, sweeps: bool = True
+) -> Config:
     """Return `config` with `workers` set.
 
     A run that torchrun `restarted` may have lost workers, and goes on with those that are left.
-    Raises `ValueError` if the plan needs another number of processes than `world`.
+    Raises `ValueError` if the plan needs another number of processes than `world`; `sweeps`: whether
+    the command can run a sweep, which the message then suggests.
     """
     if restarted:
         config = dataclasses.replace(config, workers=None)
@@ -134,8 +137,9 @@ def fit_world(config: Config, world: int, launched: bool, restarted: bool = Fals
             )
         raise ValueError(
             f"{what} needs {processes}, but python starts one: use `torchrun "
-            f"--standalone --nproc-per-node {wanted} -m {started_module()} …`, or a sweep: "
-            "`-m … hydra/launcher=torchrun`"
+            f"--standalone --nproc-per-node {wanted} -m {started_module()} …`"
+            + ", or a sweep: `-m … hydra/launcher=torchrun`"
+            * sweeps
         )
     return dataclasses.replace(config, workers=wanted)
 

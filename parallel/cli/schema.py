@@ -8,6 +8,7 @@ conf/.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,8 @@ def config_of(values: Mapping[str, Any]) -> Config:
 
 
 def options_of(group: str, values: Mapping[str, Any]) -> Any:
-    """Return the options of a group as the dataclass of its choice."""
+    """Return the options of a group as the dataclass of its choice. All interpolations in `values`
+    are resolved already."""
     require(isinstance(values, Mapping), group, values, "must be a mapping of options")
     require_plain(group, values)  # OmegaConf converts whole numbers to floats without a check
     if group in CHOICES:
@@ -102,8 +104,14 @@ def options_of(group: str, values: Mapping[str, Any]) -> Any:
     for key, value in values.items():
         if key not in known:
             raise ValueError(unknown_key(group, shortened(key), values, f"={shortened(str(value))}"))
-    node = OmegaConf.merge(OmegaConf.create({group: typed_node(default)}), {group: dict(values)})
+    resolved = {key: escaped(value) if isinstance(value, str) else value for key, value in values.items()}
+    node = OmegaConf.merge(OmegaConf.create({group: typed_node(default)}), {group: resolved})
     return OmegaConf.to_object(OmegaConf.select(node, group))
+
+
+def escaped(text: str) -> str:
+    """Return a text in which OmegaConf finds no interpolation."""
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + "\\${", text)
 
 
 def unknown_key(group: str, key: str, values: Mapping[str, Any], stated: str = "") -> str:

@@ -197,7 +197,7 @@ def _sentence(error: Exception, path: str, declared: Any) -> str:
             for key in nested.extra_fields
         ]
         if missing or unknown:
-            return _keys_sentence(path, declared, missing, unknown)
+            return _keys_sentence(path, _dataclass_in(declared), missing, unknown)
         if named:
             nested, note = named[0]
             return _sentence(nested, f"{path}.{note.name}" if path else note.name, note.type)
@@ -217,6 +217,13 @@ def _keys_sentence(path: str, declared: Any, missing: Sequence[str], unknown: Se
         known = ", ".join(field.name for field in dataclasses.fields(declared))
         said.append(f"has unknown {shortened(', '.join(sorted(map(str, unknown))))}; its keys are {known}")
     return f"{path or _name(declared)} {' and '.join(said)}"
+
+
+def _dataclass_in(declared: Any) -> Any:
+    """Return the dataclass in a type such as `Inner | None`."""
+    return next(
+        option for option in (declared, *typing.get_args(declared)) if dataclasses.is_dataclass(option)
+    )
 
 
 def _words(declared: Any) -> str:

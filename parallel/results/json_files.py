@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from parallel.config import require
+from parallel.config import one_line, require
 from parallel.config.documents import from_json, read_bytes
 from parallel.config.typed import structure
 
@@ -34,11 +34,11 @@ def read_json(path: Path, *formats: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Prefix the message of a `ValueError` with the file's path."""
+    """Prefix the message of a `ValueError` with the file's path, as one line."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}: {one_line(error)}") from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:

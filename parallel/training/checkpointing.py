@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from parallel.checkpoints.checkpoint import CHECKPOINTS, Checkpoint, folder_name, whole_checkpoints
@@ -22,13 +23,13 @@ from parallel.checkpoints.manifest import Begun, Manifest
 from parallel.checkpoints.saver import Saver, remove
 from parallel.checkpoints.schedule import Schedule
 from parallel.checkpoints.tensor_files import write_tensors
-from parallel.models import build_model
+from parallel.config import one_line
 from parallel.results.json_files import sync_folder
 from parallel.results.records import Attempt, Epoch
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.engine import Engine
 from parallel.runtime.failure.errors import RunStopped
-from parallel.training.job import Job
+from parallel.training.job import Job, empty_state
 from parallel.training.record import workload_of
 
 MODEL = "model.safetensors"
@@ -166,7 +167,14 @@ class Checkpointing:
             return
         newest = self._run_dir / CHECKPOINTS / folder_name(step)
         if self._options.final and newest.exists():
-            write_model(Checkpoint(newest), self._job, self._run_dir / MODEL)
+            try:
+                write_model(Checkpoint(newest), self._job, self._run_dir / MODEL)
+            except (
+                OSError,
+                SafetensorError,
+                ValueError,
+            ) as error:  # as for checkpoints: the run is worth more
+                self._warn(f"{self._run_dir / MODEL} was not written: {one_line(error)}")
         if self._options.interval is None:
             for path in whole_checkpoints(self._saver.folder):
                 remove(path)
@@ -233,12 +241,13 @@ def _together(begun: Begun | None, reports: Sequence[_Report]) -> Begun | None:
 
 def write_model(checkpoint: Checkpoint, job: Job, path: Path) -> None:
     """Write the weights and buffers of a checkpoint as a `state_dict` of the model."""
-    with torch.device("meta"):
-        names = build_model(job.config.model, job.data.num_classes, seed=0).state_dict()
-    state = {name: _tensor_of(checkpoint, name, like) for name, like in names.items()}
+    state = {name: _tensor_of(checkpoint, name, like) for name, like in empty_state(job).items()}
     temporary = path.with_name(f"{path.name}.tmp")
-    write_tensors(temporary, state, {"format": "pt", "step": str(checkpoint.step)})
-    temporary.rename(path)
+    try:
+        write_tensors(temporary, state, {"format": "pt", "step": str(checkpoint.step)})
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

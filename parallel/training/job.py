@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from parallel.config import Config, Searched
 from parallel.data import DataSet, open_data
 from parallel.graph import Graph
 from parallel.graph.configured import model_graph
+from parallel.models import build_model
 from parallel.plans import Plan
 from parallel.program.precision import DTYPES
 from parallel.runtime.communication.world import World
@@ -42,6 +46,13 @@ def prepare(config: Config, verbose: bool) -> Job:
     later = isinstance(config.strategy, Searched) or not config.strategy.makes_plan
     plan = None if later else build_plan(graph, workers, config.strategy)
     return Job(config, workers, data, graph, plan)
+
+
+def empty_state(job: Job) -> dict[str, Tensor]:
+    """Return the model's `state_dict` on the meta device: names, shapes and dtypes."""
+    with torch.device("meta"):
+        state: dict[str, Tensor] = build_model(job.config.model, job.data.num_classes, seed=0).state_dict()
+    return state
 
 
 def describe(job: Job, world: World) -> str:

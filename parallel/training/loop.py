@@ -22,8 +22,7 @@ from torch import Tensor
 
 from parallel.checkpoints.manifest import Begun
 from parallel.config import TrainerConfig
-from parallel.data.loader import Batch, Loader, LoaderOptions
-from parallel.program.precision import DTYPES
+from parallel.data.loader import Batch
 from parallel.results.records import Epoch
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.engine import Engine
@@ -32,6 +31,7 @@ from parallel.runtime.failure.errors import NotFinite
 from parallel.runtime.failure.nonfinite import NonfiniteCheck
 from parallel.runtime.instrumentation.trace import StepTrace, chosen_step
 from parallel.training.checkpointing import Checkpointing
+from parallel.training.evaluation import open_loader, validate
 from parallel.training.job import Job
 from parallel.training.progress import Progress
 from parallel.training.resuming import StartPoint
@@ -75,8 +75,8 @@ class Loop:
         self._engine = engine
         self._check = check
         self._config = job.config.trainer
-        self._train = self._loader(train=True)
-        self._val = self._loader(train=False)
+        self._train = open_loader(job, engine, world, train=True)
+        self._val = open_loader(job, engine, world, train=False)
         self._progress = Progress(
             self._config.epochs,
             len(self._train),
@@ -90,18 +90,6 @@ class Loop:
         traced = chosen_step(self._config.trace, len(self._train), self._config.epochs)
         self._trace = (
             StepTrace(engine, traced) if traced is not None and isinstance(engine, Runtime) else None
-        )
-
-    def _loader(self, train: bool) -> Loader:
-        config = self._job.config
-        data = self._job.data
-        return Loader(
-            data.train if train else data.val,
-            LoaderOptions.from_config(config, data, DTYPES[config.trainer.precision]),
-            train=train,
-            image_positions=self._engine.image_positions,
-            label_positions=self._engine.label_positions,
-            device=self._world.device,
         )
 
     @property
@@ -216,10 +204,11 @@ class Loop:
             torch.tensor(engine.bytes_sent - sent, dtype=torch.float64, device=world.device)
         )
         memory = max(world.gather(peak_memory(world.device)))
-        val_loss, top1, top5 = self._validate()
-        if not math.isfinite(val_loss):
+        self._progress.phase("validation")
+        scores = validate(engine, world, self._val)
+        if not math.isfinite(scores.loss):
             raise NotFinite(
-                f"the validation loss after epoch {epoch + 1} is {val_loss}, though the training loss was "
+                f"the validation loss after epoch {epoch + 1} is {scores.loss}, though the training loss was "
                 f"{train_loss:g}: trainer.lr={lr:g} may be too large"
             )
         if begun is not None:
@@ -231,9 +220,9 @@ class Loop:
             timed=begun is None,
             images_per_second=steps * self._config.batch_size / seconds,
             train_loss=train_loss,
-            val_loss=val_loss,
-            val_top1=top1,
-            val_top5=top5,
+            val_loss=scores.loss,
+            val_top1=scores.top1,
+            val_top5=scores.top5,
             data_wait_s=split.get("data_wait_s"),
             compute_s=split.get("compute_s"),
             communication_s=split.get("communication_s"),
@@ -290,16 +279,6 @@ class Loop:
             value = torch.tensor(getattr(split, field.name), dtype=torch.float64, device=world.device)
             means[field.name] = world.sum(value).item() / world.size
         return means if self._engine.splits_time else {"data_wait_s": means["data_wait_s"]}
-
-    def _validate(self) -> tuple[float, float, float]:
-        """Return the mean loss and the top-1 and top-5 accuracy over the validation images."""
-        self._progress.phase("validation")
-        self._world.watch.at("the validation")
-        sums = torch.zeros(4, dtype=torch.float64, device=self._world.device)
-        for batch in self._val.epoch(0):
-            sums += self._engine.evaluate_step(batch.images, batch.labels)
-        loss, top1, top5, images = self._world.sum(sums).tolist()
-        return loss / images, top1 / images, top5 / images
 
 
 def _added(before: Begun, now: Begun) -> Begun:

@@ -205,3 +205,15 @@ def test_a_short_storm_changes_no_bit(tmp_path: Path, world: int, kills: int) ->
     record = train(folder, world, *strategy)
     assert 0 < record.restarts <= kills  # a run that dies before it opened its folder is no start
     assert weights(folder) == weights(tmp_path / "undisturbed")
+
+
+def test_run_is_finished_although_its_weights_cannot_be_written(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "run" / "model.safetensors"
+    (in_the_way / "folder").mkdir(parents=True)
+    ended = start(tmp_path / "run", 1)
+    assert ended.codes == [0]
+    sentence = f"warning: {in_the_way} was not written: "
+    assert ended.err.startswith(sentence) and len(ended.err.splitlines()) == 1
+    assert len(read_record(tmp_path / "run").epochs) == 3
+    assert list((tmp_path / "run").glob("*.tmp")) == []
+    assert len(whole_checkpoints(tmp_path / "run" / "checkpoints")) == 1

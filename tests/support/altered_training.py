@@ -30,7 +30,7 @@ from parallel.config import Config
 from parallel.data.loader import Batch, Loader
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.failure import blame
-from parallel.training import engines, loop, trainer
+from parallel.training import engines, evaluation, trainer
 from parallel.training.job import Job
 from tests.support.waiting import wait_for
 
@@ -94,7 +94,7 @@ def train(config: Config, run_dir: Path) -> None:
         engines.Runtime = Failing  # type: ignore[misc]
     elif alteration == "die":
         Dying.checkpoints = run_dir / "checkpoints"
-        loop.Loader = Dying  # type: ignore[misc]
+        evaluation.Loader = Dying  # type: ignore[misc]
     elif alteration == "storm":
         if os.environ.get("RANK", "0") == os.environ["VICTIM"]:
             _storm(run_dir / "checkpoints")
@@ -105,7 +105,7 @@ def train(config: Config, run_dir: Path) -> None:
     elif alteration == "early":
         trainer.prepare = _killed if os.environ["RANK"] == "1" else _slow
     elif alteration == "hang":
-        loop.Loader = Hanging  # type: ignore[misc]
+        evaluation.Loader = Hanging  # type: ignore[misc]
     elif alteration == "fullgraph":
         torch.compile = partial(torch.compile, backend="aot_eager", fullgraph=True)
     trainer.train(config, run_dir)

@@ -37,6 +37,7 @@ PRELOAD = (
     "parallel.plan",
     "parallel.simulate",
     "parallel.calibrate",
+    "parallel.evaluate",
     "parallel.verify",
     "parallel.verification.parity",
     "parallel.data.decoder",

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from parallel.cli import compose
 from parallel.cli.application import claim_run_dir, fit_world
 from parallel.cli.choices import CHOICES
-from parallel.config import Config, DataConfig, ImageFilesConfig
+from parallel.cli.stored import evaluation_config
+from parallel.config import Config, DataConfig, ImageFilesConfig, TrainerConfig
 from parallel.models.alexnet import AlexNetConfig
-from parallel.strategies import FromFile, ModelParallel, Single
+from parallel.strategies import DataParallel, FromFile, ModelParallel, Single
 
 
 def test_the_default_configuration_is_that_of_the_dataclasses() -> None:
@@ -304,3 +308,50 @@ def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
 )
 def test_quoted_values_survive_hydra(text: str) -> None:
     assert compose.parse_overrides([f"hydra.run.dir={compose.quote(text)}"])[0].value() == text
+
+
+def test_a_run_is_evaluated_with_its_own_model_and_data() -> None:
+    run = Config(
+        dataclasses.replace(AlexNetConfig(), variant="original", dropout=0.25),
+        ImageFilesConfig(
+            "tiny_imagenet", root="/a ${b} \\${c}'s \\", stored_size=300, val_images=5, cache_limit_gb=1e-05
+        ),
+        ModelParallel(micro_batches=4),
+        trainer=TrainerConfig(
+            batch_size=7, precision="bf16", seed=3, channels_last=False, lr=9.0, trace=True
+        ),
+        workers=4,
+    )
+    stored = json.loads(json.dumps(dataclasses.asdict(run)))
+    default = compose.compose_config([])
+    config = evaluation_config(Path("record.json"), stored, [], 1)
+    assert (config.model, config.data) == (run.model, run.data)
+    options = {"batch_size": 7, "precision": "bf16", "seed": 3, "channels_last": False}
+    assert config.trainer == dataclasses.replace(default.trainer, **options)
+    assert config.strategy == Single() and config.cluster == default.cluster and config.workers is None
+    assert evaluation_config(Path("record.json"), stored, [], 2).strategy == DataParallel()
+    overrides = ["data=digits", "data.val_images=4", "trainer.precision=fp64", "strategy=model_parallel"]
+    config = evaluation_config(Path("record.json"), stored, overrides, 1)
+    assert (config.model, config.data) == (run.model, DataConfig("digits", val_images=4))
+    assert config.trainer == dataclasses.replace(default.trainer, **{**options, "precision": "fp64"})
+    assert config.strategy == ModelParallel()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": None}, "record.json: model=None must be a mapping of options"),
+        ({"model": {"name": "lenet"}}, "record.json: model=lenet is not known; it must be one of alexnet, "),
+        ({"trainer": {"batch_sise": 3}}, "record.json: trainer.batch_sise is not a known key; trainer has "),
+        (
+            {"data": {"name": "digits", "val_images": "x"}},
+            "record.json: data.val_images: Value 'x' of type 'str' ",
+        ),
+        ({"data": {"name": "digits", "val_images": 0}}, "record.json: data.val_images=0 must be at least 1"),
+    ],
+)
+def test_a_stored_configuration_that_is_not_valid(change: dict[str, Any], sentence: str) -> None:
+    stored = {**dataclasses.asdict(compose.compose_config([])), **change}
+    with pytest.raises(ValueError) as caught:
+        evaluation_config(Path("record.json"), stored, [], 1)
+    assert str(caught.value).startswith(sentence)

@@ -83,6 +83,7 @@ def test_values_become_dataclasses() -> None:
         ({"counts": {"x": "y"}}, "counts.x='y' must be a whole number"),
         ({"counts": [1]}, "counts=[1] must be a mapping"),
         ({"other": 1}, "other=1 must be a mapping or null"),
+        ({"other": {"nam": "c"}}, "other lacks name and has unknown nam; its keys are name, size"),
         (
             {"odd": 1},
             "outer has unknown odd; its keys are rate, inner, items, counts, anything, shared, other",
