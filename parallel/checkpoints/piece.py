@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from parallel.config import require, require_one_of
+from parallel.config.documents import from_json
 from parallel.config.typed import structure
 from parallel.graph.box import Box, Span
 from parallel.graph.memory_order import in_logical_order, memory_shape
@@ -158,4 +159,4 @@ def from_header(header: Mapping[str, str] | None) -> tuple[Place, ...]:
     """Return the places in the header of a file. Raises `ValueError` for an invalid one."""
     text = (header or {}).get("pieces")
     require(text is not None, "pieces", None, "is missing from the file's header")
-    return structure(tuple[Place, ...], json.loads(text or ""), "pieces")
+    return structure(tuple[Place, ...], from_json((text or "").encode()), "pieces")

@@ -126,12 +126,11 @@ class Checkpointing:
         If the one before is still being written, it is saved after a later step.
         """
         begin = time.perf_counter()
-        self._world.watch.does("saving a checkpoint")
         reports = self._reports(begun)
-        if any(report.busy for report in reports):
-            self._postponed = True
+        self._postponed = any(report.busy for report in reports)
+        if self._postponed:
             return
-        self._postponed = False
+        self._world.watch.does("saving a checkpoint")
         self._complete(reports)
         begun = _together(begun, reports)
         pieces = [piece for kind in SAVED_KINDS for piece in self._engine.pieces(kind)]
