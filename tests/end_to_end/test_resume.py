@@ -217,3 +217,33 @@ def test_run_is_finished_although_its_weights_cannot_be_written(tmp_path: Path) 
     assert len(read_record(tmp_path / "run").epochs) == 3
     assert list((tmp_path / "run").glob("*.tmp")) == []
     assert len(whole_checkpoints(tmp_path / "run" / "checkpoints")) == 1
+
+
+def test_torchrun_starts_the_workers_again_and_they_go_on(tmp_path: Path) -> None:
+    """In the same folder, whose name has the time of the first start, without being told."""
+    long = ("strategy=data_parallel", "trainer.epochs=60", "trainer.checkpoint.every=2 steps")
+    train(tmp_path / "undisturbed", 2, *long)
+    storm = {
+        "ALTER": "storm",
+        "VICTIM": "1",
+        "SIGNAL": str(int(signal.SIGKILL)),
+        "DELAY": "0.1",
+        "SAVING": "1",
+    }
+    torchrun = (
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "--max-restarts=1",
+        "-m",
+        ALTERED,
+    )
+    with starting(tmp_path) as begin:
+        process = begin(*torchrun, *RUN, *long, environment=storm)
+        _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "error: worker 0 ends in" in err and "worker 1 is gone" in err
+    (folder,) = (tmp_path / "runs").iterdir()
+    record = read_record(folder)
+    assert record.restarts == 1 and len(record.attempts) == 2
+    assert weights(folder) == weights(tmp_path / "undisturbed")

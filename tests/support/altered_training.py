@@ -96,7 +96,8 @@ def train(config: Config, run_dir: Path) -> None:
         Dying.checkpoints = run_dir / "checkpoints"
         evaluation.Loader = Dying  # type: ignore[misc]
     elif alteration == "storm":
-        if os.environ.get("RANK", "0") == os.environ["VICTIM"]:
+        first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        if first and os.environ.get("RANK", "0") == os.environ["VICTIM"]:
             _storm(run_dir / "checkpoints")
     elif alteration == "absent":
         blame.ABSENT_S = 3.0

@@ -220,7 +220,7 @@ def test_rules_of_places(changes: dict[str, Any], sentence: str) -> None:
             {"pieces": to_header([PLACE]).replace('"stop"', '"end"')},
             r"pieces\[0\] lacks stop and has unknown end",
         ),
-        ({"pieces": "["}, "Expecting value"),
+        ({"pieces": "["}, "truncated or not JSON"),
     ],
 )
 def test_headers(header: dict[str, str] | None, sentence: str) -> None:
