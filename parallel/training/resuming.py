@@ -19,7 +19,7 @@ from typing import Any
 from parallel.checkpoints.checkpoint import CHECKPOINTS, Checkpoint, readable_checkpoints, whole_checkpoints
 from parallel.checkpoints.manifest import MANIFEST, Manifest
 from parallel.checkpoints.saver import remove
-from parallel.config import AUTO, NEVER, Config
+from parallel.config import AUTO, NEVER, Config, require
 from parallel.results.json_files import write_atomically
 from parallel.results.records import Attempt, Epoch, plan_fingerprint
 from parallel.runtime.communication.world import World
@@ -158,6 +158,12 @@ def refuse_other_workload(job: Job, checkpoint: Checkpoint) -> None:
     different = [f"{name}={there[name]} and not {here[name]}" for name in here if here[name] != there[name]]
     if different:
         raise ValueError(f"{checkpoint.folder} cannot be continued here: it has {', '.join(different)}")
+    require(
+        job.config.trainer.epochs >= len(manifest.epochs),
+        "trainer.epochs",
+        job.config.trainer.epochs,
+        f"must be at least {len(manifest.epochs)}, the epochs that {checkpoint.folder} has done",
+    )
 
 
 def attempts_of(start: StartPoint, job: Job) -> tuple[Attempt, ...]:

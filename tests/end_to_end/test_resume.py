@@ -117,7 +117,9 @@ def test_a_signal_to_one_worker_saves_and_ends_all(tmp_path: Path, world: int, n
     done = Checkpoint(path).manifest.epochs[-1].epoch
     for name in ("run", "other"):
         changed = ("strategy=single", f"trainer.epochs={done + 1}")
-        train(tmp_path / f"{name}-2", 1, *changed, f"resume={folder}")
+        record = train(tmp_path / f"{name}-2", 1, *changed, f"resume={folder}")
+        # What the other run trained counts in this one's losses, not in its times.
+        assert [epoch.timed for epoch in record.epochs[:done]] == [False] * done
     assert weights(tmp_path / "run-2") == weights(tmp_path / "other-2")
 
 
@@ -144,6 +146,9 @@ def test_what_cannot_be_continued_is_refused_with_what_differs(tmp_path: Path) -
     assert "must be auto, never, a checkpoint" in refused(tmp_path / "b", f"resume={tmp_path}")
     assert "choose another folder" in refused(died, f"resume={whole}")
     assert "contains a finished run" in refused(whole)
+    assert "trainer.epochs=2 must be at least 3" in refused(
+        tmp_path / "c", f"resume={whole}", "trainer.epochs=2"
+    )
 
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
