@@ -68,7 +68,8 @@ class Epoch:
     """Maximum over the workers."""
     lr: float | None = None
     checkpoint_s: float | None = None
-    """Time that training waited for copies of its state during the epoch; part of `seconds`."""
+    """Time that training waited for copies of its state since the end of the epoch before; those
+    within the epoch are part of `seconds`."""
     timed: bool = True
     """Whether `seconds` is the time of an epoch of this run. False: the epoch was continued from a
     checkpoint, or trained before this run took the training over. It counts in losses, not in

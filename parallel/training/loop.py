@@ -117,12 +117,12 @@ class Loop:
 
         Writes the trace, if any, to `trace_path`.
         """
-        rows = before
+        rows, waited_s = before, 0.0
         with self._progress:
             for epoch in range(len(before), self._config.epochs):
-                waited = checkpoints.waited_s
                 row = self._epoch(epoch, rows, checkpoints, trace_path)
-                rows = (*rows, dataclasses.replace(row, checkpoint_s=checkpoints.waited_s - waited))
+                rows = (*rows, dataclasses.replace(row, checkpoint_s=checkpoints.waited_s - waited_s))
+                waited_s = checkpoints.waited_s
                 checkpoints.after_step((epoch + 1) * len(self._train), rows)
                 after_epoch(rows[-1])
                 self._progress.epoch(rows[-1])

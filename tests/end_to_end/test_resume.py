@@ -172,6 +172,11 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
     assert [attempt.step for attempt in read_record(folder).attempts] == [0, 5]
 
 
+def test_the_time_of_copies_is_recorded_with_the_next_epoch(tmp_path: Path) -> None:
+    first, *others = train(tmp_path / "run", 1, "strategy=single").epochs
+    assert first.checkpoint_s == 0 and all((epoch.checkpoint_s or 0) > 0 for epoch in others)
+
+
 def test_never_begins_again_and_removes_the_checkpoints(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     die(folder, 1, 10, "strategy=single")
