@@ -1,10 +1,11 @@
 """Watch a long run: memory, file descriptors, threads and shared memory of every worker.
 
-    python scripts/long_run.py --steps 10000 --workers 2 strategy=data_parallel
+    python scripts/long_run.py --steps 10000 --workers 2 model=resnet18 model.image_size=32 strategy=data_parallel
 
-Trains resnet18 at 32 px with a checkpoint every 200 steps under torchrun, and looks at the workers
-every few seconds. Prints a table of the values at ten moments and the slope over the second half:
-what grows with the steps would have one that is not zero.
+Trains under torchrun with a checkpoint every 200 steps, and looks at the workers twice a second.
+`--module tests.support.altered_training model=small` takes a network whose steps last milliseconds.
+Prints a table of the values at ten moments and the slope over the second half: what grows with the
+steps would have one that is not zero.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from rich.table import Table
 
 from parallel.checkpoints.checkpoint import CHECKPOINTS, Checkpoint, whole_checkpoints
 
-SAMPLE_S = 2.0
+SAMPLE_S = 0.5
+ENDING = 4
+"""Samples at the end that are left out: the workers may be ending."""
 IMAGES, BATCH = 400, 8
 RUN = (
-    "model=resnet18",
-    "model.image_size=32",
     f"data.train_images={IMAGES}",
     "data.val_images=32",
     f"trainer.batch_size={BATCH}",
@@ -90,11 +91,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--module", default="parallel.train", help="module that torchrun runs")
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     epochs = -(-arguments.steps // (IMAGES // BATCH))
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.workers}"]
-    command = [sys.executable, *torchrun, "-m", "parallel.train", *RUN, f"trainer.epochs={epochs}"]
+    command = [sys.executable, *torchrun, "-m", arguments.module, *RUN, f"trainer.epochs={epochs}"]
     with tempfile.TemporaryDirectory(prefix="long_run_") as folder:
         seen = watch([*command, *arguments.overrides], Path(folder))
     # The last sample may be of workers that are ending.
