@@ -162,6 +162,10 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> Non
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
+    shutil.copytree(folder, tmp_path / "alone")
+    shutil.rmtree(tmp_path / "alone/checkpoints/step-00000005")
+    alone = start(tmp_path / "alone", 1, "strategy=single")
+    assert alone.codes == [2] and "has no whole checkpoint: resume=never begins again" in alone.err
     ended = start(folder, 1, "strategy=single")
     assert ended.codes == [0]
     assert ended.err == (
