@@ -13,28 +13,26 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from parallel.config import TrainerConfig
+from parallel.config import CheckpointConfig, TrainerConfig
 from parallel.config.strategy import BASELINE
 from parallel.results.comparison import TREATMENT, Comparison, Result
 from parallel.results.formatting import count
 from parallel.results.records import Record, Workload
 from parallel.results.statistics import speedup
 
+CHECKPOINTS = tuple(f"trainer.checkpoint.{field.name}" for field in dataclasses.fields(CheckpointConfig))
 HARMLESS = (
     "trainer.epochs",
     "trainer.seed",
-    "trainer.checkpoint.every",
-    "trainer.checkpoint.keep",
-    "trainer.checkpoint.best",
-    "trainer.checkpoint.final",
     "data.root",
     "data.cache",
     "data.cache_limit_gb",
     "data.decoders",
     *(f"trainer.{name}" for name in TREATMENT),
+    *CHECKPOINTS,
 )
 """Fields that may differ between compared runs without a note."""
-CACHE = ("data.cache", "data.cache_limit_gb", "data.decoders")
+LEFT_OUT = ("data.cache", "data.cache_limit_gb", "data.decoders", *CHECKPOINTS)
 """Fields that change neither the workload nor its location."""
 VERSIONS = ("python", "torch", "numpy", "parallel", "git_commit")
 
@@ -73,7 +71,7 @@ def baseline_command(record: Record) -> str | None:
         words += [f"{group}={values['name']}"] if "name" in values else []
         for name, value in values.items():
             chosen = name in stated or value != defaults.get(f"{group}.{name}")
-            if name != "name" and value is not None and chosen and f"{group}.{name}" not in CACHE:
+            if name != "name" and value is not None and chosen and f"{group}.{name}" not in LEFT_OUT:
                 words.append(f"{group}.{name}={value}")
     words += [f"cluster.device={record.device.split(':')[0]}", f"cluster.threads={record.threads}"]
     return "python -m parallel.train " + " ".join(shlex.quote(word) for word in words)

@@ -119,7 +119,10 @@ def test_only_the_same_threads_and_treatment_make_a_baseline(changes: dict[str, 
 
 def test_missing_baseline_names_the_command_that_runs_it() -> None:
     record = made_record(
-        "data_parallel", threads=2, trainer={"lr": 0.5, "seed": 0}, workload=dataclasses.replace(WORKLOAD)
+        "data_parallel",
+        threads=2,
+        trainer={"lr": 0.5, "seed": 0, "checkpoint": {"keep": 7}},
+        workload=dataclasses.replace(WORKLOAD),
     )
     (comparison,) = compare([record])
     (first, *_) = notes(comparison)
@@ -139,7 +142,9 @@ def test_missing_baseline_names_the_command_that_runs_it() -> None:
         "cluster.threads=2",
         "cluster.device=cpu",
     } <= set(words)
-    assert not any(word.startswith(("strategy.", "trainer.seed", "data.cache")) for word in words)
+    assert not any(
+        word.startswith(("strategy.", "trainer.seed", "trainer.checkpoint", "data.cache")) for word in words
+    )
     assert " ".join(words) in first
 
 
