@@ -32,6 +32,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -77,14 +78,16 @@ class Kind:
             return [root / "runs" / self.name / f"strategy={strategy}" for strategy in self.strategies]
         return [root / "runs" / self.name]
 
-    def command(self) -> list[str]:
-        """Return the command that starts the run and that goes on with it."""
+    def command(self, restarts: int = 0) -> list[str]:
+        """Return the command that starts the run and that goes on with it; torchrun starts the
+        workers again `restarts` times."""
         train = ["-m", "parallel.train"]
         if self.sweep:
             names = f"strategy={','.join(self.strategies)}"
             launcher = ("hydra/launcher=torchrun", f"workers={self.workers}", f"sweep={self.name}")
             return [sys.executable, *train, "-m", names, *launcher, *WORKLOAD]
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.workers}"]
+        torchrun += [f"--max-restarts={restarts}"]
         strategy = f"strategy={self.strategies[0]}"
         return [sys.executable, *torchrun, *train, strategy, f"hydra.run.dir=runs/{self.name}", *WORKLOAD]
 
@@ -119,13 +122,13 @@ class Tally:
 class Run:
     """The processes of one started command."""
 
-    def __init__(self, kind: Kind, root: Path, extra: Sequence[str] = ()) -> None:
+    def __init__(self, kind: Kind, root: Path, extra: Sequence[str] = (), restarts: int = 0) -> None:
         self.kind, self.root = kind, root
         self.token = secrets.token_hex(8)
         self.begun = time.time()
         self.log = open(root / "log", "ab")
         self.process = subprocess.Popen(
-            [*kind.command(), *extra],
+            [*kind.command(restarts), *extra],
             cwd=root,
             env=os.environ | {MARK: self.token, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL,
@@ -191,7 +194,6 @@ class Run:
 def disturb(run: Run, chance: random.Random, tally: Tally) -> str | None:
     """Send a random signal at a random moment; return what was done, None if the run ended first."""
     run.wait_until(lambda: run.roles()["worker"], 60.0)
-    starts = sum((folder / "starts").exists() for folder in run.kind.folders(run.root))
     when = chance.choice(("start", "any", "any", "saving", "saving", "saving"))
     if when == "start":
         time.sleep(chance.uniform(0, 4))
@@ -204,7 +206,6 @@ def disturb(run: Run, chance: random.Random, tally: Tally) -> str | None:
     if when == "saving":
         run.wait_until(run.saving, 10.0)
         time.sleep(chance.uniform(0, 0.15))
-    del starts
     if run.process.poll() is not None:
         return None
     roles = {name: found for name, found in run.roles().items() if found}
@@ -357,8 +358,6 @@ def attempts_since(folder: Path, begun: float) -> list[int]:
         found = [read_record(folder).attempts]
     else:
         found = [Checkpoint(path).manifest.attempts for path in whole_checkpoints(folder / CHECKPOINTS)[:1]]
-    from datetime import datetime
-
     return [
         attempt.step
         for attempts in found
@@ -397,13 +396,13 @@ def report(tally: Tally) -> str:
 def goodput(every_s: float, root: Path) -> str:
     """Return how long a run takes with a worker killed every so many seconds, and without."""
     kind = KINDS[1]
-    extra = ("trainer.epochs=120", "trainer.checkpoint.every=10 steps")
+    extra = ("trainer.epochs=60", "trainer.checkpoint.every=10 steps")
     seconds = {}
     kills = 0
     for name in ("undisturbed", "disturbed"):
         folder = root / name
         folder.mkdir()
-        run = Run(Kind(kind.name, kind.workers, kind.strategies), folder, extra)
+        run = Run(kind, folder, extra, restarts=100)
         begin = last = time.monotonic()
         while run.process.poll() is None:
             time.sleep(0.2)
