@@ -7,9 +7,6 @@ TEST_WORKERS ?= 2
 # Distribute tests by file, so that a module starts its processes once; xdist 3.8 ignores its groups with pytest 9.2.
 # Not reordered: the files that take longest come first, and none of them is left for the end.
 PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
-STRATEGIES := single,data_parallel,model_parallel,one_weird_trick,ddp
-SWEEP := compare
-RUNS := runs/$(SWEEP)
 
 # Coverage takes a third more time with the tracing of Python 3.11, and little with the monitoring of 3.12.
 ifdef COVERAGE
@@ -21,12 +18,12 @@ endif
 .PHONY: help install compare test test-slow clean
 
 help:
-	@echo "make compare   train AlexNet on the embedded digits with every strategy on two workers, and compare them"
-	@echo "make test      lint, types and tests, on TEST_WORKERS=2 processes; COVERAGE=1 prints what they cover"
-	@echo "make test-slow the slow tests: training to 90 % accuracy, all of tests/data/golden.json, more random plans"
-	@echo "make install   only create the environment $(VENV)"
-	@echo "make clean     remove the environment and the caches; runs/ stays"
-	@echo "PYTHON=python3.12 make …   use this interpreter for a new environment"
+	@echo "make compare    calibrate this machine, train AlexNet with every strategy, print the table, write the report"
+	@echo "                WORKERS=4 DEVICE=cpu|cuda: other workers than all GPUs or all cores (at most 8)"
+	@echo "make test       lint, types and tests, on TEST_WORKERS=2 processes; COVERAGE=1 prints what they cover"
+	@echo "make test-slow  the slow tests: training to 90 % accuracy, all of tests/data/golden.json, more random plans"
+	@echo "make install    only create the environment $(VENV); PYTHON=python3.12 chooses its interpreter"
+	@echo "make clean      remove the environment and the caches; runs/ stays"
 
 install: $(STAMP)
 
@@ -39,16 +36,8 @@ $(STAMP): setup.cfg pyproject.toml
 	touch $@
 
 # Finished jobs are skipped, so `make compare` continues after an interruption.
-# The second command runs the baseline with all cores, the alternative for a user of a single machine.
 compare: $(STAMP)
-	$(BIN)/python -m parallel.train -m experiment=compare strategy=$(STRATEGIES) workers=2 \
-		hydra/launcher=torchrun sweep=$(SWEEP)
-	$(BIN)/python -m parallel.train -m experiment=compare strategy=single \
-		'cluster.threads=choice('$$($(BIN)/python -c 'import os; print(len(os.sched_getaffinity(0)))')')' \
-		hydra/launcher=torchrun sweep=$(SWEEP)
-	$(BIN)/python -m parallel.compare $(RUNS)
-	@echo "records:  $(RUNS)/*/record.json and epochs.csv"
-	@echo "W&B runs: $(RUNS)/*/wandb (offline without a key: $(BIN)/wandb sync $(RUNS)/*/wandb/offline-run-*)"
+	$(BIN)/python -m parallel.benchmark $(if $(WORKERS),workers=$(WORKERS)) $(if $(DEVICE),device=$(DEVICE))
 
 test: $(STAMP)
 	$(BIN)/ruff check

@@ -1,8 +1,8 @@
 """Calibrate this machine.
 
-    torchrun --standalone --nproc-per-node N -m parallel.calibrate [override …]
+    python -m parallel.torchrun --nproc-per-node N -m parallel.calibrate [override …]
 
-    torchrun --standalone --nproc-per-node 2 -m parallel.calibrate data=digits workers=2
+    python -m parallel.torchrun --nproc-per-node 2 -m parallel.calibrate data=digits workers=2
 
 Measures, with all workers running, the parts of a training step: every op in every shape that a
 plan could give it, additions and updates, messages by size, how messages slow computing down, the
@@ -19,7 +19,6 @@ Exit code 2 for an invalid configuration.
 
 from __future__ import annotations
 
-import os
 import sys
 
 from parallel.calibration.calibrate import calibrate
@@ -41,9 +40,8 @@ def run(ranks: Ranks) -> None:
     """Calibrate; worker 0 prints the results."""
     options, overrides = prefixed_options(CalibrationOptions, "calibrate", sys.argv[1:])
     config = config_of_world(ranks, overrides, "parallel.calibrate")
-    nodes = ranks.world // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     console = open_console(WIDTH)
-    path, cluster = calibrate(config, options, ranks.rank, nodes, console)
+    path, cluster = calibrate(config, options, ranks.rank, console)
     if ranks.rank > 0:
         return
     print_lines(console, *cluster_lines(cluster))

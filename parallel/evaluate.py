@@ -4,7 +4,7 @@
     python -m parallel.evaluate RUN image.jpg [image.png …] [override …]
 
     python -m parallel.evaluate runs/compare/strategy=one_weird_trick
-    torchrun --standalone --nproc-per-node 2 -m parallel.evaluate runs/mine strategy=model_parallel
+    python -m parallel.torchrun --nproc-per-node 2 -m parallel.evaluate runs/mine strategy=model_parallel
     python -m parallel.evaluate runs/mine/checkpoints/step-00000132 trainer.batch_size=8
     python -m parallel.evaluate runs/mine cat.jpg dog.jpg
 
@@ -26,10 +26,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from parallel.cli.agreement import agree
 from parallel.cli.application import fit_world
 from parallel.cli.command import HELP, Command, open_console
 from parallel.cli.ranked import run_ranked
 from parallel.cli.ranks import Ranks
+from parallel.cli.slurm_ranks import in_slurm
 from parallel.cli.stored import evaluation_config
 from parallel.cli.tables import add_row, plain_table, print_lines
 from parallel.config import require
@@ -51,10 +53,11 @@ def run(ranks: Ranks) -> None:
     found = ranks.share("weights", lambda: str(find_weights(Path(run_path))))
     weights = open_weights(Path(found))
     config = evaluation_config(weights.described_in, weights.config, overrides, ranks.world)
-    config = fit_world(config, ranks.world, ranks.launched, sweeps=False)
+    config = fit_world(config, ranks.world, ranks.launched, sweeps=False, slurm=in_slurm(ranks.environment))
     require(
         not images or config.workers == 1, "workers", config.workers, "must be 1 to classify single images"
     )
+    agree(ranks, config)
     job = prepare(config, verbose=ranks.rank == 0)
     console = open_console(COMMAND.width)
     if images:

@@ -52,7 +52,7 @@ COMMAND = Command(
     keys=("clusters", "workers", "strategies", "batch_sizes", "epoch_s"),
     width=180,
 )
-RENAMED = {"cluster": "clusters", "strategy": "strategies"}
+RENAMED = {"cluster": "clusters", "strategy": "strategies", "trainer.batch_per_worker": "batch_sizes"}
 """Keys of parallel.train, and the keys that replace them here."""
 
 

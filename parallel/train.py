@@ -1,7 +1,7 @@
 """Train one model with one strategy, or sweep over several.
 
 python -m parallel.train strategy=single
-torchrun --standalone --nproc-per-node 2 -m parallel.train strategy=one_weird_trick data=digits trainer.epochs=2
+python -m parallel.torchrun --nproc-per-node 2 -m parallel.train strategy=one_weird_trick data=digits trainer.epochs=2
 python -m parallel.train -m strategy=single,data_parallel hydra/launcher=torchrun workers=2
 """
 

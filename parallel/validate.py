@@ -1,7 +1,7 @@
-"""Measure how well the simulator predicts: torchrun --standalone --nproc-per-node N -m
+"""Measure how well the simulator predicts: python -m parallel.torchrun --nproc-per-node N -m
 parallel.validate [override …]
 
-    torchrun --standalone --nproc-per-node 2 -m parallel.validate data=digits workers=2
+    python -m parallel.torchrun --nproc-per-node 2 -m parallel.validate data=digits workers=2
     python -m parallel.compare runs/validation
 
 Predicts and measures the steps of many plans: for each batch size all named plans, the optimum of
@@ -31,6 +31,7 @@ from parallel.cli.ranks import Ranks
 from parallel.cli.result_tables import print_validation
 from parallel.cli.tables import print_lines
 from parallel.cli.values import prefixed_options
+from parallel.config.stderr import print_to_stderr
 from parallel.validation.measure import validate
 from parallel.validation.options import ValidationOptions
 
@@ -42,7 +43,7 @@ def run(ranks: Ranks) -> None:
     """Validate; worker 0 prints progress to standard error and the results to standard output."""
     options, overrides = prefixed_options(ValidationOptions, "validate", sys.argv[1:])
     config = config_of_world(ranks, overrides, "parallel.validate")
-    written = validate(config, options, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    written = validate(config, options, tell=print_to_stderr)
     if written is not None:
         path, validation = written
         console = open_console(WIDTH)

@@ -7,7 +7,8 @@
 
 Trains and evaluates both sides on random images, and prints the largest relative differences of
 losses, gradients, weights, running statistics and evaluation. If one is above 1e-10, both sides run
-again, the first op whose forward or backward differs is printed, and the exit code is 1.
+again, the first op whose forward or backward differs is printed, and the exit code is 1. Workers use the
+GPUs, which they share if there are fewer, or the CPU (cluster.device=cpu).
 
     steps=3         optimizer steps
     chaos=true      delay messages at random, and fill tensors with NaN until they have arrived
@@ -24,7 +25,7 @@ from parallel.cli.command import Command, Given, progress
 from parallel.cli.compose import compose_config
 from parallel.cli.tables import add_row, plain_table, print_lines
 from parallel.cli.values import whole_number
-from parallel.config import require, require_one_of
+from parallel.config import ClusterConfig, require, require_one_of
 from parallel.config.checks import MOST_STEPS
 from parallel.runtime.communication.chaos import Chaos
 from parallel.verification.parity import TOLERANCE, Difference
@@ -42,13 +43,21 @@ def body(given: Given, console: Console) -> int:
     chaos = Chaos() if delayed == "true" else None
     config = compose_config(given.rest)
     if one_strategy:
-        own_batch = any(override.startswith("trainer.batch_size=") for override in given.rest)
-        found = verify(config, steps, config.trainer.batch_size if own_batch else None, chaos)
+        own_batch = any(
+            override.startswith(("trainer.batch_size=", "trainer.batch_per_worker="))
+            for override in given.rest
+        )
+        batch = config.trainer.batch_size if own_batch else None
+        found = verify(config, steps, batch, chaos, lambda where: print_lines(console, where))
         return print_one(console, config.strategy.label, found)
+    others = [override for override in given.rest if not override.startswith("cluster.")]
     require(
-        not given.rest, "overrides", " ".join(given.rest), "need a strategy=NAME; the default plans take none"
+        not others,
+        "overrides",
+        " ".join(others),
+        "need a strategy=NAME; the default plans take only those of cluster",
     )
-    return check_defaults(console, steps, chaos)
+    return check_defaults(console, steps, chaos, config.cluster)
 
 
 def print_one(console: Console, label: str, found: Difference) -> int:
@@ -64,12 +73,16 @@ def print_one(console: Console, label: str, found: Difference) -> int:
     return 0 if found.ok else 1
 
 
-def check_defaults(console: Console, steps: int, chaos: Chaos | None) -> int:
+def check_defaults(console: Console, steps: int, chaos: Chaos | None, cluster: ClusterConfig) -> int:
     """Check the default plans, and print a row for each."""
+
+    def tell(where: str) -> None:
+        print_lines(console, where)
+
     table = plain_table(("plan", "model", "workers", *Difference().by_quantity), words=("plan", "model"))
     wrong: list[str] = []
     with progress("checking the default plans") as show:
-        for plan, found in verify_defaults(steps, chaos):
+        for plan, found in verify_defaults(steps, chaos, wanted=cluster, tell=tell):
             show(f"after {plan.label}")
             values = (f"{value:.1e}" for value in found.by_quantity.values())
             add_row(table, (plan.label, plan.model, str(plan.workers), *values))

@@ -26,7 +26,7 @@ SIDES = ("never", "1 epoch")
 
 def run(every: str, workers: int, epochs: int, overrides: list[str], folder: Path) -> tuple[Epoch, ...]:
     """Return the epochs of a run, without the first."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={workers}"]
+    torchrun = ["-m", "parallel.torchrun", f"--nproc-per-node={workers}"]
     options = [
         f"trainer.checkpoint.every={every}",
         "trainer.checkpoint.final=false",

@@ -1,7 +1,7 @@
 """Time different ways to sum a gradient. The results are why the runtime uses point-to-point
 messages.
 
-    torchrun --standalone --nproc-per-node 2 scripts/bench_messages.py
+    python -m parallel.torchrun --nproc-per-node 2 scripts/bench_messages.py
 
 Prints medians over interleaved rounds, timed between barriers, for each size:
 
@@ -22,7 +22,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from parallel.runtime.communication.world import keep_freed_memory
+from parallel.runtime.communication.opening import keep_freed_memory
 
 ROUNDS = 9
 """Timed rounds, after an untimed one."""

@@ -20,11 +20,12 @@ import time
 from collections.abc import Callable
 
 import torch
-from bench_strategies import make_step
+from bench_strategies import make_steps
 
 from parallel.config import ClusterConfig
 from parallel.results.statistics import speedup, summarise
-from parallel.runtime.communication.world import World, open_world
+from parallel.runtime.communication.opening import open_world
+from parallel.runtime.communication.world import World
 
 WARM_UP = 3
 SIDES = ("eager", "single")
@@ -34,9 +35,11 @@ def measure(arguments: argparse.Namespace) -> float:
     """Return the median seconds of a step of one side, measured in this process."""
     if arguments.side == "single":
         with open_world(ClusterConfig(device="cpu")) as world:
-            return median_s(make_step("single", arguments, world), arguments.steps)
+            return median_s(make_steps("single", arguments, world)[0], arguments.steps)
     torch.set_num_threads(1)
-    return median_s(make_step("eager", arguments, World(0, 1, torch.device("cpu"), "none")), arguments.steps)
+    return median_s(
+        make_steps("eager", arguments, World(0, 1, torch.device("cpu"), "none"))[0], arguments.steps
+    )
 
 
 def median_s(step: Callable[[], object], steps: int) -> float:

@@ -2,20 +2,22 @@
 
 Prints speedups of one weird trick at 2, 4 and 8 GPUs on the machine of Krizhevsky 2014, and epochs
 of the strategies with and without loading on the machine of Leon 2019. The published numbers and
-their sources are in published.yaml; docs/predictions.md discusses the differences. No number of a
-cluster was fitted to a result that is predicted here. Two were taken from the single-GPU baselines,
-as conf/cluster/k20.yaml and two_p100.yaml state: the speed of one GPU, and loading.
+their sources are in parallel/results/krizhevsky.py and published_epoch_times.json; docs/predictions.md
+discusses the differences. No number of a cluster was fitted to a result that is predicted here. Two were taken
+from the single-GPU baselines, as conf/cluster/k20.yaml and two_p100.yaml state: the speed of one GPU,
+and loading.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -27,10 +29,15 @@ from parallel.data import known_images
 from parallel.graph import Graph
 from parallel.graph.configured import graph_of
 from parallel.prediction.predict import Prediction, predict
+from parallel.results import krizhevsky
 from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, Single
 
-PUBLISHED = Path(__file__).with_name("published.yaml")
+ONE_WEIRD_TRICK = ("experiment=imagenet", "cluster=k20")
+"""Configuration of Krizhevsky's runs."""
+TIMES = Path(__file__).with_name("published_epoch_times.json")
 WIDTH = 130
+LEFT = ("strategy", "an epoch is")
+"""Columns of words."""
 
 
 def predicted(
@@ -51,10 +58,10 @@ def hours(found: Prediction, epochs: int) -> float:
     return epochs * known_images(found.config.data) / found.timeline.images_per_second / 3600
 
 
-def one_weird_trick_table(published: Mapping[str, Any]) -> Table:
+def one_weird_trick_table() -> Table:
     """Return hours and speedups of the paper's rows, and of each scheme that matches a row."""
-    config = compose_config([*published["overrides"], f"trainer.batch_size={published['batch_of_one']}"])
-    graph, epochs = graph_of(config), published["epochs"]
+    config = compose_config([*ONE_WEIRD_TRICK, f"trainer.batch_size={krizhevsky.BATCH_OF_ONE}"])
+    graph = graph_of(config)
     table = _table(
         [
             "GPUs",
@@ -70,50 +77,36 @@ def one_weird_trick_table(published: Mapping[str, Any]) -> Table:
         ]
     )
     single = predicted(config, graph, Single(), 1)
-    one = published["batch_of_one"]
-    table.add_row(
-        "1",
-        f"{one}, {one}",
-        f"{published['single_hours']:.2f}",
-        "1×",
-        "",
-        f"{hours(single, epochs):.2f}",
-        "1×",
-        "",
-        "",
-        "",
-    )
-    images = epochs * known_images(config.data)
-    alone_ms = 3.6e6 * published["single_hours"] * one / images
-    for row in published["rows"]:
-        gpus = row["gpus"]
-        for scheme in "abc" if row["whole"] else "bc":  # scheme a has a single pass
-            update = "step" if row["whole"] else "pass"
-            strategy = OneWeirdTrick(scheme=scheme, update=update)
-            found = predicted(config, graph, strategy, gpus, weak=True)
-            first = scheme in ("a" if row["whole"] else "b")
-            lost = 3.6e6 * row["hours"] * one * gpus / images - alone_ms
+    alone, *rows = krizhevsky.ROWS
+    images = krizhevsky.EPOCHS * known_images(config.data)
+    table.add_row(*_published(alone), "", f"{hours(single, krizhevsky.EPOCHS):.2f}", "1×", "", "", "")
+    alone_ms = 3.6e6 * alone.hours * alone.batch[0] / images
+    for row in rows:
+        for scheme in "abc" if row.whole else "bc":  # scheme a has a single pass
+            strategy = OneWeirdTrick(scheme=scheme, update="step" if row.whole else "pass")
+            found = predicted(config, graph, strategy, row.gpus, weak=True)
+            first = scheme in ("a" if row.whole else "b")
+            lost = 3.6e6 * row.hours * row.batch[0] / images - alone_ms
             table.add_row(
-                *(
-                    [
-                        str(gpus),
-                        f"{one * gpus:,}, {one * gpus if row['whole'] else one:,}",
-                        f"{row['hours']:.2f}",
-                        f"{row['speedup']:.2f}×",
-                    ]
-                    if first
-                    else [""] * 4
-                ),
+                *(_published(row) if first else [""] * 4),
                 scheme,
-                f"{hours(found, epochs):.2f}",
+                f"{hours(found, krizhevsky.EPOCHS):.2f}",
                 f"{found.speedup:.2f}×",
-                f"{found.speedup / row['speedup']:.2f}",
+                f"{found.speedup / row.speedup:.2f}",
                 f"{lost:.0f}" if first else "",
                 f"{1e3 * (found.timeline.step_s - single.timeline.step_s):.0f}",
             )
     return table
 
 
+def _published(row: krizhevsky.PublishedRow) -> list[str]:
+    """Return the cells of a row of the paper: GPUs, batches, hours and speedup."""
+    convolutions, inner = row.batch
+    speedup = "1×" if row.gpus == 1 else f"{row.speedup:.2f}×"
+    return [str(row.gpus), f"{convolutions:,}, {inner:,}", f"{row.hours:.2f}", speedup]
+
+
+SHORT = {"data_parallel": "data", "model_parallel": "model", "one_weird_trick": "one weird trick"}
 STRATEGIES = {
     "single": Single(),
     "data_parallel": DataParallel(),
@@ -122,15 +115,25 @@ STRATEGIES = {
 }
 
 
-def epochs(published: Mapping[str, Any]) -> Table:
+def mean_epochs(times: Mapping[str, Any], data: str) -> dict[str, float]:
+    """Return the published mean seconds of an epoch by strategy."""
+    return {
+        of["strategy"]: statistics.fmean(of["epoch_times_s"])
+        for of in times["experiments"]
+        if of["data"] == data
+    }
+
+
+def epochs(times: Mapping[str, Any], data: str) -> Table:
     """Return epoch times of the strategies, published and predicted, with loading and without."""
-    config = compose_config(published["overrides"])
+    config = compose_config(times["sets"][data]["overrides"])
     graph = graph_of(config)
     loading = open_cluster(config.cluster, 2)
     no_loading = dataclasses.replace(loading, data_s_per_image=0.0)
+    published = mean_epochs(times, data)
     rows = {
         name: (
-            published["epoch_s"][name],
+            published[name],
             *(
                 predicted(config, graph, strategy, 1 if name == "single" else 2, cluster=cluster).epoch_s
                 for cluster in (loading, no_loading)
@@ -142,6 +145,49 @@ def epochs(published: Mapping[str, Any]) -> Table:
     ranked = [ranks([row[i] for row in rows.values()]) for i in range(3)]
     for place, (name, row) in enumerate(rows.items()):
         table.add_row(name, *(cell for i in range(3) for cell in (f"{row[i]:.1f}", ranked[i][place])))
+    return table
+
+
+def readings(times: Mapping[str, Any], data: str) -> Table:
+    """Return by how many milliseconds a step is longer than on one GPU, published and predicted, for
+    each reading of "an epoch".
+
+    Loading is the same for all strategies, so how much longer a step is than on one GPU should be
+    computing and communication, which are predicted without loading.
+    """
+    table = _table(
+        ["an epoch is", "loading an image", "step of single", "computing"]
+        + [heading for short in SHORT.values() for heading in (short, "predicted")]
+    )
+    published = mean_epochs(times, data)
+    for reading in times["sets"][data]["readings"]:
+        config = compose_config(
+            [*times["sets"][data]["overrides"], f"trainer.batch_size={reading['batch_size']}"]
+        )
+        cluster = dataclasses.replace(open_cluster(config.cluster, 2), data_s_per_image=0.0)
+        graph = graph_of(config)
+        step_ms = {
+            name: 1e3
+            * predicted(
+                config, graph, strategy, 1 if name == "single" else 2, cluster=cluster
+            ).timeline.step_s
+            for name, strategy in STRATEGIES.items()
+        }
+        single, per_step = published["single"], 1e3 / reading["steps"]
+        table.add_row(
+            reading["text"],
+            f"{1e3 * single / reading['images']:.1f}",
+            f"{single * per_step:,.0f}",
+            f"{step_ms['single']:.0f}",
+            *(
+                cell
+                for name in SHORT
+                for cell in (
+                    f"{(published[name] - single) * per_step:+,.0f}",
+                    f"{step_ms[name] - step_ms['single']:+.0f}",
+                )
+            ),
+        )
     return table
 
 
@@ -158,22 +204,26 @@ def ranks(values: Sequence[float]) -> list[str]:
 def _table(names: Sequence[str]) -> Table:
     table = Table(box=None, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
     for name in names:
-        table.add_column(Text(name), justify="left" if name == "strategy" else "right")
+        table.add_column(Text(name), justify="left" if name in LEFT else "right", no_wrap=True)
     return table
 
 
 def main() -> int:
     """Print the tables."""
-    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    times = json.loads(TIMES.read_text(encoding="utf-8"))
     console = Console()
     if not console.is_terminal:
         console.width = WIDTH
-    console.print(Text(published["one_weird_trick"]["source"]))
-    console.print(one_weird_trick_table(published["one_weird_trick"]))
-    console.print(Text(f"\n{published['two_p100']['source']}"))
-    for name, of in published["two_p100"]["sets"].items():
-        console.print(Text(f"\n{name}"))
-        console.print(epochs(of))
+    console.print(Text(f"{krizhevsky.SOURCE}: {krizhevsky.MACHINE}"))
+    console.print(one_weird_trick_table())
+    console.print(Text(f"\n{times['source']}; {times['batch_note']}"))
+    for data in times["sets"]:
+        console.print(Text(f"\n{data}"))
+        console.print(epochs(times, data))
+        console.print(
+            Text("\nmilliseconds; by which a step is longer than that of single, published and predicted")
+        )
+        console.print(readings(times, data))
     return 0
 
 

@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     arguments = parser.parse_args()
     epochs = -(-arguments.steps // (IMAGES // BATCH))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={arguments.workers}"]
+    torchrun = ["-m", "parallel.torchrun", f"--nproc-per-node={arguments.workers}"]
     command = [sys.executable, *torchrun, "-m", arguments.module, *RUN, f"trainer.epochs={epochs}"]
     with tempfile.TemporaryDirectory(prefix="long_run_") as folder:
         seen = watch([*command, *arguments.overrides], Path(folder))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 OPS = "parallel/graph/ops/"
 COMMUNICATION = "parallel/runtime/communication/"
 EXECUTION = "parallel/runtime/execution/"
+PEERS = "parallel/runtime/peers/"
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ MUTATIONS = (
     Mutation(
         "messages of the process group are not waited for",
         COMMUNICATION + "transport.py",
-        "            self._wait_for(work, message.key, peer)\n",
-        "            pass\n",
+        "                self._wait_for(work, message.key, peer)\n",
+        "                pass\n",
     ),
     Mutation(
         "the backward pass does not wait for gradients",
@@ -94,9 +95,8 @@ MUTATIONS = (
     Mutation(
         "a shard misses its last element",
         "parallel/program/program.py",
-        "return cut(self.size, len(self.workers), self.workers.index(worker))",
-        "start, stop = cut(self.size, len(self.workers), self.workers.index(worker))\n"
-        "        return start, max(start, stop - 1)",
+        "return cut(self.size, len(self.workers), index)",
+        "start, stop = cut(self.size, len(self.workers), index)\n        return start, max(start, stop - 1)",
     ),
     Mutation(
         "every partial sum of a linear layer adds the bias",
@@ -155,7 +155,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the other workers' gradients are not added",
-        EXECUTION + "parameters.py",
+        EXECUTION + "held_bucket.py",
         "            self.gradient.add_(received)\n",
         "            pass\n",
     ),
@@ -166,7 +166,10 @@ MUTATIONS = (
         "",
     ),
     Mutation(
-        "momentum is not kept", EXECUTION + "parameters.py", "[held.momentum],", "[held.momentum.clone()],"
+        "momentum is not kept",
+        EXECUTION + "parameters.py",
+        "[held.momentum for held in buckets],",
+        "[held.momentum.clone() for held in buckets],",
     ),
     Mutation(
         "momentum is left out", EXECUTION + "parameters.py", "momentum=self._momentum,", "momentum=0.0,"
@@ -193,8 +196,8 @@ MUTATIONS = (
     Mutation(
         "the same dropout masks in every step",
         OPS + "dropout.py",
-        "device=device)) + step)",
-        "device=device)))",
+        "_mix(_mix(seed) + step)",
+        "_mix(_mix(seed))",
     ),
     Mutation(
         "evaluation with dropout on",
@@ -234,5 +237,5 @@ MUTATIONS = (
         "(labels >= 0)",
         "(labels >= -1)",
     ),
-    Mutation("DDP evaluates with dropout on", EXECUTION + "ddp.py", "        self._model.eval()\n", ""),
+    Mutation("DDP evaluates with dropout on", PEERS + "engine.py", "        self._model.eval()\n", ""),
 )

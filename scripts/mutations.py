@@ -24,6 +24,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ TIMEOUT_S = 600.0
 """Time limit of a mutation."""
 WAIT_S = 30.0
 """Time limit of a wait for another worker: a mutation may cause a deadlock."""
+STORE_TIMEOUT = timedelta(seconds=300)
+"""torch's default."""
 LIBRARIES = (
     "torch.distributed",
     "torch.distributed.rendezvous",
@@ -114,7 +117,8 @@ def _verify(tree: Path, result: Connection) -> None:
 def fork_workers(function: Callable[..., Any], workers: int, *args: Any) -> list[Any]:
     """Call `function(*args)` in forks with torchrun's environment, and return the results by
     rank."""
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    bound_store = importlib.import_module("parallel.runtime.communication.bound_store")
+    store = bound_store.serve_store("127.0.0.1", 0, STORE_TIMEOUT)
     pipes: list[Connection] = []
     for rank in range(workers):
         ours, theirs = FORKS.Pipe(duplex=False)

@@ -86,7 +86,7 @@ class Kind:
             names = f"strategy={','.join(self.strategies)}"
             launcher = ("hydra/launcher=torchrun", f"workers={self.workers}", f"sweep={self.name}")
             return [sys.executable, *train, "-m", names, *launcher, *WORKLOAD]
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.workers}"]
+        torchrun = ["-m", "parallel.torchrun", f"--nproc-per-node={self.workers}"]
         torchrun += [f"--max-restarts={restarts}"]
         strategy = f"strategy={self.strategies[0]}"
         return [sys.executable, *torchrun, *train, strategy, f"hydra.run.dir=runs/{self.name}", *WORKLOAD]
@@ -155,9 +155,9 @@ class Run:
             except psutil.Error:
                 continue
             if "RANK" in environment and "parallel.train" in words and "-m" in words[:3]:
-                if not any("torchrun" in word or word == "torch.distributed.run" for word in words):
+                if not any("torchrun" in word for word in words):
                     roles["worker"].append(process)
-            elif "parallel.cli.torchrun" in words or "torch.distributed.run" in words:
+            elif "parallel.cli.torchrun" in words or "parallel.torchrun" in words:
                 roles["torchrun"].append(process)
             elif process.pid == self.process.pid:
                 roles["sweep"].append(process)

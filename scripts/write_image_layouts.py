@@ -6,7 +6,8 @@
 The images are scikit-learn's handwritten digits or, with `--source DIR`, those of class folders.
 They get various sizes, some become grey, and on request some are broken, or PNG or CMYK with a JPEG
 name, as in the real data sets. So all reading code runs on real files, and a model can learn
-something from them.
+something from them. A file stand_in.txt beside the classes says that these are not the images of the
+data set: runs record their data as `tiny_imagenet (digits)`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from parallel.data import ON_DISK
+from parallel.data.layout import find_root, mark_stand_in
 
 Picture = tuple[Image.Image, int]
 """An image and its label."""
@@ -171,6 +175,24 @@ LAYOUTS: dict[str, Callable[[Path, Sequence[Picture], int, int, Variety], None]]
     "petimages": write_petimages,
 }
 
+DIGITS, OTHERS = "digits", "other images"
+"""What stand_in.txt says."""
+
+
+def write_stand_in(
+    layout: str,
+    out: Path,
+    pictures: Sequence[Picture],
+    images: int,
+    val_images: int,
+    variety: Variety,
+    words: str = DIGITS,
+) -> None:
+    """Write a layout and the file that says what stands in for its images."""
+    LAYOUTS[layout](out, pictures, images, val_images, variety)
+    name = "dogs_vs_cats" if layout == "petimages" else layout
+    mark_stand_in(find_root(name, ON_DISK, str(out)), words)
+
 
 def _wnids(pictures: Sequence[Picture]) -> list[str]:
     return [f"n{label:08d}" for label in range(max(label for _, label in pictures) + 1)]
@@ -217,7 +239,8 @@ def main() -> None:
         pictures = folder_pictures(args.source) if args.source else digit_pictures()
     except (ValueError, NotADirectoryError, FileNotFoundError) as error:
         parser.error(str(error))
-    LAYOUTS[args.layout](args.out, pictures, args.images, args.val_images, variety)
+    words = OTHERS if args.source else DIGITS
+    write_stand_in(args.layout, args.out, pictures, args.images, args.val_images, variety, words)
     print(f"wrote {args.images} training and {args.val_images} validation images in {args.out}")
 
 

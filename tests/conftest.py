@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import torch
 from hypothesis import settings
 
 from tests.support.commands import Run, Start, starting
+from tests.support.gpu import GPU_REASONS, HiddenGpus
 from tests.support.workers import Workers
 
 # A shell that starts the tests in the background ignores Ctrl-C, and every process inherits that.
@@ -26,6 +28,25 @@ torch.set_num_threads(1)
 # torch asks for the name of every address that it connects to, and `::1` is not in every /etc/hosts.
 # A query that is lost is repeated after a second instead of five. Commands and workers inherit this.
 os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:5")
+# Tests mean the CPU by cluster.device=auto, also on machines with GPUs.
+HIDDEN = HiddenGpus()
+HIDDEN.hide()
+
+
+@pytest.fixture(autouse=True)
+def gpus(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Show the machine's GPUs to a test that needs one."""
+    needed = any(mark.kwargs.get("reason") in GPU_REASONS for mark in request.node.iter_markers("skipif"))
+    with HIDDEN.shown() if needed else contextlib.nullcontext():
+        yield
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by `-m`
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that skip without a GPU, by the reason that they give: `-m gpu` runs them."""
+    for item in items:
+        if any(mark.kwargs.get("reason") in GPU_REASONS for mark in item.iter_markers("skipif")):
+            item.add_marker(pytest.mark.gpu)
 
 
 @pytest.fixture
@@ -54,7 +75,7 @@ def run(start: Start) -> Run:
 
 @pytest.fixture
 def torchrun(run: Run) -> Run:
-    """Run `torchrun --standalone --nproc-per-node N -m …`."""
+    """Run `python -m parallel.torchrun --nproc-per-node N -m …`."""
 
     def run_one(
         workers: int,
@@ -64,8 +85,7 @@ def torchrun(run: Run) -> Run:
         real: bool = False,
     ) -> subprocess.CompletedProcess[str]:
         return run(
-            "torch.distributed.run",
-            "--standalone",
+            "parallel.torchrun",
             f"--nproc-per-node={workers}",
             "-m",
             *arguments,

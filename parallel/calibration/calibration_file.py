@@ -5,24 +5,23 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from parallel.calibration.compute_table import memory_format
 from parallel.calibration.options import CalibrationOptions
 from parallel.cluster import Cluster, read_cluster, write_cluster
-from parallel.cluster.machine import calibration_path, differences, machine_of
+from parallel.cluster.machine import NODES, WORKERS, calibration_path, differences, machine_of, memory_format
 from parallel.config import Config, require
 from parallel.config.documents import read_text
 from parallel.runtime.communication.world import World
 
 
 def known_calibration(
-    config: Config, options: CalibrationOptions, world: World, nodes: int
+    config: Config, options: CalibrationOptions, world: World
 ) -> tuple[Path, Cluster | None]:
     """Return the path of the calibration file, and the calibration in it, if any.
 
     Worker 0 reads the file, since other workers may not have access to it. Raises `ValueError` for
     the calibration of another machine.
     """
-    machine = machine_of(config.cluster, world.size, nodes, memory_format(config.trainer.channels_last))
+    machine = machine_of(config.cluster, world.node_workers, memory_format(config.trainer.channels_last))
     named = config.cluster.file
     path = calibration_path(config.cluster, machine) if named is None else Path(named)
     reads = world.rank == 0 and path.is_file() and not options.fresh
@@ -31,7 +30,7 @@ def known_calibration(
         return path, None
     known = read_cluster(text)
     differ = differences(known.machine, machine)
-    differ += ["workers"] if known.machine.get("workers") != machine["workers"] else []
+    differ += [name for name in (NODES, WORKERS) if known.machine.get(name) != machine[name]]
     require(
         not differ,
         "cluster.file",

@@ -7,6 +7,7 @@ together when to stop, since they must run the same ops at the same time.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
 
+from parallel.calibration.launches import Pass, cost, launch_scale
 from parallel.calibration.op_times import ADD, COPY, UPDATE, OpTimer
 from parallel.calibration.samples import rounded, timing, trimmed_mean
 from parallel.calibration.setup import Setup
 from parallel.calibration.shapes import OpShape, model_runs, op_shapes
-from parallel.calibration.step_overhead import IsolatedStep
+from parallel.calibration.step_overhead import IsolatedStep, step_passes
 from parallel.cluster import Measured
+from parallel.cluster.machine import memory_format
 from parallel.cluster.op_key import OpKey
-from parallel.cluster.table import FORWARD, Curve, Ops, Table
+from parallel.cluster.roofline import is_view
+from parallel.cluster.table import FORWARD, Curve, Ops, Table, Timing
+from parallel.config import require
 
 MESSAGES_SHARE, LOADING_SHARE = 0.2, 0.03
 """Shares of the time budget for messages and loading; ops get the rest."""
@@ -34,17 +39,23 @@ MINIMUM_ROUNDS = 3
 class Samples:
     """Seconds by (op key, pass) and by (kind, number of elements), and of whole steps."""
 
-    ops: defaultdict[tuple[OpKey, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    ops: defaultdict[Pass, list[float]] = field(default_factory=lambda: defaultdict(list))
     counts: defaultdict[tuple[str, int], list[float]] = field(default_factory=lambda: defaultdict(list))
     steps: list[float] = field(default_factory=list)
+    launches: defaultdict[Pass, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """The host's seconds to launch the passes."""
+    step_launches: list[float] = field(default_factory=list)
+    """The host's seconds to launch whole steps."""
 
     def collect(self, timer: OpTimer) -> None:
         """Add the times that the timer has recorded."""
-        ops, counts = timer.times.collect()
+        ops, counts, launches = timer.times.collect()
         for key, seconds in ops:
             self.ops[key].append(seconds)
         for count, seconds in counts:
             self.counts[count].append(seconds)
+        for key, seconds in launches:
+            self.launches[key].append(seconds)
 
 
 def measure_compute(setup: Setup, timer: OpTimer, step: IsolatedStep) -> tuple[Table, float]:
@@ -58,7 +69,13 @@ def measure_compute(setup: Setup, timer: OpTimer, step: IsolatedStep) -> tuple[T
     total = sum(map(len, missing.values()))
     setup.progress.phase(f"ops: {total} shapes to measure")
     samples = _measure_rounds(setup, timer, step, model_runs(missing))
-    ops = {key: timing(seconds) for key, seconds in setup.pooled(samples.ops).items()}
+    ops = _costs(setup, samples, step)
+    require(
+        len(ops) > 0 or len(present) > 0,
+        "calibrate.budget_s",
+        setup.options.budget_s,
+        "is too short: no op was measured, or the device waited for the host in all of them",
+    )
     counts = {key: trimmed_mean(seconds) for key, seconds in setup.pooled(samples.counts).items()}
     if total:
         measured = sum(1 for _, name in ops if name == FORWARD)
@@ -75,7 +92,7 @@ def measure_compute(setup: Setup, timer: OpTimer, step: IsolatedStep) -> tuple[T
     source = (
         "measured: means and quartiles of runs through the model, "
         f"{setup.computing_per_node} workers of a node at once, parameters and inputs "
-        "as a step leaves them in the caches"
+        "as a step leaves them in the caches" + (", on workers of speed 100 %" if setup.speeds else "")
     )
     table = Table(
         before | {setup.precision: {**present, **ops}},
@@ -85,12 +102,37 @@ def measure_compute(setup: Setup, timer: OpTimer, step: IsolatedStep) -> tuple[T
         memory_format(setup.config.trainer.channels_last),
         source,
     )
-    return table, trimmed_mean([seconds for own in setup.world.gather(samples.steps) for seconds in own])
+    steps = setup.of_references(setup.world.gather(samples.steps))
+    return table, trimmed_mean([seconds for own in steps for seconds in own])
 
 
-def memory_format(channels_last: bool) -> str:
-    """Return the memory format's name in tables."""
-    return "channels_last" if channels_last else "contiguous"
+def _costs(setup: Setup, samples: Samples, step: IsolatedStep) -> dict[Pass, Timing]:
+    """Return the costs of all passes that were measured, from the samples of all workers."""
+    every = _pooled(setup, samples.ops)
+    if not step.launches:
+        return {key: timing(seconds) for key, seconds in every.items()}
+    launches = _pooled(setup, samples.launches)
+    of_steps = [
+        seconds for own in setup.of_references(setup.world.gather(samples.step_launches)) for seconds in own
+    ]
+    passes = [
+        (OpKey.of(op, part), name)
+        for op, part, name in step_passes(setup.graph, setup.local_batch)
+        if not is_view(op)
+    ]
+    launch_s = trimmed_mean(of_steps)
+    scale = launch_scale(launch_s, passes, launches)
+    setup.progress.note(
+        f"the host launches a step in {launch_s:.4f} s; the launches of its ops by themselves take "
+        f"{1 / scale:.0%} of that"
+    )
+    return {key: cost(seconds, launches[key], scale) for key, seconds in every.items()}
+
+
+def _pooled(setup: Setup, own: Mapping[Pass, list[float]]) -> dict[Pass, list[float]]:
+    """Return the samples of all reference workers by pass."""
+    plain = {(dataclasses.astuple(key), name): seconds for (key, name), seconds in own.items()}
+    return {(OpKey(*key), name): seconds for (key, name), seconds in setup.pooled(plain).items()}
 
 
 def _measure_rounds(
@@ -129,6 +171,8 @@ def _measure_rounds(
         setup.world.barrier()
         if setup.computes:
             samples.steps.append(step.run())
+            if step.launches:
+                samples.step_launches.append(step.launch_s())
     return samples
 
 

@@ -58,11 +58,14 @@ def patterns(workers: Sequence[int]) -> Iterator[Pattern]:
 
 
 def across(nodes: Sequence[Sequence[int]]) -> Iterator[Pattern]:
-    """Yield the patterns between the first two nodes: one pair of workers, and all pairs."""
+    """Yield the patterns between the first two nodes: one pair of workers, and all pairs.
+
+    A node with more workers than the other leaves the rest of its workers out.
+    """
     if len(nodes) < 2:
         return
     first, second = nodes[0], nodes[1]
-    both = list(zip(first, second, strict=True))
+    both = list(zip(first, second, strict=False))
     yield Pattern("one way", {both[0]: 1.0})
     yield Pattern("exchange 2", {both[0]: 1.0, both[0][::-1]: 1.0})
     if len(both) > 1:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
 from parallel.calibration.link_fit import Pattern, patterns
-from parallel.calibration.stopwatch import Stopwatch
+from parallel.calibration.stopwatch import Stopwatch, open_stopwatch, seconds_together
 from parallel.runtime.communication.transport import Message, Receive, Transport
 from parallel.runtime.communication.world import World
 
@@ -26,6 +27,9 @@ HIDDEN_BYTES = 50_000_000
 """Size of the message under way while the slowdown of computing is measured."""
 LONGER = 1.5
 """Duration of that computing ÷ duration of the message."""
+QUEUED = 16
+"""Most messages, or runs of an op, that are measured at once behind a held device: its queue has room
+for some thousand kernels and events. There, barriers do not count, and few repetitions suffice."""
 
 Waiter = Callable[[], None]
 
@@ -35,22 +39,26 @@ class Messages:
 
     def __init__(self, world: World, transport: Transport) -> None:
         self._world, self._transport = world, transport
-        self._watch = Stopwatch(world.device)
+        # Only NCCL's messages are enqueued; with gloo, the host moves them.
+        self.watch = open_stopwatch(world.device, only_enqueues=world.backend == "nccl")
         self._out = torch.ones(2 * max(SIZES) // 4, device=world.device)
 
     def seconds(self, pattern: Pattern, nbytes: int) -> float:
         """Return the seconds of one message on the slowest worker."""
         world = self._world
         taking_part = any(world.rank in pair for pair in pattern.sends)
-        repeats = max(2, min(LOOP_REPEATS, math.ceil(LOOP_BYTES / nbytes)))
-        for turn in range(SLOTS if taking_part else 0):
+        most = QUEUED if self.watch.holds else LOOP_REPEATS
+        repeats = max(2, min(most, math.ceil(LOOP_BYTES / nbytes)))
+        names = SLOTS if nbytes <= LOOP_BYTES else 1
+        for turn in range(names if taking_part else 0):
             self.start(pattern, nbytes, turn)()  # the first message of a size allocates its memory
-        world.barrier()
-        begin = self._watch.mark()
-        for turn in range(repeats if taking_part else 0):
-            self.start(pattern, nbytes, turn)()
-        end = self._watch.mark()
-        return max(world.gather(self._watch.seconds(begin, end) if taking_part else 0.0)) / repeats
+
+        def send(count: int) -> None:
+            for turn in range(count if taking_part else 0):
+                self.start(pattern, nbytes, turn)()
+
+        own = seconds_together(self.watch, world, partial(send, repeats), align=partial(send, 1))
+        return max(own[worker] for pair in pattern.sends for worker in pair) / repeats
 
     def start(self, pattern: Pattern, nbytes: int, turn: int = 0) -> Waiter:
         """Start this worker's sends and receives, and return a function that waits for them.
@@ -77,27 +85,50 @@ class Messages:
 
 def overlap_slowdown(messages: Messages, world: World, compute: Callable[[], None], rounds: int) -> float:
     """Return the median time that a message adds to concurrent computing ÷ the message's time."""
-    watch = Stopwatch(world.device)
     everyone = next(p for p in reversed(list(patterns(range(world.size)))) if p.name.startswith("exchange"))
-
-    def timed(nbytes: int, times: int) -> float:
-        world.barrier()
-        begin = watch.mark()
-        wait = messages.start(everyone, nbytes) if nbytes else None
-        for _ in range(times):
-            compute()
-        end = watch.mark()
-        if wait is not None:
-            wait()
-        return watch.seconds(begin, end)
-
     message_s = statistics.median(messages.seconds(everyone, HIDDEN_BYTES) for _ in range(rounds))
-    timed(0, 1)
-    compute_s = statistics.median(max(world.gather(timed(0, 1))) for _ in range(3))
+    return slowdown_of(
+        lambda: messages.start(everyone, HIDDEN_BYTES), message_s, world, messages.watch, compute, rounds
+    )
+
+
+def slowdown_of(
+    start: Callable[[], Waiter],
+    message_s: float,
+    world: World,
+    watch: Stopwatch,
+    compute: Callable[[], None],
+    rounds: int,
+) -> float:
+    """Return the median time that a message of `message_s` seconds adds to concurrent computing, as a
+    share of the time that both last. `start` starts it and returns a function that waits for it."""
+    waiting: list[Waiter] = []
+
+    def finish() -> None:
+        for wait in waiting:
+            wait()
+        waiting.clear()
+
+    def timed(sends: bool, times: int) -> list[float]:
+        def work() -> None:
+            if sends:
+                waiting.append(start())
+            for _ in range(times):
+                compute()
+
+        return seconds_together(watch, world, work, align=lambda: start()(), finish=finish)
+
+    timed(False, 1)
+    compute_s = statistics.median(max(timed(False, 1)) for _ in range(3))
     times = max(1, math.ceil(LONGER * message_s / compute_s))
-    slower = [timed(HIDDEN_BYTES, times) - timed(0, times) for _ in range(rounds)]
-    every = [seconds for of in world.gather(slower) for seconds in of]
-    return min(1.0, max(0.0, statistics.median(every) / message_s))
+    if watch.holds:
+        times = min(times, QUEUED)
+    both_s = min(message_s, times * compute_s)
+    every: list[float] = []
+    for _ in range(rounds):
+        busy, free = timed(True, times), timed(False, times)
+        every += [longer - shorter for longer, shorter in zip(busy, free, strict=True)]
+    return min(1.0, max(0.0, statistics.median(every) / both_s))
 
 
 def latency_in_a_step_s(
@@ -111,9 +142,10 @@ def latency_in_a_step_s(
 
     This is more than the latency of a message alone, since the workers never arrive at the same
     moment. `compute` calls its argument between its parts. The pattern with the most workers is
-    used.
+    used. The queue is not filled: as in a step, a message takes the host's time where the host is
+    slower, and the device's where that is.
     """
-    watch = Stopwatch(world.device)
+    watch = messages.watch
     widest = max(chosen, key=lambda pattern: len({worker for pair in pattern.sends for worker in pair}))
     count = 0
 

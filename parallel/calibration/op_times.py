@@ -5,6 +5,9 @@ the cache between two uses. So all ops run in order, each on the part to be meas
 the output of the previous op or, if the shapes differ, a new copy, as after an exchange. Parameters
 are views of one flat buffer. Gradients are new tensors. All workers run the same ops at the same
 time.
+
+On a device that runs behind the host each pass is timed with the queue filled (`stopwatch`), so that
+its time is the device's, and the host's time to launch it is recorded beside.
 """
 
 from __future__ import annotations
@@ -12,19 +15,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
 from parallel.calibration.shapes import OpShape
-from parallel.calibration.stopwatch import Stopwatch
+from parallel.calibration.stopwatch import Begin, Stopwatch, open_stopwatch
 from parallel.cluster.op_key import OpKey
 from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS
 from parallel.graph import INPUT, LOSS, Graph
-from parallel.graph.box import Box
-from parallel.graph.ops import Context, Op
+from parallel.graph.box import Box, Span
+from parallel.graph.ops import Context, Op, Part
 from parallel.graph.ops.dropout import step_key
 from parallel.program.precision import DTYPES
 from parallel.runtime.communication.exchange import Format
@@ -36,30 +39,49 @@ FEWEST_ELEMENTS = 1024
 """Smaller tensors share a bucket in a step; alone, their times would be pure overhead."""
 
 
+class Times(NamedTuple):
+    """What a worker has measured: seconds by (op key, pass) and by (kind, number of elements)."""
+
+    ops: list[tuple[tuple[OpKey, str], float]]
+    counts: list[tuple[tuple[str, int], float]]
+    launches: list[tuple[tuple[OpKey, str], float]]
+    """The host's seconds to launch the passes in `ops`."""
+
+
 class Recorder:
-    """The times that one worker measures, by (op key, pass) and by (kind, number of elements)."""
+    """The times that one worker measures."""
 
     def __init__(self, watch: Stopwatch) -> None:
         self._watch = watch
-        self._ops: list[tuple[OpKey, str, Any, Any]] = []
-        self._counts: list[tuple[str, int, Any, Any]] = []
+        self._times = Times([], [], [])
+        self.on = True
+        """Whether to measure; otherwise the work runs as in a step."""
 
-    def op(self, key: OpKey, name: str, begin: Any) -> None:
+    def begin(self) -> Begin | None:
+        """Begin to measure what follows."""
+        return self._watch.begin() if self.on else None
+
+    def op(self, key: OpKey, name: str, begin: Begin | None) -> None:
         """Record a pass of an op that began at `begin` and ends now."""
-        self._ops.append((key, name, begin, self._watch.mark()))
+        if begin is None:
+            return
+        lap = self._watch.end(begin)
+        if lap.seconds is not None:
+            self._times.ops.append(((key, name), lap.seconds))
+            self._times.launches.append(((key, name), lap.launch_s))
 
-    def count(self, kind: str, count: int, begin: Any) -> None:
+    def count(self, kind: str, count: int, begin: Begin | None) -> None:
         """Record an update, addition or copy of `count` elements that ends now."""
-        self._counts.append((kind, count, begin, self._watch.mark()))
+        if begin is None:
+            return
+        lap = self._watch.end(begin)
+        if lap.seconds is not None:
+            self._times.counts.append(((kind, count), lap.seconds))
 
-    def collect(self) -> tuple[list[tuple[tuple[OpKey, str], float]], list[tuple[tuple[str, int], float]]]:
-        """Return all times since the last call in seconds."""
-        ops = [((key, name), self._watch.seconds(begin, end)) for key, name, begin, end in self._ops]
-        counts = [
-            ((kind, count), self._watch.seconds(begin, end)) for kind, count, begin, end in self._counts
-        ]
-        self._ops, self._counts = [], []
-        return ops, counts
+    def collect(self) -> Times:
+        """Return all times since the last call."""
+        times, self._times = self._times, Times([], [], [])
+        return times
 
 
 @dataclass
@@ -75,14 +97,20 @@ class OpTimer:
     """The model's ops on one worker, run on parts of any shape."""
 
     def __init__(
-        self, graph: Graph, device: torch.device, precision: str, channels_last: bool, workers: int
+        self,
+        graph: Graph,
+        device: torch.device,
+        precision: str,
+        channels_last: bool,
+        workers: int,
+        watch: Stopwatch | None = None,
     ) -> None:
+        """`watch`: another one than the device's."""
         self._graph, self._device, self._workers = graph, device, workers
         self._autocast, dtype = precision == "bf16", DTYPES[precision]
         self._weights = Format(dtype, channels_last, device)
         self._activations = Format(torch.bfloat16 if self._autocast else dtype, channels_last, device)
-        self._watch = Stopwatch(device)
-        self.times = Recorder(self._watch)
+        self.times = Recorder(open_stopwatch(device) if watch is None else watch)
         self._flat: dict[tuple[str, str], Tensor] = {}
         self._momentum: dict[tuple[str, str], Tensor] = {}
         for op in graph:
@@ -92,13 +120,18 @@ class OpTimer:
                 self._flat[op.name, name], self._momentum[op.name, name] = flat, torch.zeros_like(flat)
         self._noise = torch.randn(NOISE, dtype=dtype, device=device)
         self._runs = 0
+        self._key = torch.zeros((), dtype=torch.int64, device=device)
+        self._constants_of: dict[tuple[str, tuple[Span, ...]], dict[str, Tensor]] = {}
 
-    def run(self, shapes: Mapping[str, OpShape], after: Callable[[], None] = lambda: None) -> None:
-        """Run one part of each op in `shapes`, and record the times in `times`.
+    def run(
+        self, shapes: Mapping[str, OpShape], after: Callable[[], None] = lambda: None, *, measure: bool = True
+    ) -> None:
+        """Run one part of each op in `shapes`, and `measure` the times, which `times` records.
 
         `after` is called after each pass of an op; its time is not recorded.
         """
         self._runs += 1
+        self.times.on = measure
         ops = [self._graph[name] for name in self._graph.names if name in shapes]
         run = _Run()
         self._forward(ops, shapes, run, after)
@@ -109,7 +142,7 @@ class OpTimer:
     def _forward(
         self, ops: Sequence[Op], shapes: Mapping[str, OpShape], run: _Run, after: Callable[[], None]
     ) -> None:
-        key = step_key(0, self._runs, self._device)
+        self._key.fill_(step_key(0, self._runs))
         for op in ops:
             part = shapes[op.name].part
             inputs = [
@@ -122,12 +155,20 @@ class OpTimer:
             labels = [torch.zeros(part.box.shape[0], dtype=torch.int64, device=self._device)] * (
                 op.name == LOSS
             )
-            context = Context(True, key, rows, {op.name: self._buffers(op, op.buffer_boxes(part))})
+            buffers = {op.name: self._buffers(op, op.buffer_boxes(part))}
+            constants = {op.name: self._constants(op, part)}
+            context = Context(True, self._key, rows, buffers, constants)
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-                begin = self._watch.mark()
+                begin = self.times.begin()
                 run.values[op.name] = op.forward(part, [*inputs, *labels], run.parameters[op.name], context)
                 self.times.op(shapes[op.name].key, FORWARD, begin)
             after()
+
+    def _constants(self, op: Op, part: Part) -> dict[str, Tensor]:
+        key = op.name, part.box.spans[1:]
+        if key not in self._constants_of:
+            self._constants_of[key] = op.constants(part, self._device)
+        return self._constants_of[key]
 
     def _backward(
         self, ops: Sequence[Op], shapes: Mapping[str, OpShape], run: _Run, after: Callable[[], None]
@@ -142,7 +183,7 @@ class OpTimer:
                 gradient = torch.full_like(output, 1e-3)
             gradient = gradient.to(output.dtype)
             wants_input = any(x.requires_grad for x in run.inputs[op.name])
-            begin = self._watch.mark()
+            begin = self.times.begin()
             torch.autograd.backward([output], [gradient])
             self.times.op(shapes[op.name].key, BACKWARD if wants_input else PARAMETERS, begin)
             after()
@@ -197,10 +238,10 @@ class OpTimer:
                 gradient = flat[:count]
                 with torch.no_grad():
                     half = min(count, flat.numel() // 2)
-                    begin = self._watch.mark()
+                    begin = self.times.begin()
                     gradient[:half].add_(flat[flat.numel() - half :])
                     self.times.count(ADD, half, begin)
-                    begin = self._watch.mark()
+                    begin = self.times.begin()
                     sgd(
                         [shard],
                         [gradient],
@@ -222,6 +263,6 @@ class OpTimer:
                 continue
             piece = self._activations.in_memory_order(value.detach()[:, : value.shape[1] // 2])
             if piece.numel() >= FEWEST_ELEMENTS:
-                begin = self._watch.mark()
+                begin = self.times.begin()
                 piece.contiguous()
                 self.times.count(COPY, piece.numel(), begin)

@@ -1,32 +1,26 @@
-"""Measure the overhead of a step and the time to load an image.
-
-The overhead is the time of a step that the times of its parts do not explain.
-"""
+"""Measure the overhead of a step: its time that the times of its parts do not explain."""
 
 from __future__ import annotations
 
-import itertools
-import statistics
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
+from parallel.calibration.loading import endless, open_loader
 from parallel.calibration.setup import Setup
-from parallel.calibration.stopwatch import Stopwatch
+from parallel.calibration.stopwatch import open_stopwatch
 from parallel.cluster import Measured
-from parallel.data.loader import Batch, Loader, LoaderOptions
+from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS
+from parallel.data.loader import Batch
 from parallel.graph import Graph
+from parallel.graph.ops import Op, Part
 from parallel.models import build_model
 from parallel.plans import Layout, make_plan
 from parallel.program import Program
 from parallel.program.lowering import lower
-from parallel.program.precision import DTYPES
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
-
-READ_AHEAD = 4
-"""Batches that the loader may have prepared before the measurement; they are not counted."""
 
 
 class IsolatedStep:
@@ -35,19 +29,43 @@ class IsolatedStep:
     def __init__(self, setup: Setup) -> None:
         device, trainer = setup.world.device, setup.config.trainer
         model = build_model(setup.config.model, setup.data.num_classes, trainer.seed)
-        options = replace(EngineOptions.from_config(trainer), compile=False)
+        options = replace(EngineOptions.from_config(trainer), compile=False, graphs=False)
         program = single_worker_program(setup.graph, setup.local_batch)
         self._engine = Runtime(program, model, World(0, 1, device, "none"), options)
-        batches = _endless(_loader(setup, self._engine.image_positions, self._engine.label_positions))
-        self._batch = next(batches)
+        batches = endless(open_loader(setup, self._engine.image_positions, self._engine.label_positions))
+        self.batch = next(batches)
         batches.close()
-        self._watch = Stopwatch(device)
+        self._watch = open_stopwatch(device)
+
+    @property
+    def launches(self) -> bool:
+        """Whether the host only launches a step, which runs on a device behind it."""
+        return self._watch.behind
+
+    def train(self, batch: Batch) -> None:
+        """Run a step on a batch. On a GPU this only enqueues it."""
+        self._engine.train_step(batch.images, batch.labels, step=0, lr=0.0)
 
     def run(self) -> float:
-        """Run a step and return its seconds."""
+        """Run a step and return its seconds.
+
+        On a device that runs behind the host another one precedes it, so that the host has begun with
+        this step before the device has, as in an epoch.
+        """
+        if self._watch.behind:
+            self.train(self.batch)
         begin = self._watch.mark()
-        self._engine.train_step(self._batch.images, self._batch.labels, step=0, lr=0.0)
+        self.train(self.batch)
         return self._watch.seconds(begin, self._watch.mark())
+
+    def launch_s(self) -> float:
+        """Run a step on an idle device and return the seconds in which the host enqueues it."""
+        begin = time.perf_counter()
+        self.train(self.batch)
+        launch_s = time.perf_counter() - begin
+        mark = self._watch.mark()
+        self._watch.seconds(mark, mark)
+        return launch_s
 
 
 def single_worker_program(graph: Graph, batch_size: int) -> Program:
@@ -55,49 +73,24 @@ def single_worker_program(graph: Graph, batch_size: int) -> Program:
     return lower(graph, make_plan(graph, 1, {op.name: Layout(on=(0,)) for op in graph}), batch_size)
 
 
-def sum_of_parts_s(graph: Graph, batch_size: int, compute: Measured, precision: str) -> float:
-    """Return the seconds of all ops and updates of an isolated step by the measured times."""
-    program = single_worker_program(graph, batch_size)
-    trained = graph.trained_ops
-    seconds = 0.0
+def step_passes(graph: Graph, batch_size: int) -> Iterator[tuple[Op, Part, str]]:
+    """Yield the passes of an isolated step: op, part, and name of the pass."""
+    program, trained = single_worker_program(graph, batch_size), graph.trained_ops
     for op in graph:
         part = program.part(op.name, 0, 0)
         if part is not None:
-            seconds += compute.forward_s(op, part, precision)
+            yield op, part, FORWARD
             if op.name in trained:
-                seconds += compute.backward_s(op, part, precision, any(name in trained for name in op.inputs))
+                yield op, part, BACKWARD if any(name in trained for name in op.inputs) else PARAMETERS
+
+
+def sum_of_parts_s(graph: Graph, batch_size: int, compute: Measured, precision: str) -> float:
+    """Return the seconds of all ops and updates of an isolated step by the measured times."""
+    program = single_worker_program(graph, batch_size)
+    seconds = 0.0
+    for op, part, name in step_passes(graph, batch_size):
+        if name == FORWARD:
+            seconds += compute.forward_s(op, part, precision)
+        else:
+            seconds += compute.backward_s(op, part, precision, name == BACKWARD)
     return seconds + sum(compute.update_s(bucket.size, precision) for bucket in program.buckets)
-
-
-def loading_s_per_image(setup: Setup, budget_s: float) -> float:
-    """Return the seconds to load an image while all workers load: the mean over the workers."""
-    positions = range(setup.local_batch)
-    batches = _endless(_loader(setup, positions, positions))
-    for _ in range(READ_AHEAD):
-        next(batches)
-    setup.world.barrier()
-    begin, count = time.perf_counter(), 0
-    while count < READ_AHEAD or time.perf_counter() - begin < budget_s:
-        next(batches)
-        count += 1
-    seconds = (time.perf_counter() - begin) / (count * setup.local_batch)
-    batches.close()
-    return statistics.fmean(setup.world.gather(seconds))
-
-
-def _endless(loader: Loader) -> Generator[Batch, None, None]:
-    """Yield the batches of one epoch after another."""
-    for epoch in itertools.count():
-        yield from loader.epoch(epoch)
-
-
-def _loader(setup: Setup, images: Sequence[int], labels: Sequence[int]) -> Loader:
-    options = LoaderOptions.from_config(setup.config, setup.data, DTYPES[setup.precision])
-    return Loader(
-        setup.data.train,
-        replace(options, batch_size=setup.local_batch),
-        train=True,
-        image_positions=images,
-        label_positions=labels,
-        device=setup.world.device,
-    )

@@ -82,22 +82,21 @@ class Piece:
 def pieces_of_span(
     kind: str,
     tensors: Sequence[tuple[str, tuple[int, ...], Box]],
+    offsets: Sequence[int],
     span: Span,
     values: Tensor,
     channels_last: bool,
 ) -> Iterator[Piece]:
     """Yield the pieces of a span of a bucket.
 
-    The bucket is the boxes of `tensors` (name, whole shape, box) one after another, each in memory
-    order; `values` are the elements of `span` in it.
+    The bucket holds the boxes of `tensors` (name, whole shape, box), each in memory order from its
+    offset on, perhaps with padding between and behind them; `values` are the elements of `span` in it.
     """
-    begin = 0
-    for name, shape, box in tensors:
+    for (name, shape, box), begin in zip(tensors, offsets, strict=True):
         start, stop = max(begin, span[0]), min(begin + box.volume, span[1])
         if start < stop:
             place = Place(kind, name, shape, box.spans, channels_last, start - begin, stop - begin)
             yield Piece(place, values[start - span[0] : stop - span[0]])
-        begin += box.volume
 
 
 def assembled(pieces: Iterable[Piece]) -> Tensor:

@@ -20,14 +20,17 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from parallel.cli.agreement import agree
 from parallel.cli.compose import (
     CONF,
     VERSION_BASE,
     compose_node,
+    launcher_lists,
     parse_overrides,
     quote,
     sentence,
@@ -39,9 +42,16 @@ from parallel.cli.hydra_private import parse_arguments
 from parallel.cli.ranked import run_ranked
 from parallel.cli.ranks import Ranks
 from parallel.cli.schema import register_schema
+from parallel.cli.slurm_ranks import in_slurm
 from parallel.cli.sweep import claim_folder, finished, numbered, set_aside, started_module
-from parallel.config import Config
+from parallel.cli.swept_options import refuse_options_of_some
+from parallel.config import Config, PeerConfig, require
+from parallel.config.stderr import print_to_stderr
 from parallel.results.record_files import RECORD
+from parallel.strategies import FromFile
+
+OTHER_LAUNCHERS = ("joblib", "submitit_local", "ray", "ray_aws", "rq")
+"""Launchers of Hydra's plugins."""
 
 Train = Callable[[Config, Path], None]
 
@@ -65,27 +75,68 @@ def _application(train: Train, ranks: Ranks) -> None:
             needed = [
                 f"{key}={value}" for key, value in settings if all(o.key_or_group != key for o in parsed)
             ]
+            starter = "srun" if in_slurm(ranks.environment) else "torchrun"
             raise ValueError(
-                "a sweep under torchrun is not possible, because every rank would run it: "
+                f"a sweep under {starter} is not possible, because every rank would run it: "
                 f"use `python -m {started_module()} {shlex.join([*arguments, *needed])}`"
             )
+        refuse_launchers(parsed, arguments)
+        arguments = launcher_lists(arguments, parsed)
+        refuse_options_of_some(parsed)
         # Hydra composes the shared configuration before any job's, so errors in it are reported here.
-        compose_node(shared_overrides(parsed))
-        _run_hydra(partial(_job, train, ranks, set()), [*arguments, *sweep_overrides(parsed)])
+        shared = compose_node(shared_overrides(parsed))
+        _run_hydra(partial(_job, train, ranks, set()), [*arguments, *sweep_overrides(parsed, shared)])
         return
     node = compose_node(args.overrides)
-    config = fit_world(to_config(node), ranks.world, ranks.launched, restarted=ranks.attempt > 0)
+    config = fit_world(
+        to_config(node),
+        ranks.world,
+        ranks.launched,
+        restarted=ranks.attempt > 0,
+        slurm=in_slurm(ranks.environment),
+    )
+    agree(ranks, config)
+    refuse_repeats(config)
     explicit = any(o.key_or_group == "hydra.run.dir" for o in parsed)
     run_dir = Path(ranks.share("run_dir", lambda: str(_run_dir(Path(node.hydra.run.dir), explicit, ranks))))
     if ranks.rank == 0:
+        line = one_worker_line(config, arguments, in_slurm(ranks.environment))
+        if line is not None and not ranks.launched:
+            print(line, flush=True)
         _run_hydra(lambda node: None, [*arguments, f"hydra.run.dir={quote(str(run_dir))}"])
     train(config, run_dir)
+
+
+def refuse_launchers(parsed: Sequence[Override], arguments: Sequence[str]) -> None:
+    """Raise `ValueError` for a launcher of a Hydra plugin, installed or not, with the command to use.
+
+    They start one process for a job, whatever its workers, and let jobs share cores without a note
+    in their records.
+    """
+    for override in parsed:
+        if override.key_or_group == "hydra/launcher" and override.value() in OTHER_LAUNCHERS:
+            others = [
+                argument
+                for argument in arguments
+                if not argument.startswith(("hydra.launcher.", "hydra/launcher="))
+            ]
+            raise ValueError(
+                f"hydra/launcher={override.value()} is not supported, because it starts one process for each job: use "
+                f"`python -m {started_module()} {shlex.join(others)} hydra/launcher=torchrun "
+                "hydra.launcher.jobs=2`, which runs two jobs side by side, each on cores or GPUs of its own"
+            )
 
 
 def _run_dir(path: Path, explicit: bool, ranks: Ranks) -> Path:
     """Return this run's directory: after a restart by torchrun that of the attempt before."""
     if explicit or not ranks.restartable:
-        return claim_run_dir(path, explicit)
+        claimed = claim_run_dir(path, explicit)
+        if not explicit and ranks.environment.get("SLURM_RESTART_COUNT", "0") != "0":
+            print_to_stderr(
+                f"warning: Slurm started this job again, and the run begins anew in {claimed}: with "
+                "hydra.run.dir=… it would go on in its folder"
+            )
+        return claimed
     before = ranks.recall("run_dir")
     if before is not None:
         return claim_run_dir(Path(before), explicit=True)
@@ -101,7 +152,8 @@ def _run_dir(path: Path, explicit: bool, ranks: Ranks) -> Path:
 
 def _job(train: Train, ranks: Ranks, folders: set[Path], node: DictConfig) -> None:
     """Run one job of a sweep in this process (Hydra's basic launcher)."""
-    config = fit_world(to_config(node), ranks.world, ranks.launched)
+    config = fit_world(to_config(node), ranks.world, ranks.launched, slurm=in_slurm(ranks.environment))
+    refuse_repeats(config)
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     claim_folder(run_dir, folders)
     if finished(run_dir, config):
@@ -111,17 +163,60 @@ def _job(train: Train, ranks: Ranks, folders: set[Path], node: DictConfig) -> No
     if replaced is not None:
         print(f"the run of another configuration in {run_dir} was moved to {replaced}", flush=True)
         run_dir.mkdir(parents=True)
+    if _takes_more_workers(config):
+        print(
+            f"strategy={config.strategy.name} runs on one worker, since the sweep has no launcher; for two, add: "
+            "hydra/launcher=torchrun workers=2",
+            flush=True,
+        )
     train(config, run_dir)
 
 
+def refuse_repeats(config: Config) -> None:
+    """Raise `ValueError` if a single run is to be repeated: only launchers of a sweep do that."""
+    require(
+        config.repeats == 1,
+        "repeats",
+        config.repeats,
+        "needs a sweep with a launcher: add -m and hydra/launcher=torchrun",
+    )
+
+
+def one_worker_line(config: Config, arguments: Sequence[str], slurm: bool) -> str | None:
+    """Return the line for a run that plain python started on one worker, with what would start two.
+
+    None for a strategy that has one worker, or the workers of its plan file.
+    """
+    if not _takes_more_workers(config):
+        return None
+    start = "srun --ntasks 2 python" if slurm else "python -m parallel.torchrun --nproc-per-node 2"
+    words = [word for word in arguments if not word.startswith("workers=")]
+    return (
+        f"strategy={config.strategy.name} runs on one worker, since python starts one process; for two: "
+        f"{start} -m parallel.train {shlex.join(words)}"
+    )
+
+
+def _takes_more_workers(config: Config) -> bool:
+    return config.strategy.fixed_workers is None and not isinstance(config.strategy, FromFile)
+
+
 def fit_world(
-    config: Config, world: int, launched: bool, *, restarted: bool = False, sweeps: bool = True
+    config: Config,
+    world: int,
+    launched: bool,
+    *,
+    restarted: bool = False,
+    sweeps: bool = True,
+    slurm: bool = False,
 ) -> Config:
     """Return `config` with `workers` set.
 
     A run that torchrun `restarted` may have lost workers, and goes on with those that are left.
-    Raises `ValueError` if the plan needs another number of processes than `world`; `sweeps`: whether
-    the command can run a sweep, which the message then suggests.
+    Raises `ValueError` if the plan needs another number of processes than `world`, or the strategy a
+    package that is not installed; `sweeps`: whether
+    the command can run a sweep, which the message then suggests; `slurm`: whether it is a job of
+    Slurm, in which srun starts the processes.
     """
     if restarted:
         config = dataclasses.replace(config, workers=None)
@@ -130,17 +225,25 @@ def fit_world(
         fixed = config.strategy.fixed_workers is not None
         what = f"strategy={config.strategy.name}" if fixed else f"workers={wanted}"
         processes = f"{wanted} process{'es' * (wanted > 1)}"
+        if slurm:
+            started = f"srun started {world}" if launched else "python starts one"
+            raise ValueError(
+                f"{what} needs {processes}, but {started}: use `srun --ntasks {wanted} python "
+                f"-m {started_module()} …`"
+            )
         if launched:
             raise ValueError(
                 f"{what} needs {processes}, but torchrun started {world}: "
                 f"--nnodes times --nproc-per-node must be {wanted}"
             )
         raise ValueError(
-            f"{what} needs {processes}, but python starts one: use `torchrun "
-            f"--standalone --nproc-per-node {wanted} -m {started_module()} …`"
+            f"{what} needs {processes}, but python starts one: use `python -m parallel.torchrun "
+            f"--nproc-per-node {wanted} -m {started_module()} …`"
             + ", or a sweep: `-m … hydra/launcher=torchrun`"
             * sweeps
         )
+    if isinstance(config.strategy, PeerConfig):
+        config.strategy.require_installed()
     return dataclasses.replace(config, workers=wanted)
 
 

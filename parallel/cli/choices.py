@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from parallel.config import DataConfig, Ddp, ModelConfig, Searched, StrategyConfig
+from parallel.config import DataConfig, ModelConfig, Searched, StrategyConfig
 from parallel.data import DATA_SETS
 from parallel.models import MODELS
+from parallel.runtime.peers import PEERS
 from parallel.strategies import STRATEGIES
 
 CHOICES: Mapping[str, Mapping[str, ModelConfig | DataConfig | StrategyConfig]] = {
@@ -15,6 +16,6 @@ CHOICES: Mapping[str, Mapping[str, ModelConfig | DataConfig | StrategyConfig]] =
     "strategy": {
         **{name: strategy.options for name, strategy in STRATEGIES.items()},
         "searched": Searched(),
-        "ddp": Ddp(),
+        **{name: peer.options for name, peer in PEERS.items()},
     },
 }

@@ -14,7 +14,6 @@ define others. Commands that run under torchrun use `parallel.cli.ranked`.
 from __future__ import annotations
 
 import contextlib
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from pathlib import Path
 from rich.console import Console
 
 from parallel.config import one_line, printable, require
+from parallel.config.stderr import print_to_stderr
 
 HELP = ("--help", "-h")
 
@@ -34,8 +34,12 @@ class Given:
     flags: frozenset[str] = frozenset()
     files: Mapping[str, Path] = field(default_factory=dict)
     """Files by flag."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Texts by flag."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """Values of the command's own keys, by key."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """Values of flags that may have one, by flag; empty for a flag without it."""
     rest: tuple[str, ...] = ()
     """All other arguments, in order: overrides of the configuration."""
 
@@ -50,8 +54,12 @@ class Command:
     """Flags without a value: `--steps`."""
     files: tuple[str, ...] = ()
     """Flags that take a file to write, as `--svg FILE` or `--svg=FILE`. Its folder must exist."""
+    texts: tuple[str, ...] = ()
+    """Flags that take a text, as `--sort COLUMN` or `--sort=COLUMN`."""
     keys: tuple[str, ...] = ()
     """Keys of the command itself, which are not part of the configuration: `epoch_s=600`."""
+    optional: tuple[str, ...] = ()
+    """Flags that may have a value: `--watch` or `--watch=5`."""
     width: int = 120
     """Width of the output in columns if it does not go to a terminal."""
 
@@ -62,7 +70,7 @@ class Command:
             warnings.simplefilter("always")
             code = self._run(body, arguments)
         for message in dict.fromkeys(str(warning.message) for warning in caught):
-            print(f"warning: {printable(message)}", file=sys.stderr)
+            print_to_stderr(f"warning: {printable(message)}")
         return code
 
     def read(self, arguments: Sequence[str]) -> Given:
@@ -72,10 +80,12 @@ class Command:
         """
         flags: set[str] = set()
         files: dict[str, Path] = {}
+        texts: dict[str, str] = {}
         keys: dict[str, str] = {}
+        values: dict[str, str] = {}
         rest: list[str] = []
         remaining = iter(arguments)
-        known = (*self.flags, *self.files, *HELP)
+        known = (*self.flags, *self.files, *self.texts, *self.optional, *HELP)
         for argument in remaining:
             name, equals, value = argument.partition("=")
             if name in self.files:
@@ -83,6 +93,13 @@ class Command:
                 require(value not in ("", *known), name, value, "must name the file to write")
                 require(Path(value).parent.is_dir(), name, value, "lies in a folder that does not exist")
                 files[name] = Path(value)
+            elif name in self.texts:
+                value = value if equals else next(remaining, "")
+                require(value not in ("", *known), name, value, "must be a value")
+                texts[name] = value
+            elif name in self.optional:
+                require(bool(value) or not equals, name, value, "must have a value after =")
+                values[name] = value
             elif argument.startswith("-"):
                 require(argument in known, "flag", argument, f"is not known; there are {', '.join(known)}")
                 flags.add(argument)
@@ -91,24 +108,32 @@ class Command:
                 keys[name] = value
             else:
                 rest.append(argument)
-        return Given(frozenset(flags), files, keys, tuple(rest))
+        return Given(frozenset(flags), files, texts, keys, values, tuple(rest))
 
     def _run(self, body: Callable[[Given, Console], int], arguments: Sequence[str]) -> int:
-        try:
+        def run() -> int:
             given = self.read(arguments)
             if given.flags.intersection(HELP):
                 print((self.help or "").rstrip())
                 return 0
             return body(given, open_console(self.width))
-        except ValueError as error:
-            print(f"error: {one_line(error)}", file=sys.stderr)
-        except OSError as error:
-            if error.filename is None:
-                raise  # not a file that the user named
-            print(printable(f"error: {error.filename}: {error.strerror}"), file=sys.stderr)
-        except KeyboardInterrupt:
-            return 130
-        return 2
+
+        return exit_code(run)
+
+
+def exit_code(body: Callable[[], int]) -> int:
+    """Return `body()`, or the exit code of the error that it raises; print invalid input as a line."""
+    try:
+        return body()
+    except ValueError as error:
+        print_to_stderr(f"error: {one_line(error)}")
+    except OSError as error:
+        if error.filename is None:
+            raise  # not a file that the user named
+        print_to_stderr(printable(f"error: {error.filename}: {error.strerror}"))
+    except KeyboardInterrupt:
+        return 130
+    return 2
 
 
 def open_console(width: int, *, stderr: bool = False) -> Console:

@@ -22,10 +22,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from parallel.cli.schema import CHOICES, FIXED, GROUPS, config_of, register_schema, unknown_key
-from parallel.config import Config
+from parallel.config import Config, require
 from parallel.config.checks import shortened
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+PACKAGE = Path(__file__).resolve().parents[1]
+CONF = next((conf for conf in (PACKAGE / "conf", PACKAGE.parent / "conf") if conf.is_dir()), PACKAGE / "conf")
+"""The configuration: in an installed wheel within the package, in a source tree beside it."""
 VERSION_BASE = "1.3"
 NO_CODE = "a configuration contains values, never code to run"
 PLUGIN_TARGETS = ("hydra.launcher", "hydra.sweeper")
@@ -42,7 +44,7 @@ def compose_node(overrides: Sequence[str]) -> DictConfig:
     Raises `ValueError` for invalid overrides or files.
     """
     if not CONF.is_dir():
-        raise ValueError(f"conf={CONF} does not exist: install from a source tree with `pip install -e .`")
+        raise ValueError(f"conf={CONF} does not exist: the installation is damaged, install it again")
     register_schema()
     parsed = parse_overrides(overrides)
     try:
@@ -65,6 +67,7 @@ def to_config(node: DictConfig) -> Config:
 
     Raises `ValueError` that names the field, the value and the rule.
     """
+    _refuse_two_batches(node)
     task = copy.deepcopy(node)
     with open_dict(task):
         task.pop("hydra", None)
@@ -77,6 +80,21 @@ def to_config(node: DictConfig) -> Config:
         return config_of({str(key): value for key, value in values.items()})
     except OmegaConfBaseException as error:
         raise ValueError(sentence(error)) from error
+
+
+def _refuse_two_batches(node: DictConfig) -> None:
+    """Raise `ValueError` if an override sets a global batch that the batch per worker would replace."""
+    per_worker = OmegaConf.select(node, "trainer.batch_per_worker")
+    given = OmegaConf.select(node, "hydra.overrides.task") or []
+    for override in given if per_worker is not None else []:
+        key, _, value = str(override).lstrip("+").partition("=")
+        require(
+            key != "trainer.batch_size",
+            key,
+            value,
+            f"and trainer.batch_per_worker={per_worker} exclude each other: give one of them "
+            "(trainer.batch_per_worker=null ends that of an experiment)",
+        )
 
 
 def compose_config(overrides: Sequence[str]) -> Config:
@@ -115,6 +133,11 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     for override in parsed:
         if TARGET_KEY.search(override.input_line or ""):
             raise ValueError(f"{override.input_line} is not allowed: {NO_CODE}")
+        group, _, option = override.key_or_group.partition(".")
+        if option == "name" and group in CHOICES:
+            raise ValueError(
+                f"{override.input_line} is not possible: use {group}= with one of {', '.join(CHOICES[group])}"
+            )
         if override.key_or_group not in (*GROUPS, "experiment") or override.is_sweep_override():
             continue
         named = override.value()
@@ -142,20 +165,38 @@ def shared_overrides(parsed: Sequence[Override]) -> list[str]:
     ]
 
 
-def sweep_overrides(parsed: Sequence[Override]) -> list[str]:
+def launcher_lists(arguments: Sequence[str], parsed: Sequence[Override]) -> list[str]:
+    """Return the arguments with every choice of a launcher's option as a list:
+    `hydra.launcher.rate=[1gbit,5gbit]`. Hydra sweeps over no option of its own."""
+    lists = {
+        override.input_line: f"{override.key_or_group}=[{','.join(override.sweep_string_iterator())}]"
+        for override in parsed
+        if override.key_or_group.startswith("hydra.launcher.") and override.is_discrete_sweep()
+    }
+    return [lists.get(argument, argument) for argument in arguments]
+
+
+def sweep_overrides(parsed: Sequence[Override], shared: DictConfig) -> list[str]:
     """Return the overrides that name a sweep and the folders of its jobs, equal for equal sweeps.
 
-    Without `sweep=…`, the name is a hash of all overrides, independent of their order. A job's
-    folder is named by the swept keys alone (`strategy=single`).
+    `shared` is the configuration without the swept keys; an experiment in it may name the sweep and
+    sweep over keys (`hydra.sweeper.params`). Without a name, it is a hash of all overrides,
+    independent of their order. A job's folder is named by the swept keys alone (`strategy=single`).
     """
     task = [override for override in parsed if not override.is_hydra_override()]
     result = []
-    if all(override.key_or_group != "sweep" for override in task):
-        lines = "\n".join(sorted(str(override.input_line) for override in task))
+    if shared.sweep is None and all(override.key_or_group != "sweep" for override in task):
+        # Not `repeats`: with more of them a sweep goes on.
+        named = [str(override.input_line) for override in task if override.key_or_group != "repeats"]
+        lines = "\n".join(sorted(named))
         result.append(f"sweep=sweep-{hashlib.sha256(lines.encode()).hexdigest()[:8]}")
     swept = [override for override in task if override.is_sweep_override()]
-    if swept:
-        fixed = ["sweep", *(override.key_or_group for override in task if override not in swept)]
+    params = OmegaConf.select(shared, "hydra.sweeper.params") or {}
+    if swept or params:
+        # A key that the experiment sweeps stays in the names, also with a single value, so that commands
+        # with other values add to the sweep.
+        alone = [override.key_or_group for override in task if override not in swept]
+        fixed = ["sweep", *(key for key in alone if key not in params)]
         result.append(f"hydra.job.config.override_dirname.exclude_keys=[{','.join(dict.fromkeys(fixed))}]")
     return result
 

@@ -9,6 +9,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 
 def parse_arguments(arguments: Sequence[str]) -> Namespace:
@@ -19,3 +21,15 @@ def parse_arguments(arguments: Sequence[str]) -> Namespace:
     to tell a sweep from a run.
     """
     return get_args_parser().parse_args(arguments)
+
+
+def forget_submitit() -> None:
+    """Remove the configuration `hydra/launcher=submitit_slurm` that Hydra's submitit plugin stores, if
+    it is installed.
+
+    Hydra would check ours in conf/, which has the same name, against it. There is no public way to
+    remove one, nor to switch that check off.
+    """
+    Plugins.instance()  # imports all plugins, which store their configurations
+    launchers = ConfigStore.instance().repo.get("hydra", {}).get("launcher", {})
+    launchers.pop("submitit_slurm.yaml", None)

@@ -18,13 +18,14 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
 import psutil
+
+from parallel.config.stderr import print_to_stderr
 
 MARK = "PARALLEL_PROCESS_TREE"
 STOPS = (signal.SIGTERM, signal.SIGHUP)
@@ -41,6 +42,32 @@ class Stopped(SystemExit):
     """Raised when a signal ends this process. The exit code is 128 + the number of the signal."""
 
 
+class Tree:
+    """A command with all processes that it starts."""
+
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._mark = secrets.token_hex(8)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(
+        self, command: Sequence[str], environment: Mapping[str, str], output: int | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start the command, with its output on this console or to `output` (as `subprocess.PIPE`)."""
+        self._process = subprocess.Popen(
+            command,
+            env={**environment, MARK: self._mark, PARENT: str(os.getpid())},
+            start_new_session=True,
+            stdout=output,
+            stderr=None if output is None else subprocess.STDOUT,
+        )
+        return self._process
+
+    def end(self) -> None:
+        """Terminate all processes, and kill those that have not ended within `grace_s` seconds."""
+        _end(self._process, self._mark, self._grace_s)
+
+
 def run(command: Sequence[str], environment: Mapping[str, str], grace_s: float) -> int:
     """Run `command` on this console and return its exit code (negative: the signal that ended it).
 
@@ -48,26 +75,23 @@ def run(command: Sequence[str], environment: Mapping[str, str], grace_s: float) 
     not ended within `grace_s` seconds. The command runs in its own session: a Ctrl-C on the
     terminal reaches only this process, which then ends the command.
     """
-    mark = secrets.token_hex(8)
-    process: subprocess.Popen[bytes] | None = None
-    with _stops_raise():
+    tree = Tree(grace_s)
+    with stops_raise():
         try:
-            process = subprocess.Popen(
-                command, env={**environment, MARK: mark, PARENT: str(os.getpid())}, start_new_session=True
-            )
-            with _continued(process.pid):
+            process = tree.start(command, environment)
+            with continued(process.pid):
                 code = process.wait()
         except BaseException:
-            with _stops_ignored():
-                _end(process, mark, grace_s)
+            with stops_ignored():
+                tree.end()
             raise
     if code != 0:
-        _end(process, mark, grace_s)
+        tree.end()
     return code
 
 
 @contextlib.contextmanager
-def _continued(pid: int) -> Iterator[None]:
+def continued(pid: int) -> Iterator[None]:
     """Continue the command whenever it is stopped and none of its children runs."""
     returned = threading.Event()
 
@@ -118,7 +142,7 @@ def end_with_parent() -> None:
     def look() -> None:
         while runs(parent):
             time.sleep(LOOK_S)
-        print(f"error: the sweep (process {parent}) is gone: its job ends", file=sys.stderr, flush=True)
+        print_to_stderr(f"error: the sweep (process {parent}) is gone: its job ends")
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=look, name="end with parent", daemon=True).start()
@@ -142,7 +166,9 @@ def marked(mark: str) -> list[int]:
 
 
 @contextlib.contextmanager
-def _stops_raise() -> Iterator[None]:
+def stops_raise() -> Iterator[None]:
+    """Raise `Stopped` in this, the main thread when a signal of `STOPS` arrives."""
+
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(128 + number)
 
@@ -161,7 +187,7 @@ def ignored(sign: signal.Signals) -> bool:
 
 
 @contextlib.contextmanager
-def _stops_ignored() -> Iterator[None]:
+def stops_ignored() -> Iterator[None]:
     """Ignore signals while the tree is being ended, so that another Ctrl-C cannot leave part of it.
 
     The end takes only seconds.

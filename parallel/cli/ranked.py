@@ -12,23 +12,31 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from parallel.cli.agreement import agree
 from parallel.cli.compose import compose_config
+from parallel.cli.local_ranks import mpi_environment
 from parallel.cli.ranks import Ranks
+from parallel.cli.slurm_ranks import in_slurm, slurm_environment
 from parallel.cli.sweep import SweepFailed
 from parallel.config import Config, one_line, require
+from parallel.config.stderr import print_to_stderr
 from parallel.results.record_files import NotWritten
 from parallel.runtime.failure.errors import RunEnded, RunStopped, WorkerLost
 from parallel.runtime.failure.launcher import watch_launcher
 
 FULL_ERROR = "PARALLEL_FULL_ERROR"
-"""Environment variable; if it is set, invalid input prints a traceback, too."""
+"""Environment variable; if it is set, invalid input and the end of a run print a traceback, too."""
 
 STOPPED = 143
 """Exit code of a run that a signal stopped: 128 + SIGTERM, whatever the signal."""
 
 
 def config_of_world(ranks: Ranks, overrides: Sequence[str], module: str) -> Config:
-    """Return the composed configuration. Raises `ValueError` if `workers` is not the world size."""
+    """Return the composed configuration.
+
+    Raises `ValueError` if `workers` is not the world size, or another worker has another
+    configuration or other code.
+    """
     config = compose_config(overrides)
     workers = config.workers or ranks.world
     require(
@@ -36,8 +44,13 @@ def config_of_world(ranks: Ranks, overrides: Sequence[str], module: str) -> Conf
         "workers",
         workers,
         f"needs a world of {workers}, and this one has {ranks.world}: "
-        f"use `torchrun --standalone --nproc-per-node {workers} -m {module} …`",
+        + (
+            f"use `srun --ntasks {workers} python -m {module} …`"
+            if in_slurm(ranks.environment)
+            else f"use `python -m parallel.torchrun --nproc-per-node {workers} -m {module} …`"
+        ),
     )
+    agree(ranks, config)
     return config
 
 
@@ -48,9 +61,11 @@ def run_ranked(body: Callable[[Ranks], None]) -> None:
     fail as well, and their errors might appear to come first.
     """
     try:
+        os.environ.update(mpi_environment(os.environ, os.getppid()))
+        os.environ.update(slurm_environment(os.environ))
         ranks = Ranks.from_environment(os.environ)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except ValueError as error:  # it quotes environment variables
+        print_to_stderr(f"error: {one_line(error)}")
         sys.exit(2)
     watch_launcher(os.environ)
     try:
@@ -58,26 +73,30 @@ def run_ranked(body: Callable[[Ranks], None]) -> None:
     except ValueError as error:
         message = one_line(error)
         if ranks.report(message, f"error: {message}"):
-            print(f"error: {message}", file=sys.stderr, flush=True)
+            print_to_stderr(f"error: {message}")
             if os.environ.get(FULL_ERROR):
                 traceback.print_exc()
+        if ranks.serves:
+            ranks.stay()
         _end(2, ranks)
     except SweepFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_to_stderr(f"error: {error}")
         sys.exit(1)
     except KeyboardInterrupt:
         _end(130, ranks)
     except RunStopped as error:
         message = one_line(error)
         if ranks.report(message, message):
-            print(message, file=sys.stderr, flush=True)
+            print_to_stderr(message)
         ranks.stay()
         _end(STOPPED, ranks)
     except (RunEnded, NotWritten) as error:
         message = one_line(error)
         reachable = not isinstance(error, WorkerLost) or error.reachable
         if not reachable or ranks.report(message, f"error: {message}"):
-            print(f"error: {message}", file=sys.stderr, flush=True)
+            print_to_stderr(f"error: {message}")
+            if os.environ.get(FULL_ERROR):
+                traceback.print_exc()
         if reachable:
             ranks.stay()
         _end(1, ranks)

@@ -2,14 +2,14 @@
 
 Under torchrun each rank starts separately. The ranks must agree on a run directory, and if all of
 them reject the same input, only one should print the error. Both use the key-value store that
-`torch.distributed.rendezvous("env://")` joins: torchrun's own store if it is shared, otherwise one
-that rank 0 opens and `init_process_group` uses later. With one rank, torch is not imported.
+the process group uses, too: the launcher's, or without torchrun one that rank 0 opens. With one
+rank, torch is not imported.
 """
 
 from __future__ import annotations
 
 import json
-import sys
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
+from parallel.config.stderr import print_to_stderr
 from parallel.runtime.failure.running_clock import RunningClock
 
 if TYPE_CHECKING:
@@ -26,13 +27,22 @@ T = TypeVar("T")
 
 STORE_TIMEOUT = timedelta(seconds=60)
 """torchrun starts the ranks of all nodes together, and importing torch takes seconds."""
+COLLECT_S = STORE_TIMEOUT.total_seconds() - 5.0
+"""Time that rank 0 waits for the others, which wait for its answer."""
+POLL_S = 0.01
+"""Interval at which a rank looks for what it waits for, or for the failure of another."""
 SILENT_STORE_S = STORE_TIMEOUT.total_seconds() + 5.0
 """Time after which the store's process counts as stopped. It is longer than any wait for a key."""
 FOLLOWER_S = 0.5
 """Delay of ranks that fail after the first. torchrun ends all ranks as soon as one exits, so the
 first one needs this time to report its error."""
 STAY_S = 1.0
-"""Time that a failed rank keeps the store alive, so that the others can read the cause from it."""
+"""Time that a failed rank waits for the others, so that they can read the cause from its store."""
+SERVING_STAY_S = 10.0
+"""The same for a rank that serves the store itself, without torchrun: the others may still import
+torch."""
+REPORT_TIMEOUT = timedelta(seconds=10)
+"""Time in which a rank that has failed must find the store to tell the others."""
 
 
 @dataclass
@@ -42,12 +52,19 @@ class Ranks:
     rank: int = 0
     world: int = 1
     launched: bool = False
-    """Whether torchrun (or another launcher that sets RANK and WORLD_SIZE) started this process."""
+    """Whether torchrun (or srun, or another launcher that sets RANK and WORLD_SIZE) started this
+    process."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     _root: Store | None = field(default=None, repr=False)
     """The store of all attempts."""
     _store: Store | None = field(default=None, repr=False)
     """This attempt's part of it."""
+    serves: bool = field(default=False, repr=False)
+    """Whether this rank serves the store."""
+    _patience: timedelta = field(default=STORE_TIMEOUT, repr=False)
+    """How long to look for the store."""
+    _silent: bool = field(default=False, repr=False)
+    """Whether the store has stopped to answer."""
 
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> Ranks:
@@ -88,17 +105,64 @@ class Ranks:
             raise ValueError(value)
         return value
 
+    def collect(self, name: str, value: str) -> list[str]:
+        """Return the values of all ranks on rank 0, an empty list on the others.
+
+        Raises `ValueError` with the message of a rank that failed instead, or if one is missing.
+        """
+
+        def collected() -> list[str]:
+            store = self._join()
+            store.set(f"{name}/{self.rank}", value)
+            return [] if self.rank > 0 else self._values(store, name, COLLECT_S)
+
+        return [value] if self.world == 1 else self._in_time(collected)
+
+    def exchange(self, name: str, value: str) -> list[str]:
+        """Return the values of all ranks on every rank. Raises `ValueError` as `collect`."""
+
+        def exchanged() -> list[str]:
+            store = self._join()
+            store.set(f"{name}/{self.rank}", value)
+            return self._values(store, name, STORE_TIMEOUT.total_seconds())
+
+        return [value] if self.world == 1 else self._in_time(exchanged)
+
+    def _values(self, store: Store, name: str, seconds: float) -> list[str]:
+        keys = [f"{name}/{rank}" for rank in range(self.world)]
+        if not self._wait(store, keys, seconds):
+            missing = ", ".join(str(rank) for rank, key in enumerate(keys) if not store.check([key]))
+            raise ValueError(f"rank {missing} has not started within {seconds:g} s")
+        return [text.decode() for text in store.multi_get(keys)]
+
+    def call(self, function: Callable[[Store], T]) -> T:
+        """Return `function(store)`. Raises `ValueError` if the store does not answer."""
+        return self._in_time(lambda: function(self._join()))
+
     def _shared(self, name: str) -> str:
         store = self._join()
-        try:
-            store.wait([name], STORE_TIMEOUT)
-        except RuntimeError as error:
-            raise ValueError(f"rank 0 did not share its {name} within {STORE_TIMEOUT.seconds} s") from error
+        if not self._wait(store, [name], STORE_TIMEOUT.total_seconds()):
+            raise ValueError(f"rank 0 did not share its {name} within {STORE_TIMEOUT.seconds} s")
         return str(store.get(name).decode())
+
+    def _wait(self, store: Store, keys: list[str], seconds: float) -> bool:
+        """Return whether `keys` were written in time.
+
+        Raises `ValueError` with the message of the first rank that failed: nobody waits for it.
+        """
+        now = RunningClock()
+        limit = now() + seconds
+        while not store.check(keys):  # store.wait would print a warning at its timeout
+            if store.check(["failure"]):
+                raise ValueError(store.get("failure").decode())
+            if now() > limit:
+                return False
+            time.sleep(POLL_S)
+        return True
 
     @property
     def attempt(self) -> int:
-        """How many times torchrun has started the ranks again after a failure."""
+        """How many times torchrun has started the ranks again after a failure, or Slurm the job."""
         return int(self.environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
     @property
@@ -127,18 +191,19 @@ class Ranks:
         """Write `details` to torchrun's error file. Return whether this rank should print
         `message`.
 
-        It should not if the first rank to fail reported the same message. torchrun considers the
-        error with the smallest timestamp, in whole seconds, the root cause. So each rank that fails
-        later adds a second for each failure before its own.
+        It should not if the first rank of this host to fail reported the same message. torchrun
+        considers the error with the smallest timestamp, in whole seconds, the root cause. So each rank
+        that fails later adds a second for each failure before its own.
         """
         order, repeated = 1, False
+        self._patience = REPORT_TIMEOUT
         if self.world > 1:
             try:
                 order, repeated = self._in_time(lambda: self._claim(message))
             except (ValueError, RuntimeError) as error:
                 # Without the store the first failure is unknown, so every rank prints its error.
                 if str(error) != message:
-                    print(f"rank {self.rank} can't reach the others: {error}", file=sys.stderr, flush=True)
+                    print_to_stderr(f"rank {self.rank} can't reach the others: {error}")
         path = self.environment.get("TORCHELASTIC_ERROR_FILE")
         if path:
             extra = {"py_callstack": details, "timestamp": str(int(time.time()) + order - 1)}
@@ -149,8 +214,8 @@ class Ranks:
         return not repeated
 
     def stay(self) -> None:
-        """Keep the store alive until all ranks have reported an error, at most `STAY_S`."""
-        deadline = time.monotonic() + STAY_S
+        """Keep the store alive until all ranks have reported an error, for a limited time."""
+        deadline = time.monotonic() + (SERVING_STAY_S if self.serves else STAY_S)
         while self.world > 1 and time.monotonic() < deadline:
             try:
                 if self._in_time(lambda: self._join().add("failures", 0)) >= self.world:
@@ -161,7 +226,7 @@ class Ranks:
 
     def _in_time(self, call: Callable[[], T]) -> T:
         """Return `call()`, which uses the store. Raises what it raises, and `ValueError` if the
-        store does not answer.
+        store does not answer, now or in an earlier call: nobody waits for it twice.
 
         torch's client has no timeout for a store whose process or machine is stopped. A thread
         that is still blocked by one ends with this process.
@@ -175,12 +240,14 @@ class Ranks:
             except Exception as error:  # raised again in the caller's thread
                 errors.append(error)
 
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        now = RunningClock()
-        limit = now() + SILENT_STORE_S
-        while thread.is_alive() and now() < limit:
-            thread.join(min(0.5, SILENT_STORE_S))
+        if not self._silent:
+            thread = threading.Thread(target=run, daemon=True)
+            thread.start()
+            now = RunningClock()
+            limit = now() + SILENT_STORE_S
+            while thread.is_alive() and now() < limit:
+                thread.join(min(0.5, SILENT_STORE_S))
+            self._silent = thread.is_alive()
         if errors:
             raise errors[0]
         if not results:
@@ -189,19 +256,16 @@ class Ranks:
         return results[0]
 
     def _claim(self, message: str) -> tuple[int, bool]:
-        """Return the number of failed ranks including this one, and whether the first failure is
-        the same."""
+        """Return the number of failed ranks including this one, and whether another rank of this
+        host was the first to fail there, with the same message."""
         store = self._join()
         order = store.add("failures", 1)
         if order == 1:
-            store.set("failure", message)
-            return order, False
-        deadline = time.monotonic() + FOLLOWER_S
-        while time.monotonic() < deadline:  # store.wait would print a warning at its timeout
-            if store.check(["failure"]):
-                return order, store.get("failure").decode() == message
-            time.sleep(0.02)
-        return order, False
+            store.set("failure", message)  # for those that wait for this rank
+        own = f"{self.rank} {message}"
+        key = f"first failure of host {self.environment.get('GROUP_RANK', '0')}"
+        first = store.compare_set(key, "", own).decode()
+        return order, first != own and first.partition(" ")[2] == message
 
     def _join(self) -> Store:
         if self._store is None:
@@ -213,19 +277,20 @@ class Ranks:
 
     def _open_store(self) -> Store:
         if self._root is None:
-            from torch.distributed.rendezvous import rendezvous
+            from parallel.runtime.communication.bound_store import AGENT_STORE, connect_store, serve_store
 
-            address, port = self.environment.get("MASTER_ADDR"), self.environment.get("MASTER_PORT")
-            try:
-                self._root, _, _ = next(rendezvous("env://", self.rank, self.world, timeout=STORE_TIMEOUT))
-            except RuntimeError as error:
-                if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
-                    raise ValueError(
-                        f"MASTER_PORT={port} on {address} is in use by another program: "
-                        "choose another with --master-port"
-                    ) from error
-                reason = str(error).splitlines()[0]
+            address = self.environment.get("MASTER_ADDR", "")
+            port = self.environment.get("MASTER_PORT", "")
+            if not address or not port.isdecimal():
                 raise ValueError(
-                    f"the ranks can't meet at MASTER_ADDR={address}, MASTER_PORT={port}: {reason}"
-                ) from error
+                    f"MASTER_ADDR={address} and MASTER_PORT={port} in the environment must be the address and a "
+                    "port of the host of rank 0: start with python -m parallel.torchrun"
+                )
+            if self.rank > 0 or self.environment.get(AGENT_STORE) == "True":
+                self._root = connect_store(address, int(port), self._patience)
+            else:
+                spans_hosts = int(self.environment.get("LOCAL_WORLD_SIZE", self.world)) < self.world
+                self._root = serve_store(address, int(port), STORE_TIMEOUT, for_others=spans_hosts)
+                self.serves = True
+                os.environ[AGENT_STORE] = "True"  # torch's own rendezvous would open another store
         return self._root

@@ -8,6 +8,7 @@ conf/.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from parallel.cli.choices import CHOICES
+from parallel.cli.hydra_private import forget_submitit
 from parallel.config import (
     AUTO,
     ClusterConfig,
@@ -47,11 +49,15 @@ class Schema:
     tracker: Any = None
     workers: int | None = None
     sweep: str | None = None
+    repeats: int = 1
+    repeat: int = 1
     resume: str = AUTO
 
 
+@functools.cache
 def register_schema() -> None:
-    """Register the types of the configuration with Hydra."""
+    """Register the types of the configuration with Hydra, once in a process: its store is global."""
+    forget_submitit()
     store = ConfigStore.instance()
     root = OmegaConf.structured(Schema)
     for group, options in FIXED.items():
@@ -88,8 +94,9 @@ def config_of(values: Mapping[str, Any]) -> Config:
     groups = {group: options_of(group, values[group]) for group in GROUPS}
     workers = structure(int | None, values["workers"], "workers")  # type: ignore[arg-type]
     sweep = structure(str | None, values["sweep"], "sweep")  # type: ignore[arg-type]
+    repeats, repeat = (structure(int, values[name], name) for name in ("repeats", "repeat"))
     resume = structure(str, values["resume"], "resume")
-    return Config(**groups, workers=workers, sweep=sweep, resume=resume)
+    return Config(**groups, workers=workers, sweep=sweep, repeats=repeats, repeat=repeat, resume=resume)
 
 
 def options_of(group: str, values: Mapping[str, Any]) -> Any:

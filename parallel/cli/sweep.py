@@ -1,7 +1,6 @@
-"""Run the jobs of a sweep one after another, each in its own torchrun process tree.
+"""The jobs of a sweep: what they are, their command lines, folders and outcomes.
 
-Each job has its own world size and run directory. Finished jobs are skipped. A failed job does not
-end the sweep: its error is printed at once, and a summary at the end has one line per job.
+`run_sweep` runs them with torchrun, `slurm_sweep` as jobs of Slurm.
 """
 
 from __future__ import annotations
@@ -9,11 +8,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import signal
-import socket
 import sys
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +18,11 @@ from pathlib import Path
 from parallel.cli import process_tree
 from parallel.config import Config, require, require_number
 from parallel.config.checks import MOST_SECONDS, MOST_WORKERS
+from parallel.emulation.description import Description
+from parallel.results.command_line import script_module
 from parallel.results.record_files import RECORD, read_record
+from parallel.results.tracker.connection import in_agent
+from parallel.runtime.communication.interface import LOOPBACK
 
 RENDEZVOUS_TIMEOUT_S = 86400
 """A node may have to wait while another one runs a job that needs only one node."""
@@ -42,15 +43,16 @@ class Torchrun:
     module: str | None = None
     nnodes: int = 1
     node_rank: int = 0
-    master_addr: str = "127.0.0.1"
+    master_addr: str = LOOPBACK
     master_port: int = 29500
     stop_on_failure: bool = False
     grace_s: float = 15.0
     max_restarts: int = 0
+    jobs: int = 1
 
     def __post_init__(self) -> None:
         where = "hydra.launcher"  # composed by Hydra without a schema, so types are checked here
-        for name in ("nnodes", "node_rank", "master_port", "max_restarts"):
+        for name in ("nnodes", "node_rank", "master_port", "max_restarts", "jobs"):
             require(
                 type(getattr(self, name)) is int,
                 f"{where}.{name}",
@@ -58,6 +60,13 @@ class Torchrun:
                 "must be a whole number",
             )
         require_number(f"{where}.nnodes", self.nnodes, 1, MOST_WORKERS)
+        require_number(f"{where}.jobs", self.jobs, 1, MOST_WORKERS)
+        require(
+            self.jobs == 1 or self.nnodes == 1,
+            f"{where}.jobs",
+            self.jobs,
+            f"must be 1 for a sweep over nnodes={self.nnodes} machines",
+        )
         require(
             0 <= self.node_rank < self.nnodes,
             f"{where}.node_rank",
@@ -96,6 +105,8 @@ class Job:
     workers: int
     run_dir: Path
     sweep_dir: Path
+    cluster: Description | None = None
+    """Emulated cluster in which it runs; None: on this machine as it is."""
 
     @property
     def label(self) -> str:
@@ -105,7 +116,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a job: done, skipped, failed, interrupted or not started."""
+    """Result of a job: done, skipped, failed, interrupted, queued (at Slurm) or not started."""
 
     job: Job
     status: str
@@ -113,51 +124,17 @@ class Outcome:
     detail: str = ""
 
 
-def run_jobs(jobs: Sequence[Job], torchrun: Torchrun) -> None:
-    """Run the jobs in order and print a summary, also after an interruption.
-
-    Raises `ValueError` before the first job for two jobs with one folder, a damaged record or a
-    port in use, and `SweepFailed` at the end if a job failed.
-    """
-    folders: set[Path] = set()
-    for job in jobs:
-        claim_folder(job.run_dir, folders)
-    skipped = {job.index for job in jobs if finished(job.run_dir, job.config)}
-    for job in jobs:
-        if job.index not in skipped and _spans_nodes(job, torchrun) and torchrun.node_rank == 0:
-            port = torchrun.master_port + job.index
-            require(
-                _is_free(port),
-                "hydra.launcher.master_port",
-                port,
-                "is in use by another program: choose another",
-            )
-    outcomes = {job.index: Outcome(job, "not started") for job in jobs}
-    try:
-        for number, job in enumerate(jobs, start=1):
-            workers = "1 worker" if job.workers == 1 else f"{job.workers} workers"
-            print(f"[{number}/{len(jobs)}] {job.label}, {workers}, {job.run_dir}", flush=True)
-            if job.index in skipped:
-                outcomes[job.index] = Outcome(job, "skipped", detail="already finished")
-            elif torchrun.node_rank > 0 and not _spans_nodes(job, torchrun):
-                outcomes[job.index] = Outcome(job, "skipped", detail="runs on node 0 alone")
-            else:
-                outcomes[job.index] = Outcome(job, "interrupted")  # replaced if it returns
-                outcomes[job.index] = _run(job, torchrun)
-            if outcomes[job.index].status == "failed" and torchrun.stop_on_failure:
-                break
-    finally:
-        print(summary(list(outcomes.values())), flush=True)
-    failed = [outcome.job.label for outcome in outcomes.values() if outcome.status == "failed"]
-    if failed:
-        raise SweepFailed(f"{len(failed)} of {len(jobs)} jobs failed: {', '.join(failed)}")
-
-
 def claim_folder(run_dir: Path, folders: set[Path]) -> None:
     """Add the folder of a job to those of the sweep's other jobs.
 
-    Raises `ValueError` if it is the folder of another job, whose result it would replace.
+    Raises `ValueError` if it is the folder of another job, whose result it would replace, and for a
+    second job within an agent of W&B, which has an id for one run only.
     """
+    if folders and in_agent():
+        raise ValueError(
+            "WANDB_SWEEP_ID is set, so an agent of W&B started this: its sweep varies parameters, and a "
+            "run of it cannot be a sweep with several jobs"
+        )
     if run_dir in folders:
         raise ValueError(
             f"hydra.sweep.subdir={run_dir.name} must differ between the jobs of a sweep: two of them "
@@ -208,7 +185,23 @@ def numbered(path: Path) -> Iterator[Path]:
 
 def command(job: Job, torchrun: Torchrun) -> list[str]:
     """Return the command line of a job."""
-    if _spans_nodes(job, torchrun):
+    ran = [
+        f"--max-restarts={torchrun.max_restarts}",
+        "-m",
+        torchrun.module or started_module(),
+        *job.overrides,
+    ]
+    if job.cluster is not None:
+        return [
+            sys.executable,
+            "-m",
+            "parallel.emulate",
+            "run",
+            *_emulated(job.cluster, job.workers),
+            "--",
+            *ran,
+        ]
+    if spans_nodes(job, torchrun):
         meeting = [
             f"--nnodes={torchrun.nnodes}",
             f"--node-rank={torchrun.node_rank}",
@@ -218,17 +211,27 @@ def command(job: Job, torchrun: Torchrun) -> list[str]:
             f"--nproc-per-node={job.workers // torchrun.nnodes}",
         ]
     else:
-        meeting = ["--standalone", f"--nproc-per-node={job.workers}"]
-    return [
-        sys.executable,
-        "-m",
-        "parallel.cli.torchrun",
-        *meeting,
-        f"--max-restarts={torchrun.max_restarts}",
-        "-m",
-        torchrun.module or started_module(),
-        *job.overrides,
-    ]
+        meeting = [f"--nproc-per-node={job.workers}"]
+    return [sys.executable, "-m", "parallel.cli.torchrun", *meeting, *ran]
+
+
+def _emulated(cluster: Description, workers: int) -> Iterator[str]:
+    """Yield the options of `parallel.emulate run` for a new cluster; with fewer workers than hosts,
+    all of them are on host 0."""
+    hosts = len(cluster.hosts)
+    on_each = [workers // hosts] * hosts if workers >= hosts else [workers, *[0] * (hosts - 1)]
+    values = {"hosts": hosts, "rate": cluster.hosts[0].rate, "delay": cluster.delay, "cores": cluster.cores}
+    yield from (f"--{name}={value}" for name, value in values.items() if value is not None)
+    yield f"--workers-per-host={','.join(map(str, on_each))}"
+
+
+def rerun_command(job: Job, torchrun: Torchrun) -> str:
+    """Return the command that runs a job of a sweep again, in a folder of its own."""
+    overrides = tuple(o for o in job.overrides if not o.startswith("hydra.run.dir="))
+    _, *words = command(dataclasses.replace(job, overrides=overrides), torchrun)
+    public = {"parallel.cli.torchrun": "parallel.torchrun"}
+    kept = [public.get(word, word) for word in words if word != "--max-restarts=0"]
+    return shlex.join(["python", *kept])
 
 
 def launcher_environment(job: Job, folder: Path, error_file: Path) -> dict[str, str]:
@@ -246,12 +249,15 @@ def launcher_environment(job: Job, folder: Path, error_file: Path) -> dict[str, 
 
 
 def started_module() -> str:
-    """Return the module that this process was started with (`python -m …`).
+    """Return the module that this process was started with (`python -m …`, or a console script).
 
     Raises `ValueError` if it was not started with a module.
     """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is None:
+        module = script_module(sys.argv[0])
+        if module is not None:
+            return module
         raise ValueError(
             "hydra.launcher.module=None must name the module to run: this process was not started "
             "with python -m"
@@ -263,7 +269,7 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     """Return the number of jobs by status, and a line for each job."""
     counts = ", ".join(
         f"{number} {status}"
-        for status in ("done", "skipped", "failed", "interrupted", "not started")
+        for status in ("done", "skipped", "failed", "interrupted", "queued", "not started")
         if (number := sum(outcome.status == status for outcome in outcomes))
     )
     lines = [
@@ -273,32 +279,12 @@ def summary(outcomes: Sequence[Outcome]) -> str:
     return "\n  ".join([f"{outcomes[0].job.sweep_dir}: {counts}", *lines])
 
 
-def _spans_nodes(job: Job, torchrun: Torchrun) -> bool:
+def spans_nodes(job: Job, torchrun: Torchrun) -> bool:
+    """Return whether a job has workers on all nodes; one with fewer workers runs on node 0."""
     return 1 < torchrun.nnodes <= job.workers
 
 
-def _run(job: Job, torchrun: Torchrun) -> Outcome:
-    replaced = set_aside(job.run_dir, job.sweep_dir, job.config) if torchrun.node_rank == 0 else None
-    if replaced is not None:
-        print(f"the run of another configuration in {job.run_dir} was moved to {replaced}", flush=True)
-    start = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="parallel_sweep_") as folder:
-        error_file = Path(folder) / "error.json"
-        environment = os.environ | launcher_environment(job, Path(folder), error_file)
-        try:
-            code = process_tree.run(command(job, torchrun), environment, torchrun.grace_s)
-        finally:
-            if sys.stdout.isatty():
-                print("\x1b[?25h", end="", flush=True)  # a killed progress bar leaves the cursor hidden
-        seconds = time.monotonic() - start
-        if code == 0:
-            return Outcome(job, "done", seconds)
-        error = _read_error(error_file)
-    print(f"{job.label} failed (torchrun's exit code {code}):\n{error}", file=sys.stderr, flush=True)
-    return Outcome(job, "failed", seconds, error.splitlines()[-1])
-
-
-def _read_error(path: Path) -> str:
+def read_error(path: Path) -> str:
     """Return the error of the first rank to fail from torchrun's file: a traceback or one
     sentence."""
     if not path.exists():
@@ -307,14 +293,3 @@ def _read_error(path: Path) -> str:
     if isinstance(message, dict):
         message = message.get("extraInfo", {}).get("py_callstack") or message.get("message")
     return str(message).strip() or NO_ERROR
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        # Count a port that was just released as free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-        return True

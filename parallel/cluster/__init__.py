@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from parallel.cluster.cluster import Cluster, Compute, Link
+from parallel.cluster.cluster import AllReduce, Cluster, Compute, Link
 from parallel.cluster.files import cluster_of, read_cluster, write_cluster
 from parallel.cluster.measured import Measured
 from parallel.cluster.open import open_cluster
 from parallel.cluster.roofline import Roofline
 
 __all__ = [
+    "AllReduce",
     "Cluster",
     "Compute",
     "Link",

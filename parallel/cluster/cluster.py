@@ -5,7 +5,8 @@
     Cluster.step_s  = timeline + overhead + data_s  or, if loading overlaps the step, the larger of
                                                     timeline + overhead and data_s
 
-Workers are numbered node by node. All values are in seconds, bytes and bytes per second; cluster
+Workers are numbered node by node; nodes may have different numbers of workers, and workers different
+speeds. All values are in seconds, bytes and bytes per second; cluster
 files (`parallel.cluster.files`) give a unit with every number.
 """
 
@@ -33,7 +34,7 @@ LEAST_SPEED = 1e-3
 class Compute(Protocol):
     """Computing times of one worker in seconds; other workers use other cores.
 
-    `precision` is that of the configuration: fp32, bf16 or fp64.
+    `precision` is that of the configuration: fp32, tf32, bf16 or fp64.
     """
 
     def forward_s(self, op: Op, part: Part, precision: str) -> float:
@@ -121,6 +122,24 @@ class Link:
 
 
 @dataclass(frozen=True)
+class AllReduce:
+    """The backend's own all-reduce (gloo, NCCL) among all workers, which torch's DDP uses."""
+
+    link: Link
+    """Its time by the bytes of the summed tensor; `shared` has no meaning."""
+    overlap_slowdown: float
+    """Share of its time, from 0 to 1, by which it delays the computing of its workers."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.overlap_slowdown <= 1,
+            "all_reduce.overlap_slowdown",
+            self.overlap_slowdown,
+            "must be from 0 to 1",
+        )
+
+
+@dataclass(frozen=True)
 class Cluster:
     """A cluster, written by hand or made by `parallel.calibrate`."""
 
@@ -141,11 +160,22 @@ class Cluster:
     core_contention: tuple[float, ...] = ()
     """Factors by which compute times grow while 1, 2, … workers of a node compute, if workers share
     cores. Empty: every worker has its own cores, and the factor is always 1."""
+    node_workers: tuple[int, ...] = ()
+    """Workers of each node, if nodes differ; workers_per_node is then the largest. Empty: every node
+    has workers_per_node."""
+    speeds: tuple[float, ...] = ()
+    """Speed of each worker: its computing and loading times are those of `compute` and
+    `data_s_per_image`, divided by it. Empty: all 1."""
     shared_memory: bool = False
     """Whether workers of a node pass tensors in shared memory. Pieces are then not packed, and
     updated shards of weights that all of them hold are not sent, since the weights are in shared
     memory, too.
     """
+    collectives: bool = field(default=False, repr=False)
+    """Whether gradients are summed by the backend's collectives, as on GPUs, where it is NCCL. No key of
+    cluster files: `open_cluster` knows the device."""
+    all_reduce: AllReduce | None = field(default=None, repr=False)
+    """None: not measured; predictions of DDP then compute it from the links, as a ring."""
     data_s_per_image: float = 0.0
     """Time to read and prepare an image."""
     data_shared: bool = False
@@ -180,6 +210,7 @@ class Cluster:
             self.core_contention,
             f"must have workers_per_node={self.workers_per_node} values",
         )
+        self._check_hosts()
         for few, more in itertools.pairwise((0.0, *self.core_contention)):
             require(
                 0 < more >= few and more <= 1e6,
@@ -188,14 +219,70 @@ class Cluster:
                 "must be positive shares that never fall, of at most 1e8 %",
             )
 
-    @property
+    def _check_hosts(self) -> None:
+        if self.node_workers:
+            require(
+                len(self.node_workers) == self.nodes,
+                "node_workers",
+                self.node_workers,
+                f"must have nodes={self.nodes} values",
+            )
+            for count in self.node_workers:
+                require_number("node_workers", count, 1, MOST_WORKERS)
+            require(
+                max(self.node_workers) == self.workers_per_node,
+                "workers_per_node",
+                self.workers_per_node,
+                f"must be the largest of node_workers={self.node_workers}",
+            )
+        require(
+            len(self.speeds) in (0, self.workers),
+            "speeds",
+            self.speeds,
+            f"must have a value for each of the {self.workers} workers",
+        )
+        for speed in self.speeds:
+            require(
+                LEAST_SPEED <= speed <= 1 / LEAST_SPEED, "speeds", speed, "must be from 0.1 % to 100,000 %"
+            )
+
+    @cached_property
+    def node_sizes(self) -> tuple[int, ...]:
+        """Workers of each node."""
+        return self.node_workers or (self.workers_per_node,) * self.nodes
+
+    @cached_property
     def workers(self) -> int:
         """Number of workers."""
-        return self.nodes * self.workers_per_node
+        return sum(self.node_sizes)
+
+    @cached_property
+    def _first_workers(self) -> list[int]:
+        return list(itertools.accumulate(self.node_sizes, initial=0))
+
+    @property
+    def even(self) -> bool:
+        """Whether all nodes have as many workers, and all workers the same speed."""
+        return len(set(self.node_sizes)) == 1 and len(set(self.speeds)) <= 1
 
     def node_of(self, worker: int) -> int:
-        """Return the node of a worker."""
-        return worker // self.workers_per_node
+        """Return the node of a worker. Workers beyond the cluster's have no node: `ValueError`."""
+        require(worker < self.workers, "worker", worker, f"is outside the cluster's {self.workers} workers")
+        return bisect.bisect_right(self._first_workers, worker) - 1
+
+    @cached_property
+    def hosts(self) -> tuple[int, ...]:
+        """Node of each worker."""
+        return tuple(node for node, count in enumerate(self.node_sizes) for _ in range(count))
+
+    def workers_of(self, node: int) -> range:
+        """Return the workers of a node."""
+        first = self._first_workers[node]
+        return range(first, first + self.node_sizes[node])
+
+    def speed_of(self, worker: int) -> float:
+        """Return the speed of a worker, relative to the times of `compute`."""
+        return self.speeds[worker] if self.speeds else 1.0
 
     def contention_factor(self, computing: float) -> float:
         """Return the factor while `computing` workers of a node compute, interpolated linearly."""
@@ -210,16 +297,20 @@ class Cluster:
     def fingerprint(self) -> str:
         """Eight hexadecimal digits: of the calibrated machine, or of all contents."""
         known = sorted(self.machine.items()) if self.machine else self
-        return hashlib.sha256(repr(known).encode()).hexdigest()[:8]
+        collectives = " collectives" if self.collectives else ""
+        return hashlib.sha256(f"{known!r}{collectives}".encode()).hexdigest()[:8]
 
     def data_s(self, images: Sequence[int]) -> float:
         """Return the loading time of a step in which worker i loads `images[i]` images."""
+        seconds = [
+            count * self.data_s_per_image / self.speed_of(worker) for worker, count in enumerate(images)
+        ]
         if not self.data_shared:
-            return max(images, default=0) * self.data_s_per_image
-        by_node: dict[int, int] = {}
-        for worker, count in enumerate(images):
-            by_node[self.node_of(worker)] = by_node.get(self.node_of(worker), 0) + count
-        return max(by_node.values(), default=0) * self.data_s_per_image
+            return max(seconds, default=0.0)
+        by_node: dict[int, float] = {}
+        for worker, taken in enumerate(seconds):
+            by_node[self.node_of(worker)] = by_node.get(self.node_of(worker), 0.0) + taken
+        return max(by_node.values(), default=0.0)
 
     def step_s(self, timeline_s: float, images: Sequence[int]) -> float:
         """Return the time of a step with this timeline, with overhead and loading."""
@@ -230,8 +321,17 @@ class Cluster:
     def resized(self, workers: int) -> Cluster:
         """Return the cluster with enough nodes for `workers`; `ValueError` if it cannot grow."""
         require(workers >= 1, "workers", workers, "must be at least 1")
+        if workers <= self.workers and (self.node_workers or self.speeds or self.machine):
+            return self
+        require(
+            not self.node_workers and not self.speeds,
+            "workers",
+            workers,
+            f"is more than the {self.workers} of cluster {self.name}, which cannot grow because its "
+            "nodes or workers differ",
+        )
         nodes = max(1, math.ceil(workers / self.workers_per_node))
-        if nodes == self.nodes or (nodes < self.nodes and self.machine):
+        if nodes == self.nodes:
             return self
         require(
             nodes == 1 or self.between is not None,

@@ -18,8 +18,12 @@
     step_overhead: {value: 1 ms, source: estimate}
     overlap_slowdown: {value: 5 %, source: estimate}
     core_contention: {workers: {1: 100 %, 2: 190 %}, source: measured}     # optional
+    speeds: {workers: [100 %, 50 %], source: measured}     # optional: by worker, relative to compute
     shared_memory: true           # optional, default false
+    all_reduce: {latency: 1 ms, bandwidth: {points: {1 MB: 1 GB/s}}, overlap_slowdown: 50 %}    # optional
     data: {per_image: {value: 3 ms/image, source: estimate}, shared: true, overlaps: true}
+
+Where nodes have different numbers of workers, `workers_per_node` lists them: [2, 1].
 
 The keys are the fields of `cluster.Cluster` and `roofline.Roofline`. A number that is missing,
 negative or has no unit is rejected with its name, its value and the rule.
@@ -33,7 +37,7 @@ from typing import Any
 
 import yaml
 
-from parallel.cluster.cluster import Cluster, Compute, Link
+from parallel.cluster.cluster import AllReduce, Cluster, Compute, Link
 from parallel.cluster.fields import Fields, written
 from parallel.cluster.measured import Measured
 from parallel.cluster.roofline import Roofline
@@ -80,7 +84,9 @@ def cluster_of(source: Mapping[str, Any]) -> Cluster:
         "step_overhead",
         "overlap_slowdown",
         "core_contention",
+        "speeds",
         "shared_memory",
+        "all_reduce",
         "data",
         "machine",
     )
@@ -92,7 +98,7 @@ def cluster_of(source: Mapping[str, Any]) -> Cluster:
         return Cluster(
             name=source["name"],
             nodes=top.count("nodes"),
-            workers_per_node=top.count("workers_per_node"),
+            **_read_node_workers(top),
             memory_bytes=round(top.number("memory", "size")),
             inside=_read_link(top.inner("inside")),
             between=None if source.get("between") is None else _read_link(top.inner("between")),
@@ -100,7 +106,11 @@ def cluster_of(source: Mapping[str, Any]) -> Cluster:
             step_overhead_s=top.number("step_overhead", "time"),
             overlap_slowdown=top.number("overlap_slowdown", "share"),
             core_contention=_read_core_contention(top) if "core_contention" in source else (),
+            speeds=_read_speeds(top) if "speeds" in source else (),
             shared_memory="shared_memory" in source and top.flag("shared_memory"),
+            all_reduce=None
+            if source.get("all_reduce") is None
+            else _read_all_reduce(top.inner("all_reduce")),
             data_s_per_image=data.number("per_image", "time per image"),
             data_shared=data.flag("shared"),
             data_overlaps=data.flag("overlaps"),
@@ -117,14 +127,16 @@ def write_cluster(cluster: Cluster) -> str:
     data = {
         "name": cluster.name,
         "nodes": cluster.nodes,
-        "workers_per_node": cluster.workers_per_node,
+        "workers_per_node": list(cluster.node_workers) or cluster.workers_per_node,
         "memory": written(cluster.memory_bytes, "size", "memory", s),
         "inside": _write_link(cluster.inside, "inside", s),
         "between": None if cluster.between is None else _write_link(cluster.between, "between", s),
         "step_overhead": written(cluster.step_overhead_s, "time", "step_overhead", s),
         "overlap_slowdown": written(cluster.overlap_slowdown, "share", "overlap_slowdown", s),
         **({"core_contention": _write_core_contention(cluster)} if cluster.core_contention else {}),
+        **({"speeds": _write_speeds(cluster)} if cluster.speeds else {}),
         **({"shared_memory": True} if cluster.shared_memory else {}),
+        **({} if cluster.all_reduce is None else {"all_reduce": _write_all_reduce(cluster.all_reduce, s)}),
         "data": {
             "per_image": written(cluster.data_s_per_image, "time per image", "data.per_image", s),
             "shared": cluster.data_shared,
@@ -134,6 +146,35 @@ def write_cluster(cluster: Cluster) -> str:
         "compute": _write_compute(cluster.compute, s),
     }
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
+
+
+def _read_node_workers(top: Fields) -> dict[str, Any]:
+    """Return the fields of `Cluster` that say how many workers each node has."""
+    counts = top.data.get("workers_per_node")
+    if not isinstance(counts, list):
+        return {"workers_per_node": top.count("workers_per_node")}
+    listed = Fields({f"[{i}]": count for i, count in enumerate(counts)}, top.name("workers_per_node"))
+    node_workers = tuple(listed.count(key) for key in listed.data)
+    require(len(node_workers) > 0, top.name("workers_per_node"), counts, "must list the workers of each node")
+    return {"workers_per_node": max(node_workers), "node_workers": node_workers}
+
+
+def _read_speeds(top: Fields) -> tuple[float, ...]:
+    fields = top.inner("speeds")
+    fields.known("workers", "source")
+    top.source("speeds", fields.data)
+    shares = fields.data.get("workers")
+    if not isinstance(shares, list):
+        raise ValueError(
+            f"{fields.name('workers')}={shortened(str(shares))} must list a share for each worker"
+        )
+    return tuple(quantity(share, "share", fields.name(f"workers[{i}]")) for i, share in enumerate(shares))
+
+
+def _write_speeds(cluster: Cluster) -> dict[str, Any]:
+    shares = [text(speed, "share") for speed in cluster.speeds]
+    source = cluster.sources.get("speeds")
+    return {"workers": shares} if source is None else {"workers": shares, "source": source}
 
 
 def _read_core_contention(top: Fields) -> tuple[float, ...]:
@@ -156,6 +197,10 @@ def _write_core_contention(cluster: Cluster) -> dict[str, Any]:
 
 def _read_link(fields: Fields) -> Link:
     fields.known("shared", "latency", "bandwidth")
+    return _link_of(fields, fields.flag("shared"))
+
+
+def _link_of(fields: Fields, shared: bool) -> Link:
     entry = fields.data.get("bandwidth")
     if isinstance(entry, Mapping) and "points" in entry:
         inner = fields.inner("bandwidth")
@@ -171,9 +216,7 @@ def _read_link(fields: Fields) -> Link:
     else:
         points = ((1.0, fields.number("bandwidth", "bandwidth")),)
     try:
-        return Link(
-            latency_s=fields.number("latency", "time"), bandwidth=points, shared=fields.flag("shared")
-        )
+        return Link(latency_s=fields.number("latency", "time"), bandwidth=points, shared=shared)
     except ValueError as error:
         text_of = str(error)
         raise ValueError(
@@ -182,6 +225,10 @@ def _read_link(fields: Fields) -> Link:
 
 
 def _write_link(link: Link, name: str, sources: Mapping[str, str]) -> dict[str, Any]:
+    return {"shared": link.shared, **_write_times(link, name, sources)}
+
+
+def _write_times(link: Link, name: str, sources: Mapping[str, str]) -> dict[str, Any]:
     where = f"{name}.bandwidth"
     if link.bandwidth[0][0] == 1.0 and len(link.bandwidth) == 1:
         bandwidth = written(link.bandwidth[0][1], "bandwidth", where, sources)
@@ -190,10 +237,19 @@ def _write_link(link: Link, name: str, sources: Mapping[str, str]) -> dict[str, 
             "points": {text(size, "size"): text(speed, "bandwidth") for size, speed in link.bandwidth}
         }
         bandwidth |= {"source": sources[where]} if where in sources else {}
+    return {"latency": written(link.latency_s, "time", f"{name}.latency", sources), "bandwidth": bandwidth}
+
+
+def _read_all_reduce(fields: Fields) -> AllReduce:
+    fields.known("latency", "bandwidth", "overlap_slowdown")
+    return AllReduce(_link_of(fields, shared=False), fields.number("overlap_slowdown", "share"))
+
+
+def _write_all_reduce(all_reduce: AllReduce, sources: Mapping[str, str]) -> dict[str, Any]:
+    name = "all_reduce.overlap_slowdown"
     return {
-        "shared": link.shared,
-        "latency": written(link.latency_s, "time", f"{name}.latency", sources),
-        "bandwidth": bandwidth,
+        **_write_times(all_reduce.link, "all_reduce", sources),
+        "overlap_slowdown": written(all_reduce.overlap_slowdown, "share", name, sources),
     }
 
 

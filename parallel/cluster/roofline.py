@@ -26,8 +26,14 @@ UPDATE_ACCESSES, ADD_ACCESSES, COPY_ACCESSES = 5, 3, 2
 """Memory accesses per element: an addition reads two and writes one, a copy reads and writes
 one."""
 
-
 LEAST_EFFICIENCY = 1e-6
+MOST_EFFICIENCY = {"Conv2d": 10.0}
+"""Upper bound of an op's efficiency by class; 1 for all others.
+
+Multiply-adds are those of the direct convolution. Winograd's algorithm needs fewer: F(2×2, 3×3) 2.25
+times, F(4×4, 3×3) 4 times, F(4×4, 5×5) 6.25 times (Lavin and Gray 2016). FFTs save about as much. So
+convolutions really exceed 100 % of the peak; an efficiency of more than 1,000 % is a mistake.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,8 @@ class Roofline:
     peak: Mapping[str, float] = field(hash=False)
     """Peak FLOP/s by precision; a multiply-add counts as two."""
     efficiency: Mapping[str, float] = field(hash=False)
-    """Share of the peak that an op reaches, by its class (Conv2d, Linear); default 1."""
+    """Share of the peak that an op reaches, by its class (Conv2d, Linear); default 1. Above 1 where an
+    algorithm needs fewer multiplications than the direct one (`MOST_EFFICIENCY`)."""
     memory_bandwidth: float
     """Memory bandwidth in bytes per second."""
     op_overhead_s: float
@@ -49,7 +56,7 @@ class Roofline:
             require_one_of("peak", precision, PRECISIONS)
             require_number(f"peak.{precision}", value, 1, MOST_RATE)
         for kind, value in self.efficiency.items():
-            require_number(f"efficiency.{kind}", value, LEAST_EFFICIENCY, 1)
+            require_number(f"efficiency.{kind}", value, LEAST_EFFICIENCY, MOST_EFFICIENCY.get(kind, 1.0))
         require_number("memory_bandwidth", self.memory_bandwidth, 1, MOST_RATE)
         require_number("op_overhead_s", self.op_overhead_s, 0, MOST_SECONDS)
 

@@ -19,6 +19,7 @@ from parallel.config.cluster import ClusterConfig
 from parallel.config.data import DataConfig, ImageFilesConfig
 from parallel.config.ddp import Ddp
 from parallel.config.model import ModelConfig, check_dropout
+from parallel.config.peer import PeerConfig
 from parallel.config.run import AUTO, NEVER, Config
 from parallel.config.searched import SEARCHES, Searched
 from parallel.config.strategy import PIPELINES, UPDATES, StrategyConfig
@@ -41,6 +42,7 @@ __all__ = [
     "Ddp",
     "ImageFilesConfig",
     "ModelConfig",
+    "PeerConfig",
     "Searched",
     "StrategyConfig",
     "TrackerConfig",

@@ -51,8 +51,8 @@ def require_number(name: str, value: float | None, low: float, high: float) -> N
 
     None, an option that is not set, is accepted.
     """
-    ok = value is None or low <= value <= high
-    require(ok, name, value, f"must be at least {low:,} and at most {high:,}")
+    if value is not None and not low <= value <= high:
+        require(False, name, value, f"must be at least {low:,} and at most {high:,}")
 
 
 def require_positive(name: str, value: float | None, high: float) -> None:
@@ -60,13 +60,24 @@ def require_positive(name: str, value: float | None, high: float) -> None:
 
     None, an option that is not set, is accepted.
     """
-    require(value is None or 0 < value <= high, name, value, f"must be positive and at most {high:,}")
+    if value is not None and not 0 < value <= high:
+        require(False, name, value, f"must be positive and at most {high:,}")
 
 
 def require_plain(name: str, value: object) -> None:
     """Raise `ValueError` unless all numbers in lists and mappings are finite and have at most 64
     bits, and the nesting is at most `NESTING`."""
-    _require_plain(name, value, NESTING)
+    if not _is_plain(value, NESTING):
+        _require_plain(name, value, NESTING)  # raises with the path to what is not
+
+
+def _is_plain(value: object, levels: int) -> bool:
+    if isinstance(value, (dict, list, tuple)):
+        inner = value.values() if isinstance(value, dict) else value
+        return levels > 0 and all(_is_plain(each, levels - 1) for each in inner)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return value is None or isinstance(value, str) or (isinstance(value, int) and -(2**63) <= value < 2**63)
 
 
 def _require_plain(name: str, value: object, levels: int) -> None:

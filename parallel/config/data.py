@@ -52,7 +52,8 @@ class ImageFilesConfig(DataConfig):
     """Maximum size of a cache in GB. The images of a larger set stay JPEG and are decoded batch by
     batch."""
     decoders: int | None = None
-    """Number of processes that decode images for a cache. None: one per core."""
+    """Number of processes that decode images for a cache, and of each worker's threads that decode
+    images by batch. None: one per core, for the threads one per core of the worker's equal part."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

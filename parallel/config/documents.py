@@ -70,6 +70,8 @@ def from_yaml(text: str) -> Any:
         events = (event for event in yaml.parse(text, Loader=_Parser) if not isinstance(event, _FRAME))
         values = [_from_events(event, events, 0) for event in events]
     except yaml.YAMLError as error:
+        if "nesting depth" in str(error):  # the parser in C has a limit of its own, and reads ahead
+            raise ValueError(f"nested more than {NESTING} levels deep") from None
         raise ValueError(f"not valid YAML: {one_line(error)}") from None
     if len(values) > 1:
         raise ValueError(f"not valid YAML here: {len(values)} documents instead of one")

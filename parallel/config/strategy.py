@@ -1,7 +1,7 @@
 """Options that all strategies share; each strategy defines its own in `parallel/strategies/`.
 
-Two strategies have no file there, and their options are in this folder: `searched`, whose plan
-comes from a search, and `ddp`, which has an engine instead of a plan.
+Other strategies have no file there: `searched`, whose plan comes from a search and whose options are
+in this folder, and the peers (`peer.py`), which have an engine instead of a plan.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from parallel.config.checks import (
     require_positive,
 )
 
-PRECISIONS = ("fp32", "bf16", "fp64")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp64")
 SCHEDULES = ("constant", "step", "cosine")
 LR_SCALINGS = ("none", "linear", "sqrt")
 MOST_LR = 10**6
@@ -30,7 +30,11 @@ class TrainerConfig:
     epochs: int = 3
     batch_size: int = 32
     """Global batch size, over all workers."""
+    batch_per_worker: int | None = None
+    """For weak scaling: `Config` sets batch_size to this times the number of workers. None: batch_size
+    is as given."""
     precision: str = "fp32"
+    """fp32: IEEE, without TF32. tf32: fp32 tensors, products in TF32; GPUs only. bf16: autocast. fp64."""
     seed: int = 0
     lr: float = 0.002
     momentum: float = 0.9
@@ -44,6 +48,8 @@ class TrainerConfig:
     base_batch_size: int = 128
     channels_last: bool = True
     compile: bool = False
+    graphs: bool = False
+    """Whether to capture a training step as a CUDA graph and replay it: one worker on a GPU."""
     check_finite: bool = False
     """Whether to stop at the first infinity or NaN and name its step and op. Slow: every op is
     synchronised."""
@@ -62,6 +68,7 @@ class TrainerConfig:
             ("epochs", MOST_STEPS),
             ("step_epochs", MOST_STEPS),
             ("batch_size", MOST_SAMPLES),
+            ("batch_per_worker", MOST_SAMPLES),
             ("base_batch_size", MOST_SAMPLES),
         ):
             require_number(f"trainer.{name}", getattr(self, name), 1, most)
@@ -77,6 +84,17 @@ class TrainerConfig:
             self.trace,
             "must be true, false or the number of a step, from 0 and below 1,000,000,000",
         )
+        for name, reason in (
+            ("compile", "may compile anew while a step is captured"),
+            ("check_finite", "looks at every op, and a replayed step runs no ops"),
+            ("trace", "times every instruction, and a replayed step runs none"),
+        ):
+            require(
+                not self.graphs or getattr(self, name) is False,
+                "trainer.graphs",
+                self.graphs,
+                f"and trainer.{name}={getattr(self, name)} exclude each other: trainer.{name} {reason}",
+            )
         require_positive("trainer.lr", self.lr, MOST_LR)
         require(0 <= self.momentum < 1, "trainer.momentum", self.momentum, "must be in [0, 1)")
         require_number("trainer.weight_decay", self.weight_decay, 0, MOST_LR)

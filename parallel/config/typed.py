@@ -160,10 +160,30 @@ def _register_containers(converter: Converter) -> None:
     )
     for matches, factory, accepted in factories:
         converter.register_structure_hook_factory(matches, _checked_factory(factory, accepted))
+    converter.register_structure_hook_factory(_is_one_or_many, _one_or_many)
 
 
 def _is_homogeneous_tuple(cls: Any) -> bool:
     return typing.get_origin(cls) is tuple and typing.get_args(cls)[1:] == (...,)
+
+
+def _is_one_or_many(cls: Any) -> bool:
+    """Return whether the type is a scalar or a tuple of them, as `int | tuple[int, ...]`."""
+    if typing.get_origin(cls) not in (typing.Union, types.UnionType):
+        return False
+    options = typing.get_args(cls)
+    return len(options) == 2 and options[0] in SCALARS and _is_homogeneous_tuple(options[1])
+
+
+def _one_or_many(cls: Any, converter: Converter) -> Hook:
+    one, many = typing.get_args(cls)
+    hooks = {False: converter.get_structure_hook(one), True: converter.get_structure_hook(many)}
+
+    def hook(value: Any, _: Any) -> Any:
+        is_many = isinstance(value, (list, tuple))
+        return hooks[is_many](value, many if is_many else one)
+
+    return hook
 
 
 def _checked_factory(factory: Factory, accepted: type | tuple[type, ...]) -> Factory:

@@ -24,8 +24,20 @@ Broken = list[tuple[int, str]]
 
 
 def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use: those that it is bound to, and no more
+    than Slurm has given its task (srun --cpus-per-task), which not every cluster binds."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return min(bound, int(given)) if given.isdecimal() and int(given) > 0 else bound
+
+
+def own_cores() -> int:
+    """Return this worker's equal part of the cores of its host, at least 1: workers decode at the same
+    time. srun and mpirun, but not torchrun within them, have divided the cores among the workers already."""
+    bound = "SLURM_CPUS_PER_TASK" in os.environ or "OMPI_COMM_WORLD_LOCAL_SIZE" in os.environ
+    if bound and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return cores()
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def decode_all(

@@ -39,7 +39,7 @@ import numpy as np
 from parallel.config import ImageFilesConfig, require, require_number
 from parallel.config.documents import from_json, read_bytes
 from parallel.config.typed import structure
-from parallel.data.build import Broken, cores, decode_all, progress_bar
+from parallel.data.build import Broken, cores, decode_all, own_cores, progress_bar
 from parallel.data.decode import BrokenImageError, decode
 
 FORMAT = 2  # increase it when the content for the same files and settings, or cache.json, changes
@@ -144,7 +144,7 @@ def open_images(
                 decoded / GB,
                 data.cache_limit_gb,
             )
-        return FileImages(source.take(rows), size, data.decoders or cores())
+        return FileImages(source.take(rows), size, data.decoders or own_cores())
     pixels = _map_pixels(folder, len(source.files), size)
     if os.environ.get("LOCAL_RANK", "0") == "0" and checksum(folder / PIXELS) != stated.checksum:
         raise _damaged(folder, f"the checksum of {PIXELS} is not the one in {METADATA}")

@@ -105,11 +105,14 @@ def stored_side(data: DataConfig, image_size: int) -> int:
     return side
 
 
-def subset(split: str, available: int, wanted: int | None) -> np.ndarray:
+def subset(split: str, labels: np.ndarray, wanted: int | None) -> np.ndarray:
     """Return the sorted rows of a split to use: all, or `wanted` of them, drawn with a fixed seed.
 
-    `split` is train or val. Raises `ValueError` if `wanted` is more than `available`.
+    Each class keeps its share: numbers are rounded by largest remainder, so that they differ from
+    the exact share by less than one image. `split` is train or val, `labels` [n]. Raises
+    `ValueError` if `wanted` is more than n.
     """
+    available = len(labels)
     if wanted is None:
         return np.arange(available)
     require(
@@ -118,7 +121,15 @@ def subset(split: str, available: int, wanted: int | None) -> np.ndarray:
         wanted,
         f"is more than the {available} images of the split",
     )
-    return np.sort(np.random.default_rng(SUBSET_SEED).permutation(available)[:wanted])
+    order = np.random.default_rng(SUBSET_SEED).permutation(available)
+    by_class = order[np.argsort(labels[order], kind="stable")]  # shuffled within each class
+    _, sizes = np.unique(labels, return_counts=True)
+    counts, remainders = np.divmod(sizes * wanted, available)
+    # A stable sort: of equal remainders, those of the first classes are rounded up.
+    counts[np.argsort(-remainders, kind="stable")[: wanted - counts.sum()]] += 1
+    starts = np.cumsum(sizes) - sizes
+    kept = [by_class[start : start + count] for start, count in zip(starts, counts, strict=True)]
+    return np.sort(np.concatenate(kept))
 
 
 def stratified_split(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -30,20 +30,18 @@ def open_digits(data: DataConfig, image_size: int, seed: int) -> DataSet:
     source = load_digits()
     labels = source.target.astype(np.int64)
     train_rows, val_rows = stratified_split(labels, TRAIN_SHARE, SPLIT_SEED)
-    train_rows = train_rows[subset("train", len(train_rows), data.train_images)]
-    val_rows = val_rows[subset("val", len(val_rows), data.val_images)]
+    train_rows = train_rows[subset("train", labels[train_rows], data.train_images)]
+    val_rows = val_rows[subset("val", labels[val_rows], data.val_images)]
     side = stored_side(data, image_size)
-    # All of them, and a copy of those that are used.
-    require_memory("model.image_size", image_size, 2 * len(source.images) * side * side)
-    pixels = enlarge(source.images, side)
-    train = ArrayImages(pixels[train_rows], labels[train_rows])
+    require_memory("model.image_size", image_size, (len(train_rows) + len(val_rows)) * side * side)
+    train = ArrayImages(enlarge(source.images[train_rows], side), labels[train_rows])
     mean, std = float(train.pixels.mean()) / 255, float(train.pixels.std()) / 255
     return DataSet(
         name="digits",
         num_classes=10,
         class_names=tuple("0123456789"),
         train=train,
-        val=ArrayImages(pixels[val_rows], labels[val_rows]),
+        val=ArrayImages(enlarge(source.images[val_rows], side), labels[val_rows]),
         mean=(mean,) * 3,
         std=(std,) * 3,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ from parallel.data.cache import ImageFiles, open_images
 from parallel.data.dataset import PHOTO_MEAN, PHOTO_STD, DataSet, Images, Triple, stored_side, subset
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
+STAND_IN_FILE = "stand_in.txt"
+"""File in the folder that `find` returns. It says that other images stand in for those of the data
+set, and names them."""
+STAND_IN = re.compile(r"[a-z][a-z ]{0,31}")
 
 
 @dataclass(frozen=True)
@@ -45,18 +50,20 @@ def open_layout(
 ) -> DataSet:
     """Open the data set `name` under `data.root`, decoding images that are not in the cache.
 
-    Raises `ValueError` if the folder is missing, is empty, or has another layout.
+    If other images stand in for it, its name says so: `tiny_imagenet (digits)`. Raises `ValueError`
+    if the folder is missing, is empty, or has another layout.
     """
     layout = layouts[name]
-    listing = layout.listing(find_root(name, layouts, data.root))
+    root = find_root(name, layouts, data.root)
+    listing, other = layout.listing(root), stand_in(root)
     side = stored_side(data, image_size)
 
     def images(split: str, files: ImageFiles, wanted: int | None) -> Images:
-        used = files.take(subset(split, len(files.files), wanted))
+        used = files.take(subset(split, files.labels, wanted))
         return open_images(f"{name}-{split}-{side}", used, side, data, verbose)
 
     return DataSet(
-        name=name,
+        name=f"{name} ({other})" if other else name,
         num_classes=len(listing.class_names),
         class_names=listing.class_names,
         train=images("train", listing.train, data.train_images),
@@ -80,6 +87,23 @@ def find_root(name: str, layouts: Mapping[str, Layout], given: str | None) -> Pa
     others = [other for other, its in layouts.items() if its.find(root) is not None]
     hint = f"; it looks like data={others[0]}" if others else ""
     raise ValueError(f"data.root={given} has another layout: looked for {layout.text}{hint}")
+
+
+def stand_in(root: Path) -> str | None:
+    """Return what the images in a folder with a known layout are, if they stand in for those of the
+    data set. Raises `ValueError` for a file that does not say it in a few words."""
+    path = root / STAND_IN_FILE
+    if not path.exists():
+        return None
+    words = path.read_text(encoding="utf-8", errors="replace")[:100].strip()
+    require(STAND_IN.fullmatch(words) is not None, str(path), words, "must be up to 32 letters and spaces")
+    return words
+
+
+def mark_stand_in(root: Path, words: str) -> None:
+    """Say that the images in `root` stand in for those of the data set; `words` names them."""
+    require(STAND_IN.fullmatch(words) is not None, "stand-in", words, "must be up to 32 letters and spaces")
+    (root / STAND_IN_FILE).write_text(f"{words}\n", encoding="utf-8")
 
 
 def folders(path: Path) -> list[str]:

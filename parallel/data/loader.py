@@ -1,5 +1,5 @@
-"""Batches of a data set: prefetched by a thread, then cropped, flipped and normalised on the
-device.
+"""Batches of a data set: read and copied to the device by a thread (`copies`), then cropped, flipped and
+normalised there.
 
 A worker loads the positions of the global batch that it needs. The sample at a position depends
 only on the seed, the epoch and the step (`order.py`), so every strategy trains on the same images
@@ -8,7 +8,7 @@ in the same order, however it splits the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from parallel.config import Config, require
+from parallel.data.copies import Arriving, Uploads, open_uploads, start, take
 from parallel.data.dataset import DataSet, Images, Triple
 from parallel.data.order import Draws, draw, permutation
 from parallel.data.prefetch import Prefetch
@@ -32,16 +33,6 @@ class Batch:
     """[len(image_positions), 3, image_size, image_size], normalised, on the device"""
     labels: Tensor
     """int64 [len(label_positions)], on the device; -1 where a validation batch has no image"""
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """A batch as the thread produces it."""
-
-    pixels: Tensor
-    """uint8 [k, stored, stored, 3]"""
-    labels: Tensor
-    draws: Draws
 
 
 @dataclass(frozen=True)
@@ -95,11 +86,15 @@ class Loader:
         image_positions: Sequence[int],
         label_positions: Sequence[int],
         device: torch.device,
+        arrived: Callable[[], None] = lambda: None,
+        uploads: Uploads | None = None,
     ) -> None:
-        """Positions are those that this worker needs, in its order, from 0 to batch_size - 1.
+        """Positions are those that this worker needs, in its order, from 0 to batch_size - 1. On a GPU
+        `arrived` is called for each batch when the copies that its first kernel needs are enqueued.
 
         With `train`, the loader shuffles, crops, flips, and drops the last partial batch. Otherwise
-        it keeps the order of the set, takes the centre, and pads the last batch. Raises
+        it keeps the order of the set, takes the centre, and pads the last batch. `uploads` copies to the
+        device; None: as `open_uploads` of it. Raises
         `ValueError` if the set is smaller than one training batch, the images are smaller than
         `image_size`, or a position is outside the batch.
         """
@@ -122,6 +117,8 @@ class Loader:
         self._image_positions = _positions("image_positions", image_positions, batch_size)
         self._label_positions = _positions("label_positions", label_positions, batch_size)
         self._options, self._train, self._device = options, train, _with_index(device)
+        self._arrived = arrived
+        self._uploads = open_uploads(self._device) if uploads is None else uploads
         # One row of an image, [image_size × 3]: see `normalise`. Pixels are 0 to 255, mean and std
         # of [0, 1].
         wide = torch.promote_types(options.dtype, torch.float32)
@@ -140,19 +137,14 @@ class Loader:
 
         Closing the iterator early ends its thread; an error while reading surfaces here.
         """
-        reader = Prefetch(self._read(epoch, first), self._options.prefetch, self._enter_thread)
+        reader = Prefetch(self._read(epoch, first), self._options.prefetch, self._uploads.enter_thread)
         try:
-            for raw in reader:
-                yield self._finish(raw)
+            for arriving in reader:
+                yield self._finish(arriving)
         finally:
             reader.close()
 
-    def _enter_thread(self) -> None:
-        if self._device.type == "cuda":
-            # The device is set per thread: pinning would otherwise start a context on GPU 0.
-            torch.cuda.set_device(self._device)
-
-    def _read(self, epoch: int, first: int) -> Iterator[_Raw]:
+    def _read(self, epoch: int, first: int) -> Iterator[Arriving]:
         count, batch = len(self._images), self._batch_size
         seed = self._options.seed
         order = permutation(seed, epoch, count) if self._train else np.arange(count)
@@ -164,32 +156,45 @@ class Loader:
             labels[: len(indices)] = self._images.labels[indices]
             padded = np.resize(indices, batch)  # repeats images; training batches are full already
             draws = draw(seed, epoch, step, batch, room, crop, flip)
-            yield _Raw(
-                self._pin(self._read_pixels(padded[self._image_positions])),
-                self._pin(labels[self._label_positions]),
-                draws.take(self._image_positions),
+            own = draws.take(self._image_positions)
+            arrays = (
+                self._read_pixels(padded[self._image_positions]),
+                labels[self._label_positions],
+                crop_rows(own, self._images.size, self._image_size),
+                np.flatnonzero(own.flip),
             )
+            yield start(self._uploads, arrays)
 
     def _read_pixels(self, indices: np.ndarray) -> np.ndarray:
         if len(indices) == 0:
             return np.empty((0, self._images.size, self._images.size, 3), dtype=np.uint8)
         return self._images.read(indices)
 
-    def _pin(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor.pin_memory() if self._device.type == "cuda" else tensor
-
-    def _finish(self, raw: _Raw) -> Batch:
-        pixels = raw.pixels.to(self._device, non_blocking=True)
-        cropped = augment(pixels, raw.draws, self._image_size)
+    def _finish(self, arriving: Arriving) -> Batch:
+        pixels, labels, rows, flipped = take(self._uploads, arriving)
+        if self._device.type == "cuda":
+            self._arrived()
+        cropped = augment(pixels, rows, flipped, self._image_size)
         images = normalise(cropped, self._mean, self._scale).to(self._options.dtype)
         if not self._options.channels_last:
             images = images.contiguous()
-        return Batch(images=images, labels=raw.labels.to(self._device, non_blocking=True))
+        return Batch(images=images, labels=labels)
 
 
-def augment(pixels: Tensor, draws: Draws, size: int) -> Tensor:
-    """Crop and flip each image by its own draw: uint8 [k, stored, stored, 3] to [k, size, size, 3].
+def crop_rows(draws: Draws, stored: int, size: int) -> np.ndarray:
+    """Return where each row of each crop begins, in pixels from the batch's first: int64 [k, size].
+
+    Empty if the images are stored in the size of the crop.
+    """
+    if stored == size:
+        return np.empty((0, size), dtype=np.int64)
+    begin = (np.arange(len(draws.top)) * stored + draws.top) * stored + draws.left  # [k]
+    return np.asarray(begin[:, None] + np.arange(size) * stored)
+
+
+def augment(pixels: Tensor, rows: Tensor, flipped: Tensor, size: int) -> Tensor:
+    """Crop each image at its `crop_rows`, and flip those numbered `flipped`: uint8 [k, stored, stored, 3]
+    to [k, size, size, 3].
 
     A crop is a gather of rows: seen as one long line of pixels, the batch has a window of `size`
     pixels at every pixel, and the crop of an image is the `size` windows that begin one image width
@@ -197,17 +202,13 @@ def augment(pixels: Tensor, draws: Draws, size: int) -> Tensor:
     """
     count, stored = pixels.shape[:2]
     if count and stored != size:
-        begin = (np.arange(count) * stored + draws.top) * stored + draws.left  # [k]
-        rows = _to(begin[:, None] + np.arange(size) * stored, pixels.device)  # [k, size]
         flat = pixels.contiguous().view(-1)
         windows = flat.as_strided((count * stored * stored - size + 1, 3 * size), (3, 1))
         pixels = windows.index_select(0, rows.view(-1)).view(count, size, size, 3)
     elif stored != size:
         pixels = pixels[:, :size, :size]
-    flipped = np.flatnonzero(draws.flip)
     if len(flipped):
-        chosen = _to(flipped, pixels.device)
-        pixels = pixels.index_copy(0, chosen, pixels.index_select(0, chosen).flip(2))
+        pixels = pixels.index_copy(0, flipped, pixels.index_select(0, flipped).flip(2))
     return pixels
 
 
@@ -224,11 +225,6 @@ def normalise(pixels: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     out.copy_(pixels)
     out.view(count, height, width * channels).sub_(mean).mul_(scale)
     return out.permute(0, 3, 1, 2)
-
-
-def _to(array: np.ndarray, device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _positions(name: str, positions: Sequence[int], batch_size: int) -> np.ndarray:

@@ -6,18 +6,60 @@ with the boxes that other workers hold.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 Span = tuple[int, int]
 
 
-def cut(size: int, degree: int, index: int) -> Span:
-    """Return the span of part `index` when `size` positions are cut into `degree` parts of nearly
-    equal size.
+Cut = int | tuple[int, ...]
+"""How positions are cut: into this number of parts of nearly equal size, or by the weights of the
+parts."""
 
-    Sizes differ by at most one.
+
+def cut(size: int, by: Cut, index: int) -> Span:
+    """Return the span of part `index` when `size` positions are cut.
+
+    The sizes of equal parts differ by at most one; those of weighted parts from their shares of
+    `size` by less than one.
     """
-    return size * index // degree, size * (index + 1) // degree
+    if isinstance(by, tuple):
+        before, total = sum(by[:index]), sum(by)
+        return size * before // total, size * (before + by[index]) // total
+    return size * index // by, size * (index + 1) // by
+
+
+def degree(by: Cut) -> int:
+    """Return the number of parts."""
+    return len(by) if isinstance(by, tuple) else by
+
+
+def leaves_none_empty(size: int, by: Cut) -> bool:
+    """Return whether every part of `size` positions has at least one."""
+    if isinstance(by, tuple):
+        return all(start < stop for start, stop in (cut(size, by, i) for i in range(len(by))))
+    return by <= size
+
+
+def normal(by: Cut) -> Cut:
+    """Return the cut in its only form: weights without a common divisor, equal ones as a number."""
+    if not isinstance(by, tuple):
+        return by
+    if len(set(by)) == 1:
+        return len(by)
+    divisor = math.gcd(*by)
+    return tuple(weight // divisor for weight in by)
+
+
+def joined(outer: Cut, inner: Cut) -> Cut:
+    """Return the cut into the parts of `inner` of every part of `outer`, row-major.
+
+    The weight of a part is the product of the two.
+    """
+    if not isinstance(outer, tuple) and not isinstance(inner, tuple):
+        return outer * inner
+    weights = [by if isinstance(by, tuple) else (1,) * by for by in (outer, inner)]
+    return normal(tuple(a * b for a in weights[0] for b in weights[1]))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ def memory_shape(shape: Sequence[int], channels_last: bool) -> list[int]:
 
 def in_memory_order(x: Tensor, channels_last: bool) -> Tensor:
     """Return a view of `x` with its dims in memory order."""
-    return x.permute(_order(x.dim(), channels_last))
+    return x.permute(0, 2, 3, 1) if x.dim() == 4 and channels_last else x
 
 
 def in_logical_order(x: Tensor, channels_last: bool) -> Tensor:

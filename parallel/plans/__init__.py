@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parallel.plans.files import read_plan
-from parallel.plans.layout import Layout, check_layout, follow, follow_degrees
+from parallel.plans.layout import Layout, check_layout, follow, follow_cuts
 from parallel.plans.plan import SCHEMES, Plan, check_batch, make_plan
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "check_batch",
     "check_layout",
     "follow",
-    "follow_degrees",
+    "follow_cuts",
     "make_plan",
     "read_plan",
 ]

@@ -6,7 +6,7 @@ The text form of a plan is YAML:
     micro_batches: 1
     ops:
       conv1: {n: 4, on: [0, 1, 2, 3]}
-      fc6: {c: 3, on: [0, 1, 2]}
+      fc6: {c: [2, 1, 1], on: [0, 1, 2]}   # weights: worker 0 has half of it
       fc8: {on: [0]}
 
 An op that is not named follows the producer of its first input other than the images; see
@@ -24,6 +24,7 @@ from typing import Any
 from parallel.config import PIPELINES, UPDATES, require, require_number, require_one_of
 from parallel.config.checks import MOST_MICRO_BATCHES, MOST_WORKERS
 from parallel.graph import INPUT, Graph
+from parallel.graph.box import leaves_none_empty
 from parallel.graph.ops import DIMS
 from parallel.plans.layout import Layout, check_layout, follow
 
@@ -78,7 +79,11 @@ class Plan:
         }
         lines = [f"{key}: {value}" for key, value in head.items()] + ["ops:"]
         for name, layout in self.layouts.items():
-            cuts = [f"{dim}: {getattr(layout, dim)}" for dim in DIMS if getattr(layout, dim) > 1]
+            cuts = [
+                f"{dim}: {list(by) if isinstance(by, tuple) else by}"
+                for dim, by in zip(DIMS, layout.cuts, strict=True)
+                if by != 1
+            ]
             lines.append(f"  {name}: {{{', '.join([*cuts, f'on: {list(layout.on)}'])}}}")
         return "\n".join(lines) + "\n"
 
@@ -105,16 +110,22 @@ def make_plan(graph: Graph, workers: int, layouts: Mapping[str, Layout], **setti
     if plan.scheme != "a":
         leading = plan[first]
         require(
-            leading.n == len(leading.on),
+            leading.degrees[0] == len(leading.on),
             "scheme",
             plan.scheme,
             f"needs its first op split in n alone, not {leading}",
         )
         require(
-            plan.micro_batches == leading.n,
+            not leading.weighted,
+            "scheme",
+            plan.scheme,
+            f"needs its first op split into equal parts, not {leading}: every pass takes as many samples",
+        )
+        require(
+            plan.micro_batches == len(leading.on),
             "micro_batches",
             plan.micro_batches,
-            f"must be the number of passes of scheme {plan.scheme}, one for each of {leading.n} workers",
+            f"must be the number of passes of scheme {plan.scheme}, one for each of {len(leading.on)} workers",
         )
     for op in graph:
         require(
@@ -142,10 +153,12 @@ def check_batch(graph: Graph, plan: Plan, batch_size: int) -> None:
             batch_size,
             f"is too small: {op.name} needs {op.least_samples} samples",
         )
+        layout = plan[op.name]
+        parts = f"{layout.degrees[0]} parts" + (f" {layout.n}" if isinstance(layout.n, tuple) else "")
         require(
-            plan[op.name].n <= samples,
+            leaves_none_empty(samples, layout.n),
             "trainer.batch_size",
             batch_size,
-            f"is too small: {op.name} is split in n into {plan[op.name].n} parts of {samples} samples"
+            f"is too small: {op.name} is split in n into {parts} of {samples} samples"
             + (f" (1 of {plan.micro_batches} micro-batches)" if plan.micro_batches > 1 else ""),
         )

@@ -22,7 +22,7 @@ def plan_of(config: Config, graph: Graph, batch_size: int | None = None) -> Plan
         config.strategy.makes_plan,
         "strategy",
         config.strategy.name,
-        "makes no plan: torch's own DistributedDataParallel runs",
+        "makes no plan: it is a peer (docs/peers.md)",
     )
     workers = config.worker_count()
     if isinstance(config.strategy, Searched):
@@ -32,7 +32,7 @@ def plan_of(config: Config, graph: Graph, batch_size: int | None = None) -> Plan
             workers,
             batch_size,
             config.trainer.precision,
-            open_cluster(config.cluster, workers),
+            open_cluster(config.cluster, workers, channels_last=config.trainer.channels_last),
             config.strategy,
         )
         return resolve(request, named_plans(graph, workers, batch_size))

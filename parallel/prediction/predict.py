@@ -4,19 +4,25 @@ simulate it."""
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from parallel.cluster import Cluster, open_cluster
-from parallel.config import Config
+from parallel.cluster.recording import RecordingCompute
+from parallel.config import Config, require
 from parallel.data import known_images
 from parallel.graph import Graph
 from parallel.graph.configured import graph_of
-from parallel.plans import Layout, make_plan
+from parallel.plans import Layout, Plan, make_plan
+from parallel.prediction.basis import doubts
+from parallel.prediction.engines import replicated
 from parallel.prediction.plans import plan_of
 from parallel.program.lowering import lower
 from parallel.simulator.cost_model import CostModel
-from parallel.simulator.simulate import simulate
+from parallel.simulator.replicated import simulate_replicated
+from parallel.simulator.simulate import require_room, simulate
 from parallel.simulator.timeline import Timeline
 
 
@@ -102,21 +108,57 @@ class Predictor:
 
     def predict(self, config: Config, weak: bool = False) -> Prediction:
         """Return the prediction on the configured cluster; see `predict`."""
-        return predict(config, self.graph(config), open_cluster(config.cluster, config.worker_count()), weak)
+        cluster = open_cluster(
+            config.cluster, config.worker_count(), channels_last=config.trainer.channels_last
+        )
+        return predict(config, self.graph(config), cluster, weak)
 
 
 def predict(config: Config, graph: Graph, cluster: Cluster, weak: bool = False) -> Prediction:
     """Return the prediction on a cluster that has enough workers.
 
-    With `weak`, `trainer.batch_size` is the batch of each worker, and of `single`. Raises
-    `ValueError` if the strategy makes no plan, or its plan does not fit the model, the batch or the
-    cluster.
+    With `weak`, `trainer.batch_size` is the batch of each worker, and of `single`; otherwise, if
+    `trainer.batch_per_worker` is set, that is. Warns if the model was not calibrated on the cluster.
+    Raises `ValueError` if the strategy has neither a plan nor a cost model, or its plan does not fit
+    the model, the batch or the cluster.
     """
-    workers = config.worker_count()
-    precision, own_batch = config.trainer.precision, config.trainer.batch_size
-    batch = own_batch * workers if weak else own_batch
-    program = lower(graph, plan_of(config, graph, batch), batch)
-    timeline = simulate(program, cluster, precision, CostModel(graph, batch, cluster, precision))
-    alone = lower(graph, make_plan(graph, 1, {graph.ops[0].name: Layout(on=(0,))}), own_batch)
+    workers, per_worker = config.worker_count(), config.trainer.batch_per_worker
+    require(
+        not (weak and per_worker is not None),
+        "trainer.batch_per_worker",
+        per_worker,
+        "is weak scaling by itself: leave out --weak",
+    )
+    own_batch = per_worker or config.trainer.batch_size
+    batch = own_batch * workers if weak or per_worker else own_batch
     scaled = dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, batch_size=batch))
-    return Prediction(scaled, timeline, simulate(alone, cluster, precision))
+    plan = plan_of(config, graph, batch) if config.strategy.makes_plan else None
+    timeline, doubt = predict_step(scaled, graph, plan, cluster, cluster.hosts)
+    if doubt:
+        warnings.warn(doubt, stacklevel=2)
+    alone = lower(graph, make_plan(graph, 1, {graph.ops[0].name: Layout(on=(0,))}), own_batch)
+    return Prediction(scaled, timeline, simulate(alone, cluster, config.trainer.precision))
+
+
+def predict_step(
+    config: Config, graph: Graph, plan: Plan | None, cluster: Cluster, hosts: Sequence[int]
+) -> tuple[Timeline, str]:
+    """Return the predicted step of a plan, or of the strategy's own engine for None, and a sentence that
+    says what was not calibrated, or "".
+
+    `hosts`: host of each worker. Raises `ValueError` as `predict`.
+    """
+    workers, batch, precision = config.worker_count(), config.trainer.batch_size, config.trainer.precision
+    require_room(workers, cluster)
+    compute = RecordingCompute(cluster.compute)
+    recorded = dataclasses.replace(cluster, compute=compute)
+    if plan is None:
+        engine = replicated(config, cluster)
+        timeline = simulate_replicated(graph, batch, workers, recorded, precision, engine)
+    else:
+        program = lower(graph, plan, batch, hosts, collectives=cluster.collectives)
+        timeline = simulate(program, recorded, precision, CostModel(graph, batch, recorded, precision))
+    doubt = doubts(config, cluster, compute.predicted)
+    if plan is None and cluster.all_reduce is None and workers > 1 and not doubt:
+        doubt = f"cluster {cluster.name} has no measured all-reduce: it is computed from the links, as a ring"
+    return dataclasses.replace(timeline, cluster=cluster), doubt

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from parallel.cluster import Cluster
 from parallel.prediction.predict import Prediction
 from parallel.prediction.sweep import Combination
 from parallel.results.formatting import percent, size
@@ -23,16 +24,29 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1e3:,.4g}" if seconds < 10 else f"{seconds * 1e3:,.0f}"
 
 
+def nodes_text(cluster: Cluster) -> str:
+    """Return the nodes with their workers, and the workers' speeds if they differ."""
+    workers = ", ".join(map(str, cluster.node_workers)) or str(cluster.workers_per_node)
+    text = f"{cluster.nodes} node{'s' * (cluster.nodes > 1)} of {workers} worker{'s' * (workers != '1')}"
+    return text + (
+        f" with speeds {', '.join(f'{speed:.0%}' for speed in cluster.speeds)}" if cluster.speeds else ""
+    )
+
+
 def summary_lines(prediction: Prediction) -> list[str]:
     """Return lines that name the plan and the cluster, the step time, and the epoch time."""
     timeline, config = prediction.timeline, prediction.config
     cluster, plan = timeline.cluster, timeline.program.plan
     batches = f"{plan.micro_batches} micro-batches, {plan.pipeline}, " if plan.micro_batches > 1 else ""
+    what = (
+        f"plan {plan.fingerprint}"
+        if config.strategy.makes_plan
+        else "no plan, the whole model on every worker"
+    )
     lines = [
-        f"{prediction.label}: plan {plan.fingerprint}, {plan.workers} worker{'s' * (plan.workers > 1)}, "
+        f"{prediction.label}: {what}, {plan.workers} worker{'s' * (plan.workers > 1)}, "
         f"{batches}global batch {prediction.batch_size}, {timeline.precision}",
-        f"cluster {cluster.name}, {cluster.fingerprint}: {cluster.nodes} node{'s' * (cluster.nodes > 1)} of "
-        f"{cluster.workers_per_node} worker{'s' * (cluster.workers_per_node > 1)}, "
+        f"cluster {cluster.name}, {cluster.fingerprint}: {nodes_text(cluster)}, "
         f"{size(cluster.memory_bytes)} of memory each",
         "",
         f"step {milliseconds(timeline.loaded_step_s)} ms, of which {milliseconds(timeline.data_wait_s)} ms "

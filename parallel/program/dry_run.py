@@ -10,8 +10,8 @@ programs.
 2. each pair of workers (`_check_matching`). Both start their common messages in the same order, by
    which transports match sends with receives;
 3. all workers together (`_check_progress`). Starts do not block; waits and updates block until
-every
-   peer has sent. All lists must run to their end; otherwise the program deadlocks.
+   every peer has sent, and a backward that sums in levels until all workers of its host have sent.
+   All lists must run to their end; otherwise the program deadlocks.
 """
 
 from __future__ import annotations
@@ -298,6 +298,14 @@ def _check_progress(program: Program) -> None:
     at = [0] * program.plan.workers
     sent = set[tuple[object, ...]]()
     sums, updates = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
+    entered = [-1] * program.plan.workers
+
+    def enter(worker: int) -> None:
+        """Send what the next step sends before it blocks."""
+        step = program.steps[worker][at[worker]]
+        if isinstance(step, Backward) and entered[worker] < at[worker]:
+            sums.update((worker, bucket) for bucket in step.sync)
+        entered[worker] = at[worker]
 
     def awaited(worker: int) -> set[int]:
         """Return the workers whose messages the next step still needs."""
@@ -310,6 +318,13 @@ def _check_progress(program: Program) -> None:
                     if (t.source if backward else t.target) == worker
                 }
                 return {source for source in sources if (source, index, m, backward) not in sent}
+            case Backward(_, _, sync):
+                return {
+                    peer
+                    for levels, bucket in ((program.buckets[bucket].levels, bucket) for bucket in sync)
+                    for peer in (() if levels is None else levels.local(worker))
+                    if sums[peer, bucket] < sums[worker, bucket]
+                }
             case Update(bucket):
                 return {
                     peer
@@ -322,12 +337,13 @@ def _check_progress(program: Program) -> None:
     while moved:
         moved = False
         for worker, steps in enumerate(program.steps):
-            while at[worker] < len(steps) and not awaited(worker):
+            while at[worker] < len(steps):
+                enter(worker)
+                if awaited(worker):
+                    break
                 match steps[at[worker]]:
                     case Start(index, m, backward):
                         sent.add((worker, index, m, backward))
-                    case Backward(_, _, sync):
-                        sums.update((worker, bucket) for bucket in sync)
                     case Update(bucket):
                         updates[worker, bucket] += 1
                 at[worker] += 1

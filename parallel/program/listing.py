@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from parallel.graph.box import Box
 from parallel.plans.text import span_of
 from parallel.program.precision import ACTIVATION_BYTES
-from parallel.program.program import Backward, Forward, Program, Segment, Start, Step, Update, Wait
+from parallel.program.program import Backward, Bucket, Forward, Program, Segment, Start, Step, Update, Wait
 from parallel.results.formatting import size
 
 SYNC_BYTES = 4
@@ -72,7 +72,7 @@ def _row(program: Program, worker: int, step: Step, itemsize: int) -> StepRow:
                 [i for i in sync if len(program.buckets[i].workers) > 1],
             )
             sums = f", sum {' '.join(f'U{i}' for i in shared)}" if shared else ""
-            sent = sum(program.buckets[i].size - _own(program, i, worker) for i in shared)
+            sent = sum(program.buckets[i].sums(worker)[0] for i in shared)
             return StepRow(
                 str(step),
                 span_of(reversed(segment.ops)) + sums,
@@ -99,20 +99,19 @@ def _row(program: Program, worker: int, step: Step, itemsize: int) -> StepRow:
                 0 if starts else volume,
             )
         case Update(index):
-            bucket, own = program.buckets[index], _own(program, index, worker)
-            peers, (start, stop) = len(bucket.workers) - 1, bucket.shard(worker)
+            bucket = program.buckets[index]
+            (start, stop), (out, into) = bucket.shard(worker), bucket.sums(worker)
             return StepRow(
                 str(step),
                 span_of(".".join(name) for name in bucket.parameters),
-                f"[{start}:{stop}] of {bucket.size}",
-                own * peers * weight,
-                (own * peers + (bucket.size - own)) * weight,
+                f"[{start}:{stop}] of {bucket.padded}" + _way(bucket),
+                into * weight,
+                (into + out) * weight,
             )
 
 
-def _own(program: Program, bucket: int, worker: int) -> int:
-    start, stop = program.buckets[bucket].shard(worker)
-    return stop - start
+def _way(bucket: Bucket) -> str:
+    return " in levels" if bucket.levels else " by collectives" if bucket.collective else ""
 
 
 def _output(program: Program, segment: Segment, m: int | None, worker: int) -> str:

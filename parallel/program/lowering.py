@@ -5,7 +5,7 @@ change. `_exchange`   makes one exchange per micro-batch of every edge between s
 every worker
               needs exactly the box that it holds.
 `_buckets`    groups parameters: the same box on the same workers, in the order in which backward
-              completes their gradients.
+              completes their gradients; and decides which are summed in levels or by collectives.
 `_steps`      projects the global order of forwards and backwards (`schedule`) onto every worker. An
               exchange starts right after its producer and is waited for right before its consumer.
 """
@@ -13,12 +13,14 @@ every worker
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import replace
 
 from parallel.graph import INPUT, Graph
 from parallel.graph.box import Box, Span
 from parallel.graph.ops import Op
 from parallel.plans import Plan, check_batch
+from parallel.program.levels import by_host, in_levels
 from parallel.program.program import (
     Backward,
     Bucket,
@@ -36,10 +38,22 @@ from parallel.program.schedule import Task, schedule
 BUCKET_BYTES = 1 << 20
 """Parameters smaller than this share a bucket: below it, the latency of a message outweighs its
 transfer."""
+COLLECTIVE_BYTES = 25 << 20
+"""From this size a bucket that is summed by collectives is full. A ring of K workers takes K − 1 rounds of
+α + B / (K β): with 8 workers, α = 20 µs and β = 100 GB/s, as between GPUs, latency and transfer are equal at
+B = K α β = 16 MB. Much larger buckets would start late, and the sum of the last one is not hidden behind the
+backward pass. DDP has the same default."""
 
 
-def lower(graph: Graph, plan: Plan, batch_size: int) -> Program:
-    """Return the program of `plan`. Raises `ValueError` if the plan cannot divide the batch."""
+def lower(
+    graph: Graph, plan: Plan, batch_size: int, hosts: Sequence[int] = (), *, collectives: bool = False
+) -> Program:
+    """Return the program of `plan`. Raises `ValueError` if the plan cannot divide the batch.
+
+    `hosts` is the host of every worker, which decides the gradient sums in levels (`levels`). Without
+    it all workers are on one host. With `collectives`, the backend's own collectives sum gradients and
+    gather weights, for which hosts make no difference: NCCL's rings enter and leave each host once.
+    """
     check_batch(graph, plan, batch_size)
     program = Program(graph, plan, batch_size, (), {}, (), _merged(graph, plan), (), ((),) * plan.workers)
     segments, edges = _segments(program)
@@ -48,7 +62,12 @@ def lower(graph: Graph, plan: Plan, batch_size: int) -> Program:
         for i, edge in enumerate(edges)
         for m in range(plan.micro_batches)
     }
-    program = replace(program, segments=segments, exchanges=exchanges, buckets=_buckets(program, segments))
+    program = replace(
+        program,
+        segments=segments,
+        exchanges=exchanges,
+        buckets=_buckets(program, segments, hosts, collectives),
+    )
     program = replace(program, order=_order(program))
     return replace(program, steps=_steps(program))
 
@@ -155,18 +174,24 @@ def _exchange(program: Program, index: int, m: int, producer: str, consumer: str
     )
 
 
-def _buckets(program: Program, segments: tuple[Segment, ...]) -> tuple[Bucket, ...]:
+def _buckets(
+    program: Program, segments: tuple[Segment, ...], hosts: Sequence[int], collectives: bool
+) -> tuple[Bucket, ...]:
     """Return the buckets in the order in which backward completes them; each lies within one
     segment."""
     buckets: list[Bucket] = []
 
     def close(workers: tuple[int, ...], entries: list[tuple[str, str, Box]]) -> None:
+        groups, collective = by_host(workers, hosts), collectives and len(workers) > 1
+        full = sum(box.volume for _, _, box in entries) * 4 >= BUCKET_BYTES
         buckets.append(
             Bucket(
                 len(buckets),
                 tuple((op, name) for op, name, _ in entries),
                 tuple(box for _, _, box in entries),
                 workers,
+                groups if full and in_levels(groups) and not collective else (),
+                collective,
             )
         )
 
@@ -184,11 +209,13 @@ def _buckets(program: Program, segments: tuple[Segment, ...]) -> tuple[Bucket, .
                     holders[name, box].append(worker)
             for (name, box), workers in holders.items():
                 group, entry = tuple(workers), (op_name, name, box)
-                if box.volume * 4 >= BUCKET_BYTES:
+                collective = collectives and len(group) > 1
+                limit = COLLECTIVE_BYTES if collective else BUCKET_BYTES
+                if box.volume * 4 >= limit and not collective:  # which copies gradients in any case
                     close(group, [entry])
                     continue
                 small[group].append(entry)
-                if sum(b.volume for _, _, b in small[group]) * 4 >= BUCKET_BYTES:
+                if sum(b.volume for _, _, b in small[group]) * 4 >= limit:
                     close(group, small.pop(group))
         for group, entries in small.items():
             close(group, entries)

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import torch
 
-WEIGHT_BYTES = {"fp32": 4, "bf16": 4, "fp64": 8}
+WEIGHT_BYTES = {"fp32": 4, "tf32": 4, "bf16": 4, "fp64": 8}
 """Bytes per element of weights, gradients and momentum, by precision."""
-ACTIVATION_BYTES = {"fp32": 4, "bf16": 2, "fp64": 8}
+ACTIVATION_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp64": 8}
 """Bytes per element of activations and their gradients, by precision."""
 WIDE_BYTES = 8
 """Bytes per element of values that are sent in float64 with any precision (`Op.wide`)."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
-"""Dtype of the weights by precision; bf16 computes under autocast."""
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+"""Dtype of the weights by precision; bf16 computes under autocast, tf32 with other switches of the GPU
+(`parallel.runtime.communication.device_flags`)."""

@@ -15,6 +15,7 @@ deadlock.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,8 +26,13 @@ from parallel.graph import LOSS, Graph
 from parallel.graph.box import Box, Span, cut
 from parallel.graph.ops import Part
 from parallel.plans import Plan
+from parallel.program.levels import Hosts, Levels
 from parallel.program.precision import WIDE_BYTES
 from parallel.program.schedule import Task
+
+ALIGNMENT = 32
+"""Elements to which the parameters and shards of a collective are aligned: 128 bytes of float32, a line
+of a GPU's cache. Kernels for matrices need 16 bytes, and choose slower variants for less."""
 
 
 @dataclass(frozen=True)
@@ -126,15 +132,59 @@ class Bucket:
     boxes: tuple[Box, ...]
     """Box of each parameter that the workers hold."""
     workers: tuple[int, ...]
+    hosts: Hosts = ()
+    """The workers by host if the bucket is summed in levels (`levels`). Empty: every worker sends its
+    gradients of each shard to the worker that updates it, and its updated shard to all others."""
+    collective: bool = False
+    """Whether it is summed by a reduce-scatter of the backend and gathered by its all-gather, of equal
+    shards: the parameters are aligned, and the last shard ends in padding."""
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """First element of each parameter in the flattened bucket."""
+        align = ALIGNMENT if self.collective else 1
+        ends = itertools.accumulate((-(-box.volume // align) * align for box in self.boxes[:-1]), initial=0)
+        return tuple(ends)
 
     @cached_property
     def size(self) -> int:
-        """Elements of the bucket."""
-        return sum(box.volume for box in self.boxes)
+        """Elements of the flattened bucket up to its last parameter."""
+        return self.offsets[-1] + self.boxes[-1].volume
+
+    @cached_property
+    def padded(self) -> int:
+        """Elements of the flattened bucket in memory."""
+        return self._even_shard * len(self.workers) if self.collective else self.size
+
+    @cached_property
+    def _even_shard(self) -> int:
+        """Elements of each shard of a collective."""
+        return -(-self.size // (len(self.workers) * ALIGNMENT)) * ALIGNMENT
+
+    @cached_property
+    def levels(self) -> Levels | None:
+        """How the bucket is cut if it is summed in levels."""
+        return Levels(self.size, self.hosts) if self.hosts else None
 
     def shard(self, worker: int) -> Span:
-        """Return the span of the flattened bucket that `worker` updates."""
-        return cut(self.size, len(self.workers), self.workers.index(worker))
+        """Return the span of the flattened bucket that `worker` updates, padding included."""
+        if self.levels is not None:
+            return self.levels.shard(worker)
+        index = self.workers.index(worker)
+        if self.collective:
+            return index * self._even_shard, (index + 1) * self._even_shard
+        return cut(self.size, len(self.workers), index)
+
+    def sums(self, worker: int) -> tuple[int, int]:
+        """Return the elements that `worker` sends and receives to sum the gradients.
+
+        To gather the updated weights, it sends as many as it receives here, and the reverse. A
+        collective is counted as a ring.
+        """
+        if self.levels is not None:
+            return self.levels.sums(worker)
+        start, stop = self.shard(worker)
+        return self.padded - (stop - start), (stop - start) * (len(self.workers) - 1)
 
 
 @dataclass(frozen=True)
@@ -275,7 +325,8 @@ class Program:
         sync at least in fp32.
 
         A bucket of B elements on K workers costs each of them about 2·(K−1)/K·B elements: it sends
-        the gradients of the other shards, and then its own updated shard to all others.
+        the gradients of the other shards, and then its own updated shard to all others. In levels it
+        is as much in all, but less between hosts.
         """
         forward = backward = sums = gathers = 0
         for exchange in self.exchanges.values():
@@ -286,10 +337,10 @@ class Program:
                     backward += size * (t.target == worker)
         for bucket in self.buckets:
             if worker in bucket.workers:
-                start, stop = bucket.shard(worker)
+                out, into = bucket.sums(worker)
                 times = self.plan.micro_batches if self.updates_every_pass(bucket) else 1
-                sums += times * (bucket.size - (stop - start)) * max(4, itemsize)
-                gathers += times * (stop - start) * (len(bucket.workers) - 1) * max(4, itemsize)
+                sums += times * out * max(4, itemsize)
+                gathers += times * into * max(4, itemsize)
         return Sent(forward, backward, sums, gathers)
 
     def bytes_sent(self, worker: int, itemsize: int) -> int:
@@ -302,7 +353,7 @@ class Program:
 
     def parameters_held(self, worker: int) -> int:
         """Return the elements of the parameters that the worker holds."""
-        return sum(bucket.size for bucket in self.buckets if worker in bucket.workers)
+        return sum(box.volume for bucket in self.buckets if worker in bucket.workers for box in bucket.boxes)
 
     def parameters_updated(self, worker: int) -> int:
         """Return the elements of the shards that the worker updates and keeps the momentum of."""

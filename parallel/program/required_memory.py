@@ -3,7 +3,8 @@
     weights      parameters that the worker holds; in bf16 also their bf16 copies
     gradients    one per parameter held, and a second copy in buckets that are joined or reordered to be sent
     momentum     of the shards that the worker updates
-    received     gradients of these shards from the other workers: K − 1 times a shard that K workers hold
+    received     gradients from the other workers: K − 1 times a shard that K workers hold, unless a
+                 collective sums them in place
     activations  kept by forwards for later backwards; the maximum over the worker's steps
     messages     being sent or received, or received and not used up yet; gradients that one segment of the
                  worker leaves for another; the maximum over its steps
@@ -60,14 +61,13 @@ def memory_of(program: Program, worker: int, precision: str) -> Memory:
     weight, activation = WEIGHT_BYTES[precision], ACTIVATION_BYTES[precision]
     buckets = [bucket for bucket in program.buckets if worker in bucket.workers]
     held = program.parameters_held(worker)
-    shards = [(bucket, stop - start) for bucket in buckets for start, stop in [bucket.shard(worker)]]
     weights = held * (weight + (activation if activation < weight else 0))
     activations, messages = _peaks(program, worker, activation)
     return Memory(
         weights=weights,
         gradients=(held + sum(bucket.size for bucket in buckets if _is_copied(bucket))) * weight,
         momentum=program.parameters_updated(worker) * weight,
-        received=sum(size * (len(bucket.workers) - 1) for bucket, size in shards) * weight,
+        received=sum(bucket.sums(worker)[1] for bucket in buckets if not bucket.collective) * weight,
         activations=activations,
         messages=messages,
         images=_images(program, worker) * (FLOAT_BATCHES * weight + BYTE_BATCHES),
@@ -97,9 +97,9 @@ def refuse_too_large(
 
 
 def _is_copied(bucket: Bucket) -> bool:
-    """Return whether gradients are copied: if several are joined, or a convolution's change memory
-    order."""
-    return len(bucket.boxes) > 1 or len(bucket.boxes[0].spans) > 2
+    """Return whether gradients are copied: for a collective, if several are joined, or if a
+    convolution's change memory order."""
+    return bucket.collective or len(bucket.boxes) > 1 or len(bucket.boxes[0].spans) > 2
 
 
 def _images(program: Program, worker: int) -> int:

@@ -1,9 +1,12 @@
 """Comparisons: which records are comparable, and the statistics of each group of them.
 
 A comparison holds the records of one workload on one kind of hardware. Records of the same
-configuration (strategy with its options, workers, threads, plan, treatment) are pooled into one
-`Result`. The baseline of a result is the one-worker run with the same threads per worker and the
-same treatment (compile, memory format).
+configuration (strategy with its options, plan, workers, threads, hosts, network, and every other setting
+that changes what a run learns or how fast it is) are pooled into one `Result`: they differ in seeds and
+paths only. Settings in which the results differ are part of their labels and columns of the table.
+
+The baseline of a result is the one-worker run with the same threads per worker and the same settings.
+Without one, a baseline that differs only in settings without effect on speed takes its place.
 
 A one-worker run with more threads than the workers of the other results is what a user of a single
 machine would run instead of any of them. It has the role `machine` and is compared with the same
@@ -12,97 +15,17 @@ baseline as the others.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from parallel.config import TrainerConfig
-from parallel.results.formatting import count
+from parallel.results.baselines import Baselines, hardware, is_timed
+from parallel.results.hosts import slowest_bandwidth
+from parallel.results.labels import network_names, schemes_of, shown_settings, telling_settings
 from parallel.results.records import Record, Workload, plan_fingerprint
-from parallel.results.statistics import Speedup, Summary, speedup, summarise
-
-TREATMENT = ("channels_last", "compile")
-"""Fields of `trainer` that change the speed of a step but not the workload: equal within a result
-and its baseline."""
-DIVERGED = 1e30
-"""Losses from here on, and NaN, are not drawn."""
-EPOCH_PARTS = ("compute_s", "communication_s", "data_wait_s", "idle_s")
-"""Fields of `Epoch` that its seconds divide into."""
-
-Options = tuple[tuple[str, Any], ...]
-Role = Literal["", "baseline", "machine"]
-
-
-@dataclass(frozen=True)
-class Key:
-    """The configuration that the records of one result share."""
-
-    strategy: str
-    label: str
-    workers: int
-    threads: int | None
-    treatment: Options
-    plan: str | None
-    """Fingerprint of the plan."""
-    baseline: bool
-
-
-@dataclass(frozen=True)
-class Result:
-    """The pooled records of one configuration: one line of the table, one mark in each plot."""
-
-    key: Key
-    scheme: str
-    """The label without the strategy's name, with the treatment and, where results share a label,
-    the plan."""
-    place: int
-    """Place of the strategy among all that are compared, which orders rows and chooses colours."""
-    role: Role
-    """machine: a baseline run with more threads than the workers of the other results."""
-    records: tuple[Record, ...]
-    epoch_s: Summary
-    images_per_second: float | None
-    speedup: Speedup | None
-    efficiency: float | None
-    top1: float | None
-    top5: float | None
-    bytes_per_epoch: float | None
-    peak_memory_bytes: int | None
-
-    @property
-    def label(self) -> str:
-        """Strategy and scheme."""
-        return f"{self.key.strategy} {self.scheme}".strip()
-
-    @property
-    def epoch_times(self) -> tuple[float, ...]:
-        """Seconds of every pooled epoch."""
-        return epoch_times(self.records)
-
-    def time_split(self) -> dict[str, float] | None:
-        """Return the mean seconds of each of `EPOCH_PARTS`, and of the rest as `other`. None: not
-        measured."""
-        epochs = [
-            e
-            for r in self.records
-            for e in r.epochs
-            if e.timed and all(getattr(e, part) is not None for part in EPOCH_PARTS)
-        ]
-        if not epochs:
-            return None
-        parts = {part: _mean([getattr(e, part) for e in epochs]) for part in EPOCH_PARTS}
-        return {**parts, "other": max(0.0, _mean([e.seconds for e in epochs]) - sum(parts.values()))}
-
-    def curve(self, name: str) -> list[tuple[int, float]]:
-        """Return (epoch, mean over the records that reached it) of a field of `Epoch`."""
-        points: dict[int, list[float]] = defaultdict(list)
-        for epoch in (e for r in self.records for e in r.epochs):
-            value = getattr(epoch, name)
-            if value is not None and abs(value) < DIVERGED:
-                points[epoch.epoch].append(value)
-        return [(number, _mean(values)) for number, values in sorted(points.items())]
+from parallel.results.result import Key, Result, Role, pooled, times_by_run
+from parallel.results.settings import settings_of, short_names, varying, words
 
 
 @dataclass(frozen=True)
@@ -114,6 +37,8 @@ class Comparison:
     results: tuple[Result, ...]
     untimed: tuple[Record, ...] = ()
     """Runs that are left out, because none of their epochs was timed."""
+    copies: tuple[Record, ...] = ()
+    """Copies of compared records, which are left out: they are no repetitions."""
 
 
 def compare(records: Iterable[Record]) -> list[Comparison]:
@@ -124,18 +49,22 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     if no run has a timed epoch.
     """
     records = tuple(records)
-    order = list(
-        dict.fromkeys(record.strategy for record in sorted(records, key=lambda record: not record.baseline))
-    )
+    strategies = dict.fromkeys(r.strategy for r in sorted(records, key=lambda record: not record.baseline))
+    order = {strategy: place for place, strategy in enumerate(strategies)}
     groups: dict[tuple[Workload, str], list[Record]] = defaultdict(list)
     for record in records:
         groups[record.workload, hardware(record)].append(record)
+    copied = {place: _copies(group) for place, group in groups.items()}
+    for place, copies in copied.items():
+        left_out = set(map(id, copies))
+        groups[place] = [record for record in groups[place] if id(record) not in left_out]
     comparisons = [
         Comparison(
             workload,
             machine,
-            _results([record for record in group if _is_timed(record)], order),
-            tuple(record for record in group if not _is_timed(record)),
+            _results([record for record in group if is_timed(record)], order),
+            tuple(record for record in group if not is_timed(record)),
+            copied[workload, machine],
         )
         for (workload, machine), group in groups.items()
     ]
@@ -145,17 +74,17 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     return found
 
 
-def _is_timed(record: Record) -> bool:
-    return any(epoch.timed for epoch in record.epochs)
-
-
-def hardware(record: Record) -> str:
-    """Return the kind of device of a run. Times on different kinds are not compared."""
-    kind = record.device.split(":")[0]
-    names = record.environment.get("gpus") if kind == "cuda" else [record.environment.get("cpu")]
-    if not names:
-        return kind
-    return f"{kind}: {', '.join(sorted({str(name) for name in names if name})) or 'unknown'}"
+def _copies(records: Sequence[Record]) -> tuple[Record, ...]:
+    """Return the records that equal an earlier one in all but their folder."""
+    seen: dict[Any, list[Record]] = defaultdict(list)
+    copies = []
+    for record in records:
+        alike = seen[record.name, record.started, record.finished, record.label, record.epochs[0].seconds]
+        if record in alike:
+            copies.append(record)
+        else:
+            alike.append(record)
+    return tuple(copies)
 
 
 def describe(workload: Workload) -> str:
@@ -172,135 +101,82 @@ def describe(workload: Workload) -> str:
     return " · ".join(part for part in parts if part)
 
 
-def workers_and_threads(result: Result) -> str:
-    """Return "2 workers × 1 thread"."""
-    key = result.key
-    workers = count(key.workers, "worker")
-    return workers if key.threads is None else f"{workers} × {count(key.threads, 'thread')}"
-
-
-def baseline_of(record: Record, records: Iterable[Record], threads: int | None) -> tuple[Record, ...]:
-    """Return the runs among `records` that are the baseline of `record` at `threads` threads; maybe
-    none."""
-    return tuple(
-        r
-        for r in records
-        if r.baseline
-        and _is_timed(r)
-        and r.threads == threads
-        and r.workload == record.workload
-        and hardware(r) == hardware(record)
-        and _treatment(r) == _treatment(record)
-    )
-
-
-def epoch_times(records: Iterable[Record]) -> tuple[float, ...]:
-    """Return the seconds of every timed epoch of the records."""
-    return tuple(e.seconds for r in records for e in r.epochs if e.timed)
-
-
-def median_of(records: Iterable[Record], name: str) -> float | None:
-    """Return the median of a field over all timed epochs. None: not measured."""
-    epochs = [e for r in records for e in r.epochs if e.timed]
-    values = [getattr(e, name) for e in epochs if getattr(e, name) is not None]
-    return summarise(values).median if values else None
-
-
-def _results(records: Sequence[Record], order: Sequence[str]) -> tuple[Result, ...]:
+def _results(records: Sequence[Record], order: Mapping[str, int]) -> tuple[Result, ...]:
     pools: dict[Key, list[Record]] = defaultdict(list)
+    networks = network_names(
+        [bandwidth for record in records if (bandwidth := slowest_bandwidth(record.hosts)) is not None]
+    )
     for record in records:
-        pools[_key(record)].append(record)
-    schemes = _schemes(pools)
-    parallel = [key for key in pools if not key.baseline]
+        pools[_key(record, networks)].append(record)
+    names = short_names(varying(key.settings for key in pools))
+    schemes, told = schemes_of(pools, names), telling_settings(pools, names)
+    threads_of_parallel = {key.threads for key in pools if not key.baseline}
+    baselines = Baselines(records)
+    baseline_s: dict[int, Sequence[Sequence[float]]] = {}
+    """Epoch times of a baseline's runs, by the first of its records: many results share one."""
     results = []
     for key, pool in pools.items():
-        threads, role = _reference(key, parallel)
-        baseline = baseline_of(pool[0], records, threads)
-        results.append(_result(key, schemes[key], order.index(key.strategy), role, pool, baseline))
+        threads, role = _reference(key, threads_of_parallel)
+        baseline = tuple(pool) if role == "baseline" else baselines.of(key.settings, threads)
+        if baseline and id(baseline[0]) not in baseline_s:
+            baseline_s[id(baseline[0])] = times_by_run(baseline)
+        settings = shown_settings(key.settings, names)
+        short = schemes[key]
+        results.append(
+            pooled(
+                key=key,
+                scheme=f"{short} {words(told[key])}".strip(),
+                short_scheme=short,
+                settings=settings,
+                place=order[key.strategy],
+                role=role,
+                pool=pool,
+                baseline=baseline,
+                baseline_s=baseline_s[id(baseline[0])] if baseline else (),
+            )
+        )
     return tuple(sorted(results, key=_order))
 
 
-def _key(record: Record) -> Key:
+def _key(record: Record, networks: Mapping[float, str]) -> Key:
+    bandwidth = slowest_bandwidth(record.hosts)
     plan = None if record.plan is None else plan_fingerprint(record.plan)
     return Key(
         record.strategy,
         record.label,
         record.workers,
         record.threads,
-        _treatment(record),
+        settings_of(record),
         plan,
         record.baseline,
+        tuple(len(host.workers) for host in record.hosts) or None,
+        None if bandwidth is None else networks[bandwidth],
     )
 
 
-def _treatment(record: Record) -> Options:
-    trainer = record.config.get("trainer", {})
-    return tuple((name, trainer[name]) for name in TREATMENT if name in trainer)
-
-
-def _result(
-    key: Key, scheme: str, place: int, role: Role, pool: Sequence[Record], baseline: Sequence[Record]
-) -> Result:
-    ratio = None
-    if role == "baseline":
-        ratio = Speedup(1.0)
-    elif baseline:
-        ratio = speedup(epoch_times(baseline), epoch_times(pool))
-    memory = [e.peak_memory_bytes for r in pool for e in r.epochs if e.peak_memory_bytes is not None]
-    return Result(
-        key=key,
-        scheme=scheme,
-        place=place,
-        role=role,
-        records=tuple(pool),
-        epoch_s=summarise(epoch_times(pool)),
-        speedup=ratio,
-        images_per_second=median_of(pool, "images_per_second"),
-        efficiency=None if ratio is None or role == "machine" else ratio.ratio / key.workers,
-        top1=_after_last_epoch(pool, "val_top1"),
-        top5=_after_last_epoch(pool, "val_top5"),
-        bytes_per_epoch=median_of(pool, "bytes_sent"),
-        peak_memory_bytes=max(memory, default=None),
-    )
-
-
-def _reference(key: Key, parallel: Sequence[Key]) -> tuple[int | None, Role]:
+def _reference(key: Key, threads_of_parallel: Collection[int | None]) -> tuple[int | None, Role]:
     """Return the threads of the baseline that a result is compared with, and the result's role."""
     if not key.baseline:
         return key.threads, ""
-    others = {other.threads for other in parallel}
-    fewer = [t for t in others if t is not None and key.threads is not None and t < key.threads]
-    if len(fewer) == 1 and key.threads not in others:
+    fewer = [t for t in threads_of_parallel if t is not None and key.threads is not None and t < key.threads]
+    if len(fewer) == 1 and key.threads not in threads_of_parallel:
         return fewer[0], "machine"
     return key.threads, "baseline"
 
 
 def _order(result: Result) -> tuple[Any, ...]:
     key = result.key
-    return not key.baseline, key.workers, key.threads or 0, result.place, result.scheme
-
-
-def _schemes(keys: Iterable[Key]) -> dict[Key, str]:
-    """Return the label of each configuration, without its strategy."""
-    defaults = dataclasses.asdict(TrainerConfig())
-    schemes = {}
-    for key in keys:
-        words = [key.label.removeprefix(key.strategy).strip()]
-        words += [f"{name}={value}" for name, value in key.treatment if value != defaults[name]]
-        schemes[key] = " ".join(filter(None, words))
-    shown = [(key.label, key.workers, key.threads, scheme) for key, scheme in schemes.items()]
-    for (key, scheme), line in zip(list(schemes.items()), shown, strict=True):
-        if shown.count(line) > 1 and key.plan and key.plan not in scheme:
-            schemes[key] = f"{scheme} plan {key.plan}".strip()
-    return schemes
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _after_last_epoch(records: Sequence[Record], name: str) -> float | None:
-    """Return the mean over the records of a field of their last epochs. None: not measured."""
-    last = [r.epochs[-1] for r in records]
-    values = [getattr(e, name) for e in last if getattr(e, name) is not None]
-    return _mean(values) if values else None
+    # Numbers before texts: values of one setting may have both types.
+    settings = [
+        (name, (0, value, "") if isinstance(value, (int, float)) else (1, 0, str(value)))
+        for name, value in result.settings
+    ]
+    return (
+        not key.baseline,
+        key.workers,
+        key.threads or 0,
+        result.place,
+        result.short_scheme,
+        len(key.hosts or ()),
+        settings,
+    )

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from parallel.results.comparison import Result
+from parallel.results.disturbance import too_few_cores
 from parallel.results.formatting import number, percent, seconds, size
+from parallel.results.notes import SHARED_GPU, WITHIN_RUN
+from parallel.results.result import Result
+from parallel.results.settings import shown
 
 Column = tuple[str, Callable[[Result], str]]
 """Heading, and the cell of a result."""
@@ -14,44 +17,92 @@ Column = tuple[str, Callable[[Result], str]]
 
 def cells(results: Sequence[Result], columns: Sequence[Column]) -> tuple[list[str], list[list[str]]]:
     """Return the headings of the columns in which any of the results has a value, and each result's
-    cells."""
-    used = [(name, cell) for name, cell in columns if any(cell(result) != "-" for result in results)]
+    cells. Those of `VARYING` must have two values.
+
+    Settings in which results differ are columns of their own, before the first of `columns` that is in
+    neither `WHO` nor `WHO_SHORT`.
+    """
+    who = [column for column in columns if column in WHO + WHO_SHORT]
+    rest = [column for column in columns if column not in who]
+    used = []
+    for name, cell in (*who, *_settings(results), *rest):
+        values = {cell(result) for result in results} - {"-"}
+        if len(values) > (name in VARYING) and not (name == "runs" and values == {"1"}):
+            used.append((name, cell))
     return [name for name, _ in used], [[cell(result) for _, cell in used] for result in results]
+
+
+def _settings(results: Sequence[Result]) -> list[Column]:
+    names = dict.fromkeys(name for result in results for name, _ in result.settings)
+    return [(name, partial(_setting, name=name)) for name in names]
+
+
+def _setting(result: Result, name: str) -> str:
+    found = [value for key, value in result.settings if key == name]
+    return shown(found[0]) if found else "-"
 
 
 def _interval(result: Result) -> str:
     s = result.speedup
-    return "-" if s is None or s.low is None or s.high is None else f"{s.low:.2f}–{s.high:.2f}"
+    if s is None or s.low is None or s.high is None:
+        return "-"
+    return f"{s.low:.2f}–{s.high:.2f}{'' if s.across_runs else WITHIN_RUN}"
+
+
+def _speedup(result: Result) -> str:
+    if result.shares_gpu:
+        return SHARED_GPU
+    if result.speedup is None:
+        return "-"
+    crowded = any(map(too_few_cores, result.records))
+    return f"{result.speedup.ratio:.2f}×{DISTURBED * bool(result.noisy or crowded)}"
+
+
+def _efficiency(result: Result) -> str:
+    above = result.efficiency is not None and result.efficiency > 1
+    return percent(result.efficiency, 0) + DISTURBED * above
 
 
 def _time(result: Result, place: int) -> str:
     return seconds(result.epoch_s.as_tuple()[place])
 
 
+DISTURBED = "!"
+"""Mark of numbers that others disturbed, or that seem to be: a note says what."""
+NOT_TRAINED = "✗"
+"""Mark of the accuracy of runs that have not learned anything."""
 WORDS = ("strategy", "scheme")
 """Columns of text; the others are numbers."""
+VARYING = ("hosts", "network")
+"""Columns that are left out if their values are all equal."""
 EPOCH_TIMES = ("min", "Q1", "median", "mean", "Q3", "max")
 WHO: tuple[Column, ...] = (
     ("strategy", lambda r: r.key.strategy),
-    ("scheme", lambda r: r.scheme or "-"),
+    ("scheme", lambda r: r.short_scheme or "-"),
     ("workers", lambda r: str(r.key.workers)),
     ("threads", lambda r: number(r.key.threads, "d")),
+    ("hosts", lambda r: r.key.hosts_text),
+    ("network", lambda r: r.key.network or "-"),
 )
 WHO_SHORT: tuple[Column, ...] = (
-    ("strategy", lambda r: r.label),
+    ("strategy", lambda r: f"{r.key.strategy} {r.short_scheme}".strip()),
     ("workers×threads", lambda r: f"{r.key.workers}×{number(r.key.threads, 'd')}"),
+    *WHO[-2:],
 )
 """Narrow variant of `WHO`."""
 TIMES: tuple[Column, ...] = (
+    ("runs", lambda r: str(len(r.records))),
     ("epochs", lambda r: str(len(r.epoch_times))),
     *((name, partial(_time, place=place)) for place, name in enumerate(EPOCH_TIMES)),
 )
 RESULTS: tuple[Column, ...] = (
+    ("predicted", lambda r: "-" if r.predicted is None else seconds(r.predicted.predicted_s)),
+    ("measured/predicted", lambda r: "-" if r.predicted is None else str(r.predicted)),
     ("images/s", lambda r: number(r.images_per_second, ",.1f")),
-    ("speedup", lambda r: "-" if r.speedup is None else f"{r.speedup.ratio:.2f}×"),
+    ("speedup", _speedup),
     ("95 %", _interval),
-    ("efficiency", lambda r: percent(r.efficiency, 0)),
-    ("top-1", lambda r: percent(r.top1)),
+    ("efficiency", _efficiency),
+    ("top-1", lambda r: percent(r.top1) + NOT_TRAINED * bool(r.not_trained and r.top1 is not None)),
     ("top-5", lambda r: percent(r.top5)),
     ("sent", lambda r: size(r.bytes_per_epoch)),
 )

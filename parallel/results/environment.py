@@ -3,11 +3,12 @@ differences in time."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,17 +29,25 @@ VARIABLES = (
     "GLOO_",
     "NCCL_",
     "TORCH_NCCL_",
+    "NVIDIA_TF32_OVERRIDE",
     "CUDA_VISIBLE_DEVICES",
     "LD_PRELOAD",
 )
 """Prefixes of environment variables that influence speed."""
+EMULATED = "PARALLEL_EMULATED"
+"""Environment variable of processes in an emulated cluster: a JSON object with `hosts`, and with the
+`rate`, `delay` and `speed` of its links and hosts."""
+
+SIDE_BY_SIDE = "PARALLEL_SIDE_BY_SIDE"
+"""Environment variable of the processes of jobs that share a machine with others: the number of jobs
+at a time."""
 
 
-def collect_environment(gpus: Sequence[str] = ()) -> dict[str, Any]:
+def collect_environment(gpus: Sequence[str] = (), cuda: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the environment for a record; unknown values are None.
 
-    gpus: name of each GPU, from a caller that uses the device, because this module does not import
-    torch.
+    gpus: name of each GPU; cuda: versions, clocks and switches (`gpu_facts`). Both come from a caller
+    that uses the device, because this module does not import torch.
     """
     commit, dirty = _git_commit()
     return {
@@ -48,12 +57,33 @@ def collect_environment(gpus: Sequence[str] = ()) -> dict[str, Any]:
         "cpu_count": usable_cpus(),
         "memory_bytes": memory_bytes(),
         "gpus": list(gpus),
+        **({"cuda": dict(cuda)} if cuda else {}),
         "python": platform.python_version(),
         **{key: _version(package) for key, package in PACKAGES.items()},
         "git_commit": commit,
         "git_dirty": dirty,
+        **({} if (link := emulated_cluster()) is None else {"emulated": link}),
+        **({} if (jobs := os.environ.get(SIDE_BY_SIDE)) is None else {"side_by_side": int(jobs)}),
         "variables": {k: v for k, v in sorted(os.environ.items()) if k.startswith(VARIABLES)},
     }
+
+
+def emulated_cluster() -> dict[str, Any] | None:
+    """Return the emulated cluster that this process runs in. None: its hosts are real."""
+    text = os.environ.get(EMULATED)
+    return None if text is None else dict(json.loads(text))
+
+
+def describe_emulated(cluster: Mapping[str, Any]) -> str:
+    """Return an emulated cluster in words: `2 emulated hosts, rate 1gbit, speed 100%, 50%`."""
+
+    def value(name: str) -> str:
+        found = cluster.get(name)
+        return ", ".join(map(str, found)) if isinstance(found, list) else str(found)
+
+    parts = [f"{name} {value(name)}" for name in ("rate", "delay") if cluster.get(name) is not None]
+    parts += [f"speed {value('speed')}"] if cluster.get("speed", "100%") != "100%" else []
+    return ", ".join([f"{cluster.get('hosts')} emulated hosts", *parts])
 
 
 def _version(package: str) -> str | None:

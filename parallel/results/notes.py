@@ -15,25 +15,21 @@ from typing import Any
 
 from parallel.config import CheckpointConfig, TrainerConfig
 from parallel.config.strategy import BASELINE
-from parallel.results.comparison import TREATMENT, Comparison, Result
-from parallel.results.formatting import count
+from parallel.results.comparison import Comparison
+from parallel.results.disturbance import too_few_cores
+from parallel.results.formatting import count, percent
 from parallel.results.records import Record, Workload
-from parallel.results.statistics import speedup
+from parallel.results.result import Result, times_by_run
+from parallel.results.settings import flat, settings_of, short_names, speed_settings, varying, words
+from parallel.results.statistics import FEWEST_EPOCHS, speedup_of_runs
 
 CHECKPOINTS = tuple(f"trainer.checkpoint.{field.name}" for field in dataclasses.fields(CheckpointConfig))
-HARMLESS = (
-    "trainer.epochs",
-    "trainer.seed",
-    "data.root",
-    "data.cache",
-    "data.cache_limit_gb",
-    "data.decoders",
-    *(f"trainer.{name}" for name in TREATMENT),
-    *CHECKPOINTS,
-)
-"""Fields that may differ between compared runs without a note."""
-LEFT_OUT = ("data.cache", "data.cache_limit_gb", "data.decoders", *CHECKPOINTS)
-"""Fields that change neither the workload nor its location."""
+LEFT_OUT = ("trainer.batch_per_worker", "data.cache", "data.decoders", *CHECKPOINTS)
+"""Fields that change neither the workload, whose global batch is stated, nor its location."""
+WITHIN_RUN = "†"
+"""Mark of intervals that cover the variation within a run only."""
+SHARED_GPU = "‡"
+"""Mark of rows whose workers shared a GPU."""
 VERSIONS = ("python", "torch", "numpy", "parallel", "git_commit")
 
 
@@ -43,8 +39,14 @@ def notes(comparison: Comparison) -> list[str]:
     records = [record for result in results for record in result.records]
     return [
         *_untimed(comparison.untimed),
+        *_copies(comparison.copies),
+        *(f"Not trained: {result.not_trained}" for result in results if result.not_trained),
         *_restarted(records),
+        *_stragglers(records),
         *_missing_speedups(results),
+        *_other_baselines(results),
+        *_disturbed(results),
+        *_unpredicted(results),
         *_missing_intervals(results),
         *_whole_machine(results),
         *_warmup(records),
@@ -61,31 +63,32 @@ def baseline_command(record: Record) -> str | None:
     """
     if not record.config:
         return None
-    defaults = {
-        f"trainer.{name}": value for name, value in _flat(dataclasses.asdict(TrainerConfig())).items()
-    }
+    defaults = {f"trainer.{name}": value for name, value in flat(dataclasses.asdict(TrainerConfig())).items()}
     stated = set(f.name for f in dataclasses.fields(Workload))
     words = [f"strategy={BASELINE}", "workers=1"]
     for group in ("model", "data", "trainer"):
-        values = _flat(record.config.get(group, {}))
+        values = flat(record.config.get(group, {}))
         words += [f"{group}={values['name']}"] if "name" in values else []
         for name, value in values.items():
             chosen = name in stated or value != defaults.get(f"{group}.{name}")
             if name != "name" and value is not None and chosen and f"{group}.{name}" not in LEFT_OUT:
                 words.append(f"{group}.{name}={value}")
     words += [f"cluster.device={record.device.split(':')[0]}", f"cluster.threads={record.threads}"]
-    return "python -m parallel.train " + " ".join(shlex.quote(word) for word in words)
+    program = [*_emulation(record.environment.get("emulated")), "-m", "parallel.train"]
+    return f"python {' '.join(map(shlex.quote, [*program, *words]))}"
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a group, with dotted names for those of its mappings."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}.{inner}": option for inner, option in _flat(value).items()}
-        else:
-            flat[name] = value
-    return flat
+def _emulation(cluster: Mapping[str, Any] | None) -> list[str]:
+    """Return the arguments that run a command on host 0 of a like cluster; none if it was real."""
+    if cluster is None:
+        return []
+    hosts = cluster["hosts"]
+    wanted = [f"--hosts={hosts}"]
+    wanted += [f"--{name}={cluster[name]}" for name in ("rate", "delay") if cluster.get(name) is not None]
+    changed = isinstance(cluster.get("rate"), list) or cluster.get("speed", "100%") != "100%"
+    on = f"--workers-per-host={','.join(['1', *['0'] * (hosts - 1)])}"
+    # A cluster that was changed after it was made must still be there.
+    return ["-m", "parallel.emulate", "run", *([] if changed else wanted), on, "--"]
 
 
 def _untimed(records: Sequence[Record]) -> Iterable[str]:
@@ -94,6 +97,12 @@ def _untimed(records: Sequence[Record]) -> Iterable[str]:
             f"Left out: {record.label} ({record.name}), because none of its epochs was trained in one piece "
             "by this run"
         )
+
+
+def _copies(records: Sequence[Record]) -> Iterable[str]:
+    for record in records:
+        place = "" if record.directory is None else f" in {record.directory}"
+        yield f"Left out: {record.label} ({record.name}){place}, a copy of another record, no repetition"
 
 
 def _restarted(records: Sequence[Record]) -> Iterable[str]:
@@ -106,35 +115,110 @@ def _restarted(records: Sequence[Record]) -> Iterable[str]:
             )
 
 
-def _missing_speedups(results: Sequence[Result]) -> Iterable[str]:
-    seen = set()
-    for record in (result.records[0] for result in results if result.speedup is None):
-        command = baseline_command(record)
-        if (record.threads, command) not in seen:
-            seen.add((record.threads, command))
-            threads = "the same threads" if record.threads is None else f"{record.threads} thread(s)"
-            how = f"; run it with: {command}" if command else ""
+def _stragglers(records: Sequence[Record]) -> Iterable[str]:
+    for record in records:
+        for straggler in record.stragglers or ():
+            yield f"Straggler in {record.label} ({record.name}): {straggler.sentence(len(record.epochs))}"
+
+
+def _disturbed(results: Sequence[Result]) -> Iterable[str]:
+    """Name results whose times are not those of their configuration alone."""
+    for result in results:
+        if result.noisy:
+            yield f"Noisy: {result.noisy}"
+        if said := next(filter(None, map(too_few_cores, result.records)), ""):
+            yield f"{result.label} {said}: its workers wait for each other's cores"
+        if result.efficiency is not None and result.efficiency > 1:
             yield (
-                f"No speedup for {record.strategy}: there is no {BASELINE} of this workload with "
-                f"{threads}{how}"
+                f"{result.label} has an efficiency of {percent(result.efficiency, 0)}: more than "
+                "linear speedups come from caches, or from a baseline that was disturbed"
             )
 
 
-def _missing_intervals(results: Sequence[Result]) -> Iterable[str]:
+def _missing_speedups(results: Sequence[Result]) -> Iterable[str]:
+    if results and results[0].records[0].side_by_side:
+        yield (
+            "No speedups: jobs ran side by side on the same machine, and the times of one depend on the "
+            "others; without hydra.launcher.jobs they run one after another"
+        )
+        return
+    if shared := [result.label for result in results if result.shares_gpu]:
+        yield (
+            f"{SHARED_GPU} Workers shared a GPU (cluster.share_gpu=true): no speedups and no scaling for "
+            f"{', '.join(shared)}"
+        )
+    short = short_names(varying(result.key.settings for result in results))
+    seen = set()
+    for result in (result for result in results if result.speedup is None and not result.shares_gpu):
+        record = result.records[0]
+        needed = speed_settings(result.key.settings)
+        if (record.threads, needed) in seen:
+            continue
+        seen.add((record.threads, needed))
+        command = baseline_command(record)
+        threads = "the same threads" if record.threads is None else f"{record.threads} thread(s)"
+        names = {name for name, _ in needed}
+        same = words((short[name], v) for name, v in result.key.settings if name in names and name in short)
+        how = f"; run it with: {command}" if command else ""
+        yield (
+            f"No speedup for {record.strategy}: there is no {BASELINE} of this workload with "
+            f"{threads}{same and f' and {same}'}{how}"
+        )
+
+
+def _other_baselines(results: Sequence[Result]) -> Iterable[str]:
+    """Name baselines with other settings than their results, which do not change speed."""
     for result in results:
-        if result.speedup is not None and result.speedup.low is None and result.role != "baseline":
-            yield f"No interval for {result.label}: it or its baseline has a single epoch"
+        if not result.baseline or result.role == "baseline":
+            continue
+        own, theirs = dict(result.key.settings), dict(settings_of(result.baseline[0]))
+        other = [(name, value) for name, value in theirs.items() if name in own and own[name] != value]
+        if other:
+            yield (
+                f"The baseline of {result.label} has {words(other)}: no {BASELINE} has its own values, "
+                "which change no speed"
+            )
+
+
+def _unpredicted(results: Sequence[Result]) -> Iterable[str]:
+    """Name rows whose measurement contradicts their prediction, and those predicted without a
+    calibration."""
+    checks = [(result, check) for result in results if (check := result.predicted) is not None]
+    for result, check in checks:
+        if check.outside:
+            yield f"! {check.sentence(result.label, result.time_split())}"
+    rough = [result.label for result, check in checks if not check.calibrated]
+    if rough:
+        yield f"~ Predicted without a calibration for these runs: {', '.join(rough)}"
+
+
+def _missing_intervals(results: Sequence[Result]) -> Iterable[str]:
+    compared = [r for r in results if r.speedup is not None and r.role != "baseline"]
+    without = [r.label for r in compared if r.speedup is not None and r.speedup.covers is None]
+    within = [r.label for r in compared if r.speedup is not None and r.speedup.covers == "within-run"]
+    if without:
+        yield (
+            f"No interval for {', '.join(without)}: single runs, one side with fewer than {FEWEST_EPOCHS} "
+            "epochs; repeats=3 in the sweep runs each three times"
+        )
+    if within:
+        yield (
+            f"Intervals marked {WITHIN_RUN} cover the variation within a run only, not that between runs "
+            "(repeats=3 in the sweep runs each three times)"
+        )
 
 
 def _whole_machine(results: Sequence[Result]) -> Iterable[str]:
-    for machine in (result for result in results if result.role == "machine"):
+    for machine in (r for r in results if r.role == "machine" and not r.records[0].side_by_side):
         threads = machine.key.threads
         whole = any(threads == r.environment.get("cpu_count") for r in machine.records)
         against = [
-            f"{result.label} {speedup(machine.epoch_times, result.epoch_times)}"
+            f"{result.label} {speedup_of_runs(times_by_run(machine.records), times_by_run(result.records))}"
             for result in results
-            if not result.key.baseline
+            if not result.key.baseline and not result.shares_gpu
         ]
+        if not against:
+            continue
         machine_name = " (the whole machine)" if whole else ""
         yield (
             f"Against {BASELINE} with {threads} threads{machine_name}, which a user of one machine would "
@@ -149,26 +233,32 @@ def _warmup(records: Sequence[Record]) -> Iterable[str]:
 
 
 def _differences(records: Sequence[Record]) -> Iterable[str]:
-    """Name what differs besides the strategy, so that no ratio is attributed to the strategy
-    alone."""
+    """Name what differs besides the strategy and the settings, which have columns, so that no ratio is
+    attributed to the strategy alone."""
+    epochs = sorted({len(record.epochs) for record in records})
+    if len(epochs) > 1:
+        yield (
+            f"These runs have different numbers of epochs ({', '.join(map(str, epochs))}): their accuracies "
+            "are not those of the same training"
+        )
     values: dict[str, set[str]] = defaultdict(set)
     for record in records:
-        for group in ("model", "data", "trainer"):
-            for name, value in _flat(record.config.get(group, {})).items():
-                values[f"{group}.{name}"].add(json.dumps(value))
         for name in VERSIONS:
             values[name].add(str(record.environment.get(name)))
+        cuda = record.environment.get("cuda") or {}
+        for name in ("runtime", "driver", "cudnn", "nccl"):
+            values[f"cuda {name}"].add(str(cuda.get(name)))
         variables = record.environment.get("variables") or {}
-        # The record has the threads; torchrun sets the variable only for worlds of several
-        # processes.
+        # The record has the threads and each host's interface; their variables are set only in
+        # worlds of several processes.
         steady = {
             name: value
             for name, value in variables.items()
-            if not name.endswith("_NUM_THREADS") and name != "CUDA_VISIBLE_DEVICES"
+            if not name.endswith(("_NUM_THREADS", "_SOCKET_IFNAME")) and name != "CUDA_VISIBLE_DEVICES"
         }
         values["environment variables"].add(json.dumps(steady, sort_keys=True))
     for name, found in values.items():
-        if len(found) > 1 and name not in HARMLESS:
+        if len(found) > 1:
             yield f"These runs differ in {name}: {', '.join(sorted(found))}"
     if any(record.environment.get("git_dirty") for record in records):
         yield "Some of these runs had uncommitted changes: the commit does not describe their code"

@@ -13,7 +13,12 @@ from typing import Any
 
 from parallel.config import require, require_number, require_plain, require_positive
 from parallel.config.checks import MOST_BYTES, MOST_STEPS, MOST_THREADS, MOST_WORKERS
+from parallel.config.quantities import parse_rate
 from parallel.config.typed import structure
+from parallel.results.hosts import Host, require_hosts
+from parallel.results.load import Load
+from parallel.results.predicted import Predicted
+from parallel.results.stragglers import Straggler
 
 FORMAT = 3
 """Version of the fields below. Formats 1 and 2 can be read, too (`old_formats`); any other is
@@ -112,12 +117,36 @@ class _Groups:
 
 
 @dataclass(frozen=True)
+class _Emulated:
+    """Fields of `environment.emulated` that are computed with."""
+
+    hosts: int
+    rate: Any = None
+    """Of the hosts' links: None, `1gbit`, or a list with one of them for each host."""
+
+    def __post_init__(self) -> None:
+        require_number("hosts", self.hosts, 1, MOST_WORKERS)
+        for rate in self.rate if isinstance(self.rate, list) else [self.rate]:
+            require(rate is None or isinstance(rate, str), "rate", rate, "must be text such as 1gbit")
+            if rate is not None:
+                parse_rate("rate", rate)
+
+
+@dataclass(frozen=True)
 class _Environment:
     """Fields of `environment` that are not text."""
 
     gpus: tuple[str, ...] | None = None
+    cuda: dict[str, Any] | None = None
     variables: dict[str, str] | None = None
     memory_bytes: int | None = None
+    emulated: dict[str, Any] | None = None
+    side_by_side: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.emulated is not None:
+            known = {key: self.emulated[key] for key in ("hosts", "rate") if key in self.emulated}
+            structure(_Emulated, known, "emulated")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +196,11 @@ class Record:
     """CPU threads of each worker. None: the source does not state them."""
     device: str
     backend: str | None
+    hosts: tuple[Host, ...] = ()
+    """Hosts of the workers. Empty: not recorded."""
+    transport: str | None = None
+    """How workers of one host pass messages: shared memory or loopback. None: not recorded, GPUs, or a
+    single worker on each host."""
     warmup_steps: int | None
     """Untimed steps before the first epoch."""
     parameters: int | None = None
@@ -179,6 +213,17 @@ class Record:
     """The starts whose steps are part of the result, the first one first. Empty: not recorded."""
     restarts: int = 0
     """How many times this run was started again, also in vain."""
+    stragglers: tuple[Straggler, ...] | None = None
+    """Workers that were slower than others with the same part, the most costly first. None: not
+    looked for, or nothing to compare."""
+    weights_changed: bool | None = None
+    """Whether the epochs of this run changed any weight. None: not recorded, or no epoch was left to
+    train."""
+    load: Load | None = None
+    """What its machines did besides it. None: not measured."""
+    predicted: Predicted | None = None
+    """The run's prediction of itself. None: this machine was not calibrated, or the engine has no cost
+    model."""
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     epochs: tuple[Epoch, ...]
@@ -191,8 +236,12 @@ class Record:
         require_number("threads", self.threads, 1, MOST_THREADS)
         require_number("restarts", self.restarts, 0, MOST_STEPS)
         require_number("warmup_steps", self.warmup_steps, 0, MOST_STEPS)
+        for straggler in self.stragglers or ():
+            require_number("stragglers.worker", straggler.worker, 0, self.workers - 1)
         for name in ("parameters", "parameter_bytes", "forward_flops"):
             require_number(name, getattr(self, name), 0, MOST_BYTES)
+        if self.hosts:
+            require_hosts(self.hosts, self.workers)
         require_plain("config", self.config)
         require_plain("environment", self.environment)
         for cls, name in ((_Groups, "config"), (_Environment, "environment")):
@@ -204,6 +253,16 @@ class Record:
         require(
             numbers == list(range(1, len(numbers) + 1)), "epochs", numbers, "must count from 1 without a gap"
         )
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether other jobs ran on the same machine, so that its times are not compared."""
+        return self.environment.get("side_by_side") is not None
+
+    @property
+    def shares_gpu(self) -> bool:
+        """Whether its workers may have shared a GPU, so that its times are not compared."""
+        return self.workers > 1 and (self.config.get("cluster") or {}).get("share_gpu") is True
 
     @property
     def lost_s(self) -> float:

@@ -13,6 +13,8 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 LOCK = "run.lock"
 
 
@@ -32,6 +34,17 @@ def locked(run_dir: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(file)
+
+
+def at_work(run_dir: Path) -> bool:
+    """Return whether the process that the lock names runs on this host. Taking the lock to find out
+    could refuse it to a run that starts now."""
+    try:
+        words = (run_dir / LOCK).read_text(encoding="utf-8", errors="replace").split()
+    except FileNotFoundError:
+        return False
+    here = len(words) == 4 and words[3] == socket.gethostname() and words[1].isdecimal()
+    return here and len(words[1]) < 10 and psutil.pid_exists(int(words[1]))
 
 
 def _take(path: Path) -> int:

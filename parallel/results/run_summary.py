@@ -3,21 +3,59 @@ sweep."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from parallel.results.comparison import baseline_of, epoch_times, median_of
+from parallel.results.baselines import baseline_of
 from parallel.results.record_files import find_records
 from parallel.results.records import Record
-from parallel.results.statistics import Speedup, speedup, summarise
+from parallel.results.result import epoch_times, median_of, times_by_run
+from parallel.results.statistics import Speedup, speedup_of_runs, summarise
 
 
 def run_summary(record: Record, sweep_dir: Path | None) -> dict[str, float | str]:
     """Return the summary by name: `epoch_seconds/median`, `speedup`, and so on.
 
-    Where there is no speedup, `speedup_note` says why: a finished run does not fail because of
-    other records.
+    The speedup is that over the baseline among the finished runs in `sweep_dir`. Where there is
+    none, `speedup_note` says why: a finished run does not fail because of other records.
     """
+    if sweep_dir is None:
+        return _summary(record, "the run belongs to no sweep")
+    if record.baseline:
+        return summary_among(record, [record])
+    try:
+        records, errors = find_records([sweep_dir])
+    except ValueError as error:
+        return _summary(record, str(error))
+    return summary_among(record, records, errors)
+
+
+def summary_among(
+    record: Record, records: Sequence[Record], errors: Sequence[str] = ()
+) -> dict[str, float | str]:
+    """Return the summary with the speedup over the baseline among `records`.
+
+    `errors`: why further records could not be read.
+    """
+    if record.side_by_side:
+        return _summary(record, "other jobs ran side by side with this one: times are not compared")
+    if record.shares_gpu:
+        return _summary(record, "its workers shared a GPU (cluster.share_gpu=true): times are not compared")
+    if record.baseline:
+        return _summary(record, Speedup(1.0))
+    baseline = baseline_of(record, records, record.threads)
+    if baseline and epoch_times([record]):
+        return _summary(record, speedup_of_runs(times_by_run(baseline), times_by_run([record])))
+    missing = "no baseline with the same workload, hardware and threads had finished"
+    return _summary(record, errors[0] if errors else missing)
+
+
+def _summary(record: Record, ratio: Speedup | str) -> dict[str, float | str]:
+    """Return the summary with the speedup, or with the reason why there is none."""
     summary: dict[str, float | str] = {"restarts": record.restarts, "lost_seconds": record.lost_s}
+    if record.stragglers is not None:
+        said = "; ".join(straggler.sentence(len(record.epochs)) for straggler in record.stragglers)
+        summary["stragglers"] = said or "none"
     if not epoch_times([record]):
         return summary | {"speedup_note": "no epoch was trained in one piece by this run"}
     times = summarise(epoch_times([record]))
@@ -27,32 +65,12 @@ def run_summary(record: Record, sweep_dir: Path | None) -> dict[str, float | str
     rate = median_of([record], "images_per_second")
     if rate is not None:
         summary["images_per_second"] = rate
-    if sweep_dir is None:
-        return summary | {"speedup_note": "the run belongs to no sweep"}
-    try:
-        ratio = speedup_in_sweep(record, sweep_dir)
-    except ValueError as error:
-        return summary | {"speedup_note": str(error)}
-    if ratio is None:
-        return summary | {
-            "speedup_note": "no baseline with the same workload, hardware and threads had finished"
-        }
+    if record.predicted is not None:
+        summary["epoch_seconds/predicted"] = record.predicted.epoch_s
+        summary["measured/predicted"] = times.median / record.predicted.epoch_s
+    if isinstance(ratio, str):
+        return summary | {"speedup_note": ratio}
     summary |= {"speedup": ratio.ratio, "efficiency": ratio.ratio / record.workers}
     if ratio.low is not None and ratio.high is not None:
         summary |= {"speedup_low": ratio.low, "speedup_high": ratio.high}
     return summary
-
-
-def speedup_in_sweep(record: Record, sweep_dir: Path) -> Speedup | None:
-    """Return the speedup over the baseline among the finished runs in `sweep_dir`. None: no
-    baseline has finished.
-
-    Raises `ValueError` if no baseline is found and a record in the folder cannot be read.
-    """
-    if record.baseline:
-        return Speedup(1.0)
-    records, errors = find_records([sweep_dir])
-    baseline = baseline_of(record, records, record.threads)
-    if errors and not baseline:
-        raise ValueError(errors[0])
-    return speedup(epoch_times(baseline), epoch_times([record])) if baseline else None

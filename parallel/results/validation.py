@@ -43,6 +43,8 @@ PATTERN = "validation*.json"
 KINDS = ("named", "optimum", "runner-up", "random")
 """Kinds of plans: of a named strategy; found by the search; the best that differ from it in one op;
 drawn at random."""
+CONFIDENCE = 0.95
+"""Share of measured times within `interval_half_width`."""
 MAX_MEAN_ERROR, MAX_ERROR, MIN_TAU, MAX_REGRET = 0.05, 0.15, 0.9, 1.03
 """Targets."""
 
@@ -259,6 +261,23 @@ def read_validation(path: Path) -> Validation:
     values = read_json(path, FORMAT)
     with naming(path):
         return structure(Validation, values)
+
+
+def kept_validation(cache: str, fingerprint: str) -> Path:
+    """Return the path of the newest validation of a cluster in the folder of calibrations."""
+    return Path(cache) / f"validation-{fingerprint}.json"
+
+
+def interval_half_width(rows: Sequence[ValidatedPlan]) -> float:
+    """Return the relative half-width, around the predictions, within which 95 % of the measured times
+    lie."""
+    errors = sorted(abs(row.measured_s / row.predicted_s - 1) for row in rows)
+    return errors[math.ceil(CONFIDENCE * len(errors)) - 1]
+
+
+def read_error(path: Path) -> float:
+    """Return `interval_half_width` of a validation file. Raises `ValueError` as `read_validation`."""
+    return interval_half_width(read_validation(path).rows)
 
 
 def find_validations(paths: Iterable[Path]) -> tuple[list[Validation], list[str]]:

@@ -4,10 +4,10 @@ This is the heuristic of A*. Putting op p in front of a label (`labels`) increas
 by at least the amount beside it. Here q is the op behind p, x and x' are the exchange between them,
 s of q is counted when its C is no longer needed, and z' are returns of other edges within the run:
 
-    1   C + α           f + b + u + σ·g             x + max(x', σ·(s + x'))
+    1   C + α           f + b + u + σ·min(g, u)     x + max(x', σ·(s + x'))
     2   C + γ           f + b + g                   x + max(x', σ·(s + x'))
     3   N + γ           f + s + g                   x + x' + z'
-    4   A               f + u + σ·g                 x
+    4   A               f + u + σ·min(g, u)         x
     5   G               f + g                       x
 
 With all ops in front, none of the sums exceeds the timeline: each is the length of one path through
@@ -168,7 +168,8 @@ def run_sums(table: CostTable, r: int) -> Floats:
     for op in ops:
         costs = table.ops[op]
         f, b, s, u, g = costs.forward_s, costs.backward_s, costs.sum_s, costs.update_s, costs.gather_s
-        total += [f + b + u + slowdown * g, f + b + g, f + s + g, f + u + slowdown * g, f + g]
+        taken = slowdown * costs.beside_s
+        total += [f + b + u + taken, f + b + g, f + s + g, f + u + taken, f + g]
         for edge in table.into[op]:
             if edge.producer in ops and edge in table.edges:
                 x, back = table.edges[edge].forward_s, table.edges[edge].backward_s

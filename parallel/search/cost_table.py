@@ -61,6 +61,11 @@ class OpCosts:
     has_parameters: bool
     exact: Bools
 
+    @property
+    def beside_s(self) -> Floats:
+        """Seconds of a gather that count as hidden: at most those of the update (`clocks`) [l]."""
+        return np.minimum(self.gather_s, self.update_s)
+
     def take(self, rows: Ints | Bools) -> OpCosts:
         """Return the costs of some of the candidates."""
         return OpCosts(
@@ -142,18 +147,24 @@ class CostTable:
         """Return the layouts of an op for all candidates of its leader."""
         if op not in self._grids:
             name = self.space.graph.names[op]
-            self._grids[op] = Grids.nested(self.space.degrees[name], self.everyone.size)
+            self._grids[op] = self._nested(name)
         return self._grids[op]
+
+    def _nested(self, name: str) -> Grids:
+        return Grids.nested(self.space.cuts[name], int(self.everyone.max()) + 1, self.space.order)
 
     def _op_bounds(self, op: int) -> OpCosts:
         space, model = self.space, self.cost_model
         node = space.graph.ops[op]
-        degrees = space.degrees[node.name]
-        forward_s, backward_s = np.array(
-            [model.least_compute_s(node, row, space.batch_size) for row in degrees]
-        ).T
-        grids = Grids.nested(degrees, self.everyone.size)
-        sync = model.syncs(node, grids, self.everyone[:1], complete=len(self.everyone) == 1)
+        cuts, samples = space.cuts[node.name], space.batch_size
+        if model.cluster.speeds:  # what is slowest depends on which worker computes which part
+            layouts = [space.layout(node.name, i) for i in range(len(cuts))]
+            seconds = [model.compute(node, layout, samples) for layout in layouts]
+        else:
+            seconds = [model.least_compute_s(node, row, samples) for row in cuts]
+        forward_s, backward_s = np.array(seconds).T
+        grids = self._nested(node.name)
+        sync = model.syncs(node, grids, self.everyone[:1])
         return OpCosts(
             forward_s,
             backward_s,
@@ -162,7 +173,7 @@ class CostTable:
             sync.gather_s,
             grids.holders > 1,
             bool(node.parameters),
-            np.zeros(len(degrees), dtype=bool),
+            np.zeros(len(cuts), dtype=bool),
         )
 
     def exact_op(self, op: int, positions: Ints) -> OpCosts:

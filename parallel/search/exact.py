@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from parallel.graph.box import degree
 from parallel.search.completion_bounds import BRANCHES, CompletionBounds, without_exchanges
 from parallel.search.cost_table import CostTable, Dependency, Run, plan_memory
 from parallel.search.labels import Labels, nondominated
@@ -334,7 +335,7 @@ def _plain(table: CostTable) -> dict[str, Bools]:
     """
     result, everyone = {}, max(table.space.sizes)
     for name, found in table.space.candidates.items():
-        degrees = np.array(found)
+        degrees = np.array([list(map(degree, cuts)) for cuts in found])
         plain = (degrees[:, 3:] == 1).all(axis=1) & (degrees.prod(axis=1) == everyone)
         result[name] = plain if plain.any() else np.ones_like(plain)
     return result

@@ -91,11 +91,16 @@ def load(path: Path, graph: Graph, workers: int) -> KeptPlan:
     """Read the plan of a file. Raises `ValueError` if it is damaged or of another model."""
     text = read_text(path)
     try:
-        plan = read_plan(text, graph, workers)
-        head = structure(_Head, from_yaml(text).get("searched"), "searched")
-        return KeptPlan(plan, **vars(head))
+        return read_kept(text, graph, workers)
     except ValueError as error:
         raise ValueError(f"{path}: {error}; delete the file to search again") from error
+
+
+def read_kept(text: str, graph: Graph, workers: int) -> KeptPlan:
+    """Return the plan that `str` made the text of. Raises `ValueError` as `load`."""
+    plan = read_plan(text, graph, workers)
+    head = structure(_Head, from_yaml(text).get("searched"), "searched")
+    return KeptPlan(plan, **vars(head))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ update, gather), edges e that move x forward and x' backward, and slowdown σ:
                if K > 1 workers hold its parameters:  N = S_o = max(N, B_o) + s;  C += σ·s
                per moved e into o:  N = max(N, B_o) + x'_e;  return of e = N;  C += σ·x'_e
     update     o with parameters, last op first:  C = max(C, S_o) + u
-               if K > 1:  N = max(N, C) + g;  C += σ·g
+               if K > 1:  N = max(N, C) + g;  C += σ·min(g, u)
 
 All of it is maxima and sums. The part of the timeline behind a cut is therefore a matrix of the
 max-plus algebra: times[row, column] is how much later `row` is on the way back than `column` was on
@@ -29,8 +29,8 @@ Updates and gathers follow after all backward passes, in the same order. Let C̄
 then. After the updates so far the clocks are max(C̄ + α, A) and max(N̄ + γ, C̄ + η, G). One more op
 changes these to
 
-    η = max(α + u, η) + g;  γ += g;  G = max(max(S, A) + u, G) + g      (if K > 1; σ·g is 0 otherwise)
-    α += u + σ·g;  A = max(S, A) + u + σ·g
+    η = max(α + u, η) + g;  γ += g;  G = max(max(S, A) + u, G) + g      (if K > 1; g is 0 otherwise)
+    α += u + σ·min(g, u);  A = max(S, A) + u + σ·min(g, u)
 
     timeline = max(C + α, C + η, N + γ, A, G)                           with all ops in the label
 
@@ -154,7 +154,7 @@ class Labels:
                 shared, np.maximum(self.alpha + costs.update_s, self.eta) + gather_s, self.eta
             )
             self.gamma = self.gamma + gather_s
-            self.alpha = self.alpha + costs.update_s + slowdown * gather_s
+            self.alpha = self.alpha + costs.update_s + slowdown * costs.beside_s
         self.unsent.update({edge: forward_s for edge, (forward_s, _) in into.items()})
         self._cut_before(op, columns, slowdown)
 
@@ -172,7 +172,7 @@ class Labels:
             times[GATHERS, column] = np.where(
                 shared, np.maximum(updated, times[GATHERS, column]) + costs.gather_s, times[GATHERS, column]
             )
-            times[UPDATES, column] = updated + slowdown * costs.gather_s
+            times[UPDATES, column] = updated + slowdown * costs.beside_s
         for edge, (_, backward_s) in into.items():
             returned = np.maximum(network, ended) + backward_s
             times[edge, column] = np.where(backward_s > 0, returned, NEVER)

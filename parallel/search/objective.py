@@ -8,6 +8,7 @@ score = (step, total)        compared in this order: of plans that wait for thei
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from parallel.cluster import Cluster
 from parallel.graph import INPUT
-from parallel.graph.box import cut
+from parallel.graph.box import cut, degree
 from parallel.search.space import Space
 from parallel.simulator.partition import Floats
 from parallel.simulator.timeline import Timeline
@@ -48,20 +49,18 @@ class Objective:
         """Return the seconds of loading for these candidates of the ops that read the images."""
         if not self._cluster.data_s_per_image:
             return 0.0
-        blocks = tuple(
-            sorted(
-                (degrees[0], int(np.prod(degrees)))
-                for name, index in chosen.items()
-                for degrees in [self._space.degrees[name][index]]
-            )
-        )
-        key = tuple((str(n), size) for n, size in blocks)
+        blocks = [
+            (cuts[0], math.prod(map(degree, cuts)))
+            for name, index in chosen.items()
+            for cuts in [self._space.cuts[name][index]]
+        ]
+        key = tuple(sorted((str(n), size) for n, size in blocks))
         if key not in self._loading:
             images = [0] * self._space.workers
             for n, size in blocks:
-                for worker in range(size):
-                    start, stop = cut(self._space.batch_size, n, worker * n // size)
-                    images[worker] += stop - start
+                for place in range(size):
+                    start, stop = cut(self._space.batch_size, n, place * degree(n) // size)
+                    images[self._space.order[place]] += stop - start
             self._loading[key] = self._cluster.data_s(images)
         return self._loading[key]
 

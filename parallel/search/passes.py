@@ -54,8 +54,8 @@ class Passes:
         """Return a lower bound of the timeline when groups from `first` on are computed in passes."""
         costs, passes, count = self._costs, self.workers, len(self._costs.groups)
         in_n, in_c = Block(0, passes, "n"), Block(0, passes, "c")
-        forward, backward, _ = costs.totals(1, passes, "n").of(range(first))
-        pass_forward, pass_backward, adding = costs.totals(passes, passes, "c").of(range(first, count))
+        forward, backward, _ = costs.totals(1, in_n).of(range(first))
+        pass_forward, pass_backward, adding = costs.totals(passes, in_c).of(range(first, count))
         computing = pass_forward + pass_backward
         among = sum(sum(costs.inside(g, passes, in_c, g > first)) for g in range(first, count))
         syncs = [costs.sync(g, in_n) for g in range(first)]
@@ -67,12 +67,16 @@ class Passes:
         )
 
     def _entry(self, first: int, scheme: str) -> float:
-        """Return x: in scheme b one worker holds a pass's samples, in scheme c all of them."""
-        op = self._costs.leaders[first]
-        holders = tuple(range(1 if scheme == "b" else self.workers))
-        samples = self.batch_size // self.workers
-        held, needed = Layout(holders, n=len(holders)), Layout(tuple(range(self.workers)), c=self.workers)
-        return sum(self._costs.cost_model.exchange(self.graph[op.inputs[0]], held, op, needed, 0, samples))
+        """Return x: in scheme b one worker holds a pass's samples, in scheme c all of them.
+
+        In scheme b, if nodes or workers differ, that of the worker with the fastest exchange.
+        """
+        op, everyone, model = self._costs.leaders[first], tuple(range(self.workers)), self._costs.cost_model
+        samples, needed = self.batch_size // self.workers, Layout(everyone, c=self.workers)
+        some = everyone[:1] if model.cluster.even else everyone
+        held = [Layout((worker,)) for worker in some] if scheme == "b" else [Layout(everyone, n=self.workers)]
+        producer = self.graph[op.inputs[0]]
+        return min(sum(model.exchange(producer, layout, op, needed, 0, samples)) for layout in held)
 
     def _make(self, first: int, scheme: str) -> Plan:
         on = tuple(range(self.workers))

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from parallel.graph import INPUT, Graph
+from parallel.graph.box import Cut
 from parallel.graph.ops import Op
 from parallel.plans import Layout, follow
 from parallel.program.precision import ACTIVATION_BYTES, WIDE_BYTES
@@ -67,10 +68,12 @@ class StageCosts:
             g > 0 and ends[g - 1] < position[group[0].name] and group[0].name in self._single_tensor
             for g, group in enumerate(self.groups)
         )
-        self._alone = cost_model.cluster.contention_factor(1)
-        self._op_seconds: dict[tuple[str, tuple[int, ...], int], tuple[float, float]] = {}
-        self._accumulate: dict[tuple[str, tuple[int, ...]], float] = {}
-        self._totals: dict[tuple[int, int, str], Totals] = {}
+        cluster = cost_model.cluster
+        self._alone = cluster.contention_factor(1)
+        self._node = [cluster.node_of(worker) for worker in range(cluster.workers)]
+        self._op_seconds: dict[tuple[str, tuple[Cut, ...], int], tuple[float, float]] = {}
+        self._accumulate: dict[tuple[str, tuple[Cut, ...]], float] = {}
+        self._totals: dict[tuple[int, Block], Totals] = {}
         self._layouts: dict[tuple[int, Block], dict[str, Layout]] = {}
         self._syncs: dict[tuple[int, Block], Sync] = {}
         self._insides: dict[tuple[int, int, Block, bool], tuple[float, float]] = {}
@@ -97,11 +100,12 @@ class StageCosts:
             self._layouts[group, block] = found
         return self._layouts[group, block]
 
-    def totals(self, micro_batches: int, size: int, split: str) -> Totals:
-        """Return seconds of computing for one micro-batch on a block of this size."""
-        key = micro_batches, size, split
+    def totals(self, micro_batches: int, block: Block) -> Totals:
+        """Return lower bounds of the seconds of computing for one micro-batch on a block."""
+        block = block._replace(first=0) if not self.cost_model.cluster.speeds else block
+        key = micro_batches, block
         if key not in self._totals:
-            samples, block = self.batch_size // micro_batches, Block(0, size, split)
+            samples = self.batch_size // micro_batches
             forward, backward, accumulate = [0.0], [0.0], [0.0]
             last_backward = []
             for g, group in enumerate(self.groups):
@@ -115,18 +119,28 @@ class StageCosts:
         return self._totals[key]
 
     def _seconds(self, op: Op, layout: Layout, samples: int) -> tuple[float, float]:
-        """Return forward and backward of a part with most samples, without contention for cores."""
-        rows, degrees = -(-samples // layout.n), layout.degrees[1:]
-        key = op.name, degrees, rows
+        """Return forward and backward of a part with most samples, without contention for cores.
+
+        If workers differ in speed: of the slowest part.
+        """
+        if self.cost_model.cluster.speeds:
+            rows = layout.samples_by_index(samples)
+            seconds = self.cost_model.part_seconds(op, layout, rows).max(axis=0)
+            forward, backward = (self._alone * seconds).tolist()
+            return forward, backward
+        most = -(-samples // layout.degrees[0])
+        key = op.name, layout.cuts[1:], most
         if key not in self._op_seconds:
-            seconds = self.cost_model.part_seconds(op, _whole_in_n(layout), (rows,)).max(axis=0)
+            seconds = self.cost_model.part_seconds(op, _whole_in_n(layout), (most,)).max(axis=0)
             forward, backward = (self._alone * seconds).tolist()
             self._op_seconds[key] = forward, backward
         return self._op_seconds[key]
 
     def _added(self, op: Op, layout: Layout) -> float:
         """Return seconds of adding a micro-batch's gradients; a split in n leaves them whole."""
-        key = op.name, layout.degrees[1:]
+        if self.cost_model.cluster.speeds:
+            return self._alone * self.cost_model.accumulate(op, layout)
+        key = op.name, layout.cuts[1:]
         if key not in self._accumulate:
             self._accumulate[key] = self._alone * self.cost_model.accumulate(op, _whole_in_n(layout))
         return self._accumulate[key]
@@ -139,7 +153,7 @@ class StageCosts:
         Unless `exact`, its exchanges are lower bounds, which take less time to work out.
         """
         first = groups.start
-        totals = self.totals(micro_batches, block.size, block.split)
+        totals = self.totals(micro_batches, block)
         forward, backward, accumulate = totals.of(groups)
         in_c = exact and block.split == "c"
         inside = [self.inside(g, micro_batches, block, g > first) for g in groups] if in_c else []
@@ -194,16 +208,16 @@ class StageCosts:
         self, group: int, micro_batches: int, before: Block, block: Block
     ) -> tuple[float, float]:
         """Return lower bounds of `_enter`: the link's time for what one worker sends or receives."""
-        cluster, per_node = self.cost_model.cluster, self.cost_model.cluster.workers_per_node
+        cluster, node = self.cost_model.cluster, self._node
         producer, samples = self.graph[self.leaders[group].inputs[0]], self.batch_size // micro_batches
         in_c = block.split == "c" and self.splits_in_c(group, block.size)
         rows = max(-(-samples // before.size), samples if in_c else -(-samples // block.size))
         itemsize = WIDE_BYTES if producer.wide else ACTIVATION_BYTES[self.cost_model.precision]
         nbytes = rows * math.prod(producer.shape) * itemsize
         last_before, last = block.first - 1, block.first + block.size - 1
-        if cluster.between is None or before.first // per_node == last // per_node:
+        if cluster.between is None or node[before.first] == node[last]:
             seconds = cluster.inside.seconds(nbytes)
-        elif last_before // per_node < block.first // per_node:
+        elif node[last_before] < node[block.first]:
             seconds = cluster.between.seconds(nbytes)
         else:  # some of it stays in a node: half of it at least takes one of the links
             seconds = min(cluster.inside.seconds(nbytes / 2), cluster.between.seconds(nbytes / 2))
@@ -234,13 +248,17 @@ class StageCosts:
         return self.layouts(self._group_of[op.name], block)[op.name]
 
     def _in_first_node(self, block: Block) -> Block:
-        """Return the block that lies in nodes as this one does, and begins in the first."""
-        return block._replace(first=block.first % self.cost_model.cluster.workers_per_node)
+        """Return the block that lies in nodes as this one does, and begins in the first.
+
+        If nodes or workers differ, it is the block itself.
+        """
+        cluster = self.cost_model.cluster
+        return block._replace(first=block.first % cluster.workers_per_node) if cluster.even else block
 
 
 def _whole_in_n(layout: Layout) -> Layout:
     """Return the layout of the parts with index 0 in n."""
-    return Layout(layout.on[: len(layout.on) // layout.n], 1, *layout.degrees[1:])
+    return Layout(layout.on[: len(layout.on) // layout.degrees[0]], 1, *layout.cuts[1:])
 
 
 def _single_tensors(graph: Graph) -> frozenset[str]:

@@ -16,7 +16,7 @@ Branch and bound, depth first from the first stage on (`_extend`). Dropped is wh
 than the limit:
 
     w(stage)    = m·(f + b) + (m − 1)·a                       what a stage computes     (`_work_s`)
-    least_t[g]  = Σ over the groups before g of min over sizes and splits of f + b
+    least_t[g]  = Σ over the groups before g of min over blocks of f + b
     fewest[g]   = min over stages from g on, with least_t[g] + w(stage) < limit,
                   of size + fewest[end of the stage]                                    (`_fewest`)
 
@@ -133,16 +133,25 @@ class Pipelines:
             if size in self._sizes_in_c and any(self._stages.splits_in_c(g, size) for g in groups):
                 yield size, "c"
 
-    def _work_s(self, m: int, size: int, split: str, groups: range) -> float:
+    def _blocks(self, size: int, split: str) -> list[Block]:
+        """Return the blocks of a size that may take different times for the same work."""
+        firsts = range(self.workers - size + 1) if self.cluster.speeds else (0,)
+        return [Block(first, size, split) for first in firsts]
+
+    def _work_s(self, m: int, block: Block, groups: range) -> float:
         """Return w: the seconds that a stage computes."""
-        forward, backward, accumulate = self._stages.totals(m, size, split).of(groups)
+        forward, backward, accumulate = self._stages.totals(m, block).of(groups)
         return m * (forward + backward) + (m - 1) * accumulate
 
     def _fewest(self, m: int, limit_s: float) -> list[float]:
         """Return how many workers the groups from each on need at least; infinity if no number suffices."""
         least_t = [0.0]
         for g in range(self._count):
-            totals = [self._stages.totals(m, size, split) for size, split in self._splits(m, range(g, g + 1))]
+            totals = [
+                self._stages.totals(m, block)
+                for size, split in self._splits(m, range(g, g + 1))
+                for block in self._blocks(size, split)
+            ]
             seconds = [total.of(range(g, g + 1)) for total in totals]
             least_t.append(
                 least_t[g] + min((forward + backward for forward, backward, _ in seconds), default=math.inf)
@@ -155,7 +164,10 @@ class Pipelines:
                     (
                         size
                         for size, split in self._splits(m, groups)
-                        if least_t[first] + self._work_s(m, size, split, groups) < limit_s
+                        if any(
+                            least_t[first] + self._work_s(m, block, groups) < limit_s
+                            for block in self._blocks(size, split)
+                        )
                     ),
                     math.inf,
                 )
@@ -180,7 +192,7 @@ class Pipelines:
                     break
                 block = Block(chosen.used, size, split)
                 start = chosen.start if chosen.ends else self._loading_s(block, m)
-                work = self._work_s(m, size, split, groups)
+                work = self._work_s(m, block, groups)
                 if start + work + chosen.drain >= limit_s:
                     continue
                 for exact in (False, True):

@@ -28,7 +28,8 @@ def least_s(graph: Graph, plan: Plan, batch_size: int, cost_model: CostModel) ->
     busy: dict[int, float] = {}
     for op in graph:
         layout = plan[op.name]
-        if layout == merged and samples % layout.n == 0:  # computed for all passes at once, or in all passes
+        # Computed for all passes at once, or in all passes.
+        if layout == merged and samples % layout.degrees[0] == 0:
             seconds = sum(cost_model.compute(op, layout, batch_size))
         else:
             times = 1 if layout == merged else plan.micro_batches

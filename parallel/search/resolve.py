@@ -123,13 +123,14 @@ def find(
 
 def _candidates(request: Request, plans: Mapping[str, Plan]) -> list[Candidate]:
     """Predict the plans that fit the memory, the fastest first; of equals, the search's own."""
-    cost_model = CostModel(request.graph, request.batch_size, request.cluster, request.precision)
+    graph, batch_size, cluster = request.graph, request.batch_size, request.cluster
+    cost_model = CostModel(graph, batch_size, cluster, request.precision)
     candidates = []
     for label, plan in plans.items():
-        program = lower(request.graph, plan, request.batch_size)
+        program = lower(graph, plan, batch_size, cluster.hosts, collectives=cluster.collectives)
         needs = [memory_of(program, worker, request.precision).total for worker in range(request.workers)]
-        if max(needs) <= request.cluster.memory_bytes:
-            step_s = simulate(program, request.cluster, request.precision, cost_model).loaded_step_s
+        if max(needs) <= cluster.memory_bytes:
+            step_s = simulate(program, cluster, request.precision, cost_model).loaded_step_s
             candidates.append(Candidate(label, plan, step_s))
     return sorted(candidates, key=lambda c: (c.predicted_step_s, c.label != FOUND))
 

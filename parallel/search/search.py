@@ -154,7 +154,7 @@ class _Search:
             if result.chosen is None or result.score >= self.best.score:
                 break
             plan = self.space.plan(result.chosen)
-            need = self._need(lower(self.graph, plan, self.batch_size))
+            need = self._need(self._lower(plan))
             if need <= self.cluster.memory_bytes:
                 self.best = _Best(plan, result.score)
                 break
@@ -241,12 +241,16 @@ class _Search:
             return least, "interrupted"
         return UNKNOWN, None
 
+    def _lower(self, plan: Plan) -> Program:
+        cluster = self.cluster
+        return lower(self.graph, plan, self.batch_size, cluster.hosts, collectives=cluster.collectives)
+
     def _simulate(self, plan: Plan) -> None:
         """Simulate a plan, and keep it if it is better than the best and fits the memory."""
         if plan in self.simulated:
             return
         self.simulated.add(plan)
-        program = lower(self.graph, plan, self.batch_size)
+        program = self._lower(plan)
         timeline = simulate(program, self.cluster, self.precision, self.cost_model)
         score = self.objective.score_of(timeline)
         if score < self.best.score and self._need(program) <= self.cluster.memory_bytes:
@@ -302,7 +306,7 @@ class _Search:
         )
 
     def _certificate(self, bound: Score, result: Result, stopped: str | None, limit: int | None) -> str:
-        what = f"{self.space.count:.3g} plans on nested blocks"
+        what = self.space.in_words
         if limit is not None:
             what += f" whose ops need at most {limit / 1e9:.2f} GB a worker"
         what += (

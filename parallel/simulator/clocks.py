@@ -10,13 +10,15 @@ advances them by
 So the workers of an op stay in step (the slowest part decides), and so do those of an exchange or
 gradient sum. σ is the cluster's `overlap_slowdown`: a message takes σ of its time from the
 computing of its workers, at once. Workers that wait for the message are not delayed by this, since
-then C ≤ r and C + σ·d ≤ start + d.
+then C ≤ r and C + σ·d ≤ start + d. A gather of updated parameters has only updates beside it: it
+takes σ of no more than its own update's seconds u, so that those of all gathers take at most σ·Σu.
 
 Times are only maximised and added, so a longer duration never makes any task end earlier.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from operator import itemgetter
 
@@ -64,13 +66,16 @@ class Clocks:
         group.set(self.compute, end)
         return end
 
-    def message(self, group: WorkerGroup, ready: float, seconds: float) -> float:
-        """Communicate for `seconds`, not before `ready`; return the end."""
+    def message(self, group: WorkerGroup, ready: float, seconds: float, beside_s: float = math.inf) -> float:
+        """Communicate for `seconds`, not before `ready`; return the end.
+
+        `beside_s`: seconds of computing that the message can slow down, if that is less.
+        """
         latest = group.latest(self.network)
         end = (ready if ready > latest else latest) + seconds
         group.set(self.network, end)
         if self.slowdown:
-            group.advance(self.compute, self.slowdown * seconds)
+            group.advance(self.compute, self.slowdown * min(seconds, beside_s))
         return end
 
     @property

@@ -2,31 +2,52 @@
 
     exchange   max over levels of the network of link.seconds(bytes of the most loaded)
                + max over workers of copying and adding pieces; backward swaps the sides
-    sync       per tensor of B bytes that K workers hold, every worker sends the others their shards:
-                 sum s    min(1, B / BUCKET) · link.seconds(load · max(1, BUCKET / B)) of the most
-                          loaded level
-                 gather g s, or a latency where the workers' weights lie in common memory
-                 update u SGD on the shard, and adding K − 1 received ones
+    sync       per tensor of B bytes that several workers hold, in levels (`program.levels`):
+                 sum s    min(1, B / BUCKET) · link.seconds(load · max(1, BUCKET / B)), of the level
+                          inside nodes plus that between nodes: one starts when the other is complete
+                 gather g s, with a latency for the level inside nodes where the workers' weights lie
+                          in common memory
+                 update u SGD on the shard, and adding what is received
+    sync       by collectives (`Cluster.collectives`): a reduce-scatter and an all-gather, each over rings
+               (Thakur et al. 2005), with one latency for each, since `Link.latency_s` is that of a whole
+               exchange: r = max over levels of min(1, B / BUCKET) · link.seconds(load · max(1, BUCKET / B)).
+               The communicator runs sum, gather and the sum of the next bucket one after the other, and
+               the update between them is on a stream of its own: all of it is one message beside backward.
+                 sum s    r + SGD on the shard + r
+                 update u copying the gradients to the bucket, which the compute stream does
+                 gather g 0
 
 All of it is computed for many layouts at once, and for the given workers. All workers give the
 cost, some of them a lower bound: leaving workers out makes no sum and no maximum larger.
 
-BUCKET is `lowering.BUCKET_BYTES`. Smaller tensors share a message, so each is charged its share of
-the cost of a full bucket: costs then add up whatever the buckets are.
+BUCKET is `lowering.BUCKET_BYTES`, or `lowering.COLLECTIVE_BYTES` with collectives. Smaller tensors share a
+message, so each is charged its share of the cost of a full bucket: costs then add up whatever the buckets
+are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from parallel.cluster import Cluster, Link
+from parallel.graph.box import degree
 from parallel.graph.ops import Op
-from parallel.program.lowering import BUCKET_BYTES
+from parallel.program.lowering import BUCKET_BYTES, COLLECTIVE_BYTES
 from parallel.program.precision import ACTIVATION_BYTES, WEIGHT_BYTES, WIDE_BYTES
-from parallel.simulator.communication_volume import ExchangeVolume, Side, Volume, box_numbers, sync_sides
+from parallel.simulator.communication_volume import (
+    ExchangeVolume,
+    Holders,
+    Side,
+    Volume,
+    box_numbers,
+    ring_volume,
+    sharing_of,
+    sync_volume,
+)
 from parallel.simulator.partition import Bools, Floats, Grids, Ints, Partition, part_at
 
 
@@ -36,22 +57,35 @@ class CommunicationCost:
     def __init__(self, cluster: Cluster, precision: str) -> None:
         self.cluster, self.precision = cluster, precision
 
-    def link_s(self, inside: Side, between: Side, itemsize: int, share: Floats | float = 1.0) -> Floats:
-        """Return the time of the most loaded level; these messages are `share` of a bucket."""
-        seconds = _link_seconds(
-            self.cluster.inside, inside.load(self.cluster.inside, True) * itemsize / share
-        )
-        if self.cluster.between is not None:
-            load = between.load(self.cluster.between, False) * itemsize / share
-            seconds = np.maximum(seconds, _link_seconds(self.cluster.between, load))
-        return share * seconds
+    def link_s(self, inside: Side, between: Side, itemsize: int) -> Floats:
+        """Return the time of the most loaded level."""
+        return np.maximum(*self.level_s(inside, between, itemsize))
 
-    def handling_s(self, copied: Floats, added: Floats) -> Floats:
-        """Return the time of copying and adding on the slowest worker, [..., m, v] to [...]."""
+    def level_s(
+        self, inside: Side, between: Side, itemsize: int, share: Floats | float = 1.0
+    ) -> tuple[Floats, Floats]:
+        """Return the times inside nodes and between them; these messages are `share` of a bucket."""
+        near, far = self.cluster.inside, self.cluster.between
+        near_s = share * _link_seconds(near, inside.load(near, True) * itemsize / share)
+        if far is None:
+            return near_s, np.zeros_like(near_s)
+        return near_s, share * _link_seconds(far, between.load(far, False) * itemsize / share)
+
+    @cached_property
+    def _speeds(self) -> Floats:
+        """Speeds of all workers; that of no worker, with index −1, is 1."""
+        return np.array([*self.cluster.speeds, 1.0])
+
+    def slowed(self, seconds: Floats, workers: Ints) -> Floats:
+        """Return the computing times of workers [m, v] from those at speed 1 [..., m, v]."""
+        return seconds / self._speeds[workers] if self.cluster.speeds else seconds
+
+    def handling_s(self, copied: Floats, added: Floats, workers: Ints) -> Floats:
+        """Return the time of copying and adding on the slowest of workers [m, v], [..., m, v] to [...]."""
         compute, precision = self.cluster.compute, self.precision
         copy_s = _elementwise(lambda count: compute.copy_s(int(count), precision) if count else 0.0, copied)
         add_s = _elementwise(lambda count: compute.add_s(int(count), precision) if count else 0.0, added)
-        worst: Floats = (copy_s + add_s).max(axis=(-2, -1))
+        worst: Floats = self.slowed(copy_s + add_s, workers).max(axis=(-2, -1))
         return worst
 
     def contention_factor(self, computing: Bools) -> Floats:
@@ -108,7 +142,8 @@ class Exchanges:
                 volume.wanted,
                 packs,
                 self.adds[producers][..., None, None],
-            )
+            ),
+            workers,
         )
         backward = cost.handling_s(
             *handled(
@@ -118,7 +153,8 @@ class Exchanges:
                 volume.held,
                 packs,
                 np.ones((1, 1), dtype=bool),
-            )
+            ),
+            workers,
         )
         return (
             np.where(moves, link_s + forward * crowded, 0.0),
@@ -154,29 +190,63 @@ class SyncSeconds:
     gather_s: Floats
 
 
-def sync_seconds(op: Op, grids: Grids, workers: Ints, complete: bool, cost: CommunicationCost) -> SyncSeconds:
-    """Return the seconds of an op's sync; lower bounds unless workers [m, v] are all (`complete`)."""
+def sync_seconds(op: Op, grids: Grids, workers: Ints, cost: CommunicationCost) -> SyncSeconds:
+    """Return the seconds of an op's sync; lower bounds unless workers [m, v] are all."""
     cluster, count = cost.cluster, len(grids.degrees)
     sums, gathers = np.zeros(count), np.zeros(count)
     if not op.parameters:
         return SyncSeconds(sums, np.zeros(count), gathers)
-    weight, holders = WEIGHT_BYTES[cost.precision], grids.holders
-    shards = np.zeros((count, *workers.shape), dtype=np.int64)
+    weight = WEIGHT_BYTES[cost.precision]
+    shards, added = (np.zeros((count, *workers.shape), dtype=np.int64) for _ in range(2))
+    holders = Holders.of(grids, workers, cluster)
+    if cluster.collectives:
+        return _collective_seconds(op, grids, workers, cost, holders)
     for elements, largest in _tensors(op, grids, workers):
-        shards += -(-elements // holders[:, None, None])
-        inside, between = sync_sides(grids, elements, workers, cluster)
+        volume = sync_volume(holders, elements)
+        shards, added = shards + volume.shard, added + volume.added
         share = np.minimum(1.0, largest * 4 / BUCKET_BYTES)
-        moving_s = np.where(holders > 1, cost.link_s(inside, between, weight, share), 0.0)
-        sums += moving_s
-        announced = cluster.shared_memory & ~between.out.any(axis=(-2, -1)) & (holders > 1)
-        # Without all workers, it may be unknown whether the group spans nodes.
-        latency_s = share * cluster.inside.latency_s
-        gathers += np.where(announced, latency_s if complete else np.minimum(latency_s, moving_s), moving_s)
-    compute, shard = cluster.compute, shards.max(axis=(-2, -1))
-    updates = _elementwise(lambda size: compute.update_s(int(size), cost.precision), shard)
-    received = np.where(holders > 1, (holders - 1) * shard, 0)
-    updates += _elementwise(lambda size: compute.add_s(int(size), cost.precision) if size else 0.0, received)
-    return SyncSeconds(sums, updates * cost.contention_factor(grids.parts[:, workers] >= 0), gathers)
+        near_s, far_s = cost.level_s(volume.within, volume.between, weight, share)
+        sums += near_s + far_s
+        announced = cluster.shared_memory & volume.within.out.any(axis=(-2, -1))
+        gathers += np.where(announced, share * cluster.inside.latency_s, near_s) + far_s
+    there = grids.parts[:, workers] >= 0
+    if cluster.speeds:  # the slowest is not always the one with the largest shard
+        updates = np.where(there, cost.slowed(_update_s(shards, added, cost), workers), 0.0)
+        updates = updates.max(axis=(-2, -1))
+    else:
+        updates = _update_s(shards.max(axis=(-2, -1)), added.max(axis=(-2, -1)), cost)
+    return SyncSeconds(sums, updates * cost.contention_factor(there), gathers)
+
+
+def _collective_seconds(
+    op: Op, grids: Grids, workers: Ints, cost: CommunicationCost, holders: Holders
+) -> SyncSeconds:
+    """Return `sync_seconds` of a cluster whose backend sums by collectives."""
+    cluster, count, precision = cost.cluster, len(grids.degrees), cost.precision
+    sharing = sharing_of(grids, workers, cluster)
+    shared = sharing > 1
+    rings = np.zeros(count)
+    shards, copied = (np.zeros((count, *workers.shape), dtype=np.int64) for _ in range(2))
+    for elements, largest in _tensors(op, grids, workers):
+        volume = ring_volume(holders, sharing, elements)
+        share = np.minimum(1.0, largest * 4 / COLLECTIVE_BYTES)
+        rings += np.maximum(*cost.level_s(volume.within, volume.between, WEIGHT_BYTES[precision], share))
+        shards, copied = shards + volume.shard, copied + elements * shared
+    there = grids.parts[:, workers] >= 0
+    factor = cost.contention_factor(there)
+    none = np.zeros_like(shards)
+    update_s = np.where(there, cost.slowed(_update_s(shards, none, cost), workers), 0.0)
+    beside = np.where(shared, update_s, 0.0).max(axis=(-2, -1)) * factor
+    alone = np.where(shared, 0.0, update_s).max(axis=(-2, -1)) * factor
+    sums = np.where(rings > 0, 2 * rings + beside, 0.0)
+    return SyncSeconds(sums, alone + cost.handling_s(copied, none, workers) * factor, np.zeros(count))
+
+
+def _update_s(shards: Ints, added: Ints, cost: CommunicationCost) -> Floats:
+    """Return the time of updating shards, and of adding the gradients of the other holders."""
+    compute, precision = cost.cluster.compute, cost.precision
+    updates = _elementwise(lambda size: compute.update_s(int(size), precision), shards)
+    return updates + _elementwise(lambda size: compute.add_s(int(size), precision) if size else 0.0, added)
 
 
 def parameter_elements(op: Op, grids: Grids) -> list[list[Ints]]:
@@ -185,16 +255,17 @@ def parameter_elements(op: Op, grids: Grids) -> list[list[Ints]]:
     0 where a part has none of the parameter, such as the bias in all partial sums but the first.
     """
     kinds: dict[tuple[int, int], list[Ints]] = {}
-    for c, k in set(map(tuple, grids.degrees[:, 1:3].tolist())):
+    for c, k in set(map(tuple, grids.codes[:, 1:3].tolist())):
+        of_c, of_k = grids.cut_of(c), grids.cut_of(k)
         boxes = [
-            op.parameter_boxes(part_at(op, (1, c, k, 1, 1), 1, (i, j, 0, 0)))
-            for i in range(c)
-            for j in range(k)
+            op.parameter_boxes(part_at(op, (1, of_c, of_k, 1, 1), 1, (i, j, 0, 0)))
+            for i in range(degree(of_c))
+            for j in range(degree(of_k))
         ]
         kinds[c, k] = [
             np.array([of[name].volume if name in of else 0 for of in boxes]) for name in op.parameters
         ]
-    return [[kinds[c, k][i] for c, k in grids.degrees[:, 1:3].tolist()] for i in range(len(op.parameters))]
+    return [[kinds[c, k][i] for c, k in grids.codes[:, 1:3].tolist()] for i in range(len(op.parameters))]
 
 
 def _tensors(op: Op, grids: Grids, workers: Ints) -> list[tuple[Ints, Ints]]:

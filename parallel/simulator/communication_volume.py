@@ -20,6 +20,7 @@ that is cut from a box in n alone is contiguous there, and is sent from, or rece
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -84,10 +85,32 @@ class Volume:
 
 
 def by_node(workers: int, cluster: Cluster) -> Ints:
-    """Return all workers [node, worker of the node]; the last node may have more than there are."""
+    """Return all workers [node, worker of the node]; the last node may have more than there are.
+
+    If nodes have different numbers of workers, rows are filled up with −1, which is no worker.
+    """
+    if cluster.node_workers:
+        return _rows(cluster.node_sizes)[: cluster.node_of(workers - 1) + 1]
     per_node = cluster.workers_per_node
     nodes = -(-workers // per_node)
     return np.arange(nodes * per_node).reshape(nodes, per_node)
+
+
+def same_node(workers: Ints, cluster: Cluster) -> Ints:
+    """Return all workers of the node of each row of workers [m, v]: [m, worker of the node]."""
+    if cluster.node_workers:
+        nodes = [cluster.node_of(worker) for worker in workers[:, 0].tolist()]
+        return _rows(cluster.node_sizes)[nodes]
+    per_node = cluster.workers_per_node
+    return workers[:, :1] // per_node * per_node + np.arange(per_node)
+
+
+@lru_cache(maxsize=64)
+def _rows(node_sizes: tuple[int, ...]) -> Ints:
+    """Return all workers of nodes of these sizes [node, worker of the node], −1 for none."""
+    first = np.cumsum([0, *node_sizes[:-1]])[:, None]
+    place, size = np.arange(max(node_sizes)), np.array(node_sizes)[:, None]
+    return np.where(place < size, first + place, -1)
 
 
 class ExchangeVolume:
@@ -153,7 +176,7 @@ class ExchangeVolume:
             pairs = _pairs(held, need)  # [..., m, holder, needer]
             return Side(pairs.sum(axis=-1) - own, pairs.sum(axis=-2) - own)
         sides = []
-        node = workers // per_node * per_node + np.arange(per_node)  # [m, worker of the node], v is 1
+        node = same_node(workers, self._cluster)  # v is 1
         for others_need in (True, False):
             others = (
                 _places(self._need, consumers, node) if others_need else _places(self._held, producers, node)
@@ -194,22 +217,95 @@ def _pairs(held: Places, need: Places) -> Floats:
     return result
 
 
-def sync_sides(grids: Grids, elements: Ints, workers: Ints, cluster: Cluster) -> tuple[Side, Side]:
-    """Return what workers [m, v] send inside nodes and between them to sum a tensor.
+@dataclass(frozen=True, eq=False)
+class SyncVolume:
+    """Elements of summing a tensor in levels [l, m, v]. Gathering it moves the same number."""
 
-    All workers that hold the same box of it send each other their shards. Gathering the shards
-    moves the same number of elements. `elements` is the size of each worker's box under each layout
-    [l, m, v]; each row of workers is of one node.
+    within: Side
+    """Elements that stay in the node."""
+    between: Side
+    """Elements that cross nodes."""
+    shard: Ints
+    """Elements that the worker updates."""
+    added: Ints
+    """Elements that it adds to its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Holders:
+    """Who else holds the box of an op's parameters that each worker holds [l, m, v]."""
+
+    there: Bools
+    """Whether the worker holds one; elsewhere the counts are 1."""
+    nodes: Ints
+    """Nodes with workers that hold the same box."""
+    near: Ints
+    """Workers of its own node that do, with itself."""
+
+    @staticmethod
+    def of(grids: Grids, workers: Ints, cluster: Cluster) -> Holders:
+        """Return the holders of the boxes of workers [m, v]."""
+        node = np.array(cluster.hosts)
+        everyone = box_numbers(grids, np.arange(len(node))[None])[:, 0]  # [l, w]
+        own, rows = everyone[:, workers], np.arange(len(everyone))[:, None]
+        # Of every box, the nodes that hold it: the different pairs of box and node.
+        pairs = np.sort(everyone * cluster.nodes + node, axis=1)
+        different = np.diff(pairs, axis=1, prepend=-1) > 0
+        held = np.where(pairs >= 0, pairs // cluster.nodes, -1)
+        counts = np.zeros((len(everyone), int(everyone.max()) + 2), dtype=np.int64)  # the last: of no box
+        np.add.at(counts, (np.broadcast_to(rows, held.shape)[different], held[different]), 1)
+        near = np.zeros_like(own)
+        for other in range(cluster.workers_per_node):
+            mates = np.array(
+                [cluster.workers_of(n)[other % size] for n, size in enumerate(cluster.node_sizes)]
+            )
+            there = np.array(cluster.node_sizes) > other
+            near += (own == everyone[:, mates[node[workers]]]) & there[node[workers]]
+        there = own >= 0
+        return Holders(there, np.where(there, counts[rows[..., None], own], 1), np.where(there, near, 1))
+
+
+def sync_volume(holders: Holders, elements: Ints) -> SyncVolume:
+    """Return what workers send to sum a tensor in levels (`program.levels`).
+
+    `elements` is the size of each worker's box [l, m, v]. If the workers of H nodes hold the same box of
+    B elements, m of them on the worker's own node, then it
+
+        sends (m − 1) / m · B and receives as much inside the node,
+        sends (H − 1) / (H · m) · B and receives as much between nodes, and updates B / (H · m).
+
+    With m = 1 or H = 1 these are the bytes of the flat sum.
     """
-    holders, per_node = grids.holders[:, None, None], cluster.workers_per_node
-    node = workers[:, :1] // per_node * per_node + np.arange(per_node)  # [m, worker of the node]
-    alike = (box_numbers(grids, workers)[..., :, None] == box_numbers(grids, node)[..., None, :]).sum(axis=-1)
-    there = grids.parts[:, workers] >= 0
-    moved = [
-        np.where(there, -(-peers * elements // holders), 0).astype(np.float64)
-        for peers in (alike - 1, holders - alike)
-    ]
-    return Side(moved[0], moved[0]), Side(moved[1], moved[1])
+    nodes, near = holders.nodes, holders.near
+    shard = -(-elements // (nodes * near))
+    within = np.where(holders.there, -(-(near - 1) * elements // near), 0).astype(np.float64)
+    between = np.where(holders.there, -(-(nodes - 1) * elements // (nodes * near)), 0).astype(np.float64)
+    return SyncVolume(Side(within, within), Side(between, between), shard, (nodes * near - 1) * shard)
+
+
+def ring_volume(holders: Holders, sharing: Ints, elements: Ints) -> SyncVolume:
+    """Return what workers send in a reduce-scatter over rings through all workers that hold the same box.
+
+    `elements` and `sharing` are the size of each worker's box and the number K of workers that hold it
+    [l, m, v]. A worker sends (K − 1) / K · B to the next one. A ring leaves every node once. With a ring for
+    each of the m workers of a node, which leaves it there, the worker sends 1 / m of its bytes between nodes.
+    """
+    nodes, near, there = holders.nodes, holders.near, holders.there
+    sent = np.where(there, (sharing - 1) * elements / sharing, 0.0)
+    between = np.where(nodes > 1, sent / near, 0.0)
+    within = sent - between
+    shard = -(-elements // sharing)
+    return SyncVolume(Side(within, within), Side(between, between), shard, np.zeros_like(shard))
+
+
+def sharing_of(grids: Grids, workers: Ints, cluster: Cluster) -> Ints:
+    """Return how many workers hold the box of each of workers [m, v], itself included [l, m, v]; 1 for none."""
+    everyone = box_numbers(grids, np.arange(cluster.workers)[None])[:, 0]  # [l, w]
+    rows = np.arange(len(everyone))[:, None]
+    counts = np.zeros((len(everyone), int(everyone.max()) + 2), dtype=np.int64)  # the last: of no box
+    np.add.at(counts, (np.broadcast_to(rows, everyone.shape), everyone), 1)
+    own = everyone[:, workers]
+    return np.where(own >= 0, counts[rows[..., None], own], 1)
 
 
 def box_numbers(grids: Grids, workers: Ints) -> Ints:

@@ -1,7 +1,8 @@
 """The cost model: times and memory of a plan's parts on a cluster.
 
-    compute(o)     forward, backward = max over o's parts of the cluster's compute times, prolonged
-                   by the contention of o's own workers where they share cores
+    compute(o)     forward, backward = max over o's parts of the cluster's compute times, divided by
+                   the speeds of their workers and prolonged by the contention of o's own workers
+                   where they share cores
     accumulate(o)  adding a micro-batch's gradients to those of the micro-batches before it
     traffic(e)     forward and backward seconds of an exchange: `communication_cost`
     sync(o)        seconds to sum gradients, update and gather parameters: `communication_cost`
@@ -22,6 +23,7 @@ import numpy as np
 from parallel.cluster import Cluster
 from parallel.config import require
 from parallel.graph import Graph
+from parallel.graph.box import Cut
 from parallel.graph.ops import Op, Part
 from parallel.plans import Layout
 from parallel.program.precision import ACTIVATION_BYTES, WEIGHT_BYTES
@@ -73,8 +75,10 @@ class CostModel:
         self.communication = CommunicationCost(cluster, precision)
         self.everyone = by_node(cluster.workers, cluster)
         """All workers [node, worker of the node]."""
+        self._node = np.repeat(np.arange(cluster.nodes), cluster.node_sizes)
+        self._speeds = np.array(cluster.speeds)
         self._sizes = {op.name: PartSizes(op) for op in graph}
-        self._kinds: dict[tuple[str, tuple[int, ...], tuple[int, ...]], tuple[PartKinds, Floats]] = {}
+        self._kinds: dict[tuple[str, tuple[Cut, ...], tuple[int, ...]], tuple[PartKinds, Floats]] = {}
         self._partitions: dict[tuple[str, Layout, int, int | None], Partition] = {}
         self._compute: dict[tuple[str, Layout, int], tuple[float, float]] = {}
         self._traffic: dict[tuple[str, Layout, str, Layout, int, int], Traffic] = {}
@@ -96,7 +100,8 @@ class CostModel:
         Parts with index i along n have `rows[i]` samples.
         """
         kinds, seconds = self._timed_kinds(op, layout, rows)
-        return seconds[kinds.of]
+        of_parts = seconds[kinds.of]
+        return of_parts / self._speeds[list(layout.on), None] if self.cluster.speeds else of_parts
 
     def processor_sharing(self, seconds: np.ndarray, layout: Layout, computing: float = 0.0) -> np.ndarray:
         """Return when the layout's workers finish if they start at once and share cores [p, …].
@@ -108,7 +113,7 @@ class CostModel:
         cluster = self.cluster
         if not cluster.core_contention:
             return seconds
-        node, ended = np.array(layout.on) // cluster.workers_per_node, np.empty_like(seconds)
+        node, ended = self._node[list(layout.on)], np.empty_like(seconds)
         for one in set(node.tolist()):
             of = np.flatnonzero(node == one)
             order = np.argsort(seconds[of], axis=0, kind="stable")
@@ -127,9 +132,9 @@ class CostModel:
         return np.array([op.kept_bytes(part, self._activation) for part in kinds.parts])[kinds.of]
 
     def _timed_kinds(self, op: Op, layout: Layout, rows: Sequence[int]) -> tuple[PartKinds, Floats]:
-        key = op.name, layout.degrees, tuple(rows)
+        key = op.name, layout.cuts, tuple(rows)
         if key not in self._kinds:
-            kinds = self._sizes[op.name].kinds(layout.degrees, rows)
+            kinds = self._sizes[op.name].kinds(layout.cuts, rows)
             self._kinds[key] = kinds, np.array([self.part_s(op, part) for part in kinds.parts])
         return self._kinds[key]
 
@@ -142,17 +147,29 @@ class CostModel:
         gradient = any(producer in self._trained for producer in op.inputs)
         return forward_s, compute.backward_s(op, part, self.precision, gradient)
 
-    def least_compute_s(self, op: Op, degrees: Sequence[int], samples: int) -> tuple[float, float]:
-        """Return lower bounds of `compute` for a layout with these degrees: the times of one large part."""
+    def least_compute_s(self, op: Op, cuts: Sequence[Cut], samples: int) -> tuple[float, float]:
+        """Return lower bounds of `compute` for a layout with these cuts: the times of one large part.
+
+        The workers must not differ in speed.
+        """
         alone = self.cluster.contention_factor(1)
-        forward_s, backward_s = self.part_s(op, self._sizes[op.name].largest(degrees, samples))
+        forward_s, backward_s = self.part_s(op, self._sizes[op.name].largest(cuts, samples))
         return alone * forward_s, alone * backward_s
 
     def accumulate(self, op: Op, layout: Layout) -> float:
         """Return the seconds of adding a micro-batch's gradients to those of the micro-batches before."""
         tensors = parameter_elements(op, Grids.of([layout], self.cluster.workers))
-        most = int(np.sum([boxes for (boxes,) in tensors], axis=0).max()) if tensors else 0
-        return self.cluster.compute.add_s(most, self.precision) if most else 0.0
+        if not tensors:
+            return 0.0
+        elements = np.sum([boxes for (boxes,) in tensors], axis=0)
+        if not self.cluster.speeds:
+            most = int(elements.max())
+            return self.cluster.compute.add_s(most, self.precision) if most else 0.0
+        add_s = [
+            self.cluster.compute.add_s(int(count), self.precision) if count else 0.0 for count in elements
+        ]
+        seconds = np.array(add_s)[self._box_of_part(layout)] / self._speeds[list(layout.on)]
+        return float(seconds.max())
 
     def exchange(
         self, producer: Op, layout: Layout, consumer: Op, consumer_layout: Layout, which: int, samples: int
@@ -175,7 +192,7 @@ class CostModel:
             exchanges = Exchanges.over(producer, held, need, self.communication)
             forward_s, backward_s, volume = exchanges.seconds(ONE, ONE, self.everyone, complete=True)
             moves = bool(volume.moving.out.any())
-            workers = np.flatnonzero(volume.taking_part) if moves else ONE[:0]
+            workers = np.sort(self.everyone[volume.taking_part[0]]) if moves else ONE[:0]
             self._traffic[key] = Traffic(float(forward_s[0]), float(backward_s[0]), tuple(workers.tolist()))
         return self._traffic[key]
 
@@ -195,19 +212,19 @@ class CostModel:
             self._partitions[key] = Partition(op, Grids.of([layout], self.cluster.workers), samples, which)
         return self._partitions[key]
 
-    def syncs(self, op: Op, grids: Grids, workers: Ints, complete: bool) -> SyncSeconds:
+    def syncs(self, op: Op, grids: Grids, workers: Ints) -> SyncSeconds:
         """Return the seconds of `sync` for many layouts.
 
-        They are lower bounds unless the workers [m, v] are all workers (`complete`).
+        They are lower bounds unless the workers [m, v] are all workers.
         """
-        return sync_seconds(op, grids, workers, complete, self.communication)
+        return sync_seconds(op, grids, workers, self.communication)
 
     def sync(self, op: Op, layout: Layout) -> Sync:
         """Return seconds to sum the op's gradients, and to update and gather its parameters."""
         key = op.name, layout
         if key not in self._sync:
             grids = Grids.of([layout], self.cluster.workers)
-            found = self.syncs(op, grids, self.everyone, complete=True)
+            found = self.syncs(op, grids, self.everyone)
             self._sync[key] = Sync(float(found.sum_s[0]), float(found.update_s[0]), float(found.gather_s[0]))
         return self._sync[key]
 
@@ -218,15 +235,23 @@ class CostModel:
         """
         key = op.name, layout, samples
         if key not in self._memory:
-            kinds = self._sizes[op.name].kinds(layout.degrees, layout.samples_by_index(samples))
+            kinds = self._sizes[op.name].kinds(layout.cuts, layout.samples_by_index(samples))
             holders = layout.parameter_holders
             kept = np.array([op.kept_bytes(part, self._activation) for part in kinds.parts])[kinds.of]
             copies = self._weight + (self._activation if self._activation < self._weight else 0)
-            box = np.arange(len(kept)) // (layout.h * layout.w) % (layout.c * layout.k)
+            box = self._box_of_part(layout)
             for (boxes,) in parameter_elements(op, Grids.of([layout], self.cluster.workers)):
                 elements = boxes[box]
                 shards = -(-elements // holders)
-                # Weights and their copy; gradients and their send buffers; momentum; received gradients.
-                kept = kept + elements * (copies + 2 * self._weight) + shards * holders * self._weight
+                # Momentum and received gradients; a collective receives them in place.
+                own = shards if self.cluster.collectives else shards * holders
+                # Weights and their copy; gradients and their send buffers.
+                kept = kept + elements * (copies + 2 * self._weight) + own * self._weight
             self._memory[key] = int(kept.max())
         return self._memory[key]
+
+    @staticmethod
+    def _box_of_part(layout: Layout) -> Ints:
+        """Return which box of the parameters each part holds, numbered along c and k [p]."""
+        _, c, k, h, w = layout.degrees
+        return np.arange(len(layout.on)) // (h * w) % (c * k)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from parallel.cluster import Cluster
 from parallel.config import require
 from parallel.graph import INPUT, Graph
+from parallel.graph.box import leaves_none_empty
 from parallel.plans import Layout, Plan, follow, make_plan
 from parallel.plans.layout import check_layout
 from parallel.program.lowering import lower
@@ -32,8 +33,11 @@ def full_step_s(plan: Plan, cost_model: CostModel, memoised: bool) -> float:
         cost_model = CostModel(
             cost_model.graph, cost_model.batch_size, cost_model.cluster, cost_model.precision
         )
-    program = lower(cost_model.graph, plan, cost_model.batch_size)
-    return simulate(program, cost_model.cluster, cost_model.precision, cost_model).step_s
+    cluster = cost_model.cluster
+    program = lower(
+        cost_model.graph, plan, cost_model.batch_size, cluster.hosts, collectives=cluster.collectives
+    )
+    return simulate(program, cluster, cost_model.precision, cost_model).step_s
 
 
 class DeltaSimulation:
@@ -123,10 +127,10 @@ class DeltaSimulation:
             if new != self.layouts[op.name]:
                 check_layout(op, new, self.workers)
                 require(
-                    new.n <= self.cost_model.batch_size,
+                    leaves_none_empty(self.cost_model.batch_size, new.n),
                     f"ops.{op.name}.n",
                     new.n,
-                    f"is more parts than the batch has samples, {self.cost_model.batch_size}",
+                    f"is more parts than the batch has samples, {self.cost_model.batch_size}, or leaves one empty",
                 )
                 changed[op.name] = new
         return changed

@@ -3,7 +3,7 @@
 A layout is a grid, and every op's rule treats the dims independently: of a box of its output, or of
 an input, span 0 depends on the part's index in n, span 1 on those in c and k, span 2 on h, span 3 on
 w. A partition is therefore, for each dim of the tensor, a few lists of spans ("ways" of cutting the
-dim), shared by all layouts with the same degrees there, and each worker's index into them:
+dim), shared by all layouts that cut it alike there, and each worker's index into them:
 
     box of part i under layout l = product over the tensor's dims d of span_{l,d}[index_{l,d}(i)]
 
@@ -20,9 +20,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from parallel.graph.box import Box, Span, cut
+from parallel.graph.box import Box, Cut, Span, cut, degree
 from parallel.graph.ops import Op, Part
 from parallel.plans import Layout
+from parallel.plans.layout import samples_by_index
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -34,9 +35,14 @@ class Grids:
     """Layouts of one op as arrays."""
 
     degrees: Ints
-    """In n, c, k, h, w [l, 5]."""
+    """Numbers of parts in n, c, k, h, w [l, 5]."""
     parts: Ints
-    """The part that each worker computes, −1 for none [l, w]."""
+    """The part that each worker computes, −1 for none [l, w + 1]. The last column is always −1, so that
+    −1 is the index of no worker."""
+    codes: Ints
+    """Cuts in n, c, k, h, w [l, 5]: the degree, or −1 − the index of the weights."""
+    weights: tuple[tuple[int, ...], ...]
+    """The different weights of the layouts."""
 
     @property
     def holders(self) -> Ints:
@@ -46,17 +52,37 @@ class Grids:
     @staticmethod
     def of(layouts: Sequence[Layout], workers: int) -> Grids:
         """Return the grids of any layouts on `workers` workers."""
-        parts = np.full((len(layouts), workers), -1, dtype=np.int64)
+        parts = np.full((len(layouts), workers + 1), -1, dtype=np.int64)
         for row, layout in zip(parts, layouts, strict=True):
             row[list(layout.on)] = np.arange(len(layout.on))
-        return Grids(np.array([layout.degrees for layout in layouts], dtype=np.int64).reshape(-1, 5), parts)
+        degrees, codes, weights = _coded([layout.cuts for layout in layouts])
+        return Grids(degrees, parts, codes, weights)
 
     @staticmethod
-    def nested(degrees: Sequence[Sequence[int]], workers: int) -> Grids:
-        """Return grids in which worker i computes part i."""
-        rows = np.array(degrees, dtype=np.int64).reshape(-1, 5)
-        everyone = np.arange(workers)
-        return Grids(rows, np.where(everyone < rows.prod(axis=1)[:, None], everyone, -1))
+    def nested(cuts: Sequence[Sequence[Cut]], workers: int, order: Sequence[int] = ()) -> Grids:
+        """Return grids in which worker `order[i]` computes part i; worker i without an order."""
+        degrees, codes, weights = _coded(cuts)
+        place = np.arange(workers + 1)
+        place[list(order)] = np.arange(len(order))
+        parts = np.where(place < degrees.prod(axis=1)[:, None], place, -1)
+        return Grids(degrees, parts, codes, weights)
+
+    def cut_of(self, code: int) -> Cut:
+        """Return the cut with a code."""
+        return code if code >= 0 else self.weights[-1 - code]
+
+
+def _coded(cuts: Sequence[Sequence[Cut]]) -> tuple[Ints, Ints, tuple[tuple[int, ...], ...]]:
+    """Return the degrees, codes and weights of `Grids`."""
+    if not any(isinstance(by, tuple) for row in cuts for by in row):
+        degrees = np.array(cuts, dtype=np.int64).reshape(-1, 5)
+        return degrees, degrees, ()
+    code: dict[tuple[int, ...], int] = {}
+    codes = [
+        [-1 - code.setdefault(by, len(code)) if isinstance(by, tuple) else by for by in row] for row in cuts
+    ]
+    degrees = np.array([list(map(degree, row)) for row in cuts], dtype=np.int64)
+    return degrees, np.array(codes, dtype=np.int64), tuple(code)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +101,9 @@ class Cuts:
     """The way of each layout [l]."""
 
     @staticmethod
-    def by(degrees: Ints, spans: Callable[..., list[Span]]) -> Cuts:
-        """Return the cuts of layouts with these degrees [l, …]; `spans` lists those of one row of degrees."""
-        different, way = _different(degrees)
+    def by(codes: Ints, spans: Callable[..., list[Span]]) -> Cuts:
+        """Return the cuts of layouts with these codes [l, …]; `spans` lists those of one row of codes."""
+        different, way = _different(codes)
         lists = [spans(*row) for row in different.tolist()]
         first = np.cumsum([0, *map(len, lists)])
         ends = np.array(list(itertools.chain.from_iterable(lists)), dtype=np.float64).reshape(-1, 2)
@@ -125,8 +151,9 @@ class Cuts:
 
 def _different(rows: Ints) -> tuple[Ints, Ints]:
     """Return the different rows [a, …], and the number of each row among them [l]."""
-    if len(rows) == 1:  # most queries of a simulation are about one layout, and np.unique is slow
-        return rows, np.zeros(1, dtype=np.int64)
+    # Most queries of a simulation are about one layout, and np.unique is slow.
+    if len(rows) == 1 or rows.shape[1] == 0:
+        return rows[:1], np.zeros(len(rows), dtype=np.int64)
     different, number = np.unique(rows, axis=0, return_inverse=True)
     return different, number.reshape(-1)
 
@@ -160,32 +187,37 @@ class Partition:
     """The boxes of the output that an op's parts compute (`which` None), or need of input `which`."""
 
     def __init__(self, op: Op, grids: Grids, samples: int, which: int | None) -> None:
-        def box(index: Sequence[int], c: int = 1, k: int = 1, h: int = 1, w: int = 1) -> tuple[Span, ...]:
+        def box(index: Sequence[int], c: Cut = 1, k: Cut = 1, h: Cut = 1, w: Cut = 1) -> tuple[Span, ...]:
             part = part_at(op, (1, c, k, h, w), 2, index)
             return (op.output_box(part) if which is None else op.needs(part)[which]).spans
 
         whole, plain = box((0, 0, 0, 0)), gives_or_needs_its_box(op, which)
-        degrees = grids.degrees
         self.grids = grids
         self.by_sample = whole[0] == (0, 2)
         """Whether a box depends on the samples of its part."""
-        n = degrees[:, :1] if self.by_sample else np.zeros_like(degrees[:, :1])
-        cuts = [Cuts.by(n, lambda n: [cut(samples, n, i) for i in range(n)] if n else [whole[0]])]
+
+        def ways(dims: slice, spans: Callable[..., list[Span]]) -> Cuts:
+            return Cuts.by(grids.codes[:, dims], lambda *codes: spans(*map(grids.cut_of, codes)))
+
+        if self.by_sample:
+            cuts = [ways(slice(0, 1), lambda n: [cut(samples, n, i) for i in range(degree(n))])]
+        else:
+            cuts = [ways(slice(0, 0), lambda: [whole[0]])]
         if len(whole) > 1:
             cuts.append(
-                Cuts.by(
-                    degrees[:, 1:3],
+                ways(
+                    slice(1, 3),
                     lambda c, k: [
                         cut(op.domain[0], c, i) if plain else box((i, j, 0, 0), c=c, k=k)[1]
-                        for i in range(c)
-                        for j in range(k)
+                        for i in range(degree(c))
+                        for j in range(degree(k))
                     ],
                 )
             )
         if len(whole) > 2:
-            cuts.append(Cuts.by(degrees[:, 3:4], lambda h: [box((0, 0, i, 0), h=h)[2] for i in range(h)]))
+            cuts.append(ways(slice(3, 4), lambda h: [box((0, 0, i, 0), h=h)[2] for i in range(degree(h))]))
         if len(whole) > 3:
-            cuts.append(Cuts.by(degrees[:, 4:5], lambda w: [box((0, 0, 0, i), w=w)[3] for i in range(w)]))
+            cuts.append(ways(slice(4, 5), lambda w: [box((0, 0, 0, i), w=w)[3] for i in range(degree(w))]))
         self.cuts = tuple(cuts)
 
     @cached_property
@@ -222,14 +254,14 @@ def gives_or_needs_its_box(op: Op, which: int | None) -> bool:
     return type(op).needs is Op.needs and op.domain == op.shape
 
 
-def part_at(op: Op, degrees: Sequence[int], samples: int, index: Sequence[int]) -> Part:
+def part_at(op: Op, cuts: Sequence[Cut], samples: int, index: Sequence[int]) -> Part:
     """Return the part with these indices along c, k, h, w, for `samples` samples."""
-    of_c, of_k, *of_map = degrees[1:]
+    of_c, of_k, *of_map = cuts[1:]
     spans = [
-        cut(size, degree, i)
-        for size, degree, i in zip(op.domain, (of_c, *of_map), (index[0], *index[2:]), strict=False)
+        cut(size, by, i)
+        for size, by, i in zip(op.domain, (of_c, *of_map), (index[0], *index[2:]), strict=False)
     ]
-    return Part(Box(((0, samples), *spans)), cut(op.extent("k"), of_k, index[1]) if of_k > 1 else None)
+    return Part(Box(((0, samples), *spans)), cut(op.extent("k"), of_k, index[1]) if of_k != 1 else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,12 +286,12 @@ class PartSizes:
 
     def __init__(self, op: Op) -> None:
         self._op = op
-        self._largest: dict[tuple[int, int, int, int], tuple[int, ...]] = {}
-        self._known: dict[tuple[int, int, int, int], tuple[list[tuple[int, ...]], Ints]] = {}
+        self._largest: dict[tuple[Cut, Cut, Cut, Cut], tuple[int, ...]] = {}
+        self._known: dict[tuple[Cut, Cut, Cut, Cut], tuple[list[tuple[int, ...]], Ints]] = {}
 
-    def kinds(self, degrees: Sequence[int], rows: Sequence[int]) -> PartKinds:
+    def kinds(self, cuts: Sequence[Cut], rows: Sequence[int]) -> PartKinds:
         """Return the kinds of parts of a grid, when those with index i in n have `rows[i]` samples."""
-        _, c, k, h, w = degrees
+        _, c, k, h, w = cuts
         counts, of_n = np.unique(rows, return_inverse=True)
         (firsts_ck, of_ck), (firsts_h, of_h), (firsts_w, of_w) = (
             self._kinds(c, k, 1, 1),
@@ -267,7 +299,7 @@ class PartSizes:
             self._kinds(1, 1, 1, w),
         )
         parts = tuple(
-            part_at(self._op, degrees, count, (ck[0], ck[1], at_h[2], at_w[3]))
+            part_at(self._op, cuts, count, (ck[0], ck[1], at_h[2], at_w[3]))
             for count, ck, at_h, at_w in itertools.product(counts.tolist(), firsts_ck, firsts_h, firsts_w)
         )
         return PartKinds(
@@ -276,14 +308,15 @@ class PartSizes:
             (len(counts), len(firsts_ck), len(firsts_h), len(firsts_w)),
         )
 
-    def largest(self, degrees: Sequence[int], samples: int) -> Part:
+    def largest(self, cuts: Sequence[Cut], samples: int) -> Part:
         """Return a part of the kind that reads most in each dim."""
-        n, c, k, h, w = degrees
+        n, c, k, h, w = cuts
         i, j, _, _ = self._most(c, k, 1, 1)
         index = i, j, self._most(1, 1, h, 1)[2], self._most(1, 1, 1, w)[3]
-        return part_at(self._op, degrees, -(-samples // n), index)
+        rows = max(samples_by_index(samples, n)) if isinstance(n, tuple) else -(-samples // n)
+        return part_at(self._op, cuts, rows, index)
 
-    def _most(self, c: int, k: int, h: int, w: int) -> tuple[int, ...]:
+    def _most(self, c: Cut, k: Cut, h: Cut, w: Cut) -> tuple[int, ...]:
         if (c, k, h, w) not in self._largest:
             self._largest[c, k, h, w] = max(
                 self._kinds(c, k, h, w)[0],
@@ -293,13 +326,13 @@ class PartSizes:
             )
         return self._largest[c, k, h, w]
 
-    def _kinds(self, c: int, k: int, h: int, w: int) -> tuple[list[tuple[int, ...]], Ints]:
+    def _kinds(self, c: Cut, k: Cut, h: Cut, w: Cut) -> tuple[list[tuple[int, ...]], Ints]:
         """Return an index along c, k, h, w of each kind of these cuts, and the kind of each index."""
         if (c, k, h, w) not in self._known:
             found: dict[object, int] = {}
             firsts: list[tuple[int, ...]] = []
             of: list[int] = []
-            for index in itertools.product(range(c), range(k), range(h), range(w)):
+            for index in itertools.product(*(range(degree(by)) for by in (c, k, h, w))):
                 part = part_at(self._op, (1, c, k, h, w), 1, index)
                 reduced = part.k or (0, 0)
                 sizes = (
@@ -307,8 +340,8 @@ class PartSizes:
                     reduced[1] - reduced[0],
                     tuple(box.shape for box in self._op.needs(part)),
                     tuple((name, box.shape) for name, box in self._op.parameter_boxes(part).items()),
-                    index[2] in (0, h - 1),
-                    index[3] in (0, w - 1),
+                    index[2] in (0, degree(h) - 1),
+                    index[3] in (0, degree(w) - 1),
                     self._op.multiply_adds(part),
                 )
                 if sizes not in found:

@@ -7,7 +7,7 @@ With the workers' clocks C and N (`clocks`), ops o = 1 … n in graph order, and
     backward  o = n … 1   B_o  = compute(workers of o, max A'_e over e out of o, b_o)
                           S_o  = message(workers of o, B_o, s_o)    B_o if the gradients are not summed
                           A'_e = message(X_e, B_o, x'_e)            for e into o
-    update    o = n … 1   U_o  = compute(workers of o, S_o, u_o);  message(workers of o, U_o, g_o)
+    update    o = n … 1   U_o  = compute(workers of o, S_o, u_o);  message(workers of o, U_o, g_o), beside u_o
     end = max(C, N)
 
 X_e are the workers that take part in the exchange of e; f, b, s, u, g and x are durations from the
@@ -128,5 +128,5 @@ class Recurrence:
             elif op.sync is not None:  # update
                 end = clocks.work(op.group, summed[i], op.sync.update_s)
                 if op.shared:
-                    clocks.message(op.group, end, op.sync.gather_s)
+                    clocks.message(op.group, end, op.sync.gather_s, op.sync.update_s)
         return Evaluation(clocks.end, tuple(kept), arrived, returned, summed)

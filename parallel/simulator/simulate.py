@@ -32,6 +32,7 @@ one micro-batch is therefore a recurrence over its ops (`recurrence`), on which 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
 import numpy as np
@@ -168,7 +169,8 @@ class _Simulation:
         end = self.clocks.work(self.groups[layout.on], self.summed[op.name], sync.update_s)
         self._record(Event("update", op.name, None, layout.on, start, end, None))
         if layout.parameter_holders > 1:
-            end = self._message("gather", op.name, None, layout.on, end, sync.gather_s)
+            beside_s = math.inf if self.every_pass else sync.update_s  # other passes may follow
+            end = self._message("gather", op.name, None, layout.on, end, sync.gather_s, beside_s)
         self.gathered[op.name] = end
 
     def _in_passes(self, edge: Edge) -> bool:
@@ -200,7 +202,7 @@ class _Simulation:
         if name not in self.program.merged:
             return layout.samples_by_index(self.samples)
         if self.plan.scheme == "b":  # worker i computes the samples of pass i
-            return (self.samples,) * layout.n
+            return (self.samples,) * len(layout.on)
         return tuple(self.plan.micro_batches * rows for rows in layout.samples_by_index(self.samples))
 
     def _exchange(self, edge: Edge, m: int, backward: bool, ready: float) -> None:
@@ -220,12 +222,19 @@ class _Simulation:
         self.arrived[edge, m, backward] = ready
 
     def _message(
-        self, kind: str, name: str, m: int | None, workers: tuple[int, ...], ready: float, seconds: float
+        self,
+        kind: str,
+        name: str,
+        m: int | None,
+        workers: tuple[int, ...],
+        ready: float,
+        seconds: float,
+        beside_s: float = math.inf,
     ) -> float:
-        """Send a message; return its end."""
+        """Send a message; return its end. `beside_s`: as in `Clocks.message`."""
         group = self.groups[workers]
         start = max(ready, group.latest(self.clocks.network))
-        end = self.clocks.message(group, ready, seconds)
+        end = self.clocks.message(group, ready, seconds, beside_s)
         self._record(Event(kind, name, m, workers, start, end, None))
         return end
 

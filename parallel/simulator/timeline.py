@@ -87,6 +87,9 @@ class Timeline:
     """In the order of the program."""
     end_s: float
     """End of the last event, in seconds from the start."""
+    own_share: float | None = None
+    """Share of exposed messages in which the worker itself copies. None: the cluster's
+    `overlap_slowdown`."""
 
     @property
     def workers(self) -> int:
@@ -138,7 +141,8 @@ class Timeline:
             exposed[workers] = _exposed(events, self.end_s)
         idle = self.step_s - compute - exposed
         idle = np.where(idle > ROUNDING * self.step_s, idle, 0.0)
-        copying = self.cluster.overlap_slowdown * exposed
+        share = self.cluster.overlap_slowdown if self.own_share is None else self.own_share
+        copying = share * exposed
         return Split(compute + copying, exposed - copying, idle)
 
     def _alike(self) -> list[tuple[list[int], list[Event]]]:
@@ -163,9 +167,9 @@ class Timeline:
             [(e.start_s, e.end_s) for e in self.events if e.stream == COMPUTE and worker in e.workers]
             for worker in range(self.workers)
         ]
-        result, per_node = np.ones(self.workers), self.cluster.workers_per_node
-        for first in range(0, self.workers, per_node):
-            node = range(first, min(first + per_node, self.workers))
+        result = np.ones(self.workers)
+        for number in range(self.cluster.node_of(self.workers - 1) + 1):
+            node = [worker for worker in self.cluster.workers_of(number) if worker < self.workers]
             changes = sorted(
                 (at, change)
                 for worker in node

@@ -1,8 +1,8 @@
 """The strategies. Each has a file with its options and a function (graph, workers, options) → plan.
 
-A new one is a file here and an entry in `STRATEGIES`. Two strategies have no file here: `searched`,
-whose plan comes from a search (`parallel/search/resolve.py`), and `ddp`, which uses torch's engine
-(`parallel/training/engines.py`).
+A new one is a file here and an entry in `STRATEGIES`. Other strategies have no file here: `searched`,
+whose plan comes from a search (`parallel/search/resolve.py`), and the peers, such as `ddp`, which are
+other tools (`parallel/runtime/peers/`).
 """
 
 from __future__ import annotations

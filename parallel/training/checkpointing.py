@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import secrets
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,11 +23,13 @@ from parallel.checkpoints.saver import Saver, remove
 from parallel.checkpoints.schedule import Schedule
 from parallel.checkpoints.tensor_files import write_tensors
 from parallel.config import one_line
+from parallel.config.stderr import print_to_stderr
 from parallel.results.json_files import sync_folder
 from parallel.results.records import Attempt, Epoch
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.engine import Engine
 from parallel.runtime.failure.errors import RunStopped
+from parallel.runtime.failure.host_names import describe_host, host_name
 from parallel.training.job import Job, empty_state
 from parallel.training.record import workload_of
 
@@ -97,13 +98,16 @@ class Checkpointing:
             saver.clear()
             (folder / token).touch()
         world.barrier()
-        shared = world.gather((folder / token).exists())
+        seen = world.gather((host_name(), (folder / token).exists()))
         if world.rank == 0:
             (folder / token).unlink()
-        if not all(shared):
+        blind = [(host, rank) for rank, (host, sees) in enumerate(seen) if not sees]
+        if blind:
+            ranks = [rank for host, rank in blind if host == blind[0][0]]
             raise ValueError(
-                f"hydra.run.dir={self._run_dir} is not shared: worker {shared.index(False)} does not see what "
-                "worker 0 writes there; choose a folder on a disk that all hosts share"
+                f"hydra.run.dir={self._run_dir} is not shared: {describe_host(blind[0][0], ranks)} does not "
+                f"see what {describe_host(seen[0][0], [0])} writes there; choose a folder on a disk that all "
+                "hosts share"
             )
         return saver
 
@@ -184,7 +188,11 @@ class Checkpointing:
 
     def _reports(self, begun: Begun | None = None) -> list[_Report]:
         """Return how far each worker is with the checkpoint before."""
-        return self._world.gather(_Report(self._saver.busy, self._saver.problem, begun))
+        own = self._saver.busy, self._saver.problem, None if begun is None else vars(begun)
+        return [
+            _Report(busy, problem, None if values is None else Begun(**values))
+            for busy, problem, values in self._world.gather(own)
+        ]
 
     def _await_reports(self) -> list[_Report]:
         # A loop, so that no worker waits for another longer than cluster.timeout_s on a slow disk.
@@ -207,7 +215,7 @@ class Checkpointing:
 
     def _warn(self, sentence: str) -> None:
         if self._world.rank == 0:
-            print(f"warning: {sentence}", file=sys.stderr, flush=True)
+            print_to_stderr(f"warning: {sentence}")
 
     def _manifest(self, step: int, epochs: tuple[Epoch, ...], begun: Begun | None) -> Manifest:
         job, config = self._job, self._job.config

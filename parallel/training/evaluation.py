@@ -19,7 +19,8 @@ from parallel.data.loader import Loader, LoaderOptions
 from parallel.models import build_model
 from parallel.program.precision import DTYPES
 from parallel.results.json_files import naming
-from parallel.runtime.communication.world import World, open_world
+from parallel.runtime.communication.opening import open_world
+from parallel.runtime.communication.world import World
 from parallel.runtime.execution.engine import Engine
 from parallel.training.engines import open_engine
 from parallel.training.job import Job
@@ -51,6 +52,7 @@ def open_loader(job: Job, engine: Engine, world: World, *, train: bool) -> Loade
         image_positions=engine.image_positions,
         label_positions=engine.label_positions,
         device=world.device,
+        arrived=engine.clock.arrived,
     )
 
 
@@ -71,9 +73,11 @@ def evaluate(job: Job, weights: SavedWeights) -> Scores:
     """
     refuse_other_model(weights, job)
     strategy = job.config.strategy
-    with open_world(job.config.cluster) as world:
+    with open_world(job.config.cluster, precision=job.config.trainer.precision) as world:
         if isinstance(strategy, Searched):
             job = dataclasses.replace(job, plan=resolve_plan(job.config, strategy, job.graph, world))
+        trainer = dataclasses.replace(job.config.trainer, graphs=False)  # no training step is captured
+        job = dataclasses.replace(job, config=dataclasses.replace(job.config, trainer=trainer))
         engine = open_engine(job, world)
         engine.load(weights.read)
         world.started()
@@ -93,7 +97,7 @@ def classify(job: Job, weights: SavedWeights, paths: Sequence[Path]) -> list[lis
     options = LoaderOptions.from_config(config, data, dtype)
     options = dataclasses.replace(options, batch_size=min(len(paths), options.batch_size))
     rows = range(options.batch_size)
-    with open_world(config.cluster) as world:
+    with open_world(config.cluster, precision=config.trainer.precision) as world:
         loader = Loader(
             ArrayImages(pixels, np.zeros(len(paths), dtype=np.int64)),
             options,

@@ -14,6 +14,7 @@ from parallel.graph.configured import model_graph
 from parallel.models import build_model
 from parallel.plans import Plan
 from parallel.program.precision import DTYPES
+from parallel.results.hosts import hosts_line
 from parallel.runtime.communication.world import World
 from parallel.strategies import build_plan
 
@@ -56,7 +57,8 @@ def empty_state(job: Job) -> dict[str, Tensor]:
 
 
 def describe(job: Job, world: World) -> str:
-    """Describe the run in two lines: the model's size; workers, threads, batch and plan."""
+    """Describe the run: the model's size; workers, threads, batch and plan; the hosts, if there are
+    several. One line each."""
     config = job.config
     model = config.model
     graph = job.graph
@@ -69,4 +71,5 @@ def describe(job: Job, world: World) -> str:
         f"{graph.multiply_adds / 1e9:.2f} G multiply-adds an image\n"
         f"{job.label}: workers={job.workers} on {place}; {job.data.name}, "
         f"global batch {config.trainer.batch_size}, {config.trainer.precision}{plan}"
+        + (f"\n{hosts_line(world.hosts)}" if len(world.hosts) > 1 else "")
     )

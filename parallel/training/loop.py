@@ -23,18 +23,27 @@ from torch import Tensor
 from parallel.checkpoints.manifest import Begun
 from parallel.config import TrainerConfig
 from parallel.data.loader import Batch
+from parallel.program.precision import DTYPES
+from parallel.results.load import Load
 from parallel.results.records import Epoch
+from parallel.results.step_timeline import Span
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.engine import Engine
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.failure.errors import NotFinite
 from parallel.runtime.failure.nonfinite import NonfiniteCheck
+from parallel.runtime.instrumentation.clock import TimeSplit
+from parallel.runtime.instrumentation.load import LoadMeter
+from parallel.runtime.instrumentation.measured_step import measured_step
 from parallel.runtime.instrumentation.trace import StepTrace, chosen_step
 from parallel.training.checkpointing import Checkpointing
 from parallel.training.evaluation import open_loader, validate
 from parallel.training.job import Job
+from parallel.training.late_loss import LateLoss
 from parallel.training.progress import Progress
 from parallel.training.resuming import StartPoint
+from parallel.training.step_loss import StepLoss
+from parallel.training.step_times import StepTimes
 
 
 def open_check(job: Job, world: World) -> NonfiniteCheck | None:
@@ -88,14 +97,37 @@ class Loop:
         self._begun = None if start.manifest is None else start.manifest.begun
         """The part of the epoch under way that was trained before this run started."""
         traced = chosen_step(self._config.trace, len(self._train), self._config.epochs)
-        self._trace = (
-            StepTrace(engine, traced) if traced is not None and isinstance(engine, Runtime) else None
-        )
+        self._writes_trace = traced is not None
+        self._trace = None
+        if isinstance(engine, Runtime) and not self._config.graphs:
+            # A traced step takes some microseconds more per instruction: one step of a run is enough.
+            # A replayed step runs no instructions.
+            self._trace = StepTrace(engine, self._middle_step(start.step) if traced is None else traced)
+        self.step_spans: tuple[Span, ...] = ()
+        """The measured step, on worker 0, after its epoch. Empty: the engine does not time its
+        instructions."""
+        self._load = LoadMeter()
+        self.weights_changed: bool | None = None
+        """Whether the epochs changed any weight. None: none has been trained."""
+        self._step_loss = StepLoss(world)
+        self._late_loss = LateLoss(world.device)
+        self._after_loss: Callable[[int, float], None] = lambda step, loss: None
+        self.step_times = StepTimes(world, engine, DTYPES[self._config.precision].itemsize)
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
         return len(self._train)
+
+    def _middle_step(self, begun: int) -> int:
+        """Return the step in the middle of what is left of the epoch after `begun` steps."""
+        steps = len(self._train)
+        return begun + (steps - begun % steps) // 2
+
+    def load(self) -> Load | None:
+        """Return the load of the machines during the epochs so far, on worker 0. All workers call it at
+        once."""
+        return self._load.of_hosts(self._world, [host.workers for host in self._world.hosts])
 
     def warm_up(self) -> None:
         """Run the untimed steps, and load the state of the checkpoint that the run starts at."""
@@ -111,13 +143,17 @@ class Loop:
         checkpoints: Checkpointing,
         before: tuple[Epoch, ...],
         after_epoch: Callable[[Epoch], None],
+        after_loss: Callable[[int, float], None],
         trace_path: Path | None,
     ) -> tuple[Epoch, ...]:
         """Train the epochs after `before` and call `after_epoch` after each; return all epochs.
 
-        Writes the trace, if any, to `trace_path`.
+        Calls `after_loss` on every worker with the steps done and the mean loss of the last ones, about
+        twice a minute. Writes the trace, if any, to `trace_path`.
         """
+        self._after_loss = after_loss
         rows, waited_s = before, 0.0
+        weights = checksums(self._engine)
         with self._progress:
             for epoch in range(len(before), self._config.epochs):
                 row = self._epoch(epoch, rows, checkpoints, trace_path)
@@ -127,6 +163,8 @@ class Loop:
                 after_epoch(rows[-1])
                 self._progress.epoch(rows[-1])
             checkpoints.finish(len(rows) * len(self._train), rows)
+        if len(rows) > len(before):
+            self.weights_changed = any(self._world.gather(checksums(self._engine) != weights))
         return rows
 
     def _warm_up(self) -> None:
@@ -165,14 +203,16 @@ class Loop:
         steps = len(self._train)
         sent = engine.bytes_sent
         world.barrier()
+        self._load.begin()
         engine.clock.reset()
         begin = time.perf_counter()
 
         def begun_by(done: int, total: Tensor) -> Begun:
+            loss = total.item()  # waits for the device, so that the time is that of the steps done
             now = Begun(
                 steps=done,
                 seconds=time.perf_counter() - begin,
-                loss=total.item(),
+                loss=loss,
                 bytes_sent=engine.bytes_sent - sent,
             )
             return now if begun is None or world.rank > 0 else _added(begun, now)
@@ -187,13 +227,21 @@ class Loop:
 
         first = 0 if begun is None else begun.steps
         total, lr = self._steps(epoch, first, before_step, after_step)
-        own_end = time.perf_counter() - begin
+        engine.clock.finished()
         world.watch.at(f"the end of epoch {epoch + 1}")
         world.barrier()
         seconds = time.perf_counter() - begin
-        split = self._split(seconds, own_end)
+        engine.clock.ended()
+        self._load.end()
+        starts = world.gather(engine.clock.starts)
+        split = self._means(engine.clock.split(seconds, starts))
+        self.step_times.note(epoch + 1, seconds / (steps - first), starts)
         if self._trace is not None and epoch * steps <= self._trace.step < (epoch + 1) * steps:
-            self._trace.write(world, trace_path)
+            self.step_spans = measured_step(
+                self._trace, world, starts, DTYPES[self._config.precision].itemsize
+            )
+            if self._writes_trace:
+                self._trace.write(world, trace_path)
         train_loss = (world.sum(total).item() + (0.0 if begun is None else begun.loss)) / steps
         if not math.isfinite(train_loss):
             raise NotFinite(
@@ -249,6 +297,7 @@ class Loop:
         first = epoch * steps
         total = torch.zeros((), dtype=torch.float64, device=self._world.device)
         lr = 0.0
+        self._step_loss.begin(begun)
         before_step(begun, total)
         for i, batch in enumerate(self._batches(epoch, begun), start=begun):
             lr = learning_rate(self._config, epoch, (first + i) / (steps * self._config.epochs))
@@ -260,20 +309,24 @@ class Loop:
             if self._check is not None:
                 self._check.after(first + i, loss)
             total += loss
-            self._progress.step(epoch + 1, i + 1, loss)
+            self._engine.clock.phases.end_step()
+            shown = partial(self._late_loss.read, loss) if self._world.size == 1 else None
+            self._progress.step(epoch + 1, i + 1, shown)
             if i + 1 < steps:
+                mean = self._step_loss.after(i + 1, total)
+                if mean is not None:
+                    self._progress.loss(epoch + 1, i + 1, mean)
+                    self._after_loss(first + i + 1, mean)
                 after_step(i + 1, total)
                 before_step(i + 1, total)
         return total, lr
 
-    def _split(self, seconds: float, own_end: float) -> dict[str, float]:
+    def _means(self, split: TimeSplit) -> dict[str, float]:
         """Return the parts of the epoch's time, as means over the workers.
 
         If the engine does not record its waits, only the wait for data is returned.
         """
-        clock = self._engine.clock
         world = self._world
-        split = clock.split(seconds, own_end, world.gather(clock.starts))
         means = {}
         for field in dataclasses.fields(split):
             value = torch.tensor(getattr(split, field.name), dtype=torch.float64, device=world.device)
@@ -288,6 +341,11 @@ def _added(before: Begun, now: Begun) -> Begun:
         loss=before.loss + now.loss,
         bytes_sent=before.bytes_sent + now.bytes_sent,
     )
+
+
+def checksums(engine: Engine) -> list[float]:
+    """Return the sum of each of this worker's pieces of the weights, which training changes."""
+    return [piece.values.sum(dtype=torch.float64).item() for piece in engine.pieces("weights")]
 
 
 def peak_memory(device: torch.device) -> int:

@@ -7,25 +7,24 @@ the one that was measured as the fastest.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from parallel.cluster import open_cluster
 from parallel.config import Config, Searched, TrainerConfig
+from parallel.config.stderr import print_to_stderr
 from parallel.graph import Graph
 from parallel.models import build_model
-from parallel.plans import Plan
+from parallel.plans import Plan, read_plan
 from parallel.program.lowering import lower
 from parallel.program.precision import DTYPES
+from parallel.results.formatting import percent
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
-from parallel.search.kept_plans import KeptPlan
+from parallel.search.kept_plans import read_kept
 from parallel.search.resolve import Candidate, Request, confirm, find, keep, reuse
 from parallel.strategies.named import named_plans
 
@@ -36,21 +35,23 @@ WARM_UP = 2
 def resolve_plan(config: Config, options: Searched, graph: Graph, world: World) -> Plan:
     """Return the same plan on all workers. Raises `ValueError` on all of them if the search
     fails."""
-    answer = world.gather(_search(config, options, graph, world) if world.rank == 0 else None)[0]
-    if isinstance(answer, str):
-        raise ValueError(answer)
-    if answer is None:
-        raise RuntimeError("worker 0 sent no plan")
-    kept = answer.kept
-    timed = answer.candidates[: options.candidates]
+    own = _search(config, options, graph, world) if world.rank == 0 else ("", "", [])
+    error, found, candidates = world.gather(own)[0]
+    if error:
+        raise ValueError(error)
+    kept = read_kept(found, graph, world.size)
+    timed = [
+        Candidate(label, read_plan(plan, graph, world.size), seconds)
+        for label, plan, seconds in candidates[: options.candidates]
+    ]
     if not options.confirm or not timed:
         return kept.plan
     model = build_model(config.model, graph.ops[-2].shape[0], seed=0)
-    own = [
+    seconds = [
         _step_seconds(config.trainer, graph, model, candidate.plan, world, options.confirm_steps)
         for candidate in timed
     ]
-    kept = confirm(kept, timed, world.gather(own)[0])  # the times of worker 0 decide
+    kept = confirm(kept, timed, world.gather(seconds)[0])  # the times of worker 0 decide
     if world.rank == 0:
         keep(kept, _request(config, options, graph, world))
         _tell(
@@ -59,12 +60,9 @@ def resolve_plan(config: Config, options: Searched, graph: Graph, world: World) 
     return kept.plan
 
 
-@dataclass(frozen=True)
-class _Answer:
-    """The plan that worker 0 found or had kept. A kept plan has no candidates."""
-
-    kept: KeptPlan
-    candidates: Sequence[Candidate]
+_Answer = tuple[str, str, list[tuple[str, str, float]]]
+"""What worker 0 sends: an error or "", the file of the plan that it found or had kept, and label,
+plan and predicted seconds of each candidate. A kept plan has no candidates."""
 
 
 def _request(config: Config, options: Searched, graph: Graph, world: World) -> Request:
@@ -73,15 +71,20 @@ def _request(config: Config, options: Searched, graph: Graph, world: World) -> R
         world.size,
         config.trainer.batch_size,
         config.trainer.precision,
-        open_cluster(config.cluster, world.size),
+        open_cluster(
+            config.cluster, world.size, world.node_workers, channels_last=config.trainer.channels_last
+        ),
         options,
     )
 
 
-def _search(config: Config, options: Searched, graph: Graph, world: World) -> _Answer | str:
-    """Return a plan with its candidates, or an error message."""
+def _search(config: Config, options: Searched, graph: Graph, world: World) -> _Answer:
+    """Return a plan with its candidates, or an error."""
     try:
         request = _request(config, options, graph, world)
+        if request.cluster.speeds:
+            speeds = ", ".join(percent(speed, 0) for speed in request.cluster.speeds)
+            _tell(f"cluster {request.cluster.name} has workers with speeds of {speeds}")
         kept = reuse(request)
         candidates: list[Candidate] = []
         if kept is None:
@@ -89,19 +92,19 @@ def _search(config: Config, options: Searched, graph: Graph, world: World) -> _A
             named = named_plans(graph, world.size, request.batch_size)
             kept, candidates = find(request, named, progress=_tell)
     except ValueError as error:
-        return str(error)
+        return str(error), "", []
     predicted = f"{1000 * kept.predicted_step_s:.1f} ms a step"
     _tell(f"plan {kept.plan.fingerprint}, predicted {predicted}: {kept.certificate}")
-    return _Answer(kept, candidates)
+    plain = [(candidate.label, str(candidate.plan), candidate.predicted_step_s) for candidate in candidates]
+    return "", str(kept), plain
 
 
 def _step_seconds(
     trainer: TrainerConfig, graph: Graph, model: nn.Module, plan: Plan, world: World, steps: int
 ) -> float:
     """Return the median time of a step of the plan, on random images."""
-    runtime = Runtime(
-        lower(graph, plan, trainer.batch_size), model, world, EngineOptions.from_config(trainer)
-    )
+    program = lower(graph, plan, trainer.batch_size, world.host_of, collectives=world.collectives)
+    runtime = Runtime(program, model, world, EngineOptions.from_config(trainer))
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(trainer.batch_size, *graph.input_shape, generator=generator)
     labels = torch.randint(graph.ops[-2].shape[0], (trainer.batch_size,), generator=generator)
@@ -121,4 +124,4 @@ def _step_seconds(
 
 
 def _tell(text: str) -> None:
-    print(f"searched: {text}", file=sys.stderr, flush=True)
+    print_to_stderr(f"searched: {text}")

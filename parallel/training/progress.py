@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import SupportsFloat
 
 from rich.console import Console
 from rich.live import Live
@@ -51,14 +51,14 @@ class Progress:
         self._started = self._drawn = self._epoch_started = time.perf_counter()
         self._first = self._done = done
         self._epoch_base = 0
-        self._loss: SupportsFloat | None = None
+        self._loss: float | None = None
         self._epoch = 0
 
-    def step(self, epoch: int, step: int, loss: SupportsFloat | None = None) -> None:
+    def step(self, epoch: int, step: int, loss: Callable[[], float | None] | None = None) -> None:
         """Count step `step` of epoch `epoch` as done; both start at 1.
 
-        `loss` is a number or a tensor with one element. It is read only when the bar is drawn, so
-        not every step synchronises with the device.
+        `loss` returns that of all workers, or None while it is unknown. It is called only when the bar
+        is drawn.
         """
         if self._live is None:
             return
@@ -66,17 +66,25 @@ class Progress:
         if epoch != self._epoch:
             self._epoch, self._epoch_started, self._epoch_base = epoch, now, (epoch - 1) * self._steps + step
         self._done = (epoch - 1) * self._steps + step
-        if loss is not None:
-            self._loss = loss
         if now - self._drawn >= DRAW_EVERY_S:
+            if loss is not None:
+                self._loss = loss()
             parts = [f"epoch {epoch}/{self._epochs}  step {step}/{self._steps}"]
             if self._loss is not None:
-                parts.append(f"loss {float(self._loss):.3f}")
+                parts.append(f"loss {self._loss:.3f}")
             if now > self._epoch_started:
                 # The clock of an epoch starts at the end of the first step that was reported.
                 images = (self._done - self._epoch_base) * self._batch
                 parts.append(f"{images / (now - self._epoch_started):.0f} images/s")
             self._draw(now, "  ".join(parts))
+
+    def loss(self, epoch: int, step: int, mean: float) -> None:
+        """Show the mean loss of the last steps, over all workers: in the bar, or else as a line."""
+        self._loss = mean
+        if self._enabled and self._live is None:
+            line = f"{self._label}  epoch {epoch}/{self._epochs}  step {step}/{self._steps}  loss {mean:.4f}"
+            self._console.print(Text(line), soft_wrap=True)
+            self._console.file.flush()
 
     def phase(self, name: str) -> None:
         """Show a phase other than training steps: `validation`, `warm-up`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
+import os
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,8 +11,13 @@ from pathlib import Path
 import torch
 
 from parallel.program.precision import DTYPES
+from parallel.results.command_line import recorded_command
 from parallel.results.environment import collect_environment
+from parallel.results.load import Load
 from parallel.results.records import Attempt, Epoch, Record, Workload
+from parallel.results.settings import LOOPBACK, SHARED_MEMORY
+from parallel.results.stragglers import Straggler
+from parallel.runtime.communication.gpu_facts import gpu_facts
 from parallel.runtime.communication.world import World
 from parallel.training.job import Job
 
@@ -44,20 +49,24 @@ def make_record(
     attempts: tuple[Attempt, ...],
     restarts: int,
     epochs: tuple[Epoch, ...],
+    stragglers: tuple[Straggler, ...] | None,
+    load: Load | None,
+    weights_changed: bool | None,
 ) -> Record:
     """Return the record of a run that ends now."""
     config = job.config
     parameters = job.graph.parameter_count
     cuda = world.device.type == "cuda"
     environment = collect_environment(
-        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else []
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        gpu_facts(world.device),
     )
     return Record(
         name=run_dir.name,
         sweep=config.sweep,
         started=attempts[0].started,
         finished=now(),
-        command=shlex.join(sys.orig_argv),
+        command=recorded_command(os.environ, sys.orig_argv),
         workload=workload_of(job),
         strategy=config.strategy.name,
         scheme=config.strategy.scheme,
@@ -67,6 +76,8 @@ def make_record(
         threads=config.cluster.threads,
         device=world.device.type,
         backend=world.backend,
+        hosts=world.hosts,
+        transport=_transport(job, world),
         warmup_steps=config.trainer.warmup_steps,
         parameters=parameters,
         parameter_bytes=parameters * DTYPES[config.trainer.precision].itemsize,
@@ -74,7 +85,17 @@ def make_record(
         plan=None if job.plan is None else str(job.plan),
         attempts=attempts,
         restarts=restarts,
+        stragglers=stragglers,
+        load=load,
+        weights_changed=weights_changed,
         config=dataclasses.asdict(config),
         environment=environment,
         epochs=epochs,
     )
+
+
+def _transport(job: Job, world: World) -> str | None:
+    """Return how workers of one host pass messages. Only the runtime uses shared memory."""
+    if world.on_host.device.type != "cpu" or job.workers == len(world.hosts):
+        return None
+    return SHARED_MEMORY if job.plan is not None and job.config.cluster.shared_memory else LOOPBACK

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from parallel.checkpoints.checkpoint import CHECKPOINTS, Checkpoint, readable_ch
 from parallel.checkpoints.manifest import MANIFEST, Manifest
 from parallel.checkpoints.saver import remove
 from parallel.config import AUTO, NEVER, Config, require
+from parallel.config.stderr import print_to_stderr
 from parallel.results.json_files import write_atomically
 from parallel.results.records import Attempt, Epoch, plan_fingerprint
 from parallel.runtime.communication.world import World
@@ -68,12 +68,15 @@ def find_start(config: Config, run_dir: Path, world: World) -> StartPoint:
     Worker 0 prints a warning for each damaged checkpoint that it passes over. Raises `ValueError`
     if `resume` names no checkpoint, or none that is whole.
     """
-    answer = world.gather(_chosen(config, run_dir) if world.rank == 0 else None)[0]
-    if isinstance(answer, ValueError):
-        raise ValueError(str(answer))
-    if answer is None:
+    answer = _chosen(config, run_dir) if world.rank == 0 else None
+    error = str(answer) if isinstance(answer, ValueError) else None
+    folder = str(answer) if isinstance(answer, Path) else None
+    error, folder = world.gather((error, folder))[0]
+    if error is not None:
+        raise ValueError(error)
+    if folder is None:
         return StartPoint()
-    return StartPoint(Checkpoint(answer), same_run=config.resume == AUTO)
+    return StartPoint(Checkpoint(Path(folder)), same_run=config.resume == AUTO)
 
 
 def _chosen(config: Config, run_dir: Path) -> Path | ValueError | None:
@@ -122,7 +125,7 @@ def _newest(folder: Path) -> Checkpoint | None:
     checkpoint = next(readable_checkpoints(folder, damaged), None)
     for sentence in damaged:
         instead = "there is no other" if checkpoint is None else f"{checkpoint.folder} is used instead"
-        print(f"warning: {sentence}; {instead}", file=sys.stderr, flush=True)
+        print_to_stderr(f"warning: {sentence}; {instead}")
     if damaged and checkpoint is None:
         raise ValueError(
             f"{folder} has no whole checkpoint: resume=never begins again and removes what is there"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from parallel.checkpoints.checkpoint import CHECKPOINTS, Checkpoint, readable_checkpoints
 from parallel.checkpoints.manifest import MANIFEST
+from parallel.config.stderr import print_to_stderr
 from parallel.results.record_files import RECORD, read_record
 from parallel.results.records import Epoch
 from parallel.training.checkpointing import MODEL
@@ -66,7 +66,7 @@ def find_weights(path: Path) -> Path:
         reasons = "".join(f"; {sentence}" for sentence in damaged)
         raise ValueError(f"{path} has no weights: no whole checkpoint and no {MODEL}{reasons}")
     for sentence in damaged:
-        print(f"warning: {sentence}; {found} is used instead", file=sys.stderr, flush=True)
+        print_to_stderr(f"warning: {sentence}; {found} is used instead")
     return found
 
 

@@ -13,14 +13,18 @@ from parallel.results.record_files import RecordWriter
 from parallel.results.records import Epoch
 from parallel.results.run_lock import locked
 from parallel.results.run_summary import run_summary
-from parallel.results.tracker import Tracker, open_tracker
-from parallel.runtime.communication.world import World, choose_device, open_world
+from parallel.results.tracker import RunFacts, Tracker, open_tracker
+from parallel.runtime.communication.bandwidth import measured
+from parallel.runtime.communication.device import choose_device
+from parallel.runtime.communication.opening import open_world
+from parallel.runtime.communication.world import World
 from parallel.training.checkpointing import Checkpointing
 from parallel.training.engines import open_engine
-from parallel.training.job import Job, describe, prepare
+from parallel.training.job import Job, describe
 from parallel.training.loop import Loop, open_check
+from parallel.training.own_prediction import measured_line, predict_before_training, write_step
 from parallel.training.plan_resolution import resolve_plan
-from parallel.training.record import make_record
+from parallel.training.record import make_record, workload_of
 from parallel.training.resuming import (
     StartPoint,
     attempts_of,
@@ -30,6 +34,7 @@ from parallel.training.resuming import (
     note_start,
     refuse_other_workload,
 )
+from parallel.training.same_data import prepare_together
 
 
 def train(config: Config, run_dir: Path) -> None:
@@ -39,9 +44,13 @@ def train(config: Config, run_dir: Path) -> None:
     Raises `ValueError` before the first step for an invalid configuration.
     """
     choose_device(config.cluster)
-    with open_world(config.cluster) as world, locked(run_dir) if world.rank == 0 else nullcontext():
+    with (
+        open_world(config.cluster, precision=config.trainer.precision) as world,
+        locked(run_dir) if world.rank == 0 else nullcontext(),
+    ):
+        world = measured(world)
         world.watch.does("opening the data")  # may take long: the workers watch each other meanwhile
-        job = prepare(config, verbose=world.rank == 0)
+        job = prepare_together(config, world)
         world.watch.goes_on()
         start = find_start(config, run_dir, world)
         if start.checkpoint is not None:
@@ -57,10 +66,16 @@ def train(config: Config, run_dir: Path) -> None:
         with ExitStack() as stack:
             writer: RecordWriter | None = None
             tracker = Tracker()
+            prediction = None
             if world.rank == 0:
                 writer = stack.enter_context(RecordWriter(run_dir, before))
-                tracker = stack.enter_context(_open_tracker(job, run_dir, start))
+                tracker = stack.enter_context(_open_tracker(job, world, run_dir, start))
+                if job.plan is not None:
+                    tracker.log_plan(str(job.plan), job.plan.fingerprint)
                 print(describe(job, world), flush=True)
+                world.watch.does("predicting the run")
+                prediction = predict_before_training(job, world, loop.steps_per_epoch)
+                world.watch.goes_on()
             loop.warm_up()
             attempts = (*attempts[:-1], dataclasses.replace(attempts[-1], lost_s=lost_seconds(start, starts)))
             saved = start.step if start.checkpoint is not None and start.same_run else None
@@ -72,10 +87,28 @@ def train(config: Config, run_dir: Path) -> None:
                     tracker.log_epoch(epoch)
 
             trace_path = run_dir / "trace.json" if world.rank == 0 else None
-            epochs = loop.run(checkpoints, before, keep, trace_path)
+            epochs = loop.run(checkpoints, before, keep, tracker.log_loss, trace_path)
+            load = loop.load()
             if writer is not None:
-                record = make_record(job, world, run_dir, attempts, len(starts) - 1, epochs)
+                record = make_record(
+                    job,
+                    world,
+                    run_dir,
+                    attempts,
+                    len(starts) - 1,
+                    epochs,
+                    loop.step_times.stragglers(),
+                    load,
+                    loop.weights_changed,
+                )
+                if prediction is not None:
+                    record = dataclasses.replace(record, predicted=prediction.predicted)
+                write_step(run_dir, loop.step_spans, prediction)
                 writer.finish(record)
+                if prediction is not None and (line := measured_line(prediction, epochs)):
+                    print(line, flush=True)
+                for straggler in record.stragglers or ():
+                    print(straggler.sentence(len(epochs)), flush=True)
                 tracker.finish(run_summary(record, run_dir.parent if config.sweep else None))
         if world.rank == 0:
             print(f"record: {run_dir}", flush=True)
@@ -89,14 +122,18 @@ def _searched_plan(job: Job, options: Searched, start: StartPoint, world: World)
     return resolve_plan(job.config, options, job.graph, world)
 
 
-def _open_tracker(job: Job, run_dir: Path, start: StartPoint) -> Tracker:
-    config = job.config
-    return open_tracker(
-        config.tracker,
-        run_dir=run_dir,
-        name=run_dir.name,
-        group=config.sweep,
-        job_type=config.strategy.name,
-        config_dict=dataclasses.asdict(config),
-        resumed=start.checkpoint is not None and start.same_run,
+def _open_tracker(job: Job, world: World, run_dir: Path, start: StartPoint) -> Tracker:
+    config, plan = job.config, job.plan
+    fingerprint = None if plan is None else plan.fingerprint
+    facts = RunFacts(
+        config=config,
+        workload=workload_of(job),
+        label=config.strategy.full_label(fingerprint),
+        workers=job.workers,
+        hosts=max(1, len(world.hosts)),
+        device=world.device.type,
+        plan=fingerprint,
+        folder=run_dir.name if config.sweep else None,
     )
+    resumed = start.checkpoint is not None and start.same_run
+    return open_tracker(config.tracker, facts, run_dir, resumed=resumed)

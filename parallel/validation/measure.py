@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import random
-import shlex
 import statistics
 import sys
 import time
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,11 +36,21 @@ from parallel.models import build_model
 from parallel.program import Program
 from parallel.program.lowering import lower
 from parallel.program.precision import DTYPES
+from parallel.results.command_line import recorded_command
 from parallel.results.environment import collect_environment
 from parallel.results.statistics import summarise
-from parallel.results.validation import StepSplit, ValidatedPlan, Validation, write_validation
+from parallel.results.validation import (
+    StepSplit,
+    ValidatedPlan,
+    Validation,
+    kept_validation,
+    write_validation,
+)
 from parallel.results.validation import statistics as validation_statistics
-from parallel.runtime.communication.world import World, choose_device, open_world
+from parallel.runtime.communication.device import choose_device
+from parallel.runtime.communication.gpu_facts import gpu_facts
+from parallel.runtime.communication.opening import open_world
+from parallel.runtime.communication.world import World
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.validation.options import ValidationOptions
@@ -95,10 +106,11 @@ class Measurement:
         begin = time.perf_counter()
         for _ in range(options.steps):
             engine.train_step(images, labels, step=next(self.steps), lr=LR)
-        own_end = time.perf_counter() - begin
+        engine.clock.finished()
         world.barrier()
         seconds = time.perf_counter() - begin
-        own = engine.clock.split(seconds, own_end, world.gather(engine.clock.starts))
+        engine.clock.ended()
+        own = engine.clock.split(seconds, world.gather(engine.clock.starts))
         engine.close()
         splits = world.gather((own.compute_s + own.data_wait_s, own.communication_s, own.idle_s))
         mean = StepSplit(*(statistics.fmean(parts) for parts in zip(*splits, strict=True)))
@@ -111,8 +123,9 @@ class Measurement:
 def validate(config: Config, options: ValidationOptions, tell: Tell) -> tuple[Path, Validation] | None:
     """Measure all blocks. Every worker calls this; worker 0 writes the file and returns its path
     and content."""
+    config.cluster.require_own_gpus("validation")
     choose_device(config.cluster)
-    with open_world(config.cluster) as world:
+    with open_world(config.cluster, precision=config.trainer.precision) as world:
         return _validate(config, options, world, tell)
 
 
@@ -161,7 +174,8 @@ def _validate(
     model = build_model(config.model, classes_of(config), seed=0)
     graph = trace(model, (3, side, side))
     cluster, plans = _agree(config, options, world, graph, tell)
-    programs = [lower(graph, plan.plan, plan.batch_size) for plan in plans]
+    hosts, collectives = world.host_of, world.collectives
+    programs = [lower(graph, plan.plan, plan.batch_size, hosts, collectives=collectives) for plan in plans]
     batch = random_batch(max(options.batch_sizes), side, classes_of(config), config.trainer)
     measurement = Measurement(model, batch, config.trainer.precision, options, world)
     path = Path(options.out) / f"validation-{world.size}.json"
@@ -178,7 +192,8 @@ def _validate(
             continue
         rows = tuple(validated_plan(plan, own, world.size) for plan, own in zip(plans, turns, strict=True))
         validation = header(blocks=block, rows=rows)
-        write_validation(path, validation)
+        for file in (path, kept_validation(config.cluster.cache, cluster.rpartition(" ")[2])):
+            write_validation(file, validation)
         so_far = validation_statistics(rows)
         tell(
             f"block {block} of {options.blocks}: {len(rows)} plans in {time.perf_counter() - begin:.0f} s; "
@@ -192,12 +207,13 @@ def _agree(
 ) -> tuple[str, list[PredictedPlan]]:
     """Return worker 0's choice of plans on every worker. Its `ValueError` is raised on every
     worker."""
-    answer: tuple[str | None, str, list[PredictedPlan]] = (None, "", [])
+    answer: tuple[str | None, str, list[dict[str, Any]]] = (None, "", [])
     if world.rank == 0:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                answer = (None, *_choose(config, options, world, graph, tell))
+                name, chosen = _choose(config, options, world, graph, tell)
+            answer = None, name, [plan.to_plain() for plan in chosen]
             for message in dict.fromkeys(str(warning.message) for warning in caught):
                 tell(f"warning: {message}")
         except ValueError as error:
@@ -205,7 +221,7 @@ def _agree(
     error_text, cluster, plans = world.gather(answer)[0]
     if error_text is not None:
         raise ValueError(error_text)
-    return cluster, plans
+    return cluster, [PredictedPlan.from_plain(values, graph, world.size) for values in plans]
 
 
 def _choose(
@@ -213,7 +229,9 @@ def _choose(
 ) -> tuple[str, list[PredictedPlan]]:
     """Return the cluster's name and the plans of all batch sizes. `ValueError`: the cluster cannot
     be opened."""
-    cluster = open_cluster(config.cluster, world.size)
+    cluster = open_cluster(
+        config.cluster, world.size, world.node_workers, channels_last=config.trainer.channels_last
+    )
     plans = []
     for batch_size in options.batch_sizes:
         begin = time.perf_counter()
@@ -235,6 +253,7 @@ def _header(
 ) -> Callable[..., Validation]:
     """Return the validation without its measurements: `blocks` and `rows` are missing."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    machine = machine_of(config.cluster, [world.size])  # `network`: of an emulated cluster
     return partial(
         Validation,
         model=config.model.label,
@@ -242,11 +261,11 @@ def _header(
         num_classes=classes_of(config),
         precision=config.trainer.precision,
         cluster=cluster,
-        device=machine_of(config.cluster, world.size)["device"],
+        device=", ".join(machine[key] for key in ("device", "network") if key in machine),
         threads=torch.get_num_threads(),
         started=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        command=shlex.join(sys.orig_argv),
+        command=recorded_command(os.environ, sys.orig_argv),
         steps=options.steps,
         seed=config.trainer.seed,
-        environment=collect_environment(gpus),
+        environment=collect_environment(gpus, gpu_facts(world.device)),
     )

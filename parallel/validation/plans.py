@@ -16,12 +16,13 @@ import dataclasses
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from parallel.cluster import Cluster, Compute, Measured
-from parallel.cluster.roofline import is_view
+from parallel.cluster import Cluster
+from parallel.cluster.recording import RecordingCompute
 from parallel.graph import Graph
-from parallel.graph.ops import Op, Part
-from parallel.plans import Layout, Plan, make_plan
+from parallel.plans import Layout, Plan, make_plan, read_plan
+from parallel.program import Program
 from parallel.program.lowering import lower
 from parallel.results.validation import StepSplit
 from parallel.search import SearchConfig, search
@@ -48,34 +49,15 @@ class PredictedPlan:
     memory_bytes: int
     """Maximum over the workers."""
 
+    def to_plain(self) -> dict[str, Any]:
+        """Return the fields as values that workers can send each other."""
+        return vars(self) | {"plan": str(self.plan), "split": vars(self.split)}
 
-@dataclass
-class RecordingCompute:
-    """Compute that records whether the regression answered any request."""
-
-    compute: Compute
-    learned: bool = False
-
-    def forward_s(self, op: Op, part: Part, precision: str) -> float:
-        if not is_view(op) and not part.box.empty:
-            measured = isinstance(self.compute, Measured) and self.compute.is_measured(op, part, precision)
-            self.learned |= not measured
-        return self.compute.forward_s(op, part, precision)
-
-    def backward_s(self, op: Op, part: Part, precision: str, input_gradient: bool) -> float:
-        return self.compute.backward_s(op, part, precision, input_gradient)
-
-    def update_s(self, parameters: int, precision: str) -> float:
-        return self.compute.update_s(parameters, precision)
-
-    def add_s(self, elements: int, precision: str) -> float:
-        return self.compute.add_s(elements, precision)
-
-    def copy_s(self, elements: int, precision: str) -> float:
-        return self.compute.copy_s(elements, precision)
-
-    def precisions(self) -> tuple[str, ...]:
-        return self.compute.precisions()
+    @staticmethod
+    def from_plain(values: dict[str, Any], graph: Graph, workers: int) -> PredictedPlan:
+        """Return the plan that `to_plain` made these values of."""
+        plan = read_plan(values["plan"], graph, workers)
+        return PredictedPlan(**values | {"plan": plan, "split": StepSplit(**values["split"])})
 
 
 class PlanChooser:
@@ -131,7 +113,7 @@ class PlanChooser:
     def descend(self, choice: Choice) -> Choice:
         """Change one op at a time as long as the predicted step gets shorter."""
         while True:
-            best = min(self.neighbours(choice), key=self.step_s)
+            best = min(self.neighbours(choice), key=self.step_s, default=choice)  # one worker: no neighbours
             if self.step_s(best) >= self.step_s(choice):
                 return choice
             choice = best
@@ -156,14 +138,18 @@ class PlanChooser:
 
     def step_s(self, choice: Choice) -> float:
         """Return the predicted step time of a plan of the space."""
-        program = lower(self.graph, self.space.plan(choice), self.batch_size)
+        program = self._lower(self.space.plan(choice))
         return simulate(program, self.cluster, self.precision, self.cost_model).step_s
+
+    def _lower(self, plan: Plan) -> Program:
+        cluster = self.cluster
+        return lower(self.graph, plan, self.batch_size, cluster.hosts, collectives=cluster.collectives)
 
     def predict(self, name: str, kind: str, plan: Plan) -> PredictedPlan:
         """Return the prediction, from a new cost model that records which costs were measured."""
         compute = RecordingCompute(self.cluster.compute)
         cluster = dataclasses.replace(self.cluster, compute=compute)
-        timeline = simulate(lower(self.graph, plan, self.batch_size), cluster, self.precision)
+        timeline = simulate(self._lower(plan), cluster, self.precision)
         parts = timeline.split
         split = StepSplit(*(float(part.mean()) for part in (parts.compute_s, parts.exposed_s, parts.idle_s)))
         return PredictedPlan(

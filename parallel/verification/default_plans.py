@@ -168,6 +168,15 @@ DEFAULT_PLANS = (
         shared_memory=False,
     ),
     DefaultPlan(
+        "uneven parts",
+        "alexnet owt",
+        3,
+        9,
+        """
+        {workers: 3, ops: {conv1: {n: [4, 2, 1], on: [0, 1, 2]}, conv2: {h: [3, 1], on: [2, 0]},
+         fc6: {c: [5, 2, 1], on: [0, 1, 2]}, fc7: {k: [3, 1], on: [1, 2]}}}""",
+    ),
+    DefaultPlan(
         "batch norm over samples", "resnet", 3, 7, "{workers: 3, ops: {conv1: {n: 3, on: [0, 1, 2]}}}"
     ),
     DefaultPlan(

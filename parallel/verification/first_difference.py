@@ -39,6 +39,10 @@ class Piece:
     tensor: Tensor
 
 
+PlainPiece = tuple[tuple[Span, ...], Tensor, Tensor]
+"""Spans of the box, rows and tensor of a `Piece`."""
+
+
 class Recorder(Observer):
     """Records the outputs of a step and their gradients."""
 
@@ -59,11 +63,25 @@ class Recorder(Observer):
 
 def _record(pieces: dict[str, list[Piece]], op: str, box: Box, rows: Tensor, tensor: Tensor) -> None:
     if len(tensor) == len(rows):  # otherwise a sum over samples, which no layer computes
-        pieces.setdefault(op, []).append(Piece(box, rows, tensor.clone()))
+        pieces.setdefault(op, []).append(Piece(box, rows.cpu(), tensor.to("cpu", copy=True)))
 
 
 Recorded = tuple[Mapping[str, Sequence[Piece]], Mapping[str, Sequence[Piece]]]
 """One worker's outputs and gradients."""
+
+
+def to_plain(pieces: Mapping[str, Sequence[Piece]]) -> dict[str, list[PlainPiece]]:
+    """Return pieces by op as values that workers can send each other."""
+    return {
+        op: [(piece.box.spans, piece.rows, piece.tensor) for piece in of_op] for op, of_op in pieces.items()
+    }
+
+
+def from_plain(pieces: Mapping[str, Sequence[PlainPiece]]) -> dict[str, list[Piece]]:
+    """Return the pieces that `to_plain` made these values of."""
+    return {
+        op: [Piece(Box(spans), rows, tensor) for spans, rows, tensor in of_op] for op, of_op in pieces.items()
+    }
 
 
 @dataclass(frozen=True)

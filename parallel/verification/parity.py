@@ -15,13 +15,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from parallel.config import ClusterConfig
+from parallel.config import ClusterConfig, Ddp, PeerConfig
+from parallel.config.peer import OURS
 from parallel.graph import LOSS, Graph, trace
 from parallel.graph.box import Span, cut
 from parallel.plans import Plan
@@ -29,19 +30,23 @@ from parallel.program import Program
 from parallel.program.dry_run import dry_run
 from parallel.program.lowering import lower
 from parallel.runtime.communication.chaos import Chaos
-from parallel.runtime.communication.world import World, open_world
-from parallel.runtime.execution.ddp import DDPEngine
+from parallel.runtime.communication.opening import open_world
+from parallel.runtime.communication.world import World
 from parallel.runtime.execution.gathered import gathered
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.instrumentation.observe import Observer, observe_modules
+from parallel.runtime.peers import PEERS
+from parallel.runtime.peers.engine import PeerEngine
 from parallel.verification.first_difference import (
     Place,
     Recorder,
     compare_named,
     compare_step,
+    from_plain,
     magnitude,
     relative,
+    to_plain,
 )
 from parallel.verification.reference import Optimizer, Passes, Reference, evaluate
 
@@ -59,12 +64,18 @@ class Case:
 
     model: nn.Module
     plan: Plan | None
-    """None: torch's DDP is compared."""
+    """None: `peer` is compared."""
     shape: tuple[int, ...]
     """Shape of an image: (c, h, w)."""
     batch_size: int
     steps: int = 3
     seed: int = 0
+    hosts: tuple[int, ...] = ()
+    """Host of every worker; without it, all are on one."""
+    collectives: bool = False
+    """Whether gradients are summed by the backend's collectives, as they always are over NCCL."""
+    peer: PeerConfig = field(default_factory=Ddp)
+    """Outside reference that is compared if there is no plan, with our dropout masks."""
 
     @cached_property
     def graph(self) -> Graph:
@@ -76,7 +87,7 @@ class Case:
         plan."""
         if self.plan is None:
             return None
-        program = lower(self.graph, self.plan, self.batch_size)
+        program = lower(self.graph, self.plan, self.batch_size, self.hosts, collectives=self.collectives)
         dry_run(program)
         return program
 
@@ -127,13 +138,16 @@ def compare_worker(case: Case, chaos: Chaos | None = None) -> Difference:
 
 
 def compare_cases(
-    cases: Sequence[Case], cluster: ClusterConfig, chaos: Chaos | None = None
+    cases: Sequence[Case], cluster: ClusterConfig, chaos: Chaos | None = None, *, strict: bool = False
 ) -> list[Difference]:
     """Compare cases with the same number of workers in order; stop after the first difference."""
     found: list[Difference] = []
-    with open_world(cluster, chaos) as world:
+    with open_world(cluster, chaos, strict=strict) as world:
         world.started()
         for case in cases:
+            case = replace(
+                case, hosts=case.hosts or world.host_of, collectives=case.collectives or world.collectives
+            )
             comparison = _Comparison(case, world)
             difference = comparison.differences()
             ok = world.gather(difference.ok)[0]
@@ -173,7 +187,7 @@ def _entry_nan_last(entry: tuple[float, str]) -> float:
     return _nan_last(entry[0])
 
 
-Engine = DDPEngine | Runtime
+Engine = PeerEngine | Runtime
 
 
 class _Comparison:
@@ -188,12 +202,13 @@ class _Comparison:
             case.seed, "fp64", momentum=OPTIMIZER.momentum, weight_decay=OPTIMIZER.weight_decay
         )
         if case.program is None:
-            return DDPEngine(
+            return PeerEngine(
+                PEERS[case.peer.name],
+                replace(case.peer, dropout=OURS),
                 copy.deepcopy(case.model),
                 self._world,
                 options,
                 batch_size=case.batch_size,
-                bucket_mb=25.0,
                 observer=observer,
             )
         return Runtime(case.program, case.model, self._world, options, keep_gradients=True, observer=observer)
@@ -211,9 +226,9 @@ class _Comparison:
         return Reference(self._case.model, OPTIMIZER, seed=self._case.seed, passes=passes)
 
     def _tensors(self, engine: Engine, kind: str) -> dict[str, Tensor]:
-        """Gather gradients, weights or buffers, by the reference's names. DDP gathers no
+        """Gather gradients, weights or buffers, by the reference's names. Peers gather no
         buffers."""
-        if kind == "buffers" and isinstance(engine, DDPEngine):
+        if kind == "buffers" and isinstance(engine, PeerEngine):
             return {}
         return gathered(engine, kind, self._world)
 
@@ -223,9 +238,7 @@ class _Comparison:
         self._world.watch.at(f"step {step}")
         images, labels = random_batch(step, case.batch_size, case.shape, self._classes)
         loss = self._world.sum(
-            engine.train_step(
-                images[engine.image_positions], labels[engine.label_positions], step=step, lr=OPTIMIZER.lr
-            )
+            engine.train_step(*self._rows(engine, images, labels), step=step, lr=OPTIMIZER.lr)
         )
         return loss.item(), math.nan if reference is None else reference.train_step(images, labels, step)
 
@@ -252,15 +265,18 @@ class _Comparison:
         labels = self._world.gather(labels)[0]
         if labels is None:
             raise RuntimeError("worker 0 chose no labels")
-        ours = self._world.sum(
-            engine.evaluate_step(images[engine.image_positions], labels[engine.label_positions])
-        )
+        ours = self._world.sum(engine.evaluate_step(*self._rows(engine, images, labels))).cpu()
         if logits is None:
             return {}
         theirs = evaluate(logits, labels)
         return {
             name: (ours[i], torch.tensor(theirs[i], dtype=torch.float64)) for i, name in enumerate(EVALUATED)
         }
+
+    def _rows(self, engine: Engine, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return this worker's rows of a batch, on its device."""
+        device = self._world.device
+        return images[engine.image_positions].to(device), labels[engine.label_positions].to(device)
 
     @property
     def _classes(self) -> int:
@@ -312,11 +328,13 @@ class _Comparison:
             plain.clear()
             self._train(step, engine, reference)
             evaluated = self._evaluate(step, engine, reference)
-            # Each DDP worker has the mean over its own samples, so its gradients are not
+            # Each worker of a peer has the mean over its own samples, so its gradients are not
             # comparable.
-            ours = self._world.gather_to_first(
-                (own.outputs, own.gradients if isinstance(engine, Runtime) else {})
-            )
+            sent = own.outputs, own.gradients if isinstance(engine, Runtime) else {}
+            ours = [
+                (from_plain(outputs), from_plain(gradients))
+                for outputs, gradients in self._world.gather_to_first(tuple(map(to_plain, sent)))
+            ]
             gathered = {kind: self._tensors(engine, kind) for kind in ("gradients", "weights", "buffers")}
             place: Place | None = None
             if reference is not None:
@@ -342,9 +360,9 @@ class _Comparison:
                         None,
                     )
                 )
-            place = self._world.gather(place)[0]
-            if place is not None:
-                return f"step {step}, {place}"
+            found = self._world.gather(None if place is None else str(place))[0]
+            if found is not None:
+                return f"step {step}, {found}"
         return "none, when the same steps are run again"
 
     @property

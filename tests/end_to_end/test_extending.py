@@ -1,4 +1,5 @@
-"""The files and lines of docs/extending.md are all that a new strategy, op, model, data set and cluster need."""
+"""The files and lines of docs/extending.md are all that a new strategy, op, model, data set and cluster need; those of
+docs/your_own_strategy.md, all that a strategy needs."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from PIL import Image
 from tests.support.commands import ROOT, Run
 
 PAGE = ROOT / "docs" / "extending.md"
+TUTORIAL = ROOT / "docs" / "your_own_strategy.md"
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 FILE = re.compile(r"`((?:parallel|conf)/[\w/]+\.(?:py|yaml))`:\s*\Z")
 """The text that ends before the block of a new file."""
@@ -35,8 +37,8 @@ class Page:
     """Arguments of `python -m`."""
 
 
-def read_page() -> Page:
-    text = PAGE.read_text(encoding="utf-8")
+def read_page(path: Path = PAGE) -> Page:
+    text = path.read_text(encoding="utf-8")
     page = Page({}, {}, [])
     for block in BLOCK.finditer(text):
         before, code = text[: block.start()], block[2]
@@ -82,13 +84,18 @@ def write_pictures(folder: Path) -> None:
         (folder / f"{split}.txt").write_text("\n".join(lines), encoding="utf-8")
 
 
+def copy_with(page: Page, folder: Path) -> Page:
+    """Make `folder` a copy of the project with everything that the page adds."""
+    for name in ("parallel", "conf", "hydra_plugins"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    add(page, folder)
+    return page
+
+
 @pytest.fixture
 def extended(tmp_path: Path) -> Page:
     """Make the current folder of commands a copy of the project with everything that the page adds."""
-    for name in ("parallel", "conf", "hydra_plugins"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    page = read_page()
-    add(page, tmp_path)
+    page = copy_with(read_page(), tmp_path)
     write_pictures(tmp_path / "pictures")
     return page
 
@@ -124,7 +131,7 @@ def test_the_commands_of_the_page_run(extended: Page, run: Run, tmp_path: Path) 
         assert done.returncode == 0, f"{module}\n{done.stdout}\n{done.stderr}"
         said[module] = done.stdout
     assert list(said) == ["parallel.verify", "parallel.train", "parallel.simulate"]
-    assert said["parallel.verify"].startswith("spatial: ") and "  equal: " in said["parallel.verify"]
+    assert "\nspatial: " in said["parallel.verify"] and "  equal: " in said["parallel.verify"]
     (record,) = (json.loads(path.read_text(encoding="utf-8")) for path in tmp_path.glob("runs/*/record.json"))
     assert (record["strategy"], record["workload"]["model"]) == ("spatial", "tiny")
     assert (
@@ -133,3 +140,23 @@ def test_the_commands_of_the_page_run(extended: Page, run: Run, tmp_path: Path) 
         record["workload"]["train_images"],
     ) == ("listed", 2, 8)
     assert "cluster workstation," in " ".join(said["parallel.simulate"].split())
+
+
+SMALL = ("data=synthetic", "data.num_classes=10", "data.train_images=8", "data.val_images=4", "tracker=none")
+SMALL += ("trainer.batch_size=4", "trainer.epochs=1", "trainer.warmup_steps=0")
+
+
+@pytest.mark.slow
+def test_the_tutorial_is_all_that_a_strategy_needs(run: Run, tmp_path: Path) -> None:
+    page = copy_with(read_page(TUTORIAL), tmp_path)
+    (code,) = page.files.values()
+    assert sum(bool(line) for line in code.splitlines()) <= 15
+    said = {}
+    for module, *arguments in page.commands:
+        small = {"parallel.train": SMALL, "parallel.verify": ("trainer.batch_size=4",)}.get(module, ())
+        here = {"PYTHONPATH": str(tmp_path)}
+        done = run(module, *arguments, *small, environment=here, real=True)
+        assert done.returncode == 0, f"{module}\n{done.stdout}\n{done.stderr}"
+        said[module] = done.stdout
+    assert "  equal: " in said["parallel.verify"]
+    assert "head_on_one" in said["parallel.compare"] and "data_parallel" in said["parallel.compare"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,9 @@ RUN = (
     "trainer.epochs=3",
     "tracker=none",
 )
-STEPS = 15
+OFTEN = ("trainer.epochs=30", "trainer.checkpoint.every=2 steps")
+LONG = {1: ("strategy=single", *OFTEN), 2: ("strategy=data_parallel", *OFTEN)}
+"""Long enough for several kills, by the number of workers."""
 
 
 def start(folder: Path, world: int, *arguments: str, die_after: int | None = None) -> Ended:
@@ -47,7 +51,8 @@ def die(folder: Path, world: int, step: int, *arguments: str) -> None:
     """Train until the checkpoint after `step` steps is whole, and then kill all workers."""
     ended = start(folder, world, *arguments, f"trainer.checkpoint.every={step} steps", die_after=step)
     assert ended.codes == [-signal.SIGKILL] * world, ended.err
-    assert [Checkpoint(path).step for path in whole_checkpoints(folder / "checkpoints")] == [step]
+    newest, *_ = whole_checkpoints(folder / "checkpoints")
+    assert Checkpoint(newest).step == step
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -65,25 +70,23 @@ def weights(folder: Path) -> dict[str, bytes]:
     ],
     ids=["single", "data parallel", "one weird trick b", "ddp"],
 )
-def test_run_that_died_ends_with_the_same_weights(
+def test_run_that_died_twice_ends_with_the_same_weights(
     tmp_path: Path, world: int, strategy: tuple[str, ...]
 ) -> None:
-    undisturbed = train(tmp_path / "undisturbed", world, *strategy)
-    for step in (3, 10):  # within an epoch, between two
-        folder = tmp_path / str(step)
-        die(folder, world, step, *strategy)
-        record = train(folder, world, *strategy)
-        assert weights(folder) == weights(tmp_path / "undisturbed")
-        assert [attempt.step for attempt in record.attempts] == [0, step] and record.restarts == 1
-        assert record.lost_s > 0
-        assert [epoch.timed for epoch in record.epochs] == [step != 3, True, True]
-        for ours, theirs in zip(record.epochs, undisturbed.epochs, strict=True):
-            assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-6)
-            assert ours.val_loss == theirs.val_loss and ours.bytes_sent == theirs.bytes_sent
+    undisturbed, folder = train(tmp_path / "undisturbed", world, *strategy), tmp_path / "run"
+    die(folder, world, 3, *strategy)  # within an epoch
+    die(folder, world, 10, *strategy)  # between two
+    record = train(folder, world, *strategy)
+    assert weights(folder) == weights(tmp_path / "undisturbed")
+    assert [attempt.step for attempt in record.attempts] == [0, 3, 10] and record.restarts == 2
+    assert record.lost_s > 0
+    assert [epoch.timed for epoch in record.epochs] == [False, True, True]
+    for ours, theirs in zip(record.epochs, undisturbed.epochs, strict=True):
+        assert ours.train_loss == pytest.approx(theirs.train_loss, rel=1e-6)
+        assert ours.val_loss == theirs.val_loss and ours.bytes_sent == theirs.bytes_sent
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize(("world", "number"), [(1, signal.SIGUSR1), (2, signal.SIGTERM)])
 def test_a_signal_to_one_worker_saves_and_ends_all(tmp_path: Path, world: int, number: int) -> None:
     """The others hear of it through the store, and all stop after the same step."""
     folder = tmp_path / "run"
@@ -190,35 +193,52 @@ def test_never_begins_again_and_removes_the_checkpoints(tmp_path: Path) -> None:
     assert not (folder / "checkpoints").exists() and (folder / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(("world", "kills"), [(1, 7), (2, 3)])
-def test_a_short_storm_changes_no_bit(tmp_path: Path, world: int, kills: int) -> None:
+@pytest.fixture(scope="module")
+def long_runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, bytes]]:
+    """Return the weights of an undisturbed LONG run without checkpoints, by the number of workers."""
+
+    @functools.cache
+    def weights_of(world: int) -> dict[str, bytes]:
+        folder = tmp_path_factory.mktemp("long") / "undisturbed"
+        train(folder, world, *LONG[world], "trainer.checkpoint.every=never")
+        return weights(folder)
+
+    return weights_of
+
+
+@pytest.mark.parametrize(
+    ("world", "kills"),
+    [
+        (1, [(signal.SIGKILL, 0, True), (signal.SIGINT, 0, False), (signal.SIGKILL, 0, False)]),
+        (2, [(signal.SIGKILL, 1, True), (signal.SIGTERM, 0, True), (signal.SIGKILL, 0, False)]),
+    ],
+)
+def test_a_short_storm_changes_no_bit(
+    tmp_path: Path,
+    world: int,
+    kills: list[tuple[signal.Signals, int, bool]],
+    long_runs: Callable[[int], dict[str, bytes]],
+) -> None:
     """`scripts/storm.py` does this with real launchers, sweeps, and larger networks."""
-    long = ("strategy=data_parallel", "trainer.epochs=60", "trainer.checkpoint.every=2 steps")
-    strategy = long if world > 1 else ("strategy=single", *long[1:])
-    train(tmp_path / "undisturbed", world, *strategy)
     folder, chance = tmp_path / "run", random.Random(world)
-    done = 0
-    while done < kills:
-        number = chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
+    for number, victim, saving in kills:
         storm = {
             "ALTER": "storm",
-            "VICTIM": str(chance.randrange(world)),
+            "VICTIM": str(victim),
             "SIGNAL": str(int(number)),
             "DELAY": str(chance.uniform(0.0, 0.1)),
         }
-        if chance.random() < 0.6:
+        if saving:
             storm["SAVING"] = "1"
-        ended = run_module(
-            world, ALTERED, *RUN, f"hydra.run.dir={folder}", *strategy, folder=tmp_path, environment=storm
-        )
+        arguments = (*RUN, f"hydra.run.dir={folder}", *LONG[world], "cluster.timeout_s=5")
+        ended = run_module(world, ALTERED, *arguments, folder=tmp_path, environment=storm)
         assert any(ended.codes), "it finished before the signal"
         assert "altered" not in ended.err and "truncated" not in ended.err
         for path in whole_checkpoints(folder / "checkpoints"):
             Checkpoint(path).check()
-        done += 1
-    record = train(folder, world, *strategy)
-    assert 0 < record.restarts <= kills  # a run that dies before it opened its folder is no start
-    assert weights(folder) == weights(tmp_path / "undisturbed")
+    record = train(folder, world, *LONG[world])
+    assert 0 < record.restarts <= len(kills)  # a run that dies before it opened its folder is no start
+    assert weights(folder) == long_runs(world)
 
 
 def test_run_is_finished_although_its_weights_cannot_be_written(tmp_path: Path) -> None:
@@ -233,10 +253,10 @@ def test_run_is_finished_although_its_weights_cannot_be_written(tmp_path: Path) 
     assert len(whole_checkpoints(tmp_path / "run" / "checkpoints")) == 1
 
 
-def test_torchrun_starts_the_workers_again_and_they_go_on(tmp_path: Path) -> None:
+def test_torchrun_starts_the_workers_again_and_they_go_on(
+    tmp_path: Path, long_runs: Callable[[int], dict[str, bytes]]
+) -> None:
     """In the same folder, whose name has the time of the first start, without being told."""
-    long = ("strategy=data_parallel", "trainer.epochs=60", "trainer.checkpoint.every=2 steps")
-    train(tmp_path / "undisturbed", 2, *long)
     storm = {
         "ALTER": "storm",
         "VICTIM": "1",
@@ -244,20 +264,13 @@ def test_torchrun_starts_the_workers_again_and_they_go_on(tmp_path: Path) -> Non
         "DELAY": "0.1",
         "SAVING": "1",
     }
-    torchrun = (
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "--max-restarts=1",
-        "-m",
-        ALTERED,
-    )
+    torchrun = ("parallel.torchrun", "--nproc-per-node=2", "--max-restarts=1", "-m", ALTERED)
     with starting(tmp_path) as begin:
-        process = begin(*torchrun, *RUN, *long, environment=storm)
+        process = begin(*torchrun, *RUN, *LONG[2], environment=storm)
         _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert "error: worker 0 ends in" in err and "worker 1 is gone" in err
     (folder,) = (tmp_path / "runs").iterdir()
     record = read_record(folder)
     assert record.restarts == 1 and len(record.attempts) == 2
-    assert weights(folder) == weights(tmp_path / "undisturbed")
+    assert weights(folder) == long_runs(2)

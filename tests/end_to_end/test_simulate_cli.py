@@ -162,7 +162,10 @@ def test_the_drawing_is_svg_with_a_bar_for_every_event(
             "--trace=nowhere/a.json lies in a folder that does not exist",
         ),
         (["-m", "--svg", "a.svg", "workers=1,2"], "--svg=a.svg needs one configuration"),
-        (["strategy=ddp", "cluster=dgx1"], "strategy=ddp makes no plan"),
+        (
+            ["strategy=ddp", "cluster=dgx1", "workers=3"],
+            "trainer.batch_size=32 must be a multiple of workers=3",
+        ),
         (["cluster=dgx2"], "cluster=dgx2 is not known"),
         (
             ["cluster=dgx1", "workers=16", "strategy=data_parallel"],

@@ -16,6 +16,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from parallel.cli.process_tree import MARK, marked
+from parallel.results.disturbance import not_trained
 from parallel.results.record_files import read_record
 from parallel.results.records import Record
 from parallel.results.run_lock import locked
@@ -81,6 +82,7 @@ def test_digits_reach_90_percent_after_three_epochs(run: Run, tmp_path: Path) ->
         64,
     )
     assert (record.parameters, record.workers, record.threads, record.backend) == (57_044_810, 1, 2, "none")
+    assert record.weights_changed is True and record.transport is None and not_trained(record) == ""
     for epoch in record.epochs:
         assert epoch.bytes_sent == 0 and epoch.communication_s == 0 and (epoch.peak_memory_bytes or 0) > 1e9
         parts = (epoch.data_wait_s, epoch.compute_s, epoch.communication_s, epoch.idle_s)
@@ -124,7 +126,8 @@ def test_every_strategy_shows_the_same_loss_curve(sweep: Sweep) -> None:
     assert set(sweep.records) == {f"strategy={name}" for name in STRATEGIES}
     expected = curve(sweep.records["strategy=single"])
     for name, record in sweep.records.items():
-        assert curve(record) == pytest.approx(expected, rel=1e-9), name
+        if record.strategy != "ddp":  # its dropout is its own
+            assert curve(record) == pytest.approx(expected, rel=1e-9), name
         assert record.workers == (1 if record.strategy == "single" else 2)
         assert (record.plan is None) == (record.strategy == "ddp")
         assert record.workload == sweep.records["strategy=single"].workload and record.sweep == "mine"
@@ -139,6 +142,7 @@ def test_every_strategy_shows_the_same_loss_curve(sweep: Sweep) -> None:
         ["strategy=model_parallel", "strategy.micro_batches=4"],
         ["strategy=model_parallel", "strategy.scheme=tensor"],
         ["strategy=from_file", "strategy.path=plan.yaml"],
+        ["strategy=ddp", "strategy.dropout=ours"],
     ],
     ids=" ".join,
 )
@@ -167,7 +171,9 @@ def test_the_sweep_compares(sweep: Sweep) -> None:
     for name in STRATEGIES[1:]:
         row = rows[name]
         assert row["speedup"] == pytest.approx(rows["single"]["epoch_s"]["median"] / row["epoch_s"]["median"])
-        assert row["speedup_low"] <= row["speedup"] <= row["speedup_high"], "two epochs each, so an interval"
+        assert row["speedup_low"] is None and row["speedup_high"] is None, (
+            "two epochs are too few for an interval"
+        )
         assert row["efficiency"] == pytest.approx(row["speedup"] / row["workers"])
     assert "one_weird_trick" in ended.out and "<svg" in (sweep.runs / "report.html").read_text()
 
@@ -190,7 +196,8 @@ def test_the_sweep_is_the_group_of_its_wandb_runs(sweep: Sweep) -> None:
 
 
 def test_torchrun_as_the_readme_has_it(torchrun: Run, tmp_path: Path) -> None:
-    done = torchrun(2, TRAIN, "strategy=one_weird_trick", "data=digits", *FEW[1:], "tracker=none", real=True)
+    small = (*FEW[1:], "data.train_images=8", "data.val_images=8")
+    done = torchrun(2, TRAIN, "strategy=one_weird_trick", "data=digits", *small, "tracker=none", real=True)
     assert done.returncode == 0, done.stderr
     record = only_record(tmp_path)
     assert (record.workers, record.strategy, record.scheme, record.backend) == (
@@ -207,7 +214,7 @@ def test_two_nodes_make_one_run(start: Start, tmp_path: Path) -> None:
     port = free_port()
     nodes = [
         start(
-            "torch.distributed.run",
+            "parallel.torchrun",
             "--nnodes=2",
             f"--node-rank={rank}",
             "--nproc-per-node=1",
@@ -234,16 +241,16 @@ def test_two_nodes_make_one_run(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "layout, experiment, classes, images",
+    "layout, experiment, classes, images, world",
     [
-        ("tiny_imagenet", "tiny_imagenet", 10, 110),
-        ("imagenet", "imagenet", 10, 110),
-        ("dogs_vs_cats", "dogs_vs_cats", 2, 107),
-        ("petimages", "dogs_vs_cats", 2, 107),
+        ("tiny_imagenet", "tiny_imagenet", 10, 110, 2),  # both ranks want the decoded images
+        ("imagenet", "imagenet", 10, 110, 1),
+        ("dogs_vs_cats", "dogs_vs_cats", 2, 107, 1),
+        ("petimages", "dogs_vs_cats", 2, 107, 1),
     ],
 )
 def test_real_files_in_real_layouts(
-    layout: str, experiment: str, classes: int, images: int, tmp_path: Path
+    layout: str, experiment: str, classes: int, images: int, world: int, tmp_path: Path
 ) -> None:
     LAYOUTS[layout](tmp_path / "data", digit_pictures(), 111, 9, Variety(odd=2, broken=1))
     size = 64 if layout == "tiny_imagenet" else 128
@@ -256,7 +263,7 @@ def test_real_files_in_real_layouts(
         "model=small",
         f"model.image_size={size}",
         "strategy=data_parallel",
-        world=2,
+        world=world,
     )
     workload = record.workload
     assert (workload.data, workload.num_classes, workload.batch_size) == (experiment, classes, 32)
@@ -312,7 +319,9 @@ def test_steps_of_the_learning_rate_and_its_square_root(tmp_path: Path) -> None:
     assert [epoch.lr for epoch in record.epochs] == pytest.approx([0.002, 0.001])
 
 
-@pytest.mark.parametrize("world, strategy", [(1, "single"), (2, "one_weird_trick")])
+@pytest.mark.parametrize(
+    "world, strategy", [pytest.param(1, "single", marks=pytest.mark.slow), (2, "one_weird_trick")]
+)
 def test_compiling_takes_whole_segments_and_changes_nothing(
     world: int, strategy: str, plain: Record, tmp_path: Path
 ) -> None:
@@ -346,7 +355,7 @@ def test_a_rank_that_fails_in_training_ends_all(torchrun: Run, tmp_path: Path) -
     assert "rank      : 1" in cause and "RuntimeError: boom in step 1" in cause
     assert "altered_training.py" in before and "boom in step 1" in before
     assert "error: worker 0 ends in step 1: worker 1 failed in step 1: RuntimeError: boom in step 1" in before
-    assert marked(tmp_path.name) == []
+    wait_for(lambda: marked(tmp_path.name) == [], 10)
     assert list(tmp_path.rglob("record.json")) == []
 
 
@@ -363,9 +372,7 @@ def test_a_run_in_the_folder_of_another_is_refused(world: int, tmp_path: Path) -
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_ctrl_c_in_training_leaves_no_process_and_no_record(world: int, start: Start, tmp_path: Path) -> None:
-    command = (
-        [] if world == 1 else ["torch.distributed.run", "--standalone", f"--nproc-per-node={world}", "-m"]
-    )
+    command = [] if world == 1 else ["parallel.torchrun", f"--nproc-per-node={world}", "-m"]
     strategy = "single" if world == 1 else "one_weird_trick"
     process = start(
         *command,

@@ -3,26 +3,35 @@ command."""
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from parallel.calibration.link_fit import Pattern, Point, across, fit_link, patterns
 from parallel.calibration.op_times import ADD, COPY, UPDATE, OpTimer
 from parallel.calibration.options import CalibrationOptions
+from parallel.calibration.progress import PhaseProgress, expected_s
+from parallel.calibration.setup import Setup
 from parallel.calibration.shapes import OpShape, compositions, model_runs, op_shapes
+from parallel.calibration.speeds import changed_speeds, relative_speeds
 from parallel.cli.values import prefixed_options
 from parallel.cluster import Measured, open_cluster, read_cluster
 from parallel.cluster.op_key import OpKey
 from parallel.cluster.regression import cross_validate
 from parallel.cluster.roofline import is_view
 from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS, Timing
-from parallel.config import ClusterConfig, StrategyConfig
+from parallel.config import ClusterConfig, Config, DataConfig, StrategyConfig
 from parallel.graph import Graph, whole_part
+from parallel.models.alexnet import AlexNetConfig
 from parallel.program.lowering import lower
+from parallel.results.hosts import Host
+from parallel.runtime.communication.world import World
 from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, build_plan
 from tests.support.commands import Run
 from tests.support.small_models import MODELS, graph_of
@@ -87,7 +96,7 @@ class TestOpTimer:
                 trained.add(op.name)
         for run in model_runs(op_shapes(graph, 4, 3, (1,))):
             timer.run(run)
-            ops, counts = timer.times.collect()
+            ops, counts, _ = timer.times.collect()
             found = {key for key, _ in ops}
             for name, shape in run.items():
                 op = graph[name]
@@ -172,6 +181,69 @@ class TestLinks:
         pattern = Pattern("pairs", {pair: 1.0 for pair in pairs["pairs"]})
         assert pattern.load(10, True, node_of) == 20 and pattern.load(10, False, node_of) == 10
 
+    def test_between_nodes_of_different_size(self) -> None:
+        pairs = {p.name: set(p.sends) for p in across([range(2), range(2, 3)])}
+        assert pairs == {"one way": {(0, 2)}, "exchange 2": {(0, 2), (2, 0)}}
+
+
+class TestSpeeds:
+    @pytest.mark.parametrize(
+        "seconds, speeds",
+        [
+            ([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], [1.0, 1.0]),
+            ([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]], [1.0, 0.5]),
+            ([[2.1, 2.1, 2.1], [1.0, 1.0, 1.0], [1.02, 1.02, 1.02]], [0.49, 1.0, 1.0]),
+            ([[1.0, 1.0, 1.0], [1.04, 1.04, 1.04]], [1.0, 1.0]),  # noise
+            ([[1.0, 3.0, 1.0], [1.0, 1.0, 1.0]], [1.0, 1.0]),  # a short disturbance
+            ([[2.0, 4.0, 2.0], [1.0, 2.0, 1.0]], [0.5, 1.0]),  # a disturbance of the whole machine
+            ([[0.9], [1.0], [1.0], [1.0], [3.0]], [1.11, 1.0, 1.0, 1.0, 0.33]),  # the typical one is 1
+        ],
+    )
+    def test_relative(self, seconds: list[list[float]], speeds: list[float]) -> None:
+        assert relative_speeds(seconds) == speeds
+
+    def test_changed(self) -> None:
+        assert changed_speeds((), (), 2) is None
+        assert changed_speeds((), (1.0, 0.9), 2) is None
+        words = changed_speeds((1.0, 0.5), (), 2)
+        assert words is not None and "have speeds of 100 %, 100 %, and had 100 %, 50 % when" in words
+        assert "calibrate.fresh=true" in words
+
+
+class TestSetup:
+    def setup(self, rank: int, *cores: int, speeds: tuple[float, ...] = ()) -> Setup:
+        """Return the setup of a worker on hosts with 2 and 1 workers and these cores."""
+        hosts = (
+            Host(index=0, name="a", workers=(0, 1), cores=cores[0]),
+            Host(index=1, name="b", workers=(2,), cores=cores[1]),
+        )
+        unused: Any = None
+        return Setup(
+            config=Config(AlexNetConfig(), DataConfig("digits"), DataParallel()),
+            options=CalibrationOptions(),
+            world=World(rank, 3, CPU, "gloo", hosts=hosts),
+            data=unused,
+            graph=unused,
+            known=None,
+            progress=PhaseProgress(Console(), enabled=False),
+            speeds=speeds,
+        )
+
+    @pytest.mark.parametrize(
+        "cores, computing, computes",
+        [((2, 1), 2, [True, True, True]), ((1, 8), 1, [True, False, True]), ((8, 1), 2, [True, True, True])],
+    )
+    def test_uneven_hosts(self, cores: tuple[int, int], computing: int, computes: list[bool]) -> None:
+        setups = [self.setup(rank, *cores) for rank in range(3)]
+        assert {setup.workers_per_node for setup in setups} == {2} and setups[0].nodes == 2
+        assert [setup.place for setup in setups] == [0, 1, 0]
+        assert {setup.computing_per_node for setup in setups} == {computing}
+        assert [setup.computes for setup in setups] == computes
+
+    def test_only_reference_workers_make_the_table(self) -> None:
+        assert self.setup(0, 2, 1).of_references("abc") == ["a", "b", "c"]
+        assert self.setup(0, 2, 1, speeds=(1.0, 0.7, 1.0)).of_references("abc") == ["a", "c"]
+
 
 def test_cross_validation_holds_out_shapes() -> None:
     """Times that do not depend on the features cannot be predicted for unseen shapes."""
@@ -223,16 +295,39 @@ def test_the_command(torchrun: Run, run: Run, tmp_path: Path) -> None:
     cluster = read_cluster(path.read_text())
     assert cluster.workers == 2 and cluster.nodes == 1 and isinstance(cluster.compute, Measured)
     assert cluster == open_cluster(ClusterConfig(device="cpu", cache=str(path.parent)), 2)
+    assert cluster.all_reduce is not None and 0 <= cluster.all_reduce.overlap_slowdown <= 1
+    assert cluster.all_reduce.link.seconds(150e6) > cluster.all_reduce.link.seconds(4e3) > 0
     assert cluster.data_s_per_image > 0 and cluster.inside.seconds(1e6) > 0 and cluster.memory_bytes > 0
     second = torchrun(2, *arguments)
     assert second.returncode == 0, second.stderr
     again = read_cluster(path.read_text())
     assert again.inside == cluster.inside, "messages are not measured again"
+    assert again.all_reduce == cluster.all_reduce
     assert isinstance(again.compute, Measured)
     before, after = cluster.compute.table.ops["fp32"], again.compute.table.ops["fp32"]
     assert len(after) > len(before) and all(after[key] == timing for key, timing in before.items())
     alone = run(*arguments)
     assert alone.returncode == 2 and "error: workers=2 needs a world of 2" in alone.stderr
+
+
+def test_the_countdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    text = io.StringIO()
+    with PhaseProgress(Console(file=text), True) as progress:
+        progress.expect(expected_s(60, 0.2))
+        progress.phase("ops")
+        for now[0] in (105.0, 111.0, 112.0, 180.0):
+            progress.done(0.5)
+    assert text.getvalue().splitlines() == [
+        "ops, about 77 s left",
+        "ops, about 66 s left",
+        "ops, some seconds left",
+    ]
+    silent = io.StringIO()
+    with PhaseProgress(Console(file=silent), False) as progress:
+        progress.phase("ops")
+    assert not silent.getvalue()
 
 
 def test_views_take_no_time() -> None:

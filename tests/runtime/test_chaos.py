@@ -15,12 +15,13 @@ from parallel.graph import trace
 from parallel.plans import read_plan
 from parallel.program.lowering import lower
 from parallel.runtime.communication.chaos import Chaos, Postponed
-from parallel.runtime.communication.chaos_transport import open_transport
+from parallel.runtime.communication.open_transport import open_transport
+from parallel.runtime.communication.opening import open_world
 from parallel.runtime.communication.transport import Receive
-from parallel.runtime.communication.world import open_world
 from parallel.runtime.execution.gathered import gathered
+from parallel.runtime.execution.held_bucket import HeldBucket
 from parallel.runtime.execution.options import EngineOptions
-from parallel.runtime.execution.parameters import HeldBucket, Parameters
+from parallel.runtime.execution.parameters import Parameters
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.execution.step import StepRun
 from parallel.runtime.instrumentation.clock import Clock

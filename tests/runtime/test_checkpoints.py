@@ -12,17 +12,20 @@ from torch import Tensor
 from parallel.checkpoints.checkpoint import Checkpoint, folder_name
 from parallel.checkpoints.manifest import Manifest
 from parallel.checkpoints.saver import Saver
-from parallel.config import ClusterConfig, StrategyConfig
+from parallel.config import ClusterConfig, Ddp, PeerConfig, StrategyConfig
 from parallel.graph import trace
 from parallel.plans import read_plan
 from parallel.program.lowering import lower
 from parallel.results.records import Attempt, Epoch, Workload
-from parallel.runtime.communication.world import World, open_world
-from parallel.runtime.execution.ddp import DDPEngine
+from parallel.runtime.communication.opening import open_world
+from parallel.runtime.communication.world import World
 from parallel.runtime.execution.engine import Engine
 from parallel.runtime.execution.gathered import gathered
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
+from parallel.runtime.peers import PEERS
+from parallel.runtime.peers.engine import PeerEngine
+from parallel.runtime.peers.fsdp2 import Fsdp2
 from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, Single, build_plan
 from tests.support.small_models import CLASSES, build, graph_of
 from tests.support.workers import Workers
@@ -30,24 +33,25 @@ from tests.support.workers import Workers
 BATCH, STEPS = 12, 2
 KINDS = ("weights", "momentum", "buffers")
 OPTIONS = EngineOptions(seed=0, momentum=0.9, weight_decay=0.01)
-Spec = tuple[int, StrategyConfig | None]
-"""Workers, and the strategy; None: DDP."""
+Spec = tuple[int, StrategyConfig]
+"""Workers, and the strategy."""
 CHAIN: list[Spec] = [
     (1, Single()),
     (3, DataParallel()),
     (2, OneWeirdTrick(scheme="b")),
     (3, ModelParallel(micro_batches=3)),
     (4, ModelParallel(scheme="tensor")),
-    (2, None),
+    (2, Ddp()),
+    (3, Fsdp2()),
 ]
-BRANCHING: list[Spec] = [(1, Single()), (3, DataParallel()), (4, ModelParallel(scheme="tensor")), (2, None)]
+BRANCHING: list[Spec] = [(1, Single()), (3, DataParallel()), (4, ModelParallel(scheme="tensor")), (2, Ddp())]
 State = dict[str, dict[str, Tensor]]
 
 
-def open_engine(model: str, plan: str | None, world: World) -> Engine:
+def open_engine(model: str, plan: str | PeerConfig, world: World) -> Engine:
     network, shape = build(model)
-    if plan is None:
-        return DDPEngine(network, world, OPTIONS, batch_size=BATCH, bucket_mb=25.0)
+    if isinstance(plan, PeerConfig):
+        return PeerEngine(PEERS[plan.name], plan, network, world, OPTIONS, batch_size=BATCH)
     graph = trace(network, shape)
     return Runtime(lower(graph, read_plan(plan, graph), BATCH), network, world, OPTIONS)
 
@@ -83,7 +87,7 @@ def state_of(engine: Engine, world: World) -> State:
     return {kind: gathered(engine, kind, world) for kind in KINDS}
 
 
-def save(model: str, plan: str | None, folder: Path) -> State:
+def save(model: str, plan: str | PeerConfig, folder: Path) -> State:
     """Train some steps and save; return the state, on worker 0."""
     torch.manual_seed(5)
     shape = build(model)[1]
@@ -104,7 +108,7 @@ def save(model: str, plan: str | None, folder: Path) -> State:
     return saved
 
 
-def load(model: str, plan: str | None, folders: list[Path]) -> list[State]:
+def load(model: str, plan: str | PeerConfig, folders: list[Path]) -> list[State]:
     """Return the states after loading each checkpoint, on worker 0."""
     with open_world(ClusterConfig(device="cpu")) as world:
         engine = open_engine(model, plan, world)
@@ -123,7 +127,10 @@ def test_every_engine_loads_what_every_other_saved(
     workers: Workers, tmp_path: Path, model: str, specs: list[Spec]
 ) -> None:
     graph = graph_of(model)
-    plans = [None if strategy is None else str(build_plan(graph, n, strategy)) for n, strategy in specs]
+    plans = [
+        strategy if isinstance(strategy, PeerConfig) else str(build_plan(graph, n, strategy))
+        for n, strategy in specs
+    ]
     saved, folders = [], []
     for number, (n, _), plan in zip(count(), specs, plans, strict=False):
         folder = tmp_path / str(number)

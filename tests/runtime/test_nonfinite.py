@@ -16,7 +16,7 @@ from parallel.graph import trace
 from parallel.graph.ops import Context, Op, Part
 from parallel.plans import read_plan
 from parallel.program.lowering import lower
-from parallel.runtime.communication.world import open_world
+from parallel.runtime.communication.opening import open_world
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.failure.errors import NotFinite

@@ -13,7 +13,7 @@ from torch import Tensor
 from parallel.config import ClusterConfig
 from parallel.graph import trace
 from parallel.program.lowering import lower
-from parallel.runtime.communication.world import open_world
+from parallel.runtime.communication.opening import open_world
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.strategies import DataParallel, OneWeirdTrick, build_plan

@@ -15,6 +15,7 @@ from parallel.config import ClusterConfig, Searched
 from parallel.plans import Plan, read_plan
 from parallel.prediction.plans import plan_of
 from parallel.program.lowering import lower
+from parallel.results import step_timeline
 from parallel.results.record_files import read_record
 from parallel.search.kept_plans import load
 from parallel.search.resolve import Candidate, Request, confirm, find, resolve, reuse
@@ -135,3 +136,8 @@ def test_a_run_searches_times_its_candidates_and_trains(
     record = read_record(found.parent)
     assert (record.strategy, record.workers) == ("searched", 2) and record.plan is not None
     assert record.plan in path.read_text(encoding="utf-8")
+    assert record.predicted is not None and not record.predicted.calibrated
+    assert "warning: prediction: cluster made is described by data sheets" in done.stderr
+    step = step_timeline.read(found.parent / step_timeline.FILE)
+    assert {span.worker for span in step.measured} == {span.worker for span in step.predicted} == {0, 1}
+    assert "predicted: " in done.stdout and "× the prediction" in done.stdout

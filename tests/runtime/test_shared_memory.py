@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from parallel.config import ClusterConfig
+from parallel.runtime.communication.opening import open_world
 from parallel.runtime.communication.shared_memory import _create
 from parallel.runtime.communication.transport import Receive, Transport
-from parallel.runtime.communication.world import open_world
 from parallel.runtime.instrumentation.clock import Clock
 from tests.support.workers import Workers
 

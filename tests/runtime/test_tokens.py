@@ -8,10 +8,10 @@ import socket
 import pytest
 
 from parallel.config import ClusterConfig
+from parallel.runtime.communication.opening import open_world
 from parallel.runtime.communication.tokens import Tokens, token_name
-from parallel.runtime.communication.world import open_world
 from parallel.runtime.failure.errors import WorkerLost
-from parallel.runtime.failure.watch import NullWatch
+from parallel.runtime.failure.null_watch import NullWatch
 from tests.support.workers import Workers
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")

@@ -15,6 +15,7 @@ from parallel.config import TrainerConfig
 from parallel.graph import trace
 from parallel.program import Backward, Forward, Start, Update, Wait
 from parallel.program.lowering import lower
+from parallel.results import step_timeline
 from parallel.runtime.instrumentation.trace import chosen_step
 from parallel.strategies import ModelParallel, build_plan
 from tests.support.commands import run_module
@@ -58,6 +59,21 @@ def test_a_step_is_traced_as_the_program_has_it(tmp_path: Path) -> None:
     assert {bar["name"] for bar in bars if bar["cat"] == "backward"} == {
         f"backward {segment.ops[-1]} … {segment.ops[0]}:{m}" for segment in program.segments for m in range(2)
     }
+    step = step_timeline.read(path.with_name(step_timeline.FILE))
+    assert step.predicted == (), "this machine is not calibrated for it"
+    assert min(span.start_s for span in step.measured) == 0
+    for worker, steps in enumerate(program.steps):
+        spans = [span for span in step.measured if span.worker == worker]
+        shown = [span for span in spans if not span.hidden]
+        for earlier, later in itertools.pairwise(shown):
+            assert earlier.end_s <= later.start_s + 1e-9, "a worker does one thing at a time"
+        assert {span.name.split()[0] for span in spans if span.kind == "compute"} == {
+            KINDS[type(instruction)] for instruction in steps
+        }
+        assert shown[0].kind == "data" and sum(span.kind == "data" for span in spans) == 1
+        blocked = {span.name for span in spans if span.kind in ("idle", "communication")}
+        way = "exchange" if worker == 1 else "exchange back"
+        assert all(name.startswith(f"{way} ") for name in blocked) and blocked
 
 
 def test_which_step_is_traced() -> None:

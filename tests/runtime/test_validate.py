@@ -13,17 +13,18 @@ from parallel.cli.ranked import run_ranked
 from parallel.cli.values import prefixed_options
 from parallel.cluster import Measured
 from parallel.cluster.op_key import OpKey
+from parallel.cluster.recording import RecordingCompute
 from parallel.cluster.table import FORWARD, Curve, Table, Timing
 from parallel.config import ClusterConfig, TrainerConfig
 from parallel.graph import trace
 from parallel.plans import Layout, Plan, make_plan
 from parallel.program.lowering import lower
 from parallel.results.validation import StepSplit
-from parallel.runtime.communication.world import open_world
+from parallel.runtime.communication.opening import open_world
 from parallel.validate import run
 from parallel.validation.measure import Measurement, Turn, random_batch, validated_plan
 from parallel.validation.options import ValidationOptions
-from parallel.validation.plans import PlanChooser, PredictedPlan, RecordingCompute
+from parallel.validation.plans import PlanChooser, PredictedPlan
 from tests.support.made_clusters import made_cluster
 from tests.support.small_models import CLASSES, build, graph_of
 from tests.support.workers import Workers
@@ -37,6 +38,13 @@ def chooser(monkeypatch: pytest.MonkeyPatch, found: str, batch_size: int = 12) -
     made = PlanChooser(TOWER, 2, batch_size, made_cluster(data_s_per_image=9.0), "fp32")
     monkeypatch.setattr(made, "optimum", lambda named: named[found])
     return made
+
+
+def test_one_worker_has_no_other_layouts() -> None:
+    """Its plans differ in micro-batches alone."""
+    found = PlanChooser(TOWER, 1, 12, made_cluster(1), "fp32").choose(runners_up=2, drawn=3, seed=0)
+    assert found[0].name.startswith("single") and all(plan.plan.workers == 1 for plan in found)
+    assert not any(plan.kind in ("runner-up", "random") for plan in found)
 
 
 def test_every_kind_of_plan_is_chosen_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from parallel import verify
-from parallel.config import Config
+from parallel.config import ClusterConfig, Config
 from parallel.runtime.communication.chaos import Chaos
 from parallel.verification.default_plans import DEFAULT_PLANS, DefaultPlan, default_cases
 from parallel.verification.parity import TOLERANCE, Difference, largest_difference
@@ -63,7 +63,7 @@ def test_default_plans_have_every_strategy_split_and_kind_of_op() -> None:
         for case in cases
         for op in case.graph
         for dim in "nckhw"
-        if case.plan is not None and getattr(case.plan[op.name], dim) > 1
+        if case.plan is not None and getattr(case.plan[op.name], dim) != 1
     }
     for kind, dims in {
         "Conv2d": "nckhw",
@@ -116,7 +116,7 @@ def test_any_difference_ends_with_1(
     def found(*args: object) -> Difference:
         return broken
 
-    def defaults(*args: object) -> Iterator[tuple[DefaultPlan, Difference]]:
+    def defaults(*args: object, **options: object) -> Iterator[tuple[DefaultPlan, Difference]]:
         yield DEFAULT_PLANS[0], Difference()
         yield DEFAULT_PLANS[1], broken
         yield DEFAULT_PLANS[2], Difference()
@@ -133,25 +133,29 @@ def test_any_difference_ends_with_1(
 
 def test_the_command_line_reaches_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Config, int, int | None, Chaos | None]] = []
-    defaults: list[tuple[int, Chaos | None]] = []
+    defaults: list[tuple[int, Chaos | None, str]] = []
 
-    def found(config: Config, steps: int, batch_size: int | None, chaos: Chaos | None) -> Difference:
+    def found(
+        config: Config, steps: int, batch_size: int | None, chaos: Chaos | None, tell: object
+    ) -> Difference:
         asked.append((config, steps, batch_size, chaos))
         return Difference()
 
-    def all_found(steps: int, chaos: Chaos | None) -> Iterator[tuple[DefaultPlan, Difference]]:
-        defaults.append((steps, chaos))
+    def all_found(
+        steps: int, chaos: Chaos | None, *, wanted: ClusterConfig, tell: object
+    ) -> Iterator[tuple[DefaultPlan, Difference]]:
+        defaults.append((steps, chaos, wanted.device))
         yield DEFAULT_PLANS[0], Difference()
 
     monkeypatch.setattr(verify, "verify", found)
     monkeypatch.setattr(verify, "verify_defaults", all_found)
     assert main(["strategy=ddp", "workers=3", "steps=7"]) == 0
     assert main(["strategy=single", "trainer.batch_size=6", "chaos=true"]) == 0
-    assert main([]) == main(["steps=2", "chaos=false"]) == 0
+    assert main([]) == main(["steps=2", "chaos=false", "cluster.device=cpu"]) == 0
     (ddp, steps, batch, chaos), (single, default_steps, own_batch, own_chaos) = asked
     assert (ddp.strategy.name, ddp.workers, steps, batch, chaos) == ("ddp", 3, 7, None, None)
     assert (single.strategy.name, default_steps, own_batch, own_chaos) == ("single", 3, 6, Chaos())
-    assert defaults == [(3, Chaos()), (2, None)]
+    assert defaults == [(3, Chaos(), "auto"), (2, None, "cpu")]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +176,7 @@ def test_the_command_line_reaches_the_comparison(monkeypatch: pytest.MonkeyPatch
         (["workers=0"], "workers=0 must be at least 1"),
         (
             ["workers=2", "model=vgg16"],
-            "overrides=workers=2 model=vgg16 need a strategy=NAME; the default plans take none",
+            "overrides=workers=2 model=vgg16 need a strategy=NAME; the default plans take only those of cluster",
         ),
         (["chaos=maybe"], "chaos=maybe is not known; it must be one of true, false"),
     ],

@@ -22,7 +22,8 @@ from parallel.program import Program
 from parallel.program.listing import step_rows
 from parallel.program.lowering import lower
 from parallel.program.required_memory import Memory, memory_of, refuse_too_large
-from parallel.runtime.communication.world import World, open_world
+from parallel.runtime.communication.opening import open_world
+from parallel.runtime.communication.world import World
 from parallel.runtime.execution.available_memory import available_memory
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime

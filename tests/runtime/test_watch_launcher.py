@@ -84,8 +84,7 @@ def test_a_process_that_torchrun_did_not_start_outlives_its_parent() -> None:
 def test_a_single_worker_under_torchrun_ends_with_it(start: Start, tmp_path: Path) -> None:
     """The worker neither waits for others nor opens a world."""
     process = start(
-        "torch.distributed.run",
-        "--standalone",
+        "parallel.torchrun",
         "--nproc-per-node=1",
         "-m",
         "tests.support.fake_job",

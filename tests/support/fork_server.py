@@ -7,12 +7,17 @@ process group and ends with its exit code. A command so started differs from one
 in what is imported already, which saves the seconds of importing torch. `sys.executable` of the forked process is
 FOLDER/python as well: torchrun's workers, a sweep's jobs and decoder processes are forked, too.
 
+Such a process ends as an interpreter does everywhere if it has threads that still run then, as those of torch and gloo:
+how a command ends with them is part of what is tested. With one thread, the interpreter would only clear all modules.
+That copies most memory of the server and takes longer than many commands, so it is left out.
+
 A client that is gone takes its process with it. The server ends, and all its processes with it, at the end of its
 standard input, which is when the process that started it ends.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -24,10 +29,13 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
+
+import psutil
 
 PRELOAD = (
     "tests.support.small_network",
-    "torch.distributed.run",
+    "parallel.cli.torchrun",
     "torch.distributed.elastic.agent.server.local_elastic_agent",
     "torch._dynamo",
     "sklearn.datasets",
@@ -160,6 +168,9 @@ def main(folder: Path) -> str | None:
     """Serve requests; return, in a forked process, the module that it is to run."""
     for name in PRELOAD:
         importlib.import_module(name)
+    from parallel.cli.compose import compose_config  # after the small network is registered
+
+    compose_config(["strategy=single"])  # fills the caches of Hydra's parser and of our schema
     gc.collect()
     gc.freeze()
     executable = folder / "python"
@@ -176,8 +187,25 @@ def main(folder: Path) -> str | None:
     return None if request is None else become(request, str(executable))
 
 
+def end_quickly(code: int) -> NoReturn:
+    """End with an exit code, without clearing the modules."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
     chosen = main(Path(sys.argv[1]))
     if chosen is not None:
-        # Nothing of the server is on the stack of the command, and the interpreter ends as it does everywhere.
-        runpy.run_module(chosen, run_name="__main__", alter_sys=True)
+        exit_code = 0
+        # psutil counts the threads of C++, too.
+        try:
+            # Nothing else of the server is on the stack of the command.
+            runpy.run_module(chosen, run_name="__main__", alter_sys=True)
+        except SystemExit as ended:
+            if not isinstance(ended.code, int) or psutil.Process().num_threads() > 1:
+                raise
+            exit_code = ended.code
+        if psutil.Process().num_threads() == 1:
+            end_quickly(exit_code)

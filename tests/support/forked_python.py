@@ -2,7 +2,8 @@
 
     forked_python.py SOCKET REAL_PYTHON [-u] -m module arguments
 
-Anything else than `-m` (as `-c`) is left to the real interpreter.
+Anything else than `-m` (as `-c`) is left to the real interpreter. Signals are forwarded; SIGSTOP cannot be, so SIGTSTP
+stops the process.
 """
 
 import json
@@ -11,7 +12,8 @@ import signal
 import socket
 import sys
 
-FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+SAME = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCONT)
+FORWARDED = {number: number for number in SAME} | {signal.SIGTSTP: signal.SIGSTOP}
 
 
 def main() -> int:
@@ -33,7 +35,7 @@ def main() -> int:
     socket.send_fds(server, [request.encode()], [0, 1, 2])
     pid = int(server.recv(32))
     for number in FORWARDED:
-        signal.signal(number, lambda sent, frame: os.killpg(pid, sent))
+        signal.signal(number, lambda sent, frame: os.killpg(pid, FORWARDED[sent]))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     for descriptor in (0, 1, 2):
         os.close(descriptor)  # or a pipe would stay open when the process closes its end

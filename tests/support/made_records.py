@@ -10,6 +10,7 @@ from parallel.cli.choices import CHOICES
 from parallel.config import Config, DataConfig, StrategyConfig
 from parallel.config.strategy import BASELINE
 from parallel.models.alexnet import AlexNetConfig
+from parallel.results.hosts import Host
 from parallel.results.records import Epoch, Record, Workload
 
 WORKLOAD = Workload(
@@ -38,6 +39,24 @@ ENVIRONMENT = {
     "git_dirty": False,
     "variables": {},
 }
+
+
+def made_hosts(*workers: int, bandwidth: float | None = None) -> tuple[Host, ...]:
+    """Return hosts with these numbers of workers."""
+    first = [sum(workers[:i]) for i in range(len(workers) + 1)]
+    return tuple(
+        Host(
+            index=i,
+            name=f"host{i}",
+            workers=tuple(range(first[i], first[i + 1])),
+            threads=1,
+            cores=2,
+            memory_bytes=8 * 10**9,
+            interface="eth0",
+            bandwidth=bandwidth,
+        )
+        for i in range(len(workers))
+    )
 
 
 def made_epochs(seconds: Sequence[float]) -> tuple[Epoch, ...]:

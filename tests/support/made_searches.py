@@ -11,6 +11,7 @@ import numpy as np
 
 from parallel.cluster import Cluster
 from parallel.graph import Graph
+from parallel.graph.box import Cut
 from parallel.graph.ops import Op
 from parallel.plans import Layout
 from parallel.program.lowering import lower
@@ -39,7 +40,7 @@ class RandomCosts(CostModel):
         return Random(f"{self._seed} {of}")
 
     def compute(self, op: Op, layout: Layout, samples: int) -> tuple[float, float]:
-        random = self._draw("compute", op.name, layout.degrees)
+        random = self._draw("compute", op.name, layout.cuts)
         return random.random(), random.choice([0.0, 1.0, 2.0]) * random.random()
 
     def part_seconds(self, op, layout, rows):  # type: ignore[no-untyped-def]
@@ -49,22 +50,20 @@ class RandomCosts(CostModel):
     def traffic(
         self, producer: Op, layout: Layout, consumer: Op, consumer_layout: Layout, which: int, samples: int
     ) -> Traffic:
-        random = self._draw(
-            "traffic", producer.name, layout.degrees, consumer.name, consumer_layout.degrees, which
-        )
+        random = self._draw("traffic", producer.name, layout.cuts, consumer.name, consumer_layout.cuts, which)
         if random.random() < 0.4:
             return Traffic(0.0, 0.0, ())
         return Traffic(random.random(), random.random(), tuple(sorted({*layout.on, *consumer_layout.on})))
 
     def sync(self, op: Op, layout: Layout) -> Sync:
-        random = self._draw("sync", op.name, layout.degrees)
-        moves = random.choice([0.0, 0.3, 3.0]) * (layout.n * layout.h * layout.w > 1)
+        random = self._draw("sync", op.name, layout.cuts)
+        moves = random.choice([0.0, 0.3, 3.0]) * (layout.parameter_holders > 1)
         return Sync(moves * random.random(), 0.3 * random.random(), moves * random.random())
 
-    def least_compute_s(self, op: Op, degrees: Sequence[int], samples: int) -> tuple[float, float]:
+    def least_compute_s(self, op: Op, cuts: Sequence[Cut], samples: int) -> tuple[float, float]:
         return 0.0, 0.0
 
-    def syncs(self, op: Op, grids: Grids, workers: Ints, complete: bool) -> SyncSeconds:
+    def syncs(self, op: Op, grids: Grids, workers: Ints) -> SyncSeconds:
         return SyncSeconds(*np.zeros((3, len(grids.degrees))))
 
     def exchanges(
@@ -79,7 +78,7 @@ class RandomCosts(CostModel):
         return RandomExchanges(self, producer, producers, consumer, consumers, which)
 
     def memory(self, op: Op, layout: Layout, samples: int) -> int:
-        return self._draw("memory", op.name, layout.degrees).randrange(100)
+        return self._draw("memory", op.name, layout.cuts).randrange(100)
 
 
 @dataclass
@@ -106,13 +105,21 @@ class RandomExchanges:
 
 
 def layout_of(grids: Grids, index: int) -> Layout:
-    degrees = grids.degrees[index].tolist()
-    return Layout(tuple(range(int(np.prod(degrees)))), *degrees)
+    on = np.argsort(np.where(grids.parts[index] < 0, np.inf, grids.parts[index]))
+    cuts = map(grids.cut_of, grids.codes[index].tolist())
+    return Layout(tuple(on[: grids.degrees[index].prod()].tolist()), *cuts)
 
 
 def cluster_of(workers: int, **numbers: object) -> Cluster:
-    """Return a cluster of two nodes, or of one worker. With `shared_cores`, workers contend for cores."""
+    """Return a cluster of two nodes, or of one worker. With `shared_cores`, workers contend for cores.
+
+    With `uneven`, one node has one worker, and workers have different speeds.
+    """
     per_node = max(1, -(-workers // 2))
+    if numbers.pop("uneven", False):
+        per_node = max(1, workers - 1)
+        numbers["node_workers"] = (1, per_node)
+        numbers["speeds"] = tuple((0.5, 1.0, 0.8)[i % 3] for i in range(1 + per_node))
     if numbers.pop("shared_cores", False):
         numbers["core_contention"] = tuple(0.9 + 0.4 * i for i in range(per_node))
     settings: dict[str, object] = {

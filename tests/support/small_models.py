@@ -12,10 +12,12 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
+from hypothesis import assume
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from parallel.graph import Graph, trace
+from parallel.graph.box import Cut, leaves_none_empty
 from parallel.graph.ops import Op, Shape
 from parallel.plans import Layout, Plan, make_plan
 
@@ -201,7 +203,7 @@ def _factors(size: int) -> list[int]:
 
 @st.composite
 def layouts(draw: st.DrawFn, op: Op, workers: int, samples: int) -> Layout:
-    """Draw a valid layout of `op` on some of the workers, in any order."""
+    """Draw a valid layout of `op` on some of the workers, in any order, some with weights."""
     size = draw(st.integers(1, workers))
     degrees = {"n": 1}
     for factor in _factors(size):
@@ -213,7 +215,12 @@ def layouts(draw: st.DrawFn, op: Op, workers: int, samples: int) -> Layout:
         dim = draw(st.sampled_from(dims))
         degrees[dim] = degrees.get(dim, 1) * factor
     on = draw(st.permutations(range(workers)))[:size]
-    return Layout(on=tuple(on), **degrees)
+    cuts: dict[str, Cut] = {}
+    for dim, parts in degrees.items():
+        weights = tuple(draw(st.lists(st.integers(1, 3), min_size=parts, max_size=parts)))
+        fits = leaves_none_empty(samples if dim == "n" else op.extent(dim), weights)
+        cuts[dim] = weights if fits and draw(st.booleans()) else parts
+    return Layout(on=tuple(on), **cuts)
 
 
 @st.composite
@@ -244,4 +251,6 @@ def plans(draw: st.DrawFn, graph: Graph, max_workers: int = 4, min_workers: int 
     plan = make_plan(
         graph, workers, chosen, micro_batches=micro_batches, scheme=scheme, pipeline=pipeline, update=update
     )
+    # Weights that meet in n, as those of the loss may, can be too far apart for so few samples.
+    assume(all(leaves_none_empty(samples, layout.n) for layout in plan.layouts.values()))
     return plan, samples * micro_batches

@@ -22,20 +22,29 @@ from typing import Any
 
 import torch.distributed as dist
 
-from parallel.runtime.communication import world
+from parallel.runtime.communication import opening
 
 
 def keep_process_group() -> None:
-    """Make torch's process group outlive the worlds that are opened in it."""
-    make = dist.init_process_group
+    """Make torch's process group outlive the worlds that are opened in it, and groups of some workers."""
+    make, make_group = dist.init_process_group, dist.new_group
+    groups: dict[tuple[int, ...], Any] = {}
 
     def make_once(*args: Any, **options: Any) -> None:
         if not dist.is_initialized():
             make(*args, **options)
 
+    def make_group_once(ranks: list[int] | None = None, **options: Any) -> Any:
+        if ranks is None:
+            return make_group(**options)
+        if tuple(ranks) not in groups:
+            groups[tuple(ranks)] = make_group(ranks, **options)
+        return groups[tuple(ranks)]
+
+    dist.new_group = make_group_once
     dist.init_process_group = make_once
     dist.destroy_process_group = lambda group=None: None
-    world.GLOO_THREADS_END_S = 0.0  # a pause before the group is destroyed
+    opening.GLOO_THREADS_END_S = 0.0  # a pause before the group is destroyed
 
 
 def serve(pipe: Connection) -> None:

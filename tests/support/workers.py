@@ -20,6 +20,7 @@ from typing import Any
 from torch.distributed import TCPStore
 
 from tests.support.commands import forking_python, variables, worker_variables
+from tests.support.gpu import VISIBLE
 
 ENDING_S = 30.0
 
@@ -32,7 +33,8 @@ class Workers:
     """Processes with torchrun's environment that call functions together."""
 
     def __init__(self) -> None:
-        self._sets: dict[int, WorkerSet] = {}
+        self._sets: dict[tuple[int, str | None], WorkerSet] = {}
+        """By number of workers and the GPUs that they see, which a test hides or not."""
 
     def run(
         self, workers: int, function: Callable[..., Any], *args: Any, timeout: float = 300.0
@@ -42,12 +44,13 @@ class Workers:
         If one raises, all of these processes are ended, since its peers wait for it, and
         `WorkerError` is raised with its traceback.
         """
-        if workers not in self._sets:
-            self._sets[workers] = WorkerSet(workers)
+        key = workers, os.environ.get(VISIBLE)
+        if key not in self._sets:
+            self._sets[key] = WorkerSet(workers)
         try:
-            return self._sets[workers].run(function, args, timeout)
+            return self._sets[key].run(function, args, timeout)
         except WorkerError:
-            self._sets.pop(workers).kill()
+            self._sets.pop(key).kill()
             raise
 
     def stop(self) -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parallel.graph.box import Box, cut
+from parallel.graph.box import Box, cut, joined, leaves_none_empty, normal
 
 spans = st.tuples(st.integers(0, 6), st.integers(0, 6))
 
@@ -26,6 +26,27 @@ def test_cut_tiles_exactly(size: int, data: st.DataObject) -> None:
     sizes = [stop - start for start, stop in parts]
     assert min(sizes) >= 1
     assert max(sizes) - min(sizes) <= 1
+
+
+@given(st.integers(1, 200), st.lists(st.integers(1, 50), min_size=1, max_size=6))
+def test_weights_tile_in_proportion(size: int, listed: list[int]) -> None:
+    weights = tuple(listed)
+    parts = [cut(size, weights, i) for i in range(len(weights))]
+    assert [position for part in parts for position in range(*part)] == list(range(size))
+    for (start, stop), weight in zip(parts, weights, strict=True):
+        assert abs((stop - start) - size * weight / sum(weights)) < 1
+    assert leaves_none_empty(size, weights) == all(start < stop for start, stop in parts)
+    assert parts == [cut(size, normal(weights), i) for i in range(len(weights))]
+
+
+def test_weights_have_one_form() -> None:
+    assert normal((6, 2)) == (3, 1)
+    assert normal((5, 5, 5)) == 3
+    assert normal((7,)) == 1
+    assert [cut(128, (85, 43), i) for i in range(2)] == [(0, 85), (85, 128)]
+    assert joined(2, 3) == 6
+    assert joined((2, 1), 2) == (2, 2, 1, 1)
+    assert joined((3, 1), (1, 2)) == (3, 6, 1, 2)
 
 
 @given(st.lists(st.tuples(spans, spans), min_size=1, max_size=3))

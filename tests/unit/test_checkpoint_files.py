@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -81,11 +82,14 @@ def split_tensors(draw: st.DrawFn) -> tuple[dict[str, Tensor], list[Piece]]:
             in_memory_order(tensors[name][box.within(Box.whole(shape))], channels_last).reshape(-1)
             for name, shape, box in same
         ]
-        flat = torch.cat(parts)
+        gaps = [torch.full((draw(st.integers(0, 3)),), float("nan"), dtype=dtype) for _ in parts]
+        padded = [torch.cat([part, gap]) for part, gap in zip(parts, gaps, strict=True)]
+        offsets = list(itertools.accumulate(map(len, padded[:-1]), initial=0))
+        flat = torch.cat(padded)
         shards = draw(st.integers(1, 4))
         for shard in range(shards):
             span = cut(len(flat), shards, shard)
-            pieces += pieces_of_span("weights", same, span, flat[slice(*span)], channels_last)
+            pieces += pieces_of_span("weights", same, offsets, span, flat[slice(*span)], channels_last)
     return tensors, draw(st.permutations(pieces))
 
 
@@ -313,10 +317,11 @@ def state(seed: int) -> dict[str, Tensor]:
 def shard(seed: int, rank: int, workers: int) -> list[Piece]:
     """Return a worker's part of `state(seed)`, as of a bucket of whole tensors."""
     tensors = state(seed)
-    flat = torch.cat([in_memory_order(tensor, True).reshape(-1) for tensor in tensors.values()])
+    parts = [in_memory_order(tensor, True).reshape(-1) for tensor in tensors.values()]
+    flat, offsets = torch.cat(parts), list(itertools.accumulate(map(len, parts[:-1]), initial=0))
     span = cut(len(flat), workers, rank)
     boxes = [(name, shape, Box.whole(shape)) for name, shape in GIVEN.items()]
-    return list(pieces_of_span("weights", boxes, span, flat[slice(*span)], True))
+    return list(pieces_of_span("weights", boxes, offsets, span, flat[slice(*span)], True))
 
 
 def savers(

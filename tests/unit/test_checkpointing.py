@@ -24,12 +24,15 @@ class Apart:
         pass
 
     def gather(self, value: Any) -> list[Any]:
-        return [value, False if value is True else value]
+        return [value, ("b", False) if isinstance(value, tuple) else value]
 
 
 def test_a_folder_that_is_not_shared_is_refused_before_the_first_step(tmp_path: Path) -> None:
     job = prepare(compose_config(["data.train_images=64", "data.val_images=32", "workers=1"]), verbose=False)
     attempts = attempts_of(StartPoint(), job)
-    with pytest.raises(ValueError, match="is not shared: worker 1 does not see what worker 0 writes there"):
+    with pytest.raises(
+        ValueError,
+        match=r"is not shared: host b \(worker 1\) does not see what host .* \(worker 0\) writes there",
+    ):
         Checkpointing(job, cast(World, Apart()), cast(Any, None), tmp_path, attempts, 10)
     assert list((tmp_path / "checkpoints").iterdir()) == []

@@ -24,13 +24,22 @@ from parallel.cluster import (
     read_cluster,
     write_cluster,
 )
-from parallel.cluster.machine import calibration_path, fingerprint_of, machine_of
+from parallel.cluster.machine import (
+    calibration_path,
+    fingerprint_of,
+    machine_of,
+    node_workers_of,
+    on_same_nodes,
+)
 from parallel.cluster.op_key import OpKey
 from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS, Curve, Table, Timing
 from parallel.cluster.units import UNITS, quantity, text
 from parallel.config import ClusterConfig
 from parallel.graph import whole_part
+from parallel.graph.configured import model_graph
 from parallel.plans import Layout
+from parallel.results.environment import EMULATED
+from parallel.simulator import CostModel
 from tests.support.small_models import graph_of
 
 SHIPPED = sorted(path.stem for path in (CONF / "cluster").glob("*.yaml") if path.stem != "local")
@@ -178,6 +187,10 @@ class TestCluster:
     def test_grows_by_nodes(self) -> None:
         assert made().resized(9).nodes == 3
         assert made().resized(2).nodes == 1, "fewer workers are put on fewer nodes"
+        slow = made(nodes=1, workers_per_node=2, speeds=(1.0, 0.5))
+        assert slow.resized(1) is slow
+        with pytest.raises(ValueError, match="cannot grow because its nodes or workers differ"):
+            slow.resized(3)
         with pytest.raises(
             ValueError, match="workers=9 is more than the 4 of cluster made.*no link `between`"
         ):
@@ -292,6 +305,37 @@ class TestFiles:
         with pytest.raises(ValueError, match=words):
             cluster_of({**data, "core_contention": {"workers": workers}})
 
+    def test_round_trip_of_nodes_and_workers_that_differ(self) -> None:
+        cluster = made(node_workers=(4, 1), speeds=(1.0, 1.0, 1.0, 0.25, 0.5), sources={"speeds": "measured"})
+        again = read_cluster(write_cluster(cluster))
+        assert again == cluster and again.sources == cluster.sources
+        assert cluster.workers == 5 and not cluster.even
+        assert [cluster.node_of(worker) for worker in range(5)] == [0, 0, 0, 0, 1]
+        assert [list(cluster.workers_of(node)) for node in range(2)] == [[0, 1, 2, 3], [4]]
+        with pytest.raises(ValueError, match="worker=5 is outside the cluster's 5 workers"):
+            cluster.node_of(5)
+
+    def test_a_slow_worker_loads_slowly(self) -> None:
+        cluster = made(nodes=1, workers_per_node=2, speeds=(1.0, 0.5), data_s_per_image=1.0)
+        assert cluster.data_s([3, 2]) == 4.0
+        assert dataclasses.replace(cluster, data_shared=True).data_s([3, 2]) == 7.0
+
+    @pytest.mark.parametrize(
+        "changes, words",
+        [
+            ({"workers_per_node": []}, "must list the workers of each node"),
+            ({"workers_per_node": [4, 0]}, r"workers_per_node.\[1\]=0 must be a whole number"),
+            ({"workers_per_node": [4]}, "must have nodes=2 values"),
+            ({"speeds": {"workers": "50 %"}}, "must list a share for each worker"),
+            ({"speeds": {"workers": ["50 %"]}}, "must have a value for each of the 8 workers"),
+            ({"speeds": {"workers": ["0 %"] * 8}}, "must be from 0.1 %"),
+            ({"speeds": {"workers": [1] * 8}}, "has no unit"),
+        ],
+    )
+    def test_refusals_of_nodes_and_workers_that_differ(self, changes: dict[str, object], words: str) -> None:
+        with pytest.raises(ValueError, match=words):
+            cluster_of({**yaml.safe_load(write_cluster(made())), **changes})
+
     def test_names_of_earlier_versions_are_refused_with_what_to_do(self) -> None:
         written = write_cluster(made(workers_per_node=2, core_contention=(1.0, 2.0)))
         with pytest.raises(
@@ -337,8 +381,42 @@ class TestFiles:
             assert cluster.compute.forward_s(op, whole_part(op, 4), "fp32") >= 0
 
     def test_the_issue_s_clusters_are_shipped(self) -> None:
-        assert {"two_p100", "k20", "dgx1", "h100", "h100_infiniband", "ethernet_1g", "ethernet_10g"} == set(
-            SHIPPED
+        assert {
+            *("two_p100", "k20", "dgx1", "a100", "h100", "h100_infiniband", "h200"),
+            *("ethernet_1g", "ethernet_10g"),
+        } == set(SHIPPED)
+
+    @pytest.mark.parametrize("name", ["a100", "h100", "h100_infiniband", "h200"])
+    def test_tensor_cores_are_priced_by_precision(self, name: str) -> None:
+        cluster = read_cluster((CONF / "cluster" / f"{name}.yaml").read_text())
+        fc6 = model_graph(compose_config([]).model, 10)["fc6"]
+        times = [
+            cluster.compute.forward_s(fc6, whole_part(fc6, 4096), precision)
+            for precision in ("bf16", "tf32", "fp32", "fp64")
+        ]
+        assert times[0] < times[1] < times[2] < times[3]
+
+    @pytest.mark.parametrize("name", ["k20", "two_p100", "dgx1"])
+    def test_older_gpus_have_no_tf32(self, name: str) -> None:
+        cluster = read_cluster((CONF / "cluster" / f"{name}.yaml").read_text())
+        with pytest.raises(
+            ValueError, match=f"trainer.precision=tf32 has no times in cluster {name}; it has"
+        ):
+            CostModel(graph_of("tower"), 4, cluster, "tf32")
+
+    def test_convolutions_may_exceed_the_peak(self) -> None:
+        """Winograd's algorithm needs fewer multiplications than the direct one."""
+        graph = graph_of("tower")
+        conv = next(op for op in graph if type(op).__name__ == "Conv2d")
+        direct, winograd = (
+            dataclasses.replace(
+                ROOFLINE, efficiency={"Conv2d": share}, memory_bandwidth=1e20, op_overhead_s=0
+            )
+            for share in (1.0, 2.25)
+        )
+        whole = whole_part(conv, 4)
+        assert direct.forward_s(conv, whole, "fp32") == pytest.approx(
+            2.25 * winograd.forward_s(conv, whole, "fp32")
         )
 
     @pytest.mark.parametrize(
@@ -355,7 +433,12 @@ class TestFiles:
                 r"compute.roofline.peak.fp32=1 GB/s has the unit GB/s",
             ),
             ("compute__roofline__peak__fp8", "1 TFLOP/s", "peak=fp8 is not known"),
-            ("compute__roofline__efficiency__Conv2d", "140 %", "efficiency.Conv2d=1.4"),
+            (
+                "compute__roofline__efficiency__Conv2d",
+                "1010 %",
+                "efficiency.Conv2d=10.1 must be .* at most 10",
+            ),
+            ("compute__roofline__efficiency__Linear", "101 %", "efficiency.Linear=1.01 must be .* at most 1"),
             ("compute__other", 1, "compute=other is not a key here"),
             (
                 "between__bandwidth__points",
@@ -399,7 +482,7 @@ class TestOpen:
 
     def write(self, folder: Path, workers: int, **changes: str) -> None:
         config = self.config(folder)
-        machine = machine_of(config, workers) | changes
+        machine = machine_of(config, [workers]) | changes
         cluster = made(nodes=1, workers_per_node=workers, machine=machine, name=f"of {workers}")
         calibration_path(config, machine).write_text(write_cluster(cluster))
 
@@ -407,7 +490,7 @@ class TestOpen:
         with pytest.raises(
             ValueError,
             match=r"not calibrated for workers=2, cluster.threads=1.*"
-            r"torchrun --standalone --nproc-per-node 2 -m parallel.calibrate",
+            r"python -m parallel.torchrun --nproc-per-node 2 -m parallel.calibrate",
         ):
             open_cluster(self.config(tmp_path), 2)
 
@@ -422,6 +505,48 @@ class TestOpen:
             open_cluster(self.config(tmp_path), 5)
         with pytest.raises(ValueError, match=r"not calibrated .*cluster.threads=7"):
             open_cluster(self.config(tmp_path, threads=7), 2)
+
+    def write_nodes(self, folder: Path, *node_workers: int) -> None:
+        config = self.config(folder)
+        machine = machine_of(config, node_workers)
+        name = " + ".join(map(str, node_workers))
+        cluster = made(
+            nodes=len(node_workers),
+            workers_per_node=max(node_workers),
+            node_workers=node_workers if len(set(node_workers)) > 1 else (),
+            machine=machine,
+            name=name,
+        )
+        calibration_path(config, machine).write_text(write_cluster(cluster))
+
+    def test_the_calibration_of_these_hosts(self, tmp_path: Path) -> None:
+        for node_workers in ((3,), (2, 1), (1, 2), (1, 1, 1), (2, 2)):
+            self.write_nodes(tmp_path, *node_workers)
+        config = self.config(tmp_path)
+        assert len(list(tmp_path.iterdir())) == 5, "each has a fingerprint of its own"
+        for node_workers in ((3,), (2, 1), (1, 2), (1, 1, 1), (2, 2)):
+            name = " + ".join(map(str, node_workers))
+            assert open_cluster(config, sum(node_workers), node_workers).name == name
+        assert open_cluster(config, 3).name == "3", "the fewest hosts"
+        with pytest.raises(ValueError, match=r"not calibrated for workers=4 on hosts with 3 \+ 1, "):
+            open_cluster(config, 4, (3, 1))
+
+    @pytest.mark.parametrize("nodes", ["1 + 1", "2 + x", "0", "", "2, 1", "9" * 5000])
+    def test_damaged_nodes(self, tmp_path: Path, nodes: str) -> None:
+        self.write(tmp_path, 3, nodes=nodes)
+        with pytest.raises(ValueError, match=r"is damaged .machine.nodes=.*: delete it"):
+            open_cluster(self.config(tmp_path), 3)
+
+    def test_an_emulated_cluster_has_its_own(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(EMULATED, '{"hosts": 2, "rate": "1gbit"}')
+        self.write(tmp_path, 2)
+        assert open_cluster(self.config(tmp_path), 2).name == "of 2"
+        monkeypatch.setenv(EMULATED, '{"hosts": 2, "rate": "5gbit"}')
+        with pytest.raises(ValueError, match="not calibrated"):
+            open_cluster(self.config(tmp_path), 2)
+        monkeypatch.delenv(EMULATED)
+        with pytest.raises(ValueError, match="not calibrated"):
+            open_cluster(self.config(tmp_path), 2)
 
     def test_another_machine_s_file_is_warned_of(self, tmp_path: Path) -> None:
         self.write(tmp_path, 2, cores="999")
@@ -524,3 +649,26 @@ class TestOpKey:
         ]
         assert sums[0] == sums[1], "the bias makes no difference"
         assert sums[2].inputs[0][1] == 3, "seven channels are cut into 2, 2 and 3"
+
+
+class TestNodesOfAMachine:
+    @pytest.mark.parametrize("node_workers", [(1,), (4,), (2, 2), (2, 1), (1, 2, 3)])
+    def test_back_and_forth(self, node_workers: tuple[int, ...]) -> None:
+        machine = machine_of(ClusterConfig(device="cpu"), node_workers)
+        assert node_workers_of(machine) == node_workers
+        assert machine["workers"] == str(sum(node_workers))
+
+    @pytest.mark.parametrize(
+        "there, here, same",
+        [
+            ((2, 2), (2, 1), True),
+            ((2, 2), (2,), True),
+            ((2, 2), (1, 1), False),
+            ((2, 1), (3,), False),
+            ((3,), (2, 1), False),
+            ((2,), (2, 1), False),
+            ((4,), (2,), True),
+        ],
+    )
+    def test_first_workers(self, there: tuple[int, ...], here: tuple[int, ...], same: bool) -> None:
+        assert on_same_nodes(there, here) is same

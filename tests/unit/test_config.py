@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from parallel.cli import compose
-from parallel.cli.application import claim_run_dir, fit_world
+from parallel.cli.application import claim_run_dir, fit_world, one_worker_line
 from parallel.cli.choices import CHOICES
 from parallel.cli.stored import evaluation_config
+from parallel.cli.swept_options import refuse_options_of_some
 from parallel.config import Config, DataConfig, ImageFilesConfig, TrainerConfig
 from parallel.models.alexnet import AlexNetConfig
 from parallel.strategies import DataParallel, FromFile, ModelParallel, Single
@@ -34,10 +35,16 @@ def options(group: str) -> set[str]:
 )
 def test_every_choice_composes(group: str, name: str) -> None:
     config = compose.compose_config([f"{group}={name}"])
-    if group in ("strategy", "data", "model", "tracker"):
+    if group in ("data", "model", "tracker"):
         assert getattr(config, group).name == name
-    if group in CHOICES:
+    if name in CHOICES.get(group, ()):
         assert getattr(config, group) == CHOICES[group][name]
+
+
+@pytest.mark.parametrize("preset", ["model_parallel_tensor", "one_weird_trick_b", "one_weird_trick_c"])
+def test_a_preset_is_a_strategy_with_a_scheme(preset: str) -> None:
+    strategy = compose.compose_config([f"strategy={preset}"]).strategy
+    assert f"{strategy.name}_{strategy.scheme}" == preset
 
 
 @pytest.mark.parametrize(
@@ -95,14 +102,18 @@ def test_the_documented_keys_exist() -> None:
             ["strategy=nope"],
             [
                 "strategy=nope",
-                "data_parallel, ddp, from_file, model_parallel, one_weird_trick, searched, single",
+                "accelerate, data_parallel, ddp, ddp_ours, deepspeed, fabric, from_file, fsdp2, model_parallel, "
+                "model_parallel_tensor, one_weird_trick, one_weird_trick_b, one_weird_trick_c, searched, single",
             ],
         ),
         (["data=nope"], ["data=nope", "digits, dogs_vs_cats"]),
         (["model=nope"], ["model=nope", "alexnet"]),
         (["experiment=nope"], ["experiment=nope", "tiny_imagenet"]),
-        (["hydra/launcher=nope"], ["hydra/launcher=nope", "basic, torchrun"]),
-        (["strategy.name=nope"], ["strategy=nope", "data_parallel"]),
+        (["hydra/launcher=nope"], ["hydra/launcher=nope", "basic, emulated, submitit_slurm, torchrun"]),
+        (
+            ["strategy.name=ddp"],
+            ["strategy.name=ddp is not possible: use strategy= with one of single, data_parallel"],
+        ),
         (
             ["strategy.scheme=a"],
             ["strategy.scheme=a does not belong to strategy=single; its options are: none"],
@@ -211,6 +222,40 @@ def test_a_file_of_one_s_own_may_start_from_a_choice(tmp_path: Path) -> None:
         compose.compose_config([own, "strategy=mine"])
 
 
+def test_the_batch_per_worker_sets_the_global_batch() -> None:
+    wide = compose.compose_config(["trainer.batch_per_worker=16", "strategy=ddp", "workers=4"])
+    assert wide.trainer.batch_size == 64
+    assert dataclasses.replace(wide, workers=2).trainer.batch_size == 32, "it follows the workers"
+    assert dataclasses.replace(wide, strategy=Single()).trainer.batch_size == 16
+    started = compose.compose_config(["trainer.batch_per_worker=16", "strategy=ddp"])
+    assert fit_world(started, 3, launched=True).trainer.batch_size == 48, "by the processes of torchrun"
+    compare = compose.compose_config(["experiment=compare", "trainer.batch_per_worker=16"])
+    assert compare.trainer.batch_size == 16, "the batch of an experiment is replaced"
+
+
+@pytest.mark.parametrize(
+    "overrides, sentence",
+    [
+        (
+            ["trainer.batch_per_worker=16", "trainer.batch_size=32"],
+            "^trainer.batch_size=32 and .*=16 exclude",
+        ),
+        (["experiment=weak_scaling", "trainer.batch_size=8"], "^trainer.batch_size=8 and .*=32 exclude each"),
+        (["trainer.batch_per_worker=0"], "^trainer.batch_per_worker=0 must be at least 1"),
+    ],
+)
+def test_two_batches_exclude_each_other(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        compose.compose_config(overrides)
+
+
+def test_the_batch_per_worker_of_an_experiment_can_be_ended() -> None:
+    config = compose.compose_config(
+        ["experiment=weak_scaling", "trainer.batch_per_worker=null", "trainer.batch_size=8", "workers=2"]
+    )
+    assert config.trainer.batch_size == 8
+
+
 def test_the_shared_part_of_a_sweep_has_no_options_of_what_is_swept() -> None:
     parsed = compose.parse_overrides(
         ["strategy=one_weird_trick,model_parallel", "strategy.scheme=a", "workers=2"]
@@ -218,8 +263,34 @@ def test_the_shared_part_of_a_sweep_has_no_options_of_what_is_swept() -> None:
     assert compose.shared_overrides(parsed) == ["workers=2"]
 
 
+@pytest.mark.parametrize(
+    "overrides, lacking",
+    [
+        (["strategy=single,model_parallel", "strategy.scheme=tensor"], "strategy=single"),
+        (
+            ["strategy=one_weird_trick,model_parallel", "strategy.micro_batches=1,2"],
+            "strategy=one_weird_trick",
+        ),
+        (["strategy.scheme=a", "strategy=one_weird_trick,ddp"], "strategy=ddp"),
+        (["model=alexnet,vgg16", "model.variant=owt"], "model=vgg16"),
+        (["strategy=one_weird_trick,model_parallel", "strategy.scheme=a"], None),
+        (["strategy=mine,model_parallel", "strategy.scheme=tensor"], None),
+        (["strategy=single,model_parallel_tensor", "model=alexnet,vgg16", "model.dropout=0.1"], None),
+    ],
+)
+def test_a_swept_choice_without_an_option_is_named(overrides: list[str], lacking: str | None) -> None:
+    parsed = compose.parse_overrides([*overrides, "workers=2"])
+    if lacking is None:
+        return refuse_options_of_some(parsed)
+    with pytest.raises(
+        ValueError, match=f"does not belong to {lacking}, .*model_parallel_tensor, or run two"
+    ):
+        refuse_options_of_some(parsed)
+
+
 def sweep(*overrides: str) -> list[str]:
-    return compose.sweep_overrides(compose.parse_overrides(overrides))
+    parsed = compose.parse_overrides(overrides)
+    return compose.sweep_overrides(parsed, compose.compose_node(compose.shared_overrides(parsed)))
 
 
 def test_the_same_sweep_gets_the_same_name() -> None:
@@ -231,6 +302,9 @@ def test_the_same_sweep_gets_the_same_name() -> None:
 
 def test_a_named_sweep_keeps_its_name() -> None:
     assert not any(line.startswith("sweep=") for line in sweep("strategy=single,ddp", "sweep=mine"))
+    assert sweep("experiment=weak_scaling", "workers=4", "trainer.epochs=2") == [
+        "hydra.job.config.override_dirname.exclude_keys=[sweep,experiment,trainer.epochs]"
+    ], "workers is swept by the experiment"
 
 
 def test_job_folders_are_named_by_what_varies() -> None:
@@ -260,7 +334,7 @@ def test_a_fitting_world(strategy: str, workers: int | None, world: int, fitted:
             2,
             1,
             False,
-            ["workers=2", "torchrun --standalone --nproc-per-node 2", "hydra/launcher=torchrun"],
+            ["workers=2", "python -m parallel.torchrun --nproc-per-node 2", "hydra/launcher=torchrun"],
         ),
     ],
 )
@@ -281,6 +355,19 @@ def test_a_world_of_the_wrong_size(
         fit_world(config, world, launched)
     for word in words:
         assert word in str(caught.value)
+
+
+def test_a_parallel_strategy_on_one_worker_is_told_what_starts_two() -> None:
+    arguments = ["strategy=data_parallel", "workers=1", "hydra.run.dir=my runs"]
+    line = one_worker_line(compose.compose_config(arguments), arguments, slurm=False)
+    assert line is not None and line.endswith(
+        "python -m parallel.torchrun --nproc-per-node 2 -m parallel.train strategy=data_parallel "
+        "'hydra.run.dir=my runs'"
+    )
+    slurm = one_worker_line(compose.compose_config(arguments), arguments, slurm=True)
+    assert slurm is not None and "for two: srun --ntasks 2 python -m parallel.train " in slurm
+    for single in (["strategy=single"], ["strategy=from_file", "strategy.path=plan.yaml"]):
+        assert one_worker_line(compose.compose_config(single), single, slurm=False) is None
 
 
 def test_two_runs_in_one_second_get_two_folders(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from parallel.data import ArrayImages
 from parallel.data.loader import Batch, Loader, LoaderOptions
 from parallel.data.order import draw, permutation
+from tests.support.gpu import needs_gpu
 
 STORED, SIZE, BATCH = 12, 8, 6
 MEAN, STD = (0.1, 0.5, 0.7), (0.3, 0.2, 0.6)
@@ -42,6 +43,7 @@ def make(images: Any = None, positions: Sequence[int] = range(BATCH), **changes:
     worker: dict[str, Any] = dict(
         image_positions=positions, label_positions=positions, train=True, device=torch.device("cpu")
     )
+    worker |= {"arrived": changes.pop("arrived")} if "arrived" in changes else {}
     worker |= {name: changes.pop(name) for name in worker.keys() & changes.keys()}
     options: dict[str, Any] = dict(
         batch_size=BATCH, image_size=SIZE, mean=MEAN, std=STD, seed=5, crop=True, flip=True
@@ -216,8 +218,15 @@ def test_grey_images_in_memory_are_read_as_rgb() -> None:
     assert next(make(grey).epoch(0)).images.shape == (BATCH, 3, SIZE, SIZE)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_cpu_cropping_is_part_of_loading() -> None:
+    assert list(make(arrived=lambda: pytest.fail("the batch is not ready yet")).epoch(0))
+
+
+@needs_gpu
 def test_on_a_gpu_the_batches_are_the_same() -> None:
-    for there, here in zip(make(device=torch.device("cuda")).epoch(0), make().epoch(0), strict=True):
+    arrivals: list[None] = []
+    loader = make(device=torch.device("cuda"), arrived=lambda: arrivals.append(None))
+    for i, (there, here) in enumerate(zip(loader.epoch(0), make().epoch(0), strict=True), start=1):
+        assert len(arrivals) == i
         assert there.images.device.type == there.labels.device.type == "cuda"
         assert torch.equal(there.images.cpu(), here.images) and torch.equal(there.labels.cpu(), here.labels)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from parallel.config import DataConfig
-from parallel.data import DATA_SETS, host_memory, known_classes, known_images, open_data
-from parallel.data.dataset import ArrayImages, stored_side, subset
+from parallel.data import DATA_SETS, dogs_vs_cats, host_memory, known_classes, known_images, open_data
+from parallel.data.dataset import ArrayImages, stored_side, stratified_split, subset
 from parallel.data.synthetic import SyntheticConfig
 
 
@@ -62,12 +62,31 @@ def test_synthetic_follows_its_seed_and_its_counts() -> None:
 
 
 def test_subset_is_drawn_from_everywhere_and_refuses_more_than_there_is() -> None:
-    rows = subset("train", 1000, 100)
+    rows = subset("train", np.zeros(1000, dtype=np.int64), 100)
     assert len(set(rows)) == 100 and (np.diff(rows) > 0).all() and rows[0] < 100 and rows[-1] > 900
-    assert (rows == subset("train", 1000, 100)).all()
+    assert (rows == subset("train", np.zeros(1000, dtype=np.int64), 100)).all()
     assert len(open_data(DataConfig("digits", train_images=64, val_images=32), 64, 0).train) == 64
     with pytest.raises(ValueError, match="data.val_images=360 is more than the 359"):
         open_data(DataConfig("digits", val_images=360), 64, 0)
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 17, 2000, 7000, 22_500])
+def test_each_class_keeps_its_share_of_a_subset(wanted: int) -> None:
+    labels = np.random.default_rng(1).choice(5, 22_500, p=[0.5, 0.2, 0.2, 0.0999, 0.0001])
+    rows = subset("train", labels, wanted)
+    assert len(set(rows)) == wanted
+    exact = np.bincount(labels, minlength=5) * wanted / len(labels)
+    assert (abs(np.bincount(labels[rows], minlength=5) - exact) < 1).all()
+    assert set(rows) <= set(subset("train", labels, min(22_500, wanted + 5_000)))
+
+
+def test_the_published_subset_of_dogs_and_cats() -> None:
+    """2,000 training and 800 validation images, half of them cats, and none in both."""
+    images = np.repeat([0, 1], 12_500)
+    train, val = stratified_split(images, dogs_vs_cats.TRAIN_SHARE, dogs_vs_cats.SPLIT_SEED)
+    kept = train[subset("train", images[train], 2_000)], val[subset("val", images[val], 800)]
+    assert [np.bincount(images[rows]).tolist() for rows in kept] == [[1_000, 1_000], [400, 400]]
+    assert not set(kept[0]) & set(kept[1])
 
 
 def test_stored_side() -> None:
@@ -101,7 +120,13 @@ def test_array_images_checks_its_arrays() -> None:
         ),
         ("synthetic", {"train_images": 10**10}, 64, "data.train_images=10000000000 needs 240.0 GB of memory"),
         ("synthetic", {"val_images": 10**10}, 64, "data.val_images=10000000000 needs 240.0 GB of memory"),
-        ("digits", {}, 32768, "model.image_size=32768 needs 3,859.0 GB of memory"),
+        ("digits", {}, 32768, "model.image_size=32768 needs 1,929.5 GB of memory"),
+        (
+            "digits",
+            {"train_images": 10, "val_images": 6},
+            32768,
+            "model.image_size=32768 needs 17.2 GB of memory",
+        ),
     ],
 )
 def test_a_set_that_does_not_fit_into_memory_is_refused(

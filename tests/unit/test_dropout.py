@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 from parallel.graph.box import Box
-from parallel.graph.ops import Shape
-from parallel.graph.ops.dropout import dropout_mask, step_key
+from parallel.graph.ops import Shape, dropout
+from parallel.graph.ops.dropout import dropout_mask, mask_columns, step_key
 from parallel.verification import reference
+from tests.support.gpu import needs_gpu
 
 CPU = torch.device("cpu")
 
@@ -32,11 +36,10 @@ def kept(
     """Return which elements in a box of a sample of `shape` are kept."""
     samples = torch.tensor(list(samples), dtype=torch.int64)
     mask = dropout_mask(
-        key=step_key(seed, step, CPU),
+        key=torch.tensor(step_key(seed, step)),
         op=zlib.crc32(op.encode()),
         samples=samples,
-        box=box or Box.whole((len(samples), *shape)),
-        shape=shape,
+        columns=mask_columns(box or Box.whole((len(samples), *shape)), shape, CPU),
         p=p,
         dtype=torch.float64,
     )
@@ -69,11 +72,10 @@ def test_mask_of_a_box_is_that_part_of_the_whole_mask() -> None:
 def test_mask_does_not_depend_on_the_number_type() -> None:
     masks = [
         dropout_mask(
-            key=step_key(0, 0, CPU),
+            key=torch.tensor(step_key(0, 0)),
             op=1,
             samples=torch.arange(4),
-            box=Box.whole((4, 50)),
-            shape=(50,),
+            columns=mask_columns(Box.whole((4, 50)), (50,), CPU),
             p=0.5,
             dtype=dtype,
         )
@@ -112,3 +114,53 @@ def test_rows_and_columns_are_not_correlated() -> None:
         correlation = matrix @ matrix.T / matrix.shape[1]
         correlation.fill_diagonal_(0)
         assert correlation.abs().max() < 6 / matrix.shape[1] ** 0.5
+
+
+def test_masks_of_all_sizes_need_one_compiled_function() -> None:
+    """A GPU compiles the function once; dynamo would run it uncompiled, or fail, after eight times."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, examples: list[Tensor]) -> Callable[..., Tensor]:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(dropout._mask, dynamic=True, fullgraph=True, backend=backend)
+    key = torch.tensor(step_key(1, 2))
+    for op, rows, shape, p in ((7, 8, (40,), 0.5), (2**31, 3, (9,), 0.3), (2**32 - 1, 130, (4096,), 0.9)):
+        columns = mask_columns(Box.whole((rows, *shape)), shape, CPU)
+        arguments = key, torch.arange(rows), columns, op, round(p * 2**32) - 2**31, 1 / (1 - p), torch.float32
+        assert torch.equal(compiled(*arguments), dropout._mask(*arguments))
+    assert len(graphs) == 1
+
+
+def test_why_masks_cannot_be_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert dropout.no_triton((7, 0)) is None and dropout.no_triton((12, 1)) is None
+    assert dropout.no_triton((6, 0)) == "this GPU has compute capability 6.0, and Triton needs 7.0"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert str(dropout.no_triton((9, 0))).startswith("triton is not installed")
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(7,), (3, 4, 2), (9216,)])
+def test_on_a_gpu_a_mask_is_one_kernel_with_the_same_bits(shape: Shape, dtype: torch.dtype) -> None:
+    gpu = torch.device("cuda", 0)
+    box = Box.whole((130, *shape))
+    masks = {}
+    for device in (CPU, gpu):
+        arguments = dict(
+            key=torch.tensor(step_key(1, 2), device=device),
+            op=2**32 - 1,
+            samples=torch.arange(130, device=device),
+            columns=mask_columns(box, shape, device),
+            p=0.3,
+            dtype=dtype,
+        )
+        masks[device] = dropout_mask(**arguments)  # type: ignore[arg-type]
+    assert torch.equal(masks[gpu].cpu(), masks[CPU])
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        dropout_mask(**arguments)  # type: ignore[arg-type]
+        torch.cuda.synchronize()
+    kernels = [event for event in profiled.key_averages() if event.device_type == DeviceType.CUDA]
+    assert sum(event.count for event in kernels) == 1

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import warnings
 
+import pytest
+from hydra.core.config_store import ConfigStore
+
+from parallel.cli.compose import compose_node
 from parallel.cli.hydra_private import parse_arguments
+from parallel.cli.schema import register_schema
 
 REFUSED = {
     "config_name": "other",
@@ -43,3 +48,15 @@ def test_an_invalid_flag_ends_with_code_2(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit) as ended:
         parse_arguments(["--none-such"])
     assert ended.value.code == 2 and "--none-such" in capsys.readouterr().err
+
+
+def test_the_launcher_of_another_plugin_with_our_name() -> None:
+    theirs = {"_target_": "submitit", "timeout_min": 5}
+    ConfigStore.instance().store(
+        group="hydra/launcher", name="submitit_slurm", node=theirs, provider="submitit"
+    )
+    register_schema.cache_clear()  # as in a process that has imported the other plugin first
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Hydra warns if it checks our configuration against theirs
+        node = compose_node(["hydra/launcher=submitit_slurm", "hydra.launcher.poll_s=1"])
+    assert node.hydra.launcher._target_ == "hydra_plugins.slurm_launcher.launcher.SlurmLauncher"

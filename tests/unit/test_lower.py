@@ -18,6 +18,7 @@ from parallel.models.alexnet import AlexNetConfig
 from parallel.plans import Plan, read_plan
 from parallel.program import Program
 from parallel.program.lowering import BUCKET_BYTES, lower
+from parallel.program.program import ALIGNMENT
 from parallel.strategies import STRATEGIES, build_plan
 from tests.support.options import model_options
 from tests.support.small_models import MODELS, graph_of, plans
@@ -176,13 +177,14 @@ def test_one_weird_trick_sends_conv_weights_and_gathered_activations(
     assert mean_bytes(program) == pytest.approx(expected, rel=1e-12)
 
 
-def test_one_weird_trick_moves_less_below_the_published_batch() -> None:
+@pytest.mark.parametrize("workers", [2, 4, 8])
+def test_one_weird_trick_moves_less_below_the_published_batch(workers: int) -> None:
     """A = 9216 + 4096 + 4096: at batch Wf / A ≈ 3,368 both move the same bytes except for the
-    logits."""
+    logits, whatever the number of workers."""
     below, above = 3200, 3600
-    data_parallel = mean_bytes(program_of(2, below, name="data_parallel"))
-    assert mean_bytes(program_of(2, below, name="one_weird_trick", scheme="a")) < data_parallel
-    assert mean_bytes(program_of(2, above, name="one_weird_trick", scheme="a")) > data_parallel
+    data_parallel = mean_bytes(program_of(workers, below, name="data_parallel"))
+    assert mean_bytes(program_of(workers, below, name="one_weird_trick", scheme="a")) < data_parallel
+    assert mean_bytes(program_of(workers, above, name="one_weird_trick", scheme="a")) > data_parallel
 
 
 def test_bf16_halves_the_exchanges_and_not_the_gradient_sync() -> None:
@@ -223,8 +225,31 @@ def test_large_parameters_have_a_bucket_of_their_own_and_small_ones_share() -> N
     assert len(buckets) < sum(len(op.parameters) for op in OWT)
 
 
+def test_buckets_of_collectives_are_larger_aligned_and_padded() -> None:
+    plan = build_plan(OWT, 8, STRATEGIES["data_parallel"].options)
+    program = lower(OWT, plan, 16, (0, 0, 0, 0, 1, 1, 1, 1), collectives=True)
+    assert [(bucket.parameters[0], bucket.parameters[-1]) for bucket in program.buckets] == [
+        (("fc8", "weight"), ("fc7", "weight")),
+        (("fc7", "bias"), ("fc6", "weight")),
+        (("fc6", "bias"), ("conv1", "bias")),
+    ]
+    for bucket in program.buckets:
+        assert bucket.collective and bucket.levels is None
+        assert {*(offset % ALIGNMENT for offset in bucket.offsets), bucket.padded % (8 * ALIGNMENT)} == {0}
+        assert 0 <= bucket.padded - bucket.size < 8 * ALIGNMENT
+        assert {stop - start for start, stop in map(bucket.shard, range(8))} == {bucket.padded // 8}
+        ends = [offset + box.volume for offset, box in zip(bucket.offsets, bucket.boxes, strict=True)]
+        assert all(end <= offset for end, offset in zip(ends, bucket.offsets[1:], strict=False))
+        assert bucket.sums(3) == (bucket.padded // 8 * 7,) * 2
+    assert program.parameters_held(0) == CONV + FULLY_CONNECTED
+    single = build_plan(OWT, 1, STRATEGIES["single"].options)
+    assert lower(OWT, single, 16, collectives=True).buckets == lower(OWT, single, 16).buckets
+
+
 drawn_programs = st.sampled_from(sorted(GRAPHS)).flatmap(
-    lambda name: plans(GRAPHS[name]).map(lambda drawn: lower(GRAPHS[name], *drawn))
+    lambda name: st.tuples(plans(GRAPHS[name]), st.booleans()).map(
+        lambda drawn: lower(GRAPHS[name], *drawn[0], collectives=drawn[1])
+    )
 )
 any_program = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -236,7 +261,8 @@ def test_every_parameter_is_once_on_each_worker_that_uses_it_and_whole_on_all(pr
     for bucket in program.buckets:
         assert tuple(sorted(set(bucket.workers))) == bucket.workers
         shards = [position for worker in bucket.workers for position in range(*bucket.shard(worker))]
-        assert shards == list(range(bucket.size))
+        assert shards == list(range(bucket.padded))
+        assert bucket.collective or bucket.padded == bucket.size
         for worker in bucket.workers:
             held[worker].update(
                 (op, name, box) for (op, name), box in zip(bucket.parameters, bucket.boxes, strict=True)

@@ -22,8 +22,10 @@ from parallel.graph.ops.dropout import step_key
 from parallel.graph.ops.elementwise import Add
 from parallel.graph.ops.shape import Concat
 from parallel.plans import Layout
+from tests.support.gpu import needs_gpu
 
 SEED, STEP, BATCH = 3, 2, 5
+CPU = torch.device("cpu")
 
 
 def op_of(layer: nn.Module, input_shape: Shape) -> Op:
@@ -34,12 +36,18 @@ def op_of(layer: nn.Module, input_shape: Shape) -> Op:
     return built
 
 
-def context(samples: Any, training: bool = True, buffers: dict[str, Tensor] | None = None) -> Context:
+def context(
+    samples: Any,
+    training: bool = True,
+    buffers: dict[str, Tensor] | None = None,
+    constants: dict[str, Tensor] | None = None,
+) -> Context:
     return Context(
         training,
-        step_key(SEED, STEP, torch.device("cpu")),
+        torch.tensor(step_key(SEED, STEP)),
         torch.tensor(list(samples), dtype=torch.int64),
         {"op": buffers or {}},
+        {"op": constants or {}},
     )
 
 
@@ -78,7 +86,8 @@ def put_together(
             name: box.within(Box.whole(op.buffers[name])) for name, box in op.buffer_boxes(part).items()
         }
         held = {name: before[name][place].clone() for name, place in places.items()}
-        piece = op.forward(part, pieces, own, context(range(*part.box.spans[0]), training, held))
+        at = context(range(*part.box.spans[0]), training, held, op.constants(part, CPU))
+        piece = op.forward(part, pieces, own, at)
         for name, place in places.items():
             buffers[name][place] = held[name]  # type: ignore[index]
         box = op.output_box(part)
@@ -252,7 +261,9 @@ def test_dropout_drops_the_same_elements_however_it_is_split(data: st.DataObject
     layer = nn.Dropout(0.4)
     op = op_of(layer, shape)
     ones = torch.ones(BATCH, *shape, dtype=torch.float64)
-    kept = op.forward(whole_part(op, BATCH), [ones], {}, context(range(BATCH)))
+    whole = whole_part(op, BATCH)
+    at = context(range(BATCH), constants=op.constants(whole, CPU))
+    kept = op.forward(whole, [ones], {}, at)
     assert 0 < (kept == 0).sum() < kept.numel()
     check(layer, shape, data.draw(degrees(op)), truth=kept)
 
@@ -325,7 +336,7 @@ def test_batch_norm_has_the_statistics_of_the_whole_batch(data: st.DataObject) -
     assert not zeros.any() and all(torch.equal(buffers[name], was[name]) for name in was)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 def test_batch_norm_on_a_gpu(dtype: torch.dtype, memory_format: torch.memory_format) -> None:

@@ -113,8 +113,31 @@ def test_part_of_a_reduction() -> None:
     assert Layout(on=(0,)).part(TOWER["fc4"], 0, (0, 2)).k is None
 
 
+def test_weights_give_uneven_parts() -> None:
+    layout = Layout(on=(1, 0), n=(6, 2))
+    assert layout == Layout(on=(1, 0), n=(3, 1)) and layout.degrees == (2, 1, 1, 1, 1)
+    assert Layout(on=(1, 0), n=(4, 4)) == Layout(on=(1, 0), n=2)
+    assert str(layout) == "n3:1 @1,0"
+    op = TOWER["conv2"]  # [10, 4, 4]
+    assert layout.part(op, 1, (6, 14)) == Part(Box(((6, 12), (0, 10), (0, 4), (0, 4))))
+    assert layout.part(op, 0, (6, 14)) == Part(Box(((12, 14), (0, 10), (0, 4), (0, 4))))
+    assert layout.samples_by_index(9) == (6, 3)
+    rows = Layout(on=(0, 1, 2), h=(2, 1, 1))
+    assert [rows.part(op, worker, (0, 1)).box.spans[2] for worker in range(3)] == [(0, 2), (2, 3), (3, 4)]
+    sums = Layout(on=(0, 1), k=(10, 1))
+    assert [sums.part(TOWER["fc4"], worker, (0, 2)).k for worker in range(2)] == [(0, 10), (10, 11)]
+
+
 FOLLOWS = [
     ("relu1", Layout(on=(2, 0), n=2), Layout(on=(2, 0), n=2)),
+    ("relu1", Layout(on=(2, 0), n=(3, 1)), Layout(on=(2, 0), n=(3, 1))),
+    ("relu1", Layout(on=(0, 1), k=(2, 1)), Layout(on=(0, 1), c=(2, 1))),
+    ("relu1", Layout(on=(0, 1, 2, 3), c=(2, 1), k=2), Layout(on=(0, 1, 2, 3), c=(2, 2, 1, 1))),
+    ("pool2", Layout(on=(0, 1), h=(5, 1)), Layout(on=(0, 1), h=(5, 1))),
+    ("pool2", Layout(on=(0, 1), h=(1, 6)), Layout(on=(0, 1), c=(1, 6))),
+    ("flatten", Layout(on=(0, 1, 2, 3), h=(3, 1), w=(1, 2)), Layout(on=(0, 1, 2, 3), c=(3, 6, 1, 2))),
+    ("fc5", Layout(on=(0, 1), c=(1, 8)), Layout(on=(0, 1), n=(1, 8))),
+    ("loss", Layout(on=(0, 1, 2, 3), n=(3, 1), c=2), Layout(on=(0, 1, 2, 3), n=(3, 3, 1, 1))),
     ("relu1", Layout(on=(0, 1, 2, 3), h=2, w=2), Layout(on=(0, 1, 2, 3), h=2, w=2)),
     ("relu1", Layout(on=(0, 1), k=2), Layout(on=(0, 1), c=2)),  # the reduced output is split
     ("relu1", Layout(on=(0, 1, 2, 3), c=2, k=2), Layout(on=(0, 1, 2, 3), c=4)),
@@ -202,8 +225,29 @@ REFUSED = [
         "{workers: 2, ops: {conv1: {n: 0, on: []}}}",
         "ops.conv1.n=0 must be a degree of at least 1 and at most 65,536",
     ),
-    ("{workers: 2, ops: {conv1: {n: 2.0, on: [0, 1]}}}", "ops.conv1.n=2.0 must be a whole number"),
-    ("{workers: 2, ops: {conv1: {n: true, on: [0]}}}", "ops.conv1.n=True must be a whole number"),
+    ("{workers: 2, ops: {conv1: {n: 2.0, on: [0, 1]}}}", "ops.conv1.n=2.0 must be a whole number or a list"),
+    ("{workers: 2, ops: {conv1: {n: true, on: [0]}}}", "ops.conv1.n=True must be a whole number or a list"),
+    ("{workers: 2, ops: {conv1: {n: [2, x], on: [0, 1]}}}", "ops.conv1.n[1]='x' must be a whole number"),
+    (
+        "{workers: 2, ops: {conv1: {n: [2, 0], on: [0, 1]}}}",
+        "ops.conv1.n=[2, 0] must list weights of at least 1 and at most 1,000,000",
+    ),
+    (
+        "{workers: 2, ops: {conv1: {n: [], on: [0]}}}",
+        "ops.conv1.n=[] must list at least 1 and at most 65,536 weights",
+    ),
+    (
+        "{workers: 3, ops: {conv1: {n: [2, 1], on: [0, 1, 2]}}}",
+        "ops.conv1.on=[0, 1, 2] must name as many workers as there are parts, 2",
+    ),
+    (
+        "{workers: 2, ops: {conv1: {c: [1, 9], on: [0, 1]}}}",
+        "ops.conv1.c=[1, 9] leaves a part of the dim's 7 positions empty",
+    ),
+    (
+        "{workers: 2, scheme: b, micro_batches: 2, ops: {conv1: {n: [2, 1], on: [0, 1]}}}",
+        "scheme=b needs its first op split into equal parts, not n2:1 @0,1: every pass takes as many samples",
+    ),
     ("{workers: 2, ops: {conv1: {n: 2}}}", "ops.conv1 lacks on"),
     ("{workers: 2, ops: {conv1: {on: 0}}}", "ops.conv1.on=0 must be a list"),
     ("{workers: 2, ops: {conv1: {on: [a]}}}", "ops.conv1.on[0]='a' must be a whole number"),

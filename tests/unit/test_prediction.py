@@ -14,11 +14,22 @@ from parallel.graph import INPUT
 from parallel.plans import Layout
 from parallel.prediction.predict import Predictor
 from parallel.prediction.sweep import predict_all
-from parallel.prediction.tables import ranges, sweep_table
+from parallel.prediction.tables import nodes_text, ranges, sweep_table
 from tests.support.made_clusters import link, made_cluster
 from tests.support.small_models import graph_of
 
 K20 = ("cluster=k20", "data=imagenet", "trainer.batch_size=128")
+
+
+def test_a_batch_per_worker_predicts_weak_scaling() -> None:
+    overrides = ("cluster=k20", "strategy=data_parallel", "workers=4")
+    own = Predictor().predict(compose_config([*overrides, "trainer.batch_per_worker=32"]))
+    weak = Predictor().predict(compose_config([*overrides, "trainer.batch_size=32"]), weak=True)
+    assert own.batch_size == weak.batch_size == 128
+    assert own.single.program.batch_size == weak.single.program.batch_size == 32
+    assert own.speedup == weak.speedup
+    with pytest.raises(ValueError, match="^trainer.batch_per_worker=32 is weak scaling by itself"):
+        Predictor().predict(compose_config([*overrides, "trainer.batch_per_worker=32"]), weak=True)
 
 
 def test_shares_of_a_step_add_up_to_one() -> None:
@@ -33,6 +44,13 @@ def test_a_predictor_traces_a_model_once() -> None:
     graph = predictor.graph(compose_config(K20))
     assert predictor.graph(compose_config([*K20, "workers=2", "strategy=data_parallel"])) is graph
     assert predictor.graph(compose_config([*K20, "model=vgg16"])) is not graph
+
+
+def test_nodes_are_named_with_their_workers() -> None:
+    assert nodes_text(made_cluster(1)) == "1 node of 1 worker"
+    assert nodes_text(made_cluster(2, 3)) == "3 nodes of 2 workers"
+    uneven = made_cluster(2, 2, node_workers=(2, 1), speeds=(1.0, 1.0, 0.5))
+    assert nodes_text(uneven) == "2 nodes of 2, 1 workers with speeds 100%, 100%, 50%"
 
 
 def test_each_combination_has_a_prediction_or_a_reason() -> None:

@@ -31,7 +31,8 @@ from parallel.results.record_files import (
     write_record,
 )
 from parallel.results.records import FORMAT, Epoch
-from tests.support.made_records import made_epochs, made_record
+from parallel.results.stragglers import Straggler
+from tests.support.made_records import made_epochs, made_hosts, made_record
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -39,6 +40,33 @@ def test_round_trip(tmp_path: Path) -> None:
     write_record(tmp_path / "run", record)
     assert read_record(tmp_path / "run") == record
     assert read_record(tmp_path / "run").directory == str(tmp_path / "run")
+
+
+def test_hosts(tmp_path: Path) -> None:
+    record = made_record(workers=3, hosts=made_hosts(2, 1, bandwidth=1e8))
+    write_record(tmp_path, record)
+    assert read_record(tmp_path).hosts == record.hosts
+    data = json.loads((tmp_path / RECORD).read_text())
+    del data["hosts"]
+    (tmp_path / RECORD).write_text(json.dumps(data))
+    assert read_record(tmp_path).hosts == (), "of an earlier version"
+    with pytest.raises(ValueError, match=r"hosts=\[0, 1\] must have the workers 0 to 2 in order"):
+        made_record(workers=3, hosts=made_hosts(2))
+
+
+def test_stragglers_are_read_as_written_or_unknown(tmp_path: Path) -> None:
+    slow = Straggler(worker=1, host="n2", cause="loading", lost_s=0.02, share=0.1, epochs=(1, 3))
+    for name, stragglers in (("some", (slow,)), ("none", ())):
+        write_record(tmp_path / name, made_record("ddp", stragglers=stragglers))
+        assert read_record(tmp_path / name).stragglers == stragglers
+    file = tmp_path / "some" / RECORD
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps(values | {"workers": 1}))
+    with pytest.raises(ValueError, match="stragglers.worker=1 must be at least 0 and at most 0"):
+        read_record(file)
+    del values["stragglers"]  # as written before there was the field
+    file.write_text(json.dumps(values))
+    assert read_record(file).stragglers is None
 
 
 def test_unknown_and_diverged_values_survive(tmp_path: Path) -> None:
@@ -293,6 +321,13 @@ def test_epoch_refuses(changes: dict[str, Any], said: str) -> None:
 def test_epochs_count_from_one_without_a_gap() -> None:
     with pytest.raises(ValueError, match="without a gap"):
         made_record(epochs=made_epochs([1.0, 2.0])[1:])
+
+
+@pytest.mark.parametrize("emulated", [{}, {"hosts": "2"}, {"hosts": 0}, {"hosts": 2.5}])
+def test_an_emulated_cluster_has_hosts(emulated: dict[str, Any]) -> None:
+    made_record("ddp", environment={"emulated": {"hosts": 2, "rate": "1gbit"}})
+    with pytest.raises(ValueError, match="hosts"):
+        made_record("ddp", environment={"emulated": emulated})
 
 
 def test_environment_names_what_matters() -> None:

@@ -21,7 +21,7 @@ from parallel.simulator.simulate import simulate
 from parallel.strategies import DataParallel
 from parallel.strategies.data_parallel import data_parallel
 from parallel.strategies.named import named_plans
-from tests.support.made_clusters import Rates, link
+from tests.support.made_clusters import Rates, link, made_cluster
 from tests.support.made_searches import case, cluster_of
 from tests.support.small_models import graph_of
 
@@ -63,6 +63,8 @@ def test_the_optimum_is_what_it_says(name: str, workers: int) -> None:
         {"inside": link(3e5, 1e-4), "between": link(1e5, 3e-4)},
         {"inside": link(1e6, 1e-5), "between": link(1e6, 1e-5), "compute": Rates(3e-6)},
         {"data_s_per_image": 1e-2, "data_overlaps": True},
+        {"uneven": True},
+        {"uneven": True, "inside": link(1e9), "between": link(1e9), "compute": Rates(3e-6)},
     ],
 )
 def test_exact_equals_exhaustive_with_pipelines_and_passes(numbers: dict[str, object]) -> None:
@@ -74,6 +76,19 @@ def test_exact_equals_exhaustive_with_pipelines_and_passes(numbers: dict[str, ob
     assert exact.step_s == pytest.approx(exhaustive.step_s, rel=NEAR)
     assert exact.bound_s == pytest.approx(exhaustive.bound_s, rel=NEAR)
     assert exhaustive.looked_at["simulated"] > 2 * exact.looked_at["simulated"]
+
+
+def test_unequal_workers_get_unequal_parts() -> None:
+    """Workers with speeds of 1 and ½ take two thirds of the time that equal parts take."""
+    graph, batch = graph_of("tower"), 60
+    cluster = made_cluster(2, inside=link(1e9), compute=Rates(1e-5), speeds=(1.0, 0.5))
+    best = search(graph, batch, 2, cluster, "fp32")
+    even = search(graph, batch, 2, replace(cluster, speeds=()), "fp32").plan
+    even_s = simulate(lower(graph, even, batch), cluster, "fp32").loaded_step_s
+    assert best.stopped is None and best.bound_s == pytest.approx(best.step_s)
+    assert "cut evenly or by what the workers compute" in best.certificate
+    assert best.plan["conv1"].samples_by_index(batch) == (40, 20) and best.plan["conv1"].on == (0, 1)
+    assert even_s / best.step_s == pytest.approx(1.5, rel=0.05)
 
 
 def test_a_pipeline_wins_where_it_should() -> None:

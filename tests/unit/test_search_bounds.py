@@ -18,6 +18,14 @@ LINKS = {
     "shared": {"inside": link(3e6, 1e-4, shared=True), "between": link(1e6, 3e-4, shared=True)},
     "memory": {"shared_memory": True},
     "shared_cores": {"shared_cores": True},
+    "collectives": {"collectives": True},
+    "uneven": {"uneven": True, "shared_cores": True},
+    "uneven, collectives": {"uneven": True, "collectives": True},
+    "uneven, shared": {
+        "uneven": True,
+        "inside": link(3e6, 1e-4, shared=True),
+        "between": link(1e6, 0.0, True),
+    },
 }
 
 

@@ -95,10 +95,37 @@ def test_real_costs(name: str, workers: int, dims: str, sizes: tuple[int, ...] |
         {"data_s_per_image": 1e-2, "data_overlaps": True},
         {"data_s_per_image": 1e-3, "data_overlaps": True, "data_shared": True},
         {"step_overhead_s": 1.0},
+        {"collectives": True, "between": link(2e6, shared=True)},
     ],
 )
 def test_real_costs_of_other_clusters(numbers: dict[str, object]) -> None:
     check(case(graph_of("weightless"), 2, dims="nckh", **numbers))
+
+
+@pytest.mark.parametrize(
+    ("name", "workers", "dims", "numbers"),
+    [
+        ("weightless", 2, "nck", {}),
+        ("weightless", 3, "nc", {"shared_cores": True}),
+        ("tower", 2, "n", {"data_s_per_image": 1e-3, "data_overlaps": True}),
+        ("residual", 2, "n", {"data_s_per_image": 1e-4, "sizes": (2,)}),
+        ("branches", 2, "n", {"compute": Rates(1e-5)}),
+    ],
+)
+def test_real_costs_of_uneven_clusters(
+    name: str, workers: int, dims: str, numbers: dict[str, object]
+) -> None:
+    made = case(graph_of(name), workers, dims=dims, uneven=True, **numbers)
+    assert any(
+        isinstance(by, tuple) for found in made.space.candidates.values() for cuts in found for by in cuts
+    )
+    assert 1 < made.space.count < 8000
+    check(made)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_costs_of_uneven_clusters(seed: int) -> None:
+    check(case(graph_of("weightless"), 2, dims="nc", seed=seed, overlap_slowdown=0.4, uneven=True))
 
 
 def test_a_whole_network_in_a_space_too_large_to_count() -> None:

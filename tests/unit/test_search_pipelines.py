@@ -42,6 +42,13 @@ def random_cluster(seed: int, workers: int, graph: Graph) -> Cluster:
     random = Random(seed)
     per_node = random.choice([1, 2, workers])
     nodes = -(-workers // per_node)
+    uneven: dict[str, object] = {}
+    if seed % 2 and workers > 2:
+        per_node, nodes = workers - 1, 2
+        uneven["node_workers"] = tuple(random.sample([1, per_node], 2))
+    if seed % 2:
+        count = workers if workers > 2 else nodes * per_node
+        uneven["speeds"] = tuple(random.choice([0.3, 1.0, 1.0, 2.0]) for _ in range(count))
 
     def some_link() -> object:
         return link(10 ** random.uniform(4, 8), random.choice([0.0, 1e-4, 3e-3]), random.random() < 0.5)
@@ -67,6 +74,7 @@ def random_cluster(seed: int, workers: int, graph: Graph) -> Cluster:
         data_s_per_image=random.choice([0.0, 1e-3]),
         data_shared=random.random() < 0.5,
         data_overlaps=random.random() < 0.5,
+        **uneven,
     )
 
 

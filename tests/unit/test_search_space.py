@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from random import Random
 
@@ -9,13 +10,15 @@ import pytest
 import torch
 
 from parallel.graph import Graph, trace
+from parallel.graph.box import Cut
 from parallel.models import build_model
 from parallel.models.alexnet import AlexNetConfig
 from parallel.plans import Layout, check_batch, make_plan
-from parallel.search.space import block_sizes, divisors, leaders_of, space_of, splits
+from parallel.search.space import block_sizes, divisors, leaders_of, space_of, speed_weights, splits
 from parallel.strategies import DataParallel
 from parallel.strategies.data_parallel import data_parallel
 from parallel.strategies.named import named_plans
+from tests.support.made_clusters import made_cluster
 from tests.support.made_searches import case, cluster_of
 from tests.support.small_models import graph_of
 
@@ -79,8 +82,9 @@ def test_candidates_are_counted(workers: int, count: int) -> None:
 
 def test_every_plan_of_the_space_is_legal_and_found_again() -> None:
     random = Random(0)
-    for name, workers in (("tower", 6), ("towers", 4), ("odd", 3), ("residual", 4), ("branches", 5)):
-        made = case(graph_of(name), workers)
+    shapes = (("tower", 6), ("towers", 4), ("odd", 3), ("residual", 4), ("branches", 5))
+    for (name, workers), uneven in itertools.product(shapes, (False, True)):
+        made = case(graph_of(name), workers, uneven=uneven)
         space = made.space
         for _ in range(15):
             chosen = made.some_plan(random)
@@ -88,6 +92,39 @@ def test_every_plan_of_the_space_is_legal_and_found_again() -> None:
             check_batch(space.graph, plan, space.batch_size)
             found = space.find(plan)
             assert found is not None and str(space.plan(found)) == str(plan)
+
+
+@pytest.mark.parametrize(
+    ("speeds", "contention", "weights"),
+    [
+        ((1.0, 0.5), (), (2, 1)),
+        ((0.5, 0.5), (), 2),
+        ((1.0, 0.75, 0.25), (), (4, 3, 1)),
+        ((1.0, 0.52), (), (2, 1)),  # the slow part takes 1.3 % longer than in proportion
+        ((1.0, 0.55), (), (9, 5)),
+        ((1.0, 1.0, 1.0), (1.0, 2.0), (2, 1, 1)),  # worker 0 has a node, and its cores, to itself
+    ],
+)
+def test_weights_are_in_proportion_to_what_workers_compute(
+    speeds: tuple[float, ...], contention: tuple[float, ...], weights: Cut
+) -> None:
+    nodes = {"node_workers": (1, 2)} if len(speeds) == 3 else {}
+    contention = contention if nodes else ()
+    cluster = made_cluster(2, 2 if nodes else 1, speeds=speeds, core_contention=contention, **nodes)
+    assert speed_weights(range(len(speeds)), cluster) == weights
+
+
+def test_blocks_of_unequal_workers_take_the_fastest_first() -> None:
+    cluster = made_cluster(2, speeds=(0.5, 1.0))
+    space = space_of(ALEXNET, 128, 2, cluster)
+    layouts = {str(space.layout("conv2", i)) for i in range(len(space.candidates["conv2"]))}
+    assert {"@1", "n2 @1,0", "n2:1 @1,0"} <= layouts and "c2:1 @1,0" not in layouts
+    linear = {str(space.layout("fc6", i)) for i in range(len(space.candidates["fc6"]))}
+    assert {"n2:1 @1,0", "c2:1 @1,0"} <= linear
+    large = space_of(
+        ALEXNET, 128, 12, made_cluster(7, 2, node_workers=(5, 7), speeds=(1.0,) * 9 + (0.5,) * 3)
+    )
+    assert large.sizes == (1, 2, 3, 4, 5, 6, 8, 9, 12)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4, 8])

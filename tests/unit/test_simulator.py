@@ -30,6 +30,14 @@ GRAPHS = {name: graph_of(name) for name in MODELS}
 FOUR = made_cluster(
     2, 2, compute=Rates(per_add_s=1e-8, per_copy_s=1e-8), overlap_slowdown=0.3, step_overhead_s=1e-3
 )
+UNEVEN = dataclasses.replace(
+    FOUR,
+    workers_per_node=3,
+    node_workers=(1, 3),
+    speeds=(1.0, 0.5, 2.0, 0.7),
+    core_contention=(1.0, 1.2, 1.5),
+)
+CLUSTERS = pytest.mark.parametrize("cluster", [FOUR, UNEVEN], ids=["even", "uneven"])
 
 
 def examples(few: int, many: int) -> pytest.MarkDecorator:
@@ -113,6 +121,14 @@ def test_hidden_messages_slow_computing_down() -> None:
     line = timeline(plan, 2, dataclasses.replace(cluster, overlap_slowdown=0.5))
     assert ("backward fc1", 5.5, 7.5) in shown(line)  # half of sum fc2's second was taken
     assert line.step_s == pytest.approx(19.5)
+
+
+def test_gathers_slow_only_updates_down() -> None:
+    clocks, both = Clocks(2, 0.5), WorkerGroup((0, 1))
+    assert clocks.message(both, 1.0, 10.0, beside_s=2.0) == 11.0
+    assert clocks.compute == [1.0, 1.0]
+    assert clocks.message(both, 0.0, 10.0) == 21.0
+    assert clocks.compute == [6.0, 6.0]
 
 
 def test_two_stages_by_hand() -> None:
@@ -250,7 +266,7 @@ def test_time_is_computing_exposed_messages_and_idling(name: str, count: int) ->
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         plan, batch = data.draw(plans(GRAPHS[name]))
-        line = simulate(lower(GRAPHS[name], plan, batch), FOUR, "fp32")
+        line = simulate(lower(GRAPHS[name], plan, batch), UNEVEN, "fp32")
         split = line.split
         assert split.compute_s + split.exposed_s + split.idle_s == pytest.approx(
             np.full(plan.workers, line.step_s)
@@ -271,16 +287,17 @@ def test_time_is_computing_exposed_messages_and_idling(name: str, count: int) ->
     check()
 
 
+@CLUSTERS
 @pytest.mark.parametrize("name", MODELS)
 @examples(15, 40)
-def test_the_recurrence_equals_the_simulation(name: str, count: int) -> None:
+def test_the_recurrence_equals_the_simulation(name: str, cluster: Cluster, count: int) -> None:
     @settings(max_examples=count, deadline=None)
     @given(data=st.data())
     def check(data: st.DataObject) -> None:
         graph = GRAPHS[name]
         plan, batch = data.draw(plans(graph))
         plan = dataclasses.replace(plan, micro_batches=1, scheme="a", update="step")
-        cost_model = CostModel(graph, batch, FOUR, "fp32")
+        cost_model = CostModel(graph, batch, cluster, "fp32")
         simulation = DeltaSimulation(cost_model, plan.workers, plan.layouts)
         assert simulation.step_s == full_step_s(plan, cost_model, memoised=False)
 
@@ -288,13 +305,16 @@ def test_the_recurrence_equals_the_simulation(name: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("workers", [2, 4])
-def test_delta_simulation_equals_full_simulation_in_every_bit(name: str, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "cluster"), [(2, FOUR), (4, FOUR), (4, UNEVEN)])
+@examples(15, 60)
+def test_delta_simulation_equals_full_simulation_in_every_bit(
+    name: str, workers: int, cluster: Cluster, count: int
+) -> None:
     graph, batch = GRAPHS[name], 8
-    cost_model = CostModel(graph, batch, FOUR, "fp32")
+    cost_model = CostModel(graph, batch, cluster, "fp32")
     delta = DeltaSimulation(cost_model, workers, {graph.ops[0].name: Layout(on=(0,))})
     moves = random_moves(graph, workers, batch, seed=1)
-    for i, (op, layout) in enumerate(itertools.islice(moves, 60)):
+    for i, (op, layout) in enumerate(itertools.islice(moves, count)):
         before, step_s = delta.step_s, delta.propose(op, layout)
         if i % 3:
             delta.accept()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from parallel.results.statistics import Speedup, speedup, summarise
+from parallel.results.statistics import Speedup, speedup, speedup_of_runs, summarise
 
 
 def test_summary_is_r_type_7() -> None:
@@ -80,3 +80,53 @@ def test_one_epoch_gives_no_interval(base: list[float], ours: list[float]) -> No
 def test_speedup_refuses_times_that_are_none() -> None:
     with pytest.raises(ValueError, match="strategy_s=.*positive"):
         speedup([1.0], [0.0])
+
+
+def drawn_runs(
+    rng: np.random.Generator, runs: int, median: float, between: float = 0.02
+) -> list[list[float]]:
+    """Return epoch times of runs that vary between each other, and within by 1 %."""
+    levels = median * rng.lognormal(0, between, runs)
+    return [(level * rng.lognormal(0, 0.01, 6)).tolist() for level in levels]
+
+
+@pytest.mark.parametrize("runs", [3, 5])
+def test_intervals_across_runs_cover_as_often_as_they_say(runs: int) -> None:
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(300):
+        s = speedup_of_runs(drawn_runs(rng, runs, 2.0), drawn_runs(rng, runs, 1.0))
+        assert s.low is not None and s.high is not None and s.covers == "runs"
+        held += s.low <= 2.0 <= s.high
+    assert 0.93 <= held / 300 <= 0.99
+
+
+def test_an_interval_within_a_run_is_too_narrow_for_other_runs() -> None:
+    """Why it is marked."""
+    rng = np.random.default_rng(1)
+    held = 0
+    for _ in range(100):
+        (base,), (ours,) = drawn_runs(rng, 1, 2.0), drawn_runs(rng, 1, 1.0)
+        s = speedup_of_runs([2 * base], [2 * ours])
+        assert s.low is not None and s.high is not None and s.covers == "within-run"
+        held += s.low <= 2.0 <= s.high
+    assert held < 50
+
+
+def test_few_epochs_of_single_runs_give_no_interval() -> None:
+    few, many = [10.0, 11.0] * 4, [5.0, 6.0] * 5
+    assert speedup_of_runs([few], [many]) == Speedup(10.5 / 5.5)
+    assert speedup_of_runs([few, few], [many]).covers == "within-run", "16 epochs and 10"
+    assert speedup_of_runs([few], [many, many]).covers is None
+
+
+def test_variation_within_runs_counts_where_runs_agree() -> None:
+    run = [10.0, 11.0, 12.0, 13.0]
+    wide, narrow = speedup_of_runs([run, run], [run, run]), speedup_of_runs([[10.0]] * 2, [[5.0]] * 2)
+    assert wide.low is not None and wide.low < 0.9 and wide.ratio == 1.0
+    assert (narrow.low, narrow.ratio, narrow.high) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_wild_runs_have_a_finite_interval() -> None:
+    s = speedup_of_runs([[1e-9], [1e9]], [[1e9], [1e-9]])
+    assert s.low is not None and s.high is not None and 0 < s.low < s.high < float("inf")

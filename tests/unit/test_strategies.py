@@ -19,6 +19,7 @@ from parallel.graph.configured import model_graph
 from parallel.models.alexnet import VARIANTS, AlexNetConfig
 from parallel.plans import Layout
 from parallel.program.lowering import lower
+from parallel.runtime.peers import PEERS
 from parallel.strategies import (
     STRATEGIES,
     DataParallel,
@@ -29,7 +30,6 @@ from parallel.strategies import (
     build_plan,
 )
 from parallel.strategies.model_parallel import balance, cost_of
-from parallel.training.engines import ENGINES
 from tests.support.small_models import graph_of
 
 
@@ -46,16 +46,16 @@ def refused(sentence: str) -> pytest.RaisesExc[ValueError]:
 
 
 def test_every_strategy_is_a_choice_of_its_own_name() -> None:
-    assert {*STRATEGIES, "searched", "ddp"} == {*CHOICES["strategy"]}
+    assert {*STRATEGIES, "searched", *PEERS} == {*CHOICES["strategy"]}
     assert all(options.name == name for choices in CHOICES.values() for name, options in choices.items())
 
 
-def test_every_strategy_without_a_plan_has_an_engine() -> None:
+def test_every_strategy_without_a_plan_is_a_peer() -> None:
     assert {
         name
         for name, options in CHOICES["strategy"].items()
         if isinstance(options, StrategyConfig) and not options.makes_plan
-    } == {*ENGINES}
+    } == {*PEERS}
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])

@@ -16,10 +16,9 @@ from parallel.results.report.validation import section
 from parallel.results.validation import (
     StepSplit,
     Terms,
-    ValidatedPlan,
-    Validation,
     find_validations,
     groups,
+    interval_half_width,
     read_validation,
     statistics,
     write_validation,
@@ -27,49 +26,7 @@ from parallel.results.validation import (
 from parallel.results.validation_table import subsets, summary, verdict
 from tests.support.html import Tags
 from tests.support.made_records import made_record
-
-
-def row(predicted_s: float, measured_s: float, name: str = "plan", **changes: Any) -> ValidatedPlan:
-    """Return a plan whose prediction and measurement have 3/4 computing and 1/4 exposed
-    communication."""
-    values: dict[str, Any] = {
-        "name": name,
-        "kind": "named",
-        "plan": f"plan of {name}",
-        "workers": 2,
-        "batch_size": 128,
-        "held_out": False,
-        "predicted_s": predicted_s,
-        "measured_s": measured_s,
-        "first_quartile_s": 0.9 * measured_s,
-        "third_quartile_s": 1.1 * measured_s,
-        "predicted": StepSplit(0.75 * predicted_s, 0.25 * predicted_s, 0.0),
-        "measured": StepSplit(0.75 * measured_s, 0.25 * measured_s, 0.0),
-        **changes,
-    }
-    return ValidatedPlan(**values)
-
-
-def validation(*rows: ValidatedPlan, **changes: Any) -> Validation:
-    values: dict[str, Any] = {
-        "model": "alexnet owt",
-        "image_size": 64,
-        "num_classes": 10,
-        "precision": "fp32",
-        "cluster": "local 12345678",
-        "device": "cpu: some",
-        "threads": 1,
-        "started": "2026-01-02T03:04:05+00:00",
-        "command": "torchrun …",
-        "blocks": 5,
-        "steps": 2,
-        "seed": 0,
-        "environment": {"host": "bench"},
-        "rows": rows,
-        **changes,
-    }
-    return Validation(**values)
-
+from tests.support.made_validations import row, validation
 
 FOUR = (
     row(1.0, 1.0, "a"),
@@ -221,3 +178,9 @@ def test_compare_shows_validations_beside_records_and_alone(
     assert main([str(tmp_path)]) == 0
     assert "warning: left out: " in (err := capsys.readouterr().err) and "is truncated or not JSON" in err
     assert "Left out: " in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_interval_holds_19_of_20_measurements() -> None:
+    rows = [row(1.0, 1 + i / 100) for i in range(20)]
+    assert interval_half_width(rows) == pytest.approx(0.18)
+    assert interval_half_width([row(2.0, 1.0)]) == 0.5

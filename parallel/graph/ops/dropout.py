@@ -12,10 +12,20 @@ hash functions"):
     kept     ⇔  u, read as signed, ≥ p · 2³² − 2³¹
 
 Each row and each column is hashed once, so that one element costs two multiplications and one
-shift.
+shift. A step's key is computed by the host, the hashes of columns once per run.
+
+`parallel::dropout_mask` is one operator of torch. On a GPU it is one kernel, which torch.compile makes
+with Triton; on a CPU it is the sum of its parts, which there is as fast and needs no compiler. Both are
+integer arithmetic of the same function, so the bits are the same.
 """
 
 from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -24,15 +34,21 @@ from parallel.graph.box import Box
 
 M1, M2 = 0x7FEB352D, 0x846CA68B
 WORD = 0xFFFFFFFF
+TRITON_CAPABILITY = (7, 0)
+"""Compute capability from which Triton compiles for a GPU."""
+
+logger = logging.getLogger(__name__)
+
+Word = TypeVar("Word", int, Tensor)
 
 
 def _signed(value: int) -> int:
     return value - 2**32 if value >= 2**31 else value
 
 
-def _mix(x: Tensor) -> Tensor:
-    """Return lowbias32 of int64 words. Products of 32-bit words may wrap at 64 bits; their low 32
-    bits stay right."""
+def _mix(x: Word) -> Word:
+    """Return lowbias32 of a word, or of int64 words. Products of 32-bit words may wrap at 64 bits;
+    their low 32 bits stay right."""
     x = x & WORD
     x = ((x ^ (x >> 16)) * M1) & WORD
     x = ((x ^ (x >> 15)) * M2) & WORD
@@ -43,32 +59,78 @@ def _as_int32(x: Tensor) -> Tensor:
     return torch.where(x >= 2**31, x - 2**32, x).to(torch.int32)
 
 
-def _columns(box: Box, shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return the hashed row-major positions of the box within a sample: int32, shape of the box
-    without n."""
+def step_key(seed: int, step: int) -> int:
+    """Return the hash of seed and step."""
+    return _mix(_mix(seed) + step)
+
+
+def mask_columns(box: Box, shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return the hashed row-major positions of a box within a sample of shape `shape`: int32, shape of
+    the box without n."""
     position = torch.zeros((), dtype=torch.int64, device=device)
     for (start, stop), size in zip(box.spans[1:], shape, strict=True):
         position = position.unsqueeze(-1) * size + torch.arange(start, stop, device=device)
     return _as_int32(_mix(position))
 
 
-def step_key(seed: int, step: int, device: torch.device) -> Tensor:
-    """Return the hash of seed and step, an int64 scalar."""
-    return _mix(_mix(torch.tensor(seed, device=device)) + step)
-
-
 def dropout_mask(
-    *, key: Tensor, op: int, samples: Tensor, box: Box, shape: tuple[int, ...], p: float, dtype: torch.dtype
+    *, key: Tensor, op: int, samples: Tensor, columns: Tensor, p: float, dtype: torch.dtype
 ) -> Tensor:
     """Return a mask that is 0 where an element is dropped and 1/(1−p) where it is kept.
 
-    `samples` [n] are the positions of the rows in the global batch; `box` is the part of a sample
-    of shape `shape` (its n span is ignored). The result has dtype `dtype` and shape [n, *box
-    without n].
+    `key` is `step_key` as an int64 scalar; `samples` [n] are the positions of the rows in the global
+    batch; `columns` are the `mask_columns` of the box. The result has dtype `dtype` and shape
+    [n, *columns.shape].
     """
-    rows = _as_int32(_mix(_mix(key + op) + samples)).view(-1, *[1] * len(shape))
-    u = rows + _columns(box, shape, samples.device)
+    # What torch.compile compiles, it fuses with its surroundings; an operator would be opaque to it.
+    mask = _mask if torch.compiler.is_compiling() else torch.ops.parallel.dropout_mask
+    result: Tensor = mask(key, samples, columns, op, round(p * 2**32) - 2**31, 1.0 / (1.0 - p), dtype)
+    return result
+
+
+def _mask(
+    key: Tensor, samples: Tensor, columns: Tensor, op: int, least: int, scale: float, dtype: torch.dtype
+) -> Tensor:
+    """Return the mask; `least` is the smallest word, read as signed, that is kept."""
+    rows = _as_int32(_mix(_mix(key + op) + samples)).view(-1, *[1] * columns.dim())
+    u = rows + columns
     u.mul_(_signed(M1))
     u.bitwise_xor_((u >> 15).bitwise_and_(WORD >> 15))
     u.mul_(_signed(M2))
-    return (u >= round(p * 2**32) - 2**31).to(dtype).mul_(1.0 / (1.0 - p))
+    return (u >= least).to(dtype).mul_(scale)
+
+
+@functools.cache
+def _kernel(device: torch.device) -> Callable[..., Tensor]:
+    """Return the function that computes masks on a GPU: one kernel if Triton can compile it."""
+    reason = no_triton(torch.cuda.get_device_capability(device))
+    if reason is None:
+        # fullgraph: torch would otherwise run what it cannot compile as it is, without a word.
+        return torch.compile(_mask, dynamic=True, fullgraph=True)
+    logger.warning("dropout masks take some 50 kernels each instead of one: %s", reason)
+    return _mask
+
+
+def no_triton(capability: tuple[int, int]) -> str | None:
+    """Return why Triton cannot compile for a GPU of this compute capability, or None if it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install triton; on Windows triton-windows)"
+    if capability < TRITON_CAPABILITY:
+        have, need = (".".join(map(str, version)) for version in (capability, TRITON_CAPABILITY))
+        return f"this GPU has compute capability {have}, and Triton needs {need}"
+    return None
+
+
+def _mask_on_gpu(
+    key: Tensor, samples: Tensor, columns: Tensor, op: int, least: int, scale: float, dtype: torch.dtype
+) -> Tensor:
+    return _kernel(samples.device)(key, samples, columns, op, least, scale, dtype)
+
+
+_LIBRARY = torch.library.Library("parallel", "DEF")
+_LIBRARY.define(
+    "dropout_mask(Tensor key, Tensor samples, Tensor columns, int op, int least, float scale, "
+    "ScalarType dtype) -> Tensor"
+)
+_LIBRARY.impl("dropout_mask", _mask, "CPU")
+_LIBRARY.impl("dropout_mask", _mask_on_gpu, "CUDA")

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from parallel.graph.ops.dropout import dropout_mask
+from parallel.graph.ops.dropout import dropout_mask, mask_columns
 from parallel.graph.ops.op import Context, Op, Part, no_rule
 
 
@@ -88,6 +89,9 @@ class Dropout(Op):
     def kept_bytes(self, part: Part, itemsize: int) -> int:
         return 2 * part.box.volume * itemsize  # the output and the mask
 
+    def constants(self, part: Part, device: torch.device) -> dict[str, Tensor]:
+        return {"columns": mask_columns(part.box, self.shape, device)} if self.p > 0.0 else {}
+
     def forward(
         self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
     ) -> Tensor:
@@ -98,8 +102,7 @@ class Dropout(Op):
             key=context.key,
             op=self.number,
             samples=context.samples,
-            box=part.box,
-            shape=self.shape,
+            columns=context.constants[self.name]["columns"],
             p=self.p,
             dtype=x.dtype,
         )

@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from parallel.graph.box import Box, Span
@@ -43,11 +44,14 @@ class Context:
 
     training: bool
     key: Tensor
-    """Hash of seed and step (`dropout.step_key`), which gives every step its own dropout masks."""
+    """Hash of seed and step (`dropout.step_key`), an int64 scalar, which gives every step its own
+    dropout masks."""
     samples: Tensor
     """Position of each row of the inputs in the global batch: int64 [n]."""
     buffers: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     """This worker's part of each op's buffers; training updates them in place."""
+    constants: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    """`Op.constants` of each op."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +119,11 @@ class Op:
 
     def buffer_boxes(self, part: Part) -> dict[str, Box]:
         """Return the box of each buffer that the part reads."""
+        return {}
+
+    def constants(self, part: Part, device: torch.device) -> dict[str, Tensor]:
+        """Return the tensors that forward reads and that depend on the part only, without its span in
+        n: they are computed once per run."""
         return {}
 
     @property

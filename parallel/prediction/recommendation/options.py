@@ -87,7 +87,7 @@ def options(question: Question, progress: Callable[[str], None] = lambda text: N
         for workers in question.workers:
             progress(f"{name}, {workers} worker{'s' * (workers > 1)}")
             try:
-                cluster = open_cluster(config.cluster, workers)
+                cluster = open_cluster(config.cluster, workers, channels_last=config.trainer.channels_last)
             except ValueError as error:
                 yield Option(name, workers, question.batch_sizes[0], "", None, one_line(error))
                 continue

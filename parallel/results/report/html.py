@@ -1,19 +1,22 @@
 """HTML of the reports: Jinja2 templates in `templates/`, escaped automatically, and the data of a
 table.
 
-Charts remain our own SVG (`svg`): the pages contain no script and load nothing, their colours
-follow the reader's light or dark theme, and matplotlib's SVG does neither theme nor tooltips.
+Charts remain our own SVG (`svg`): the pages load nothing, their colours follow the reader's light or
+dark theme, and matplotlib's SVG does neither theme nor tooltips. The script of a page sorts tables
+and copies commands; without it everything can be read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+
+from parallel.results.report.colours import PALETTE, strategy_class
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,13 @@ class HtmlLine:
     """Colour of a mark before the first cell."""
     note: str = ""
     """Text after the cell of the table's note column."""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """By column, a sentence on what makes its number doubtful: the number gets a mark."""
+
+    @property
+    def chip_class(self) -> str:
+        """CSS class of the mark's colour, which is shorter than the colour; empty for other colours."""
+        return f" {strategy_class(PALETTE.index(self.chip))}" if self.chip in PALETTE else ""
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,20 @@ class HtmlTable:
     groups: Sequence[tuple[int, str]] = ()
     """Headings above the columns: how many columns each spans, and its text."""
     note_column: str = ""
+    name: str = ""
+    """Identifies the table in its page; only needed with `essential`."""
+    essential: Sequence[str] = ()
+    """Columns that a narrow page shows until the reader asks for the others. Empty: all."""
+
+    @property
+    def foldable(self) -> list[int]:
+        """Places, from 1, of the columns that a narrow page leaves out at first."""
+        return [i for i, c in enumerate(self.columns, start=1) if self.essential and c not in self.essential]
+
+    @property
+    def flagged(self) -> bool:
+        """Whether any number has a mark."""
+        return any(line.flags for line in self.lines)
 
     def kind(self, column: str) -> str:
         """Return the CSS classes of a column."""
@@ -54,6 +78,12 @@ class HtmlTable:
 def render(template: str, **values: Any) -> Markup:
     """Return a template filled with `values`. Strings are escaped unless they are `Markup`."""
     return Markup(_environment().get_template(template).render(values))
+
+
+def alone(drawing: str) -> str:
+    """Return a page that holds nothing but one plot or drawing of the report."""
+    style = render("style.css")
+    return f"<!doctype html><meta charset='utf-8'><style>{style}</style><main>{drawing}</main>"
 
 
 @cache

@@ -1,5 +1,5 @@
-"""The report of comparisons: for each a headline, the table, plots, notes, and the provenance of
-every run."""
+"""The report of comparisons: for each a headline, the table, plots and notes, then further sections,
+and the provenance of every run."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from parallel.results.comparison import Comparison, Result, describe, workers_and_threads
-from parallel.results.comparison_table import EPOCH_TIMES, RESULTS, TIMES, WHO, WORDS, cells
-from parallel.results.formatting import count, seconds
+from parallel.results.comparison import Comparison, describe
+from parallel.results.comparison_table import EPOCH_TIMES, RESULTS, TIMES, WHO, WORDS, Column, cells
+from parallel.results.disturbance import too_few_cores
+from parallel.results.formatting import count, percent, seconds, size
 from parallel.results.notes import notes
-from parallel.results.report import charts, curves
 from parallel.results.report.colours import strategy_colour
+from parallel.results.report.figures import Figure, figures_of
 from parallel.results.report.html import HtmlLine, HtmlTable, render
-from parallel.results.report.provenance import Provenance, provenance
+from parallel.results.report.lanes import ROLES
+from parallel.results.report.limits import MOST_SECTIONS, Allowance, not_all
+from parallel.results.report.provenance import provenance
+from parallel.results.result import Result, workers_and_threads
+from parallel.results.running import Running
 
 FOOT = Markup(
-    "Speedup is the ratio of median epoch times; its 95&nbsp;% interval is a bootstrap over "
-    "epochs. Efficiency is speedup divided by workers."
+    "Speedup is the ratio of median epoch times; its 95&nbsp;% interval covers the variation "
+    "between runs, and where it is marked † only that within one. Efficiency is speedup divided by workers."
 )
-CURVES = (
-    ("train_loss", "Training loss", 1.0, ""),
-    ("val_loss", "Validation loss", 1.0, ""),
-    ("val_top1", "Top-1 accuracy", 100.0, " %"),
-    ("val_top5", "Top-5 accuracy", 100.0, " %"),
-)
-"""Plots by epoch: field of `Epoch`, title, factor, unit."""
+ESSENTIAL = ("strategy", "scheme", "median", "speedup")
+"""Columns that a phone shows at first, with the settings in which results differ."""
+MEMORY: Column = ("peak memory", lambda r: size(r.peak_memory_bytes))
+"""Of the worker that needs most."""
+OVERVIEW = ("workload", "hardware", "results", "fastest", "median, s", "speedup", "95 %")
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,13 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """Plots under one title."""
+class Live:
+    """A page that is written again while runs are at work."""
 
-    title: str
-    caption: str
-    drawings: Sequence[Markup]
-    panels: bool = False
-    """Whether the plots stand side by side where the page is wide enough."""
-    legend: Sequence[tuple[str, str]] = ()
-    """Names and colours."""
+    written: str
+    """Time of day."""
+    every_s: float
+    """Seconds after which the page loads itself again."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,6 @@ class ComparisonView:
     table: HtmlTable
     notes: Sequence[str]
     figures: Sequence[Figure]
-    runs: Sequence[Provenance]
 
 
 def write_report(
@@ -71,31 +70,55 @@ def write_report(
     comparisons: Sequence[Comparison],
     sections: Sequence[Section] = (),
     left_out: Sequence[str] = (),
+    running: Sequence[Running] = (),
+    live: Live | None = None,
 ) -> None:
     """Write the report to one file that loads nothing else.
 
-    `left_out` are the errors of records that could not be read.
+    `left_out` are the errors of records that could not be read; `running` are runs without a record.
     """
     # A record may hold code points that UTF-8 does not have.
-    path.write_text(page(comparisons, sections, left_out), encoding="utf-8", errors="backslashreplace")
+    path.write_text(
+        page(comparisons, sections, left_out, running, live), encoding="utf-8", errors="backslashreplace"
+    )
 
 
 def page(
-    comparisons: Sequence[Comparison], sections: Sequence[Section] = (), left_out: Sequence[str] = ()
+    comparisons: Sequence[Comparison],
+    sections: Sequence[Section] = (),
+    left_out: Sequence[str] = (),
+    running: Sequence[Running] = (),
+    live: Live | None = None,
 ) -> str:
     """Return the report as HTML."""
     records = [record for c in comparisons for result in c.results for record in result.records]
     dates = sorted({record.finished[:10] for record in records if record.finished})
     hosts = sorted({str(record.environment["host"]) for record in records if record.environment.get("host")})
     about = ", ".join([*([count(len(records), "run")] if records else []), *dates[-1:], *hosts])
+    allowance = Allowance()
+    detailed = _detailed(comparisons)
+    views = [_view(f"t{i}", comparison, allowance) for i, comparison in enumerate(detailed)]
+    runs = [
+        (result, record)
+        for comparison in comparisons
+        for result in comparison.results
+        for record in result.records
+    ]
+    shown, more = allowance.take("runs", runs)
     return render(
         "report.html.j2",
         title="Training strategies compared",
         about=about,
         foot=FOOT,
-        views=[_view(comparison) for comparison in comparisons],
+        overview=_overview(comparisons) if len(comparisons) > 1 else None,
+        fewer=not_all(len(detailed), len(comparisons), "workloads in detail"),
+        views=views,
         sections=sections,
         left_out=left_out,
+        running=_running(running) if running else None,
+        live=live,
+        runs=[provenance(result, record) for result, record in shown],
+        fewer_runs=more,
         seconds=seconds,
         strategy_colour=strategy_colour,
         workers_and_threads=workers_and_threads,
@@ -115,22 +138,81 @@ def best_of(results: Sequence[Result]) -> Result:
     return min(results, key=lambda result: result.epoch_s.median)
 
 
-def _view(comparison: Comparison) -> ComparisonView:
+def _detailed(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return the comparisons with a section of their own, in their order: those with most
+    results."""
+    order = sorted(comparisons, key=lambda comparison: -len(comparison.results))[:MOST_SECTIONS]
+    kept = {id(comparison) for comparison in order}
+    return [comparison for comparison in comparisons if id(comparison) in kept]
+
+
+def _overview(comparisons: Sequence[Comparison]) -> HtmlTable:
+    """Return the table with a line per workload."""
+    lines = []
+    for comparison in comparisons:
+        best = best_of(comparison.results)
+        s = best.speedup
+        lines.append(
+            HtmlLine(
+                [
+                    describe(comparison.workload),
+                    comparison.hardware,
+                    str(len(comparison.results)),
+                    f"{best.label}, {workers_and_threads(best)}",
+                    seconds(best.epoch_s.median),
+                    "" if s is None else f"{s.ratio:.2f}×",
+                    "" if s is None or s.low is None else f"{s.low:.2f}–{s.high:.2f}",
+                ]
+            )
+        )
+    return HtmlTable(
+        OVERVIEW,
+        lines,
+        words=("workload", "hardware", "fastest"),
+        key=("speedup",),
+        name="overview",
+        essential=("workload", "fastest", "speedup"),
+    )
+
+
+def _running(runs: Sequence[Running]) -> HtmlTable:
+    """Return the table of runs without a record, with their epochs so far."""
+    lines = []
+    for run in runs:
+        last = run.epochs[-1] if run.epochs else None
+        lines.append(
+            HtmlLine(
+                [
+                    str(run.run_dir),
+                    "running" if run.at_work else "not finished",
+                    run.progress,
+                    "" if last is None else f"{seconds(last.seconds)} s",
+                    "" if last is None or last.train_loss is None else f"{last.train_loss:.4g}",
+                    "" if last is None or last.val_top1 is None else percent(last.val_top1),
+                ]
+            )
+        )
+    columns = ("run", "state", "progress", "last epoch", "training loss", "top-1")
+    return HtmlTable(
+        columns, lines, words=columns[:3], name="running", essential=("run", "progress", "last epoch")
+    )
+
+
+def _view(name: str, comparison: Comparison, allowance: Allowance) -> ComparisonView:
     results = comparison.results
     best = best_of(results)
     return ComparisonView(
         workload=describe(comparison.workload),
         hardware=comparison.hardware,
         best=best,
-        table=_table(results, best),
+        table=_table(name, results, best),
         notes=notes(comparison),
-        figures=_figures(results),
-        runs=[provenance(result, record) for result in results for record in result.records],
+        figures=figures_of(name, results, allowance),
     )
 
 
-def _table(results: Sequence[Result], best: Result) -> HtmlTable:
-    columns, lines = cells(results, WHO + TIMES + RESULTS)
+def _table(name: str, results: Sequence[Result], best: Result) -> HtmlTable:
+    columns, lines = cells(results, (*WHO, *TIMES, *RESULTS, MEMORY))
     faster = best.role == "" and best.speedup is not None and best.speedup.ratio > 1
     before = columns.index(EPOCH_TIMES[0])
     after = len(columns) - columns.index(EPOCH_TIMES[-1]) - 1
@@ -141,66 +223,25 @@ def _table(results: Sequence[Result], best: Result) -> HtmlTable:
         key=("strategy", "median", "speedup"),
         groups=[group for group in groups if group[0]],
         note_column="scheme" if "scheme" in columns else columns[0],
+        name=name,
+        essential=(*ESSENTIAL, *(setting for setting, _ in results[0].settings)),
         lines=[
             HtmlLine(
                 ["" if cell == "-" else cell for cell in line],
                 css="best" if faster and result is best else result.role,
                 chip=strategy_colour(result.place),
-                note=charts.ROLES.get(result.role, ""),
+                note=ROLES.get(result.role, ""),
+                flags=_flags(result),
             )
             for result, line in zip(results, lines, strict=True)
         ],
     )
 
 
-def _figures(results: Sequence[Result]) -> list[Figure]:
-    figures = []
-    if any(result.speedup for result in results):
-        figures.append(
-            Figure(
-                "Speedup",
-                "Bar: ratio of median epoch times to the baseline; whiskers: 95 % interval; "
-                "dashed: linear in the workers.",
-                [Markup(charts.speedup_bars(results))],
-            )
-        )
-    scaling = curves.by_workers(results)
-    if scaling:
-        figures.append(
-            Figure(
-                "Scaling", "Speedup over the baseline by number of workers.", [Markup(scaling)], panels=True
-            )
-        )
-    figures.append(
-        Figure(
-            "Epoch times",
-            "Box: quartiles; thick line: median; diamond: mean; whiskers: minimum and "
-            "maximum; one dot per epoch. The axis may not start at zero.",
-            [Markup(charts.box_plot(results))],
-        )
-    )
-    if any(result.time_split() for result in results):
-        figures.append(
-            Figure(
-                "Where the time of an epoch goes",
-                "Mean over epochs and workers.",
-                [Markup(charts.split_bars(results))],
-                legend=charts.split_legend(results),
-            )
-        )
-    return [*figures, *_curves(results)]
-
-
-def _curves(results: Sequence[Result]) -> list[Figure]:
-    measured = [curve for curve in CURVES if any(result.curve(curve[0]) for result in results)]
-    if not measured:
-        return []
-    caption = ""
-    if sum(bool(result.curve("train_loss")) for result in results) > 1:
-        largest = curves.largest_difference(results, "train_loss")
-        caption = (
-            f"The training losses of all results differ by at most {largest:.2g} after the same "
-            "epoch. Curves that coincide are drawn as bands."
-        )
-    drawings = [Markup(curves.by_epoch(results, *curve)) for curve in measured]
-    return [Figure("Loss and accuracy", caption, drawings, panels=True)]
+def _flags(result: Result) -> dict[str, str]:
+    """Return by column what makes a number of a result doubtful."""
+    few_cores = next(filter(None, map(too_few_cores, result.records)), "")
+    flags = {"median": result.noisy, "workers": few_cores and f"{result.label} {few_cores}"}
+    if result.efficiency is not None and result.efficiency > 1:
+        flags["efficiency"] = "more than linear: from caches, or from a baseline that was disturbed"
+    return {column: sentence for column, sentence in flags.items() if sentence}

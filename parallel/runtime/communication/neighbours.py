@@ -1,4 +1,8 @@
-"""Finding the neighbours, the workers of the same host, and connecting to them by Unix sockets."""
+"""Finding the neighbours and connecting to them by Unix sockets.
+
+Neighbours are workers of the same host (`hosts`) that can pass each other files in memory: they run on Linux, in
+the same network namespace, to which the names of their sockets belong, and as the same user.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +10,27 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 _RANK = struct.Struct("=q")
 _CREDENTIALS = struct.Struct("=3i")
 """Process, user and group at the other end of a socket."""
 
 
-def place() -> tuple[str, ...] | None:
-    """Return what neighbours have in common, or None where files cannot be shared."""
+def meeting_place() -> tuple[str, int] | None:
+    """Return what workers of a host need in common to connect: network namespace and user.
+
+    None where files in memory cannot be passed.
+    """
     if not sys.platform.startswith("linux") or not hasattr(os, "memfd_create"):
         return None
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return socket.gethostname(), boot, os.readlink("/proc/self/ns/net"), str(os.getuid())
+    return os.readlink("/proc/self/ns/net"), os.getuid()
+
+
+def neighbours_of(rank: int, host: Sequence[int], places: Sequence[tuple[str, int] | None]) -> frozenset[int]:
+    """Return the workers of the host, besides `rank`, that it can connect to; `places` is by rank."""
+    own = places[rank]
+    return frozenset(peer for peer in host if peer != rank and own is not None and places[peer] == own)
 
 
 def connect(

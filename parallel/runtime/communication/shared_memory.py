@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from parallel.runtime.communication.tokens import Tokens, token_name
-from parallel.runtime.instrumentation.clock import MessageKey
+from parallel.runtime.instrumentation.clock import Clock, MessageKey
 
 MAP_FAILED = ctypes.c_void_p(-1).value
 Memory = ctypes.Array[ctypes.c_char]
@@ -69,8 +69,9 @@ def _map(file: int, nbytes: int) -> Memory:
 class Slot:
     """The sender's side of the memory for one message to one peer."""
 
-    def __init__(self, key: MessageKey, peer: int, nbytes: int, tokens: Tokens) -> None:
+    def __init__(self, key: MessageKey, peer: int, nbytes: int, tokens: Tokens, clock: Clock) -> None:
         self._key, self._peer, self._nbytes, self._tokens = key, peer, nbytes, tokens
+        self._clock = clock
         self._sent, self._read = token_name(key, "sent"), token_name(key, "read")
         file, self._memory = _create(nbytes)
         self._number = tokens.pass_file(peer, file)
@@ -94,7 +95,8 @@ class Slot:
 
     def _wait_until_read(self) -> None:
         if self._used:
-            self._tokens.wait(self._peer, self._read, self._key)
+            with self._clock.blocked():
+                self._tokens.wait(self._peer, self._read, self._key)
             self._used = False
 
 
@@ -138,10 +140,10 @@ class Signal:
 class SharedMemory:
     """Slots of one worker's transport, created on first use."""
 
-    def __init__(self, tokens: Tokens | None, number: int) -> None:
+    def __init__(self, tokens: Tokens | None, number: int, clock: Clock) -> None:
         """`number` is that of the transport, the same on every worker."""
         self.peers = frozenset[int]() if tokens is None else tokens.peers
-        self._own_tokens, self._number = tokens, number
+        self._own_tokens, self._number, self._clock = tokens, number, clock
         self._slots: dict[tuple[MessageKey, int], Slot] = {}
         self._peer_slots: dict[tuple[MessageKey, int], PeerSlot] = {}
         self._signals: dict[tuple[MessageKey, int], Signal] = {}
@@ -159,7 +161,7 @@ class SharedMemory:
         if slot is None or not slot.fits(tensor.nbytes):
             if slot is not None:
                 slot.close()
-            slot = self._slots[key, peer] = Slot(key, peer, tensor.nbytes, self._tokens)
+            slot = self._slots[key, peer] = Slot(key, peer, tensor.nbytes, self._tokens, self._clock)
         slot.send(tensor)
 
     def peer_slot(self, key: MessageKey, peer: int) -> PeerSlot:

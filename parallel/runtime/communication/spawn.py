@@ -5,11 +5,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
-from torch.distributed import TCPStore
 from torch.multiprocessing.spawn import start_processes
 
+from parallel.runtime.communication.bound_store import serve_store
+from parallel.runtime.communication.interface import LOOPBACK
+
+STORE_TIMEOUT = timedelta(seconds=300)
+"""Time limit of calls of the store that state none; torch's default."""
 GRACE_S = 5.0
 """Time that the others have to end after one failed, and again after they were terminated."""
 
@@ -21,7 +26,7 @@ def spawn_workers(function: Callable[..., Any], workers: int, *args: Any) -> lis
     terminated and `ProcessRaisedException` carries the traceback.
     """
     # The parent owns the store, on a port chosen by the system: no race for a free port.
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = serve_store(LOOPBACK, 0, STORE_TIMEOUT)
     # Workers are forks of a server that has imported what they run.
     multiprocessing.set_forkserver_preload([function.__module__])
     context = multiprocessing.get_context("forkserver")
@@ -45,8 +50,9 @@ def _worker(
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
+        LOCAL_WORLD_SIZE=str(workers),
         WORLD_SIZE=str(workers),
-        MASTER_ADDR="127.0.0.1",
+        MASTER_ADDR=LOOPBACK,
         MASTER_PORT=str(port),
         TORCHELASTIC_USE_AGENT_STORE="True",  # the store exists: connect to it
     )

@@ -23,7 +23,7 @@ from collections import defaultdict, deque
 from collections.abc import Mapping
 from datetime import timedelta
 
-from parallel.runtime.failure.watch import NullWatch
+from parallel.runtime.failure.null_watch import NullWatch
 from parallel.runtime.instrumentation.clock import MessageKey
 
 Numbers = tuple[int, int, int]

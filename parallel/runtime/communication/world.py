@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from itertools import count
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.rendezvous import rendezvous
 
-from parallel.config import ClusterConfig, require
+from parallel.results.hosts import Host
 from parallel.runtime.communication.chaos import Chaos
-from parallel.runtime.communication.neighbours import connect, place
+from parallel.runtime.communication.encoding import decode, encode
+from parallel.runtime.communication.gathering import gather_bytes
+from parallel.runtime.communication.groups import Groups, WorkerSet
+from parallel.runtime.communication.ordered_stream import OrderedStream
+from parallel.runtime.communication.staging import Staging
 from parallel.runtime.communication.tokens import Tokens
-from parallel.runtime.failure.errors import RunStopped
-from parallel.runtime.failure.store import attempt
-from parallel.runtime.failure.watch import NullWatch, SingleWatch, Watch
-from parallel.runtime.failure.wording import is_about_peers
+from parallel.runtime.failure.errors import RunEnded
+from parallel.runtime.failure.null_watch import NullWatch
+from parallel.runtime.failure.watch import Watch
 
 T = TypeVar("T")
-
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
-"""Parameters of `mallopt`, from malloc.h."""
-GLOO_THREADS_END_S = 0.2
-"""Far longer than the microseconds that gloo's threads need after the last collective."""
-START_TIMEOUT_S = 600.0
-"""Time limit of waits until the end of warm-up, unless cluster.timeout_s is longer: opening data,
-the tracker's server and compilation take some workers longer than others. A worker that dies is
-still noticed after cluster.timeout_s."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +39,59 @@ class World:
     """Detects lost workers: every wait for others is reported to it and raises its error."""
     tokens: Tokens | None = field(default=None, repr=False, compare=False)
     """Connections to the neighbours: workers with which this one shares memory."""
+    flows: tuple[dist.ProcessGroup, ...] = field(default=(), repr=False, compare=False)
+    """Groups of all workers, each with its own connections, for large messages between hosts; none: they
+    share the connections of all others."""
     chaos: Chaos | None = None
     """Options of chaos mode; None: off."""
+    stream: OrderedStream | None = field(default=None, repr=False, compare=False)
+    """Stream of all messages in strict mode; None: off."""
+    staging: Staging | None = field(default=None, repr=False, compare=False)
+    """Copies between the device and host memory, for workers that share a GPU; None: the backend takes the
+    device's tensors."""
     transports: Iterator[int] = field(default_factory=count, repr=False, compare=False)
     """Numbers of transports, which every worker creates in the same order."""
+    groups: Groups = field(default_factory=Groups, repr=False, compare=False)
+    """Groups of workers that sum gradients by collectives."""
+    hosts: tuple[Host, ...] = field(default=(), repr=False, compare=False)
+    """The hosts of all workers. Empty in a world that was not opened with `open_world`."""
+
+    @property
+    def collectives(self) -> bool:
+        """Whether the backend's own collectives sum gradients and gather weights."""
+        return self.backend == "nccl"
+
+    @property
+    def host(self) -> Host:
+        """The host of this worker."""
+        return next(host for host in self.hosts if self.rank in host.workers)
 
     @property
     def neighbours(self) -> frozenset[int]:
         """Workers with which this one shares memory."""
         return frozenset() if self.tokens is None else self.tokens.peers
 
+    @property
+    def on_host(self) -> World:
+        """This world as tensors in host memory see it; itself, unless tensors are staged."""
+        return self if self.staging is None else replace(self, device=torch.device("cpu"), staging=None)
+
+    @property
+    def host_of(self) -> tuple[int, ...]:
+        """Index of the host of each worker."""
+        return tuple(host.index for host in self.hosts for _ in host.workers)
+
+    @property
+    def node_workers(self) -> tuple[int, ...]:
+        """Number of workers of each host."""
+        return tuple(len(host.workers) for host in self.hosts)
+
     @contextmanager
     def _together(self, what: str) -> Iterator[None]:
         self.watch.waits((what,), -1)
         try:
+            if self.stream is not None:
+                self.stream.drain()
             yield
         except RuntimeError as error:
             raise self.watch.lost(error) from error
@@ -74,11 +101,22 @@ class World:
         """Wait until all workers have started; limit waits to `cluster.timeout_s` from now on."""
         self.barrier()
         if isinstance(self.watch, Watch):
-            timeout = self.watch.started()
-            # gloo keeps the timeout of the start: it counts the time for which the whole job is
-            # stopped (Ctrl-Z). The watch limits all waits but those inside DDP.
-            if self.backend == "nccl" and dist.group.WORLD is not None:
-                dist.group.WORLD.set_timeout(timeout)
+            # The process group keeps the timeout of the start: it counts the time for which the whole job is
+            # stopped (Ctrl-Z). The watch limits all waits that it is told of.
+            self.watch.started()
+
+    def open_groups(self, sets: Iterable[WorkerSet]) -> None:
+        """Make the groups of these sets of workers that do not exist. All workers call it alike.
+
+        A split of NCCL's communicator (`ncclCommSplit`) may deadlock while the communicator is at work, as it
+        may be for the runtime before.
+        """
+        missing = self.groups.missing(sets)
+        if missing:
+            self.barrier()
+        for workers in missing:
+            with self._together("process group"):
+                self.groups.make(workers)
 
     def barrier(self) -> None:
         """Wait until every worker has called this with its device idle."""
@@ -89,184 +127,58 @@ class World:
                 dist.barrier()
 
     def gather(self, value: T) -> list[T]:
-        """Return every worker's value, by rank, on every worker."""
-        if self.size == 1:
-            return [value]
-        values: list[Any] = [None] * self.size
-        with self._together("gather"):
-            dist.all_gather_object(values, value)
-        return values
+        """Return every worker's value, by rank, on every worker.
+
+        A value consists of the types that `encoding` lists; nothing received is ever executed.
+        """
+        return [value] if self.size == 1 else self._gather("gather", value, None)
 
     def gather_to_first(self, value: T) -> list[T]:
-        """Return every worker's value, by rank, on worker 0; an empty list on the others."""
-        if self.size == 1:
-            return [value]
-        values: list[Any] | None = [None] * self.size if self.rank == 0 else None
-        with self._together("gather to worker 0"):
-            dist.gather_object(value, values, dst=0)
-        return values or []
+        """Return every worker's value, as `gather`, on worker 0; an empty list on the others."""
+        return [value] if self.size == 1 else self._gather("gather to worker 0", value, 0)
+
+    def _gather(self, what: str, value: T, to: int | None) -> list[T]:
+        own = encode(value)
+        with self._together(what):
+            messages = gather_bytes(own, self.size, self.on_host.device, to)
+        values = []
+        for rank, message in enumerate(messages):
+            try:
+                values.append(decode(message))
+            except ValueError as error:
+                raise RunEnded(f"worker {rank} sent a message that can't be read: {error}") from error
+        return values
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum the workers' tensors in place, on every worker."""
         if self.size > 1:
+            moved = self._moved(tensor)
             with self._together("sum"):
-                dist.all_reduce(tensor)
+                dist.all_reduce(moved)
+            self._put_back(tensor, moved)
         return tensor
 
+    def start_sum(self, tensor: torch.Tensor) -> Callable[[], None]:
+        """Start to sum the workers' tensors in place; return a function that waits for the sum.
 
-def environment_size() -> int:
-    """Return the number of workers that the launcher started; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+        The backend's own all-reduce, as DDP starts it: for calibration.
+        """
+        moved = self._moved(tensor)
+        work = dist.all_reduce(moved, async_op=True)
+        if work is None:
+            raise RuntimeError("this worker is in no process group")
 
+        def wait() -> None:
+            with self._together("sum"):
+                work.wait()
+            self._put_back(tensor, moved)
 
-def choose_device(cluster: ClusterConfig) -> torch.device:
-    """Return this worker's device.
+        return wait
 
-    Raises `ValueError` if the configured device or backend is not available.
-    """
-    cuda = torch.cuda.is_available()
-    require(
-        cluster.device != "cuda" or cuda,
-        "cluster.device",
-        "cuda",
-        "needs a GPU, and torch sees none; use cpu",
-    )
-    require(
-        cluster.backend != "nccl" or cuda,
-        "cluster.backend",
-        "nccl",
-        "needs GPUs, and torch sees none; use gloo",
-    )
-    if cluster.device == "cpu" or not cuda:
-        require(
-            cluster.backend != "nccl",
-            "cluster.backend",
-            "nccl",
-            "needs cluster.device=cuda; with cpu use gloo",
-        )
-        return torch.device("cpu")
-    require(
-        cluster.backend != "gloo" or environment_size() == 1,
-        "cluster.backend",
-        "gloo",
-        "needs cluster.device=cpu; with cuda use nccl",
-    )
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    here = torch.cuda.device_count()
-    require(
-        local < here, "workers", local + 1, f"on this machine are more than its GPUs, {here}: one GPU each"
-    )
-    return torch.device("cuda", local)
+    def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor as the process group takes it."""
+        return tensor if self.staging is None else self.staging.to_host([tensor])[0]
 
-
-def _open_tokens(world: World) -> Tokens | None:
-    """Return tokens between this worker and its neighbours, or None if there are none."""
-    places = world.gather(place() if world.device.type == "cpu" else None)
-    own = places[world.rank]
-    here = frozenset(rank for rank, other in enumerate(places) if other is not None and other == own)
-    tokens = Tokens(connect(world.rank, here - {world.rank}, world.gather, world.barrier), world.watch)
-    world.barrier()
-    tokens.open()
-    return tokens if tokens.peers else None
-
-
-@contextmanager
-def open_world(cluster: ClusterConfig, chaos: Chaos | None = None) -> Iterator[World]:
-    """Set this worker's device, threads and allocator, and join the workers that torchrun started.
-
-    `chaos` delays messages on purpose; CPUs only. Raises `ValueError` if the configured device or
-    backend is not available, and `WorkerLost` from any wait for other workers when one of them
-    died, hangs or failed. After an exception the process group stays open: closing it would make
-    the other workers fail as well, and their errors might seem to be the first.
-    """
-    rank, size = int(os.environ.get("RANK", "0")), environment_size()
-    device = choose_device(cluster)
-    if chaos is not None and device.type != "cpu":
-        raise ValueError("chaos mode needs cluster.device=cpu")
-    torch.set_num_threads(cluster.threads)
-    keep_freed_memory()
-    # Where a network fits its batch well, gradients become denormal, and a CPU computes several
-    # times more slowly with denormal numbers. They are below 1e-37, so no result changes. All
-    # strategies and the baseline are treated alike.
-    torch.set_flush_denormal(True)
-    try:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        if size == 1:
-            watch = SingleWatch()
-            try:
-                yield World(0, 1, device, "none", watch, chaos=chaos)
-            finally:
-                watch.close()
-        else:
-            with _join(cluster, rank, size, device, chaos) as world:
-                yield world
-    finally:
-        torch.set_flush_denormal(False)  # as torch starts: a process may do something else afterwards
-
-
-@contextmanager
-def _join(
-    cluster: ClusterConfig, rank: int, size: int, device: torch.device, chaos: Chaos | None
-) -> Iterator[World]:
-    """Join the other workers in a process group that a thread watches."""
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    start_timeout = timedelta(seconds=max(START_TIMEOUT_S, cluster.timeout_s))
-    watch = Watch(rank, size, cluster.timeout_s, start_timeout.total_seconds())
-    watch.start()
-    world = World(rank, size, device, backend, watch, chaos=chaos)
-    try:
-        watch.waits(("process group",), -1)
-        store, _, _ = next(rendezvous("env://", rank, size, timeout=start_timeout))
-        dist.init_process_group(
-            backend,
-            # A restarted group must not read the addresses of the one before it.
-            store=dist.PrefixStore(f"parallel/group/{attempt()}", store),
-            rank=rank,
-            world_size=size,
-            timeout=start_timeout,
-            device_id=device if backend == "nccl" else None,  # creates the communicator now, with all ranks
-        )
-        watch.goes_on()
-        if cluster.shared_memory:
-            world = replace(world, tokens=_open_tokens(world))
-        stopped: RunStopped | None = None
-        try:
-            yield world
-        except RunStopped as error:  # on all workers alike: the group is closed in order
-            stopped = error
-        world.barrier()
-        if world.tokens is not None:
-            world.tokens.close()
-    except BaseException as error:
-        if isinstance(error, RuntimeError) and is_about_peers(error):  # raised by DDP
-            lost = watch.lost(error)
-            watch.failed(lost)
-            raise lost from error
-        watch.failed(error)
-        raise
-    watch.close()
-    # A gloo thread that is still dropping its last tensor needs the interpreter lock, and the
-    # group's destructor waits for that thread while holding the lock: without this pause one run in
-    # some dozens never ends.
-    time.sleep(GLOO_THREADS_END_S if backend == "gloo" else 0.0)
-    dist.destroy_process_group()
-    if stopped is not None:
-        raise stopped
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep large buffers after they are freed.
-
-    By default it returns each to the kernel, and the page faults of the next step cost up to a
-    fifth of the step. It is called for every strategy and the baseline alike: otherwise speedups
-    would compare allocators.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    libc = ctypes.CDLL(None)
-    if not hasattr(libc, "gnu_get_libc_version"):
-        return
-    libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-    libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-    libc.mallopt(M_TOP_PAD, 64 << 20)
+    def _put_back(self, tensor: torch.Tensor, moved: torch.Tensor) -> None:
+        if self.staging is not None:
+            self.staging.to_device([(tensor, moved)])

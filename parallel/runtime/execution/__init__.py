@@ -1,1 +1,1 @@
-"""Running a program on one worker: steps, parameters, buffers; and the outside reference, DDP."""
+"""Running a program on one worker: steps, parameters, buffers."""

@@ -1,4 +1,4 @@
-"""Interface of engines, with which the training loop trains: the runtime, or torch's DDP."""
+"""Interface of engines, with which the training loop trains: the runtime, or a peer's."""
 
 from __future__ import annotations
 

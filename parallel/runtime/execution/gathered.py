@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+from itertools import chain
 
 from torch import Tensor
 
-from parallel.checkpoints.piece import Piece, assembled
+from parallel.checkpoints.piece import Piece, Place, assembled
 from parallel.runtime.communication.world import World
 from parallel.runtime.execution.engine import Engine
 
@@ -17,9 +17,9 @@ def gathered(engine: Engine, kind: str, world: World) -> dict[str, Tensor]:
 
     Gradients are those of the last step, and only of a runtime with `keep_gradients`.
     """
-    own = [dataclasses.replace(piece, values=piece.values.cpu()) for piece in engine.pieces(kind)]
+    own = [(vars(piece.place), piece.values.cpu()) for piece in engine.pieces(kind)]
     by_name: dict[str, list[Piece]] = {}
-    for pieces in world.gather_to_first(own):
-        for piece in pieces:
-            by_name.setdefault(piece.place.name, []).append(piece)
+    for place, values in chain.from_iterable(world.gather_to_first(own)):
+        piece = Piece(Place(**place), values)
+        by_name.setdefault(piece.place.name, []).append(piece)
     return {name: assembled(pieces) for name, pieces in by_name.items()}

@@ -20,6 +20,8 @@ class EngineOptions:
     weight_decay: float = 0.0
     compile: bool = False
     """Compile with `torch.compile`."""
+    graphs: bool = False
+    """Capture a step and replay it (`step_graph`)."""
 
     @staticmethod
     def from_config(trainer: TrainerConfig) -> EngineOptions:
@@ -31,4 +33,5 @@ class EngineOptions:
             momentum=trainer.momentum,
             weight_decay=trainer.weight_decay,
             compile=trainer.compile,
+            graphs=trainer.graphs,
         )

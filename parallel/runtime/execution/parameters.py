@@ -1,21 +1,25 @@
-"""A worker's parameters, in buckets whose gradient sums and updates are sharded.
+"""A worker's parameters, in buckets whose gradient sums and updates are sharded (`held_bucket`).
 
-For a bucket that K workers hold, each worker
+A sum starts as soon as backward has all gradients of the bucket, and those of the buckets before it: all
+workers start their sums in the order of the buckets, whatever is complete first. Sums that a backward
+instruction leaves, since some parameter had no gradient, start at its end. The next forward waits for the
+updated weights when it needs them.
 
-    1. reduce-scatter: sends every other worker that worker's shard of the gradient and adds received
-       shards to its own;
-    2. update: updates its shard, keeping momentum for that shard only;
-    3. all-gather: sends its updated shard to the others.
+The messages between hosts of a bucket that is summed in levels start when its sum within the host is
+complete: right before the sum of the worker's next bucket starts, or at the end of the backward
+instruction.
 
-This moves the bytes of a ring all-reduce, 2(K−1)/K of the bucket, and divides the work of the
-update by K (Krizhevsky 2014, section 4.1, on weight synchronisation). Step 1 starts as soon as
-backward has the gradient; the next forward waits for step 3 when it needs the parameter.
+Where there is a side stream (`side_stream`), the shard of a bucket that is summed by a collective is updated
+and gathered there, right behind its sum and hidden behind the rest of backward. Its update instruction then
+has nothing left to do.
 """
 
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,115 +27,15 @@ from torch.optim.sgd import sgd
 
 from parallel.checkpoints.piece import Piece, ReadTensor, pieces_of_span
 from parallel.graph.box import Box
-from parallel.program import Bucket, Program
+from parallel.program import Bucket, Program, Step, Update
 from parallel.runtime.communication.exchange import Format
-from parallel.runtime.communication.transport import Message, Receive, Transport
+from parallel.runtime.communication.transport import Transport
 from parallel.runtime.communication.world import World
+from parallel.runtime.execution.bucket_in_levels import BucketInLevels
+from parallel.runtime.execution.collective_bucket import CollectiveBucket
+from parallel.runtime.execution.held_bucket import HeldBucket, ParameterName
 from parallel.runtime.execution.options import EngineOptions
-
-ParameterName = tuple[str, str]
-"""Op and parameter."""
-
-
-class HeldBucket:
-    """One bucket on one worker."""
-
-    def __init__(
-        self,
-        bucket: Bucket,
-        weights: Mapping[ParameterName, Tensor],
-        form: Format,
-        world: World,
-        transport: Transport,
-    ) -> None:
-        self.bucket = bucket
-        self._form = form
-        self._rank = world.rank
-        self.ready = 0
-        """Number of parameters whose gradient of the last pass is complete."""
-        self.syncing = False
-        common = transport.share(
-            ("weights", bucket.index), world.rank, bucket.workers, bucket.size, form.dtype
-        )
-        self._common = common is not None
-        """Whether the workers' weights are common memory."""
-        if common is None:
-            self._flat = torch.empty(bucket.size, dtype=form.dtype, device=form.device)
-        else:
-            self._flat = common
-        self.parameters: dict[ParameterName, Tensor] = {}
-        offset = 0
-        for name, box in zip(bucket.parameters, bucket.boxes, strict=True):
-            shape = form.memory_shape(box.shape)
-            view = form.in_logical_order(self._flat[offset : offset + box.volume].view(shape))
-            view.copy_(weights[name][box.within(Box.whole(tuple(weights[name].shape)))])
-            self.parameters[name] = view.requires_grad_()
-            offset += box.volume
-        start, stop = bucket.shard(world.rank)
-        self.shard = self._flat[start:stop]
-        self.momentum = torch.zeros_like(self.shard)
-        self.gradient: Tensor | None = None
-        """Gradient of the shard, after the sync summed over the workers."""
-        self._message: Message | None = None
-        self._gather: Message | None = None
-
-    @property
-    def shared(self) -> bool:
-        return len(self.bucket.workers) > 1
-
-    def _flat_gradient(self) -> Tensor:
-        flats = []
-        for parameter in self.parameters.values():
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            flats.append(self._form.in_memory_order(gradient).reshape(-1))
-        return flats[0] if len(flats) == 1 else torch.cat(flats)
-
-    def start_sync(self, transport: Transport) -> None:
-        """Start sending the gradient's shards to the workers that update them."""
-        flat, (start, stop) = self._flat_gradient(), self.bucket.shard(self._rank)
-        self.gradient = flat[start:stop]
-        if not self.shared:
-            return
-        peers = [worker for worker in self.bucket.workers if worker != self._rank]
-        sends = [(peer, flat[slice(*self.bucket.shard(peer))]) for peer in peers]
-        receives = [Receive(peer, tuple(self.gradient.shape), flat.dtype) for peer in peers]
-        self._message = transport.start(("sum", self.bucket.index), sends, receives)
-
-    def finish_sync(self, transport: Transport) -> None:
-        """Wait for the other workers' gradients and add them."""
-        if self._message is None or self.gradient is None:
-            return
-        for received in transport.wait(self._message):
-            self.gradient.add_(received)
-        transport.release(self._message)
-        self._message = None
-
-    def start_gather(self, transport: Transport) -> None:
-        """Start sending the updated shard to the others and receiving theirs in place."""
-        if not self.shared:
-            return
-        peers = [worker for worker in self.bucket.workers if worker != self._rank]
-        if self._common:
-            self._gather = transport.announce(("gather", self.bucket.index), peers, self.shard)
-            return
-        shards = []
-        for peer in peers:
-            place = self._flat[slice(*self.bucket.shard(peer))]
-            shards.append(Receive(peer, tuple(place.shape), place.dtype, place))
-        sends = [(peer, self.shard) for peer in peers]
-        self._gather = transport.start(("gather", self.bucket.index), sends, shards)
-
-    def finish_gather(self, transport: Transport) -> None:
-        """Wait until the whole bucket is up to date."""
-        if self._gather is not None:
-            transport.wait(self._gather)
-            transport.release(self._gather)
-            self._gather = None
-
-    def clear(self) -> None:
-        """Drop the gradients of backward."""
-        for parameter in self.parameters.values():
-            parameter.grad = None
+from parallel.runtime.execution.side_stream import open_side_stream
 
 
 class Parameters(Mapping[str, Mapping[str, Tensor]]):
@@ -153,10 +57,18 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
         self._keep_gradients = keep_gradients
         self._momentum, self._weight_decay = options.momentum, options.weight_decay
         self.buckets = {
-            b.index: HeldBucket(b, weights, form, world, transport)
+            b.index: _kind(b)(b, weights, form, world, transport)
             for b in program.buckets
             if world.rank in b.workers
         }
+        self._due: deque[HeldBucket] = deque()
+        """The buckets whose sums the current backward instruction has to start, in order."""
+        self._side = open_side_stream(world.device)
+        self._updated: set[int] = set()
+        """Buckets that were updated before their update instruction."""
+        self._lr: float | Tensor = 0.0
+        self._within: HeldBucket | None = None
+        """The bucket whose sum started last and has not been continued."""
         self._of_op: dict[str, dict[str, Tensor]] = {op.name: {} for op in program.graph}
         self._buckets_of_op: dict[str, list[HeldBucket]] = {op.name: [] for op in program.graph}
         for held in self.buckets.values():
@@ -170,16 +82,48 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
     def _on_gradient(self, held: HeldBucket) -> Callable[[Tensor], None]:
         # A strong reference would form a cycle through the parameter that is invisible to the
         # garbage collector: the weights would never be freed.
-        reference, transport = weakref.ref(held), self._transport
+        bucket, parameters = weakref.ref(held), weakref.ref(self)
 
         def hook(_: Tensor) -> None:
-            own = reference()
-            if own is not None and own.syncing:
+            own, all_own = bucket(), parameters()
+            if own is not None and all_own is not None and own.syncing:
                 own.ready += 1
-                if own.ready == len(own.parameters):
-                    own.start_sync(transport)
+                all_own._start_ready()
 
         return hook
+
+    def _start_ready(self) -> None:
+        """Start the sums of the next buckets, up to the first with a gradient that is not complete."""
+        while self._due and self._due[0].ready == len(self._due[0].parameters):
+            self._start_sync(self._due.popleft())
+
+    def _start_sync(self, held: HeldBucket) -> None:
+        self._continue_sync()
+        with self._transport.messaging():
+            held.start_sync(self._transport)
+        self._within = held
+        if self._side is not None and isinstance(held, CollectiveBucket):
+            self._updated.add(held.bucket.index)
+            self._side.run(partial(self._update_beside, held, self._lr))
+
+    def _update_beside(self, held: CollectiveBucket, lr: float | Tensor) -> None:
+        """Update and gather a bucket whose sum has just started, on the current stream."""
+        held.finish_sync_on_stream(self._transport)
+        self._update([held], [self._gradient(held)], lr)
+        self._gather([held])  # no time of the compute stream's
+
+    def complete_sums(self) -> None:
+        """Start what the backward instruction has not started of its sums."""
+        while self._due:
+            self._start_sync(self._due.popleft())
+        self._continue_sync()
+
+    def _continue_sync(self) -> None:
+        """Start the messages between hosts of the last bucket."""
+        if self._within is not None:
+            with self._transport.messaging():
+                self._within.continue_sync(self._transport)
+            self._within = None
 
     def __getitem__(self, op: str) -> Mapping[str, Tensor]:
         """Wait for updated weights and return the parameters of an op."""
@@ -193,46 +137,87 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
     def __len__(self) -> int:
         return len(self._of_op)
 
-    def expect(self, buckets: Sequence[int]) -> None:
+    def expect(self, buckets: Sequence[int], lr: float | Tensor) -> None:
         """Sum each of these buckets as soon as the backward that follows completes it."""
+        self._lr = lr
         for index in buckets:
             held = self.buckets[index]
             held.syncing, held.ready, held.gradient = True, 0, None
+            if held.shared:
+                self._due.append(held)
 
-    def update(self, index: int, lr: float) -> None:
-        """Wait for the summed gradient, update this worker's shard, and start the all-gather."""
-        held = self.buckets[index]
-        if held.gradient is None:
+    def together(self, steps: Sequence[Step]) -> list[tuple[Step, ...]]:
+        """Group the updates that one call of `update` can run: neighbours that send nothing.
+
+        Other updates stay alone, so that the gather of one starts before the sum of the next is awaited.
+        """
+        groups: list[tuple[Step, ...]] = []
+        for step in steps:
+            before = groups[-1][-1] if groups else None
+            if self._sends_nothing(step) and self._sends_nothing(before):
+                groups[-1] = (*groups[-1], step)
+            else:
+                groups.append((step,))
+        return groups
+
+    def _sends_nothing(self, step: Step | None) -> bool:
+        return isinstance(step, Update) and not self.buckets[step.bucket].shared
+
+    def update(self, indices: Sequence[int], lr: float | Tensor) -> None:
+        """Wait for the summed gradients of buckets, update this worker's shards with one kernel, and
+        start the all-gathers. A tensor `lr` is float32 and is read by the device."""
+        buckets = [self.buckets[index] for index in indices if index not in self._updated]
+        self._updated.difference_update(indices)
+        if buckets:
+            self._update(buckets, [self._summed_gradient(held) for held in buckets], lr)
+            with self._transport.messaging():
+                self._gather(buckets)
+
+    @torch.no_grad()
+    def _update(self, buckets: Sequence[HeldBucket], gradients: list[Tensor], lr: float | Tensor) -> None:
+        sgd(
+            [held.shard for held in buckets],
+            gradients,
+            [held.momentum for held in buckets],
+            fused=True,
+            lr=lr,  # type: ignore[arg-type]  # a tensor is as good
+            momentum=self._momentum,
+            weight_decay=self._weight_decay,
+            dampening=0.0,
+            nesterov=False,
+            maximize=False,
+        )
+
+    def _gather(self, buckets: Sequence[HeldBucket]) -> None:
+        """Start the all-gathers of updated buckets."""
+        for held in buckets:
+            held.start_gather(self._transport)
+            held.syncing = False
+            held.clear()
+            if not self._keep_gradients:
+                held.gradient = None
+
+    def _summed_gradient(self, held: HeldBucket) -> Tensor:
+        """Return the gradient of this worker's shard, summed over the workers."""
+        if held.gradient is None:  # no other worker holds it
             held.start_sync(self._transport)
         held.finish_sync(self._transport)
-        held.syncing = False
-        gradient = held.gradient
-        if gradient is None:
-            raise RuntimeError(f"bucket {index} has no gradient to update with")
-        with torch.no_grad():
-            sgd(
-                [held.shard],
-                [gradient],
-                [held.momentum],
-                fused=True,
-                lr=lr,
-                momentum=self._momentum,
-                weight_decay=self._weight_decay,
-                dampening=0.0,
-                nesterov=False,
-                maximize=False,
-            )
-            held.start_gather(self._transport)
-        held.clear()
-        if not self._keep_gradients:
-            held.gradient = None
+        return self._gradient(held)
+
+    def _gradient(self, held: HeldBucket) -> Tensor:
+        if held.gradient is None:
+            raise RuntimeError(f"bucket {held.bucket.index} has no gradient to update with")
+        return held.gradient
 
     def forget_momentum(self) -> None:
+        self.wait_for_weights()  # an update may be under way beside the compute stream
         for held in self.buckets.values():
             held.momentum.zero_()
 
     def wait_for_weights(self) -> None:
         """Wait until all parameters of this worker are up to date."""
+        for held in self.buckets.values():  # before any waits for a worker that waits for this one
+            held.continue_gather(self._transport)
         for held in self.buckets.values():
             held.finish_gather(self._transport)
 
@@ -247,7 +232,9 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
             ]
             if values is not None:
                 span = held.bucket.shard(self._rank)
-                pieces += pieces_of_span(kind, self._tensors(held), span, values, self._form.channels_last)
+                pieces += pieces_of_span(
+                    kind, self._tensors(held), held.bucket.offsets, span, values, self._form.channels_last
+                )
         return pieces
 
     @torch.no_grad()
@@ -255,13 +242,14 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
         """Replace weights and momentum by those that `read` returns."""
         self.wait_for_weights()
         for held in self.buckets.values():
-            momentum = []
-            for (name, shape, box), view in zip(self._tensors(held), held.parameters.values(), strict=True):
+            flat = torch.zeros(held.bucket.padded, dtype=self._form.dtype)
+            for (name, shape, box), weights, momentum in zip(
+                self._tensors(held), held.parameters.values(), held.views(flat), strict=True
+            ):
                 part = box.within(Box.whole(shape))
-                view.copy_(read("weights", name)[part])
-                in_order = self._form.in_memory_order(read("momentum", name)[part])
-                momentum.append(in_order.reshape(-1))
-            held.momentum.copy_(torch.cat(momentum)[slice(*held.bucket.shard(self._rank))])
+                weights.copy_(read("weights", name)[part])
+                momentum.copy_(read("momentum", name)[part])
+            held.momentum.copy_(flat[slice(*held.bucket.shard(self._rank))])
 
     def _tensors(self, held: HeldBucket) -> list[tuple[str, tuple[int, ...], Box]]:
         """Return name, whole shape and box of each parameter of a bucket."""
@@ -270,3 +258,9 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
             (f"{op}.{name}", self._graph[op].parameters[name], box)
             for (op, name), box in zip(bucket.parameters, bucket.boxes, strict=True)
         ]
+
+
+def _kind(bucket: Bucket) -> type[HeldBucket]:
+    if bucket.collective:
+        return CollectiveBucket
+    return BucketInLevels if bucket.levels else HeldBucket

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from parallel.graph import INPUT, LOSS
-from parallel.graph.box import Box
+from parallel.graph.box import Box, Span
 from parallel.graph.ops import Context, Part
 from parallel.program import Exchange, Program, Segment
 from parallel.runtime.communication.exchange import Move, move
@@ -40,6 +40,8 @@ class SegmentWork:
     """Rows of the loaded batch and their box, for each op that reads the images."""
     labels: slice
     """Rows of the loaded labels, if the segment has the loss."""
+    constants: Mapping[str, Mapping[str, Tensor]]
+    """By op: what its forward reads and only depends on its part (`Op.constants`)."""
 
 
 class Prepared:
@@ -62,6 +64,8 @@ class Prepared:
         """Positions of the labels that this worker needs."""
         self._image_rows: dict[tuple[int, ...], slice] = {}
         """Rows of the loaded batch by position; ops that read the same images share them."""
+        self._constants: dict[tuple[str, tuple[Span, ...]], Mapping[str, Tensor]] = {}
+        """By op and box without n, which micro-batches have in common."""
         self.work: dict[tuple[int, int | None], SegmentWork] = {}
         for segment in program.segments:
             if rank in segment.workers:
@@ -116,7 +120,14 @@ class Prepared:
             labels = slice(len(self.label_positions), len(self.label_positions) + len(samples))
             self.label_positions += samples
         positions = torch.tensor(samples, dtype=torch.int64, device=self._device)
-        return SegmentWork(segment, m, parts, positions, images, labels)
+        constants = {name: self._constants_of(name, part) for name, part in parts.items()}
+        return SegmentWork(segment, m, parts, positions, images, labels, constants)
+
+    def _constants_of(self, name: str, part: Part) -> Mapping[str, Tensor]:
+        key = name, part.box.spans[1:]
+        if key not in self._constants:
+            self._constants[key] = self.program.graph[name].constants(part, self._device)
+        return self._constants[key]
 
     def _load(self, positions: tuple[int, ...]) -> slice:
         """Return the rows of the loaded batch with the images at these positions."""

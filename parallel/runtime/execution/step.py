@@ -52,35 +52,49 @@ class StepRun:
         self._gradients: dict[ValueKey, Tensor] = {}
         self._leaves: dict[LeafKey, Tensor] = {}
         self._moving: dict[tuple[int, int, bool], Moving] = {}
-        self.loss = torch.zeros((), dtype=torch.float64, device=self._form.device)
-        self.metrics = torch.zeros(4, dtype=torch.float64, device=self._form.device)
+        self._loss: Tensor | None = None
+        self._metrics: Tensor | None = None
+
+    @property
+    def loss(self) -> Tensor:
+        """This worker's part of the mean loss, float64."""
+        return self._zeros() if self._loss is None else self._loss
+
+    @property
+    def metrics(self) -> Tensor:
+        """This worker's part of the metrics in evaluation, float64 [4]."""
+        return self._zeros(4) if self._metrics is None else self._metrics
+
+    def _zeros(self, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=torch.float64, device=self._form.device)
 
     def forward(self, work: SegmentWork) -> None:
         p, segment, m = self._p, work.segment, work.micro_batch
         leaves: dict[tuple[str, str], Tensor] = {}
         for op, (rows, box) in work.images.items():
-            leaves[INPUT, op] = self._images[(rows, *(slice(*span) for span in box.spans[1:]))]
+            leaves[INPUT, op] = _part(self._images, rows, *(slice(*span) for span in box.spans[1:]))
         for producer, op in p.entering[segment.index]:
             if (producer, op, m) not in self._leaves:  # computed here, not received
                 leaf = self._values[producer, m].detach().requires_grad_(self._training)
                 self._leaves[producer, op, m] = leaf
             leaves[producer, op] = self._leaves[producer, op, m]
-        context = Context(self._training, self._key, work.samples, self._buffers)
+        labels = _part(self._labels, work.labels)
+        context = Context(self._training, self._key, work.samples, self._buffers, work.constants)
         with (
             torch.autocast(self._form.device.type, torch.bfloat16, enabled=self._autocast),
             torch.set_grad_enabled(self._training),
         ):
-            outputs = p.compute[segment.index](
-                work.parts, leaves, self._labels[work.labels], self._parameters, context
-            )
+            outputs = p.compute[segment.index](work.parts, leaves, labels, self._parameters, context)
         for name, tensor in outputs.items():
             self._values[name, m] = tensor
         if LOSS in outputs:
-            self.loss += outputs[LOSS].detach().sum() / p.program.batch_size
+            loss = (outputs[LOSS].detach().sum() / p.program.batch_size).double()
+            self._loss = loss if self._loss is None else self._loss.add_(loss)
             if not self._training:
                 (logits,) = p.program.graph[LOSS].inputs
                 scores = leaves[logits, LOSS] if (logits, LOSS) in leaves else outputs[logits]
-                self.metrics += sum_metrics(scores, self._labels[work.labels], outputs[LOSS])
+                metrics = sum_metrics(scores, labels, outputs[LOSS])
+                self._metrics = metrics if self._metrics is None else self._metrics.add_(metrics)
 
     def backward(self, work: SegmentWork) -> None:
         p, segment, m = self._p, work.segment, work.micro_batch
@@ -148,3 +162,10 @@ class StepRun:
         """Wait for moves that only send."""
         for (index, m, _), moving in self._moving.items():
             finish(moving, self._transport, self._form_of(self._p.program.exchanges[index, m]))
+
+
+def _part(tensor: Tensor, *slices: slice) -> Tensor:
+    """Return `tensor[slices]` without an operator if that is all of it."""
+    if all(cut == slice(0, size) for cut, size in zip(slices, tensor.shape, strict=True)):
+        return tensor
+    return tensor[slices]

@@ -6,6 +6,8 @@ worker and for how long it has not changed. The blame falls on the first of thes
     1. a worker that has been silent for the whole timeout: it died, is stopped, its machine is gone,
        or it has never joined the others;
     2. a worker that has been silent for some heartbeats, when a connection broke or a wait timed out;
+       If all workers of a host are silent, the host is to blame; if those of all other hosts are, of
+       which there are several, the network of this one;
     3. a live worker that is not waiting itself, when a wait timed out: the one that has been busy
        for longest.
 
@@ -16,8 +18,15 @@ yet: that worker is about to publish why it closed the connection.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from parallel.config import printable
+from parallel.config.documents import from_json
+from parallel.config.typed import structure
+from parallel.results.formatting import listed
+from parallel.runtime.failure.host_names import describe_host
 
 BEAT_S = 0.5
 """Interval at which a worker publishes its state."""
@@ -29,6 +38,8 @@ ABSENT_S = 30.0
 which takes seconds on a busy machine."""
 BROKEN_S = 10 * BEAT_S
 """Time that a live worker has to publish why it closed a connection."""
+
+MOST_STATE_BYTES = 10_000
 
 
 @dataclass(frozen=True)
@@ -50,13 +61,19 @@ class State:
     """Whether it has left the run in order."""
     stops: int | None = None
     """Steps after which it can stop, if it wants to (`stopping.py`)."""
+    host: str = ""
+    """Host that it is on (`host_names.numbered_host`)."""
 
     def encode(self) -> str:
         return json.dumps(asdict(self))
 
     @staticmethod
     def decode(text: bytes) -> State:
-        return State(**json.loads(text))
+        """Read the state of another worker. Raises `ValueError` if it is none."""
+        if len(text) > MOST_STATE_BYTES:
+            raise ValueError(f"a state of {len(text):,} bytes is too large")
+        state = structure(State, from_json(text), "state")
+        return replace(state, where=printable(state.where), doing=printable(state.doing))
 
 
 ABSENT = State(beat=0, where="the start", doing="starting", seconds=0.0, waits=False, told=False, done=False)
@@ -82,11 +99,13 @@ def find_blame(
     timeout_s: float,
     symptom: Symptom | None,
     told: bool = False,
+    per_host: int = 0,
 ) -> str | None:
     """Return the sentence that names the worker to blame, or None as long as there is none.
 
     `states` holds every worker's state by rank, `silent` the seconds since the state of each other
-    worker changed. `told`: a signal told this worker to end.
+    worker changed. `told`: a signal told this worker to end. `per_host`: workers that the launcher started on
+    each host, in order; 0: not known.
     """
     others = {
         rank: state for rank, state in states.items() if rank != me and not state.done and not state.told
@@ -99,10 +118,12 @@ def find_blame(
             quiet[rank] = silent[rank]
     if quiet:
         rank = max(quiet, key=lambda r: quiet[r])
-        gone = "is gone" if symptom is not None and symptom.broken or told else "does not answer"
+        broken = symptom is not None and symptom.broken or told
         state = others[rank]
         last = "since the start" if state == ABSENT else f"the last one in {state.where} ({state.doing})"
-        return f"worker {rank} {gone}: no sign of life for {quiet[rank]:.1f} s, {last}"
+        limit = SILENT_S if suspect else timeout_s
+        lost = _silent_part(me, rank, states, others, silent, limit, broken, per_host)
+        return f"{lost}: no sign of life for {quiet[rank]:.1f} s, {last}"
     if symptom is None:
         return None
     if symptom.broken:
@@ -122,3 +143,51 @@ def find_blame(
         f"worker {rank}, {state.where}: {state.doing}" for rank, state in sorted(states.items())
     )
     return f"all workers wait for each other, for longer than cluster.timeout_s={timeout_s:g} ({all_wait})"
+
+
+def _silent_part(
+    me: int,
+    rank: int,
+    states: Mapping[int, State],
+    others: Mapping[int, State],
+    silent: Mapping[int, float],
+    limit: float,
+    broken: bool,
+    per_host: int,
+) -> str:
+    """Return who is silent, of whom worker `rank` is one, and what is said of them."""
+    gone, own = "is gone" if broken else "does not answer", states[me].host
+    if others[rank] == ABSENT:
+        absent = [other for other, state in others.items() if state == ABSENT]
+        absent_hosts = _whole_hosts(absent, per_host)
+        if len(absent_hosts) == 1:
+            return f"{absent_hosts[0]} {gone}"
+        who = " and ".join(absent_hosts) or listed("worker", absent)
+        return f"{who} {gone if len(absent) == 1 else 'are gone' if broken else 'do not answer'}"
+    hosts: dict[str, list[int]] = defaultdict(list)
+    for other, state in others.items():
+        hosts[state.host].append(other)
+    # Workers of one host fall silent together, but their last signs of life lie up to a heartbeat
+    # apart, and are read up to a heartbeat later.
+    quiet = {
+        host: workers
+        for host, workers in hosts.items()
+        if host != own and all(silent[other] >= limit - 2 * BEAT_S for other in workers)
+    }
+    names = [describe_host(host, workers) for host, workers in quiet.items()]
+    if len(quiet) > 1 and hosts.keys() - {own} == quiet.keys():
+        workers = [other for other, state in states.items() if state.host == own]
+        cut = describe_host(own, workers)
+        return f"{cut} is cut off, or {' and '.join(names)} {'are gone' if broken else 'do not answer'}"
+    if others[rank].host in quiet:
+        return f"{describe_host(others[rank].host, quiet[others[rank].host])} {gone}"
+    return f"worker {rank} {gone}"
+
+
+def _whole_hosts(workers: Sequence[int], per_host: int) -> list[str]:
+    """Return hosts in words if `workers` are all workers of these hosts; otherwise none."""
+    numbers = sorted({worker // per_host for worker in workers}) if per_host else []
+    of_hosts = {number: range(number * per_host, (number + 1) * per_host) for number in numbers}
+    if sorted(workers) != [worker for own in of_hosts.values() for worker in own]:
+        return []
+    return [f"host {number} ({listed('worker', own)})" for number, own in of_hosts.items()]

@@ -16,6 +16,15 @@ class WorkerLost(RunEnded):
         self.reachable = reachable
 
 
+class DeviceFailed(RunEnded):
+    """This worker's GPU failed, or its memory is short."""
+
+    def __init__(self, who: str, sentence: str) -> None:
+        """`who`: this worker, and the place where it failed."""
+        super().__init__(f"{who}: {sentence}")
+        self.sentence = sentence
+
+
 class RunStopped(RunEnded):
     """The workers were asked to end, and saved their state. Not a failure of any of them."""
 

@@ -7,6 +7,7 @@ Checking synchronises with the device after every op, so it is off by default.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -112,7 +113,8 @@ class NonfiniteCheck(Observer):
 
         `loss` is this worker's part of the loss.
         """
-        found = [value for value in self._group.gather(self._first) if value is not None]
+        own = None if self._first is None else dataclasses.astuple(self._first)
+        found = [NonfiniteValue(*values) for values in self._group.gather(own) if values is not None]
         total = self._group.sum(loss.clone()).item()
         if found:
             raise NotFinite(f"step {step}: {min(found)} gave the first non-finite value (loss {total:g})")

@@ -21,6 +21,11 @@ class RunningClock:
         self._last = time.monotonic()
         self._stopped = 0.0
 
+    @property
+    def was_stopped(self) -> bool:
+        """Whether the process has been stopped since this clock was made."""
+        return self._stopped > 0
+
     def __call__(self) -> float:
         with self._lock:
             now = time.monotonic()

@@ -12,6 +12,7 @@ from datetime import timedelta
 
 from torch.distributed import PrefixStore, TCPStore
 
+from parallel.config.checks import printable, shortened
 from parallel.runtime.failure.blame import ABSENT, State
 
 BLAME = "blame"
@@ -53,11 +54,23 @@ class StateStore:
     def read(self) -> tuple[list[State], str]:
         """Return all states by rank, and the blame or "".
 
-        The state of a worker that has not written one is `ABSENT`.
+        The state of a worker that has not written one is `ABSENT`. Raises `ValueError` for what no
+        worker writes.
         """
-        *states, blame = self._store.multi_get(self._keys)
-        return [State.decode(text) if text else ABSENT for text in states], blame.decode()
+        *texts, blame = self._store.multi_get(self._keys)
+        states = []
+        for rank, text in enumerate(texts):
+            try:
+                states.append(State.decode(text) if text else ABSENT)
+            except ValueError as error:
+                raise ValueError(f"as the state of worker {rank}: {error}") from error
+        return states, _sentence(blame)
 
     def claim(self, sentence: str) -> str:
         """Write the blame unless there is one already; return the one that stands."""
-        return self._store.compare_set(BLAME, "", sentence).decode()
+        return _sentence(self._store.compare_set(BLAME, "", sentence))
+
+
+def _sentence(text: bytes) -> str:
+    """Return text from the store as a message may show it."""
+    return shortened(printable(text.decode(errors="replace")))

@@ -10,6 +10,11 @@ which the watch's clock does not (`running_clock.py`).
 When the launcher ends the workers because one of them died, the signal is deferred until they have
 named that worker. If all are alive, they stop after the same step and save their state
 (`stopping.py`).
+
+On GPUs a third thread asks what the streams of the device have reached (`stream_marks.py`). Once the blame
+is known, every worker aborts its communicators: this unblocks a host thread that waits for a stream that waits
+for another worker, and it ends with the blame at its next note to the watch. A thread that stays blocked
+ends with its process.
 """
 
 from __future__ import annotations
@@ -19,24 +24,32 @@ import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from datetime import timedelta
-from types import FrameType
 
+from torch.distributed import DistBackendError
+
+from parallel.runtime.failure.activity import Activity
 from parallel.runtime.failure.blame import BEAT_S, BROKEN_S, SILENT_S, State, Symptom, find_blame
-from parallel.runtime.failure.errors import WorkerLost
+from parallel.runtime.failure.device_errors import describe_device_error
+from parallel.runtime.failure.errors import DeviceFailed, InstructionFailed, RunEnded, WorkerLost
+from parallel.runtime.failure.gpu import Device
+from parallel.runtime.failure.host_names import describe_host, numbered_host, workers_per_host
+from parallel.runtime.failure.null_watch import NullWatch, heard, take_signals
 from parallel.runtime.failure.running_clock import RunningClock
 from parallel.runtime.failure.stopped_workers import kill_stopped_workers
 from parallel.runtime.failure.stopping import STOP_SIGNALS, Stopping
 from parallel.runtime.failure.store import StateStore, store_address
-from parallel.runtime.failure.wording import describe_error, describe_message
+from parallel.runtime.failure.stream_marks import StreamMarks
+from parallel.runtime.failure.wording import describe_error, is_about_peers
 
 BLOCKED_S = 5 * BEAT_S
 """Time that a worker may stay blocked after the run is over, before the guard ends its process. A
 worker that waits for others is unblocked when they end."""
 STOP_POLL_S = 0.02
 """Interval at which a worker between two steps looks whether all agree on the step to stop at."""
+POLL_S = 0.1
+"""Interval at which a device is asked what its streams have reached."""
 CLEAN_UP_S = 15.0
 """Time that a worker has to close its files once it knows the blame."""
 TOLD_S = SILENT_S + 2 * BEAT_S
@@ -44,83 +57,31 @@ TOLD_S = SILENT_S + 2 * BEAT_S
 another worker died."""
 
 
-class NullWatch:
-    """The watch of a single worker, which has no peers."""
-
-    timeout: timedelta | None = None
-    """Time limit of waiting for a message; None: no limit."""
-
-    @property
-    def over(self) -> bool:
-        """Whether the run has failed and the blame is known."""
-        return False
-
-    def now(self) -> float:
-        """Return the time by which waits are limited, in seconds."""
-        return time.monotonic()
-
-    def at(self, where: str) -> None:
-        """Note that this worker is now in `where`, such as step 17."""
-
-    def does(self, what: str) -> None:
-        """Note that this worker is now busy with `what`, such as loading data."""
-
-    def waits(self, key: tuple[object, ...], peer: int) -> None:
-        """Note that this worker waits for the message `key` with `peer`; −1: with any worker."""
-
-    def goes_on(self) -> None:
-        """Note that this worker is computing again."""
-
-    def stops(self, done: int) -> bool:
-        """Return whether all workers stop now that `done` steps are done, because one was asked to.
-
-        Call it on all workers before every step. Blocks while they agree on the step.
-        """
-        return False
-
-    def lost(self, error: RuntimeError) -> WorkerLost:
-        """Return what to raise for an error of the process group.
-
-        Blocks until the blame is known.
-        """
-        return WorkerLost(str(error))
-
-
-class SingleWatch(NullWatch):
-    """The watch of a worker that has no peers: it hears when it is asked to stop."""
-
-    def __init__(self) -> None:
-        self._stopping = Stopping()
-        self._restore = _take(self._heard)
-
-    def stops(self, done: int) -> bool:
-        return self._stopping.between_steps(done)
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._restore()
-
-    def _heard(self, number: int, frame: FrameType | None) -> None:
-        self._stopping.want()
-        if self._stopping.stated is None:  # no step has begun: nothing to save
-            self._restore()
-            os.kill(os.getpid(), number)
-
-
 class Watch(NullWatch):
     """The watch of one of several workers."""
 
-    def __init__(self, rank: int, size: int, timeout_s: float, start_timeout_s: float) -> None:
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        timeout_s: float,
+        start_timeout_s: float,
+        device: Device | None = None,
+        clock: RunningClock | None = None,
+    ) -> None:
         """Waiting for a message is limited to `start_timeout_s` until `started` is called, and to
-        `timeout_s` afterwards."""
+        `timeout_s` afterwards. `device`: the GPU; None: the worker computes on the CPU."""
         self._rank, self._size, self._timeout_s = rank, size, timeout_s
-        self._clock = RunningClock()
+        self._host, self._per_host = numbered_host(), workers_per_host(rank, size)
+        self._clock = RunningClock() if clock is None else clock
         self.timeout = timedelta(seconds=start_timeout_s)
-        self._where, self._doing, self._since = "the start", "computing", self.now()
-        self._waits: tuple[tuple[object, ...], int, float] | None = None
-        """Message that this worker waits for, the worker at the other end, and since when."""
+        self._device = device
+        self._marks = None if device is None else StreamMarks(device, self.now)
+        self._activity = Activity(self.now, self._marks)
         self._error: tuple[RuntimeError, float] | None = None
         self._own_failure = ""
+        self._ends = False
+        """Whether the main thread knows that the run has failed, and is closing its files."""
         self._told, self._told_at = 0, 0.0
         self._done = False
         self._blame, self._blamed_at = "", 0.0
@@ -138,7 +99,7 @@ class Watch(NullWatch):
         self._restore_wakeup: Callable[[], object] = lambda: None
         self._threads = [
             threading.Thread(target=run, name=f"watch {run.__name__}", daemon=True)
-            for run in (self._heartbeat, self._guard)
+            for run in (self._heartbeat, self._guard, *([] if device is None else [self._poll]))
         ]
 
     @property
@@ -163,27 +124,42 @@ class Watch(NullWatch):
         return self.timeout
 
     def at(self, where: str) -> None:
-        self._where = where
-        self.goes_on()
+        self._end_if_over()
+        self._activity.at(where)
 
     def does(self, what: str) -> None:
-        self._doing, self._waits, self._since = what, None, self.now()
+        self._end_if_over()
+        self._activity.does(what)
 
     def waits(self, key: tuple[object, ...], peer: int) -> None:
-        self._since = self.now()
-        self._waits = key, peer, self._since
+        self._end_if_over()
+        self._activity.waits(key, peer)
 
     def goes_on(self) -> None:
-        self._doing, self._waits, self._since = "computing", None, self.now()
+        self._end_if_over()
+        self._activity.goes_on()
+
+    def _end_if_over(self) -> None:
+        """Raise `WorkerLost` if the run has failed: aborted communicators complete waits without the
+        message."""
+        if self._device is not None and self._known.is_set():
+            raise self._lost()
 
     def lost(self, error: RuntimeError) -> WorkerLost:
-        self._error = error, self.now()
+        if (own := describe_device_error(error)) is not None:
+            self._fails(self._activity.where, own)
+        else:
+            self._error = error, self.now()
         self._news.set()
         limit = self.now() + max(self._timeout_s, SILENT_S) + BROKEN_S
         while not self._known.wait(BEAT_S):
             if self.now() > limit:
                 sentence = f"the process group failed for an unknown reason: {error}"
                 return WorkerLost(self._own(sentence), reachable=False)
+        return self._lost()
+
+    def _lost(self) -> WorkerLost:
+        self._ends = True
         return WorkerLost(self._own(self._blame), self._reachable)
 
     def stops(self, done: int) -> bool:
@@ -191,16 +167,30 @@ class Watch(NullWatch):
             return False
         while self._stopping.agreed is None:
             if self._known.wait(STOP_POLL_S):
-                raise WorkerLost(self._own(self._blame), self._reachable)
+                raise self._lost()
         return done >= self._stopping.agreed
+
+    def instead_of(self, error: Exception) -> Exception:
+        """Return what ends this worker in place of an exception of its main thread."""
+        if isinstance(error, RunEnded):
+            return error
+        root = error.__cause__ if isinstance(error, InstructionFailed) else error
+        if self._device is not None and self._known.is_set() and _follows_abort(root):
+            return self._lost()
+        if (own := describe_device_error(error)) is not None:
+            return DeviceFailed(f"worker {self._rank} failed in {self._activity.where}", own)
+        if isinstance(root, RuntimeError) and is_about_peers(root):  # raised by DDP
+            return self.lost(root)
+        return error
 
     def failed(self, error: BaseException) -> None:
         """Publish that this worker ends because of `error`.
 
         The first worker to do so is to blame.
         """
+        self._ends = True
         if not isinstance(error, WorkerLost):
-            self._own_failure = f"worker {self._rank} failed in {self._where}: {describe_error(error)}"
+            self._fails(self._activity.where, describe_error(error))
             self._news.set()
             self._known.wait(4 * BEAT_S)
         self._stop()
@@ -221,7 +211,13 @@ class Watch(NullWatch):
         self._restore_wakeup()
 
     def _own(self, blame: str) -> str:
-        return f"worker {self._rank} ends in {self._where}: {blame}"
+        if blame == self._own_failure:
+            return blame
+        return f"worker {self._rank} ends in {self._activity.now.where}: {blame}"
+
+    def _fails(self, where: str, why: str) -> None:
+        if not self._own_failure:
+            self._own_failure = f"worker {self._rank} failed in {where}: {why}"
 
     # Signals. Python runs handlers in the main thread, which may be blocked; the guard learns of a
     # signal at once.
@@ -229,7 +225,7 @@ class Watch(NullWatch):
     def _take_signals(self) -> None:
         if threading.current_thread() is not threading.main_thread():
             return
-        self._restore_signals = _take(_heard)
+        self._restore_signals = take_signals(heard)
         before = signal.set_wakeup_fd(self._wake_up.fileno(), warn_on_full_buffer=False)
         self._restore_wakeup = lambda: signal.set_wakeup_fd(before)
 
@@ -251,8 +247,7 @@ class Watch(NullWatch):
         if not self._blame and now - self._answered > max(self._timeout_s, SILENT_S):
             self._store_is_gone(f"for {now - self._answered:.1f} s")
         if self._blame:
-            knows = self._error is not None or bool(self._own_failure)
-            if now - self._blamed_at > (CLEAN_UP_S if knows else BLOCKED_S):
+            if now - self._blamed_at > (CLEAN_UP_S if self._ends else BLOCKED_S):
                 self._exit(self._blame, 1)
         elif self._told and self._stopping.agreed is None:
             others = [state for rank, (state, _) in self._seen.items() if rank != self._rank]
@@ -268,6 +263,39 @@ class Watch(NullWatch):
             os.write(2, f"error: {self._own(why)}\n".encode())
         os._exit(code)
 
+    # A thread that asks the device, and blocks when the driver does not answer.
+
+    def _poll(self) -> None:
+        if self._device is None:
+            return
+        try:
+            self._device.enter_thread()
+        except RuntimeError as error:
+            self._device_fails(error)
+            return
+        while not self._closing.wait(POLL_S) and self.ask_device():
+            pass
+
+    def ask_device(self) -> bool:
+        """Ask the device what it has reached. Return whether it still works."""
+        if self._device is None or self._marks is None:
+            return False
+        try:
+            self._marks.poll()
+            failure = self._device.communicator_error()
+        except RuntimeError as error:  # the main thread may be blocked, and not notice it
+            self._device_fails(error)
+            return False
+        # A timeout tells of waits of which the watch was not told. It counts the time of a stop, too.
+        if failure and self._error is None and not ("timed out" in failure and self._clock.was_stopped):
+            self._error = DistBackendError(failure), self.now()
+            self._news.set()
+        return True
+
+    def _device_fails(self, error: RuntimeError) -> None:
+        self._fails(self._activity.now.where, describe_error(error))
+        self._news.set()
+
     # The heartbeat: a thread that blocks when the store does not answer.
 
     def _heartbeat(self) -> None:
@@ -275,14 +303,18 @@ class Watch(NullWatch):
             store = StateStore(self._rank, self._size, max(self._timeout_s, SILENT_S))
             while not self._closing.is_set():
                 self._news.clear()
-                self._beat_once(store)
+                self.beat(store)
                 self._news.wait(BEAT_S)
-            self._beat_once(store)
+            self.beat(store)
+        except ValueError as error:
+            host, port = store_address()
+            self._know(f"the store at {host}:{port} holds what no worker writes, {error}")
         except RuntimeError as error:  # from the store, including c10d's network errors
             if not self._done:  # otherwise the launcher may have closed the store already
                 self._store_is_gone(str(error).splitlines()[0][:120])
 
-    def _beat_once(self, store: StateStore) -> None:
+    def beat(self, store: StateStore) -> None:
+        """Publish this worker's state, read those of the others, and find who is to blame."""
         self._beat += 1
         store.tell(self._state())
         states, blame = store.read()
@@ -299,6 +331,7 @@ class Watch(NullWatch):
                 self._timeout_s,
                 self._symptom(now),
                 self._told in STOP_SIGNALS,
+                self._per_host,
             )
             blame = store.claim(found) if found else ""
         if blame:
@@ -310,65 +343,59 @@ class Watch(NullWatch):
             return self._long_wait(now)
         error, at = self._error
         text = str(error).lower()
-        return Symptom(now - at, "timed out" not in text and "timeout" not in text, self._what()[0])
+        return Symptom(now - at, "timed out" not in text and "timeout" not in text, str(self._activity.now))
 
     def _long_wait(self, now: float) -> Symptom | None:
         """Return this worker's wait if it has lasted too long. gloo would not notice that."""
-        waits, timeout = self._waits, self.timeout
-        if waits is None or timeout is None or now - waits[-1] <= timeout.total_seconds():
+        doing, timeout = self._activity.now, self.timeout
+        if doing.awaited is None or timeout is None or now - doing.since <= timeout.total_seconds():
             return None
-        return Symptom(now - waits[-1] - timeout.total_seconds(), broken=False, waiting_for=self._what()[0])
+        return Symptom(now - doing.since - timeout.total_seconds(), broken=False, waiting_for=str(doing))
 
     def _state(self) -> State:
-        doing, waits = self._what()
+        doing = self._activity.now
         return State(
             self._beat,
-            self._where,
-            doing,
-            self.now() - self._since,
-            waits or self._error is not None,
+            doing.where,
+            str(doing),
+            self.now() - doing.since,
+            doing.awaited is not None or self._error is not None,
             bool(self._told),
             self._done,
             self._stopping.stated,
+            self._host,
         )
-
-    def _what(self) -> tuple[str, bool]:
-        """Return what this worker is doing, and whether that is waiting."""
-        if (waits := self._waits) is None:
-            return self._doing, False
-        key, peer, _ = waits
-        return f"waiting for {'the others' if peer < 0 else f'worker {peer}'}: {describe_message(key)}", True
 
     def _know(self, blame: str) -> None:
         if not self._blame:
             self._blame, self._blamed_at = blame, self.now()
             self._known.set()
+            if self._device is not None:
+                threading.Thread(target=self._abort, name="watch abort", daemon=True).start()
             kill_stopped_workers()
+
+    def _abort(self) -> None:
+        """Abort the communicators, in a thread of its own: NCCL may block it."""
+        if self._device is not None:
+            with contextlib.suppress(RuntimeError):  # the guard ends a process that stays blocked
+                self._device.abort()
 
     def _store_is_gone(self, how: str) -> None:
         self._reachable = False
-        doing, waits = self._what()
-        host, port = store_address()
+        doing = self._activity.now
+        address, port = store_address()
+        first = self._seen[0][0].host if 0 in self._seen else ""
+        if first and first != self._host:
+            workers = [rank for rank, (state, _) in self._seen.items() if state.host == first]
+            where = f"{describe_host(first, workers)}, or its launcher, is gone or cut off from this host"
+        else:
+            where = "the host or launcher of worker 0 is gone"
         self._know(
-            f"the store at {host}:{port} does not answer ({how}), so that the machine or "
-            "launcher of worker 0 is gone" + (f"; it was {doing}" if waits else "")
+            f"the store at {address}:{port} does not answer ({how}), so that {where}"
+            + (f"; it was {doing}" if doing.awaited is not None else "")
         )
 
 
-def _take(handler: Callable[[int, FrameType | None], object]) -> Callable[[], None]:
-    """Handle the signals that ask a worker to stop, where nobody else does; return how to undo it."""
-    if threading.current_thread() is not threading.main_thread():
-        return lambda: None
-    taken = [number for number in STOP_SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
-    for number in taken:
-        signal.signal(number, handler)
-
-    def restore() -> None:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
-
-    return restore
-
-
-def _heard(number: int, frame: FrameType | None) -> None:
-    """Do nothing: the guard handles the signal."""
+def _follows_abort(error: BaseException | None) -> bool:
+    """Return whether an aborted communicator can raise this: torch also says that there is no process group."""
+    return not isinstance(error, ValueError) or "process group" in str(error).lower()

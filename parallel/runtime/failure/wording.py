@@ -6,12 +6,17 @@ from collections.abc import Sequence
 
 from torch.distributed import DistError
 
-from parallel.runtime.failure.errors import InstructionFailed, RunEnded
+from parallel.runtime.failure.device_errors import describe_device_error
+from parallel.runtime.failure.errors import DeviceFailed, InstructionFailed, RunEnded
 
 
 def describe_error(error: BaseException) -> str:
     """Return what the error says, in one line."""
+    if (device := describe_device_error(error)) is not None:
+        return device
     match error:
+        case DeviceFailed():
+            return error.sentence
         case RunEnded():
             return str(error)
         case InstructionFailed():
@@ -28,6 +33,9 @@ def describe_message(key: Sequence[object]) -> str:
             return f"gradients of bucket {key[1]}"
         case ("gather", int()):
             return f"weights of bucket {key[1]}"
+        case ("sum" | "gather", int(), "within" | "between" as level, *_):
+            where = "within the host" if level == "within" else "between hosts"
+            return f"{describe_message(key[:2])}, {where}"
     return " ".join(map(str, key))
 
 

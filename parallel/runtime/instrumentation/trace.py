@@ -8,7 +8,9 @@ backward; updated shards are waited for in the forward of the next step.
 
 from __future__ import annotations
 
-from dataclasses import replace
+import dataclasses
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -62,6 +64,22 @@ class StepTrace:
         self._engine = engine
         self._marks: list[TimedInstruction] = []
 
+    @property
+    def program(self) -> Program:
+        """The program whose step is traced."""
+        return self._engine.program
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of this worker."""
+        return self._engine.clock
+
+    def instructions(self) -> Iterator[tuple[str, float, float]]:
+        """Yield name, begin and end of each instruction of the traced step, since the start of its
+        epoch."""
+        for step, begin, end in self._marks:
+            yield " ".join(named(self.program, step)), self.clock.seconds(begin), self.clock.seconds(end)
+
     def before(self, step: int) -> None:
         """Call before every step."""
         if step == self.step:
@@ -77,14 +95,11 @@ class StepTrace:
 
         Call it after the step's epoch.
         """
-        bars = group.gather_to_first(self._bars(group.rank))
+        own = [dataclasses.astuple(bar) for bar in self._bars(group.rank)]
+        bars = [Bar(*values) for values in chain.from_iterable(group.gather_to_first(own))]
         if path is not None:
-            first = min((bar.start_s for own in bars for bar in own), default=0.0)
-            write_trace(
-                path,
-                [shifted(bar, first) for own in bars for bar in own],
-                title=f"step {self.step}, measured",
-            )
+            first = min((bar.start_s for bar in bars), default=0.0)
+            write_trace(path, [shifted(bar, first) for bar in bars], title=f"step {self.step}, measured")
 
     def _bars(self, worker: int) -> list[Bar]:
         program, clock = self._engine.program, self._engine.clock
@@ -107,7 +122,7 @@ class StepTrace:
 
 def shifted(bar: Bar, first: float) -> Bar:
     """Return the bar with times relative to `first`."""
-    return replace(bar, start_s=bar.start_s - first, end_s=bar.end_s - first)
+    return dataclasses.replace(bar, start_s=bar.start_s - first, end_s=bar.end_s - first)
 
 
 def named(program: Program, step: Step) -> tuple[str, str]:
@@ -134,6 +149,8 @@ def message_name(program: Program, key: MessageKey) -> tuple[str, str]:
     match key:
         case (("sum" | "gather") as kind, int(bucket)):
             return str(kind), bucket_name(program, bucket)
+        case (("sum" | "gather") as kind, int(bucket), "within" | "between" as level, *_):
+            return str(kind), f"{bucket_name(program, bucket)} {level} hosts"
         case (int(exchange), int(m), way):
             name = program.exchanges[exchange, m].name
             return (

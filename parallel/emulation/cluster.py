@@ -1,0 +1,291 @@
+"""Make, change, list and remove clusters.
+
+The state of a cluster is a folder with its name in `state_folder()`: `state.json`, the hosts file
+that its hosts see, and a lock. It is made under another name and renamed when it is complete, so no
+other process sees a part of it. A cluster belongs to its owner, the process that makes it or a
+sweep, until it is told to stay; `sweep` removes those whose owner or holders have ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from parallel.config import require
+from parallel.config.typed import structure
+from parallel.emulation import devices
+from parallel.emulation.description import Description, names, parse_percent
+from parallel.emulation.holders import (
+    HOST_NAMESPACES,
+    HOST_SCRIPT,
+    SWITCH_NAMESPACES,
+    SWITCH_SCRIPT,
+    Holder,
+    Process,
+    batch,
+    entrances,
+    kill_until_gone,
+    processes_of,
+    signal_all,
+    started_in,
+)
+from parallel.emulation.processors import Processors
+from parallel.results.environment import EMULATED
+
+FOLDER = "PARALLEL_EMULATION_DIR"
+"""Environment variable with the folder of the states."""
+DEFAULT_FOLDER = "/run/parallel-emulation"
+STATE, HOSTS, LOCK = "state.json", "hosts", "lock"
+NEW = ".new-"
+"""Prefix of a state folder that is not complete; the process that makes or removes it follows."""
+PROGRAMS = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2", "tc": "iproute2"}
+"""Programs that a cluster needs, and the package of each."""
+SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "continue": signal.SIGCONT}
+"""What can be done to all processes of a host."""
+
+
+def state_folder() -> Path:
+    """Return the folder of all clusters' states."""
+    return Path(os.environ.get(FOLDER, DEFAULT_FOLDER))
+
+
+def require_system() -> None:
+    """Raise `ValueError` unless this process may make namespaces and has the programs to do so."""
+    for program, package in PROGRAMS.items():
+        if shutil.which(program) is None:
+            raise ValueError(f"an emulated cluster needs {program}, of the package {package}, on Linux")
+    if os.geteuid() != 0:
+        raise ValueError("an emulated cluster needs root, which makes its namespaces: use sudo")
+
+
+def require_delay(name: str, delay: str | None) -> None:
+    """Raise `ValueError` if there is a delay and the kernel cannot delay packets."""
+    if delay is not None:
+        tried = ["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1us"]
+        done = subprocess.run(tried, capture_output=True)
+        require(done.returncode == 0, name, delay, "needs netem, which this kernel does not have")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """A cluster that exists."""
+
+    description: Description
+    switch: Process
+    hosts: tuple[Process, ...]
+    """The holder of each host."""
+    owner: Process | None
+    """Process without which the cluster must not exist; None: it stays until it is removed."""
+    processors: Processors | None
+    """None: the system cannot limit processor time."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the state."""
+        return state_folder() / self.description.name
+
+    @property
+    def lives(self) -> bool:
+        """Whether it is complete and its owner, if it has one, runs."""
+        needed = (self.switch, *self.hosts, *([] if self.owner is None else [self.owner]))
+        return all(process.lives for process in needed)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Hold the right to run something in the hosts. Raises `ValueError` if another run has it."""
+        with (self.folder / LOCK).open("w") as file:
+            if not _try_lock(file.fileno()):
+                raise ValueError(f"cluster {self.description.name} is in use by another run")
+            yield
+
+    def link(self, host: int, *, rate: str | None = None, up: bool | None = None) -> Cluster:
+        """Change the rate of a host's link, or plug its cable in or out."""
+        changed = self.description
+        if rate is not None:
+            changed = changed.changed(host, rate=rate)
+        if up is not None:
+            changed = changed.changed(host, up=up)
+            batch(self.switch, "ip", devices.cable_commands(host, up))
+        cluster = dataclasses.replace(self, description=changed)
+        if rate is not None:
+            cluster._shape(host)
+        cluster._save()
+        return cluster
+
+    def slow(self, host: int, speed: str) -> Cluster:
+        """Limit the processor time of a host. Raises `ValueError` where the system cannot."""
+        changed = self.description.changed(host, speed=speed)
+        if self.processors is None:
+            raise ValueError("--slow needs the control group cpu, which is not mounted on this system")
+        part = parse_percent("--slow", speed)
+        self.processors.limit(host, None if part == 1 else part * changed.cores)
+        cluster = dataclasses.replace(self, description=changed)
+        cluster._save()
+        return cluster
+
+    def signal(self, host: int, what: str) -> int:
+        """Kill, stop or continue all processes of a host; return how many there were."""
+        self.description.host(host)
+        found = processes_of(self.hosts[host])
+        signal_all([*found, *(entrances(found) if what == "continue" else [])], SIGNALS[what])
+        return len(found)
+
+    def end_run(self) -> None:
+        """Kill what is left of a run in the hosts."""
+        kill_until_gone([process for host in self.hosts for process in started_in(host, EMULATED)])
+
+    def remove(self) -> None:
+        """Remove the cluster and everything that runs in it."""
+        inside = [process for host in self.hosts for process in processes_of(host)]
+        kill_until_gone([*self.hosts, self.switch, *inside])
+        if self.processors is not None:
+            self.processors.remove()
+        with contextlib.suppress(FileNotFoundError):  # another command removes it at the same time
+            shutil.rmtree(self.folder.rename(_incomplete()))
+
+    def _shape(self, host: int) -> None:
+        own, delay = self.description.hosts[host], self.description.delay
+        batch(self.hosts[host], "tc", devices.shaping_commands("eth0", own, delay))
+        batch(self.switch, "tc", devices.shaping_commands(f"port{host}", own, None))
+
+    def _save(self) -> None:
+        _write(self, self.folder)
+
+
+def up(description: Description) -> Cluster:
+    """Make a cluster that stays until it is removed.
+
+    Raises `ValueError` if there is one with this name, or if the system does not allow it.
+    """
+    cluster, holders = _make(description)
+    for holder in holders:
+        holder.stay()
+    cluster = dataclasses.replace(cluster, owner=None)
+    cluster._save()
+    return cluster
+
+
+@contextlib.contextmanager
+def temporary(description: Description) -> Iterator[Cluster]:
+    """Make a cluster that ends with the context, or with this process. Raises as `up` does."""
+    cluster, holders = _make(description)
+    try:
+        yield cluster
+    finally:
+        cluster.remove()
+        for holder in holders:
+            holder.end()
+
+
+def _make(description: Description) -> tuple[Cluster, list[Holder]]:
+    require_system()
+    require_delay("--delay", description.delay)
+    sweep()
+    folder = state_folder() / description.name
+    require(not folder.exists(), "--name", description.name, "is the name of another cluster, which is up")
+    me = Process.of(os.getpid())
+    new = _incomplete()
+    new.mkdir(parents=True)
+    holders: list[Holder] = []
+    cluster: Cluster | None = None
+    try:
+        (new / HOSTS).write_text(names(len(description.hosts)))
+        holders.append(Holder(SWITCH_NAMESPACES, SWITCH_SCRIPT))
+        for host in range(len(description.hosts)):
+            holders.append(Holder(HOST_NAMESPACES, HOST_SCRIPT, f"host{host}", str(new / HOSTS)))
+        switch, *hosts = [holder.ready() for holder in holders]
+        made = Cluster(
+            description=description,
+            switch=switch,
+            hosts=tuple(hosts),
+            owner=me,
+            processors=Processors.find(f"{description.name}-{me.pid}"),
+        )
+        _write(made, new)
+        new.rename(folder)
+        cluster = made
+        _connect(cluster)
+        if cluster.processors is not None:
+            cluster.processors.make(len(hosts))
+    except BaseException:
+        for holder in holders:
+            holder.end()
+        if cluster is None:
+            shutil.rmtree(new)
+        else:
+            cluster.remove()
+        raise
+    return cluster, holders
+
+
+def _connect(cluster: Cluster) -> None:
+    """Join the hosts to the switch, and shape their links."""
+    batch(cluster.switch, "ip", devices.switch_commands([host.pid for host in cluster.hosts]))
+    for number, host in enumerate(cluster.hosts):
+        batch(host, "ip", devices.host_commands(number))
+        cluster._shape(number)
+
+
+def find(name: str) -> Cluster:
+    """Return the cluster with this name, after a sweep. Raises `ValueError` if there is none."""
+    require_system()
+    clusters = {cluster.description.name: cluster for cluster in sweep()}
+    there = f"there are {', '.join(sorted(clusters))}" if clusters else "there is none"
+    require(
+        name in clusters, "--name", name, f"is no cluster that is up; {there}: `… up --hosts 2` makes one"
+    )
+    return clusters[name]
+
+
+def sweep() -> list[Cluster]:
+    """Remove what killed commands have left behind; return the clusters that are up."""
+    found = []
+    folder = state_folder()
+    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if entry.name.startswith(NEW):
+            pid, started = map(int, entry.name.removeprefix(NEW).split("-"))
+            if not Process(pid, started).lives:  # its holders ended with it
+                shutil.rmtree(entry)
+            continue
+        cluster = _read(entry)
+        if not cluster.lives:
+            cluster.remove()
+            continue
+        with (entry / LOCK).open("w") as file:
+            if _try_lock(file.fileno()):
+                cluster.end_run()
+        found.append(cluster)
+    return found
+
+
+def _incomplete() -> Path:
+    """Return the folder of a state that this process makes or removes."""
+    me = Process.of(os.getpid())
+    return state_folder() / f"{NEW}{me.pid}-{me.started}"
+
+
+def _write(cluster: Cluster, folder: Path) -> None:
+    new = folder / f".{STATE}"
+    new.write_text(json.dumps(dataclasses.asdict(cluster), indent=1))
+    new.rename(folder / STATE)
+
+
+def _read(folder: Path) -> Cluster:
+    return structure(Cluster, json.loads((folder / STATE).read_text()), str(folder / STATE))
+
+
+def _try_lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

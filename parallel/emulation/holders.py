@@ -1,0 +1,222 @@
+"""Processes that hold the namespaces of a cluster, and the processes that run in its hosts.
+
+A host is a process namespace, too: when its holder, which is process 1 there, is killed, the kernel
+kills every process of the host. Until a holder is told to stay, it ends with the process that
+started it, because its standard input closes then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+READY = "ready"
+STAY = "stay"
+HOLDER = "PARALLEL_EMULATION_HOLDER"
+"""Environment variable of what a holder itself starts."""
+ENDS_S = 10.0
+"""Time in which a process that was killed must have ended."""
+
+SWITCH_NAMESPACES = ("--net",)
+HOST_NAMESPACES = ("--net", "--uts", "--ipc", "--mount", "--mount-proc")
+
+# `wait` collects the processes whose parents have ended, as process 1 must.
+_HOLD = f"""
+echo {READY}
+read word || exit 0
+exec </dev/null >/dev/null 2>&1
+while :; do {HOLDER}=1 sleep infinity & wait; done
+"""
+SWITCH_SCRIPT = "set -e\n" + _HOLD
+HOST_SCRIPT = (
+    """
+set -e
+echo "$1" >/proc/sys/kernel/hostname
+mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs /dev/shm
+mount --bind "$2" /etc/hosts
+echo 1 2>/dev/null >/proc/sys/net/ipv6/conf/all/disable_ipv6 || true
+"""
+    + _HOLD
+)
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process for as long as it lives: its number may be given to another one afterwards."""
+
+    pid: int
+    started: int
+    """Time of its start in ticks since the machine's."""
+
+    @staticmethod
+    def of(pid: int) -> Process:
+        """Return the process that has this number now. Raises `ProcessLookupError` without one."""
+        started = _started(pid)
+        if started is None:
+            raise ProcessLookupError(pid)
+        return Process(pid, started)
+
+    @property
+    def lives(self) -> bool:
+        """Whether it has not ended. A zombie has."""
+        return _started(self.pid) == self.started
+
+    def kill(self) -> None:
+        """Kill this process, and none that got its number; nothing if it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            handle = os.pidfd_open(self.pid)
+            try:
+                if self.lives:  # so the handle is of this process
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+            finally:
+                os.close(handle)
+
+
+def _started(pid: int) -> int | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, *fields = text.rpartition(")")[2].split()
+    return None if state in "ZX" else int(fields[18])
+
+
+class Holder:
+    """A holder that was started by this process and ends with it until `stay` is called."""
+
+    def __init__(self, namespaces: Sequence[str], script: str, *arguments: str) -> None:
+        self._unshare = subprocess.Popen(
+            ["unshare", "--pid", "--fork", "--kill-child", *namespaces]
+            + ["--", "sh", "-c", script, "holder", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def ready(self) -> Process:
+        """Wait until the namespaces are set up. Return process 1 of them.
+
+        Raises `ValueError` with what the system said if that is not possible.
+        """
+        assert self._unshare.stdout is not None and self._unshare.stderr is not None
+        if self._unshare.stdout.readline().strip() != READY:
+            said = " ".join(self._unshare.stderr.read().split())
+            self._unshare.wait()
+            raise ValueError(f"the namespaces of a host cannot be made: {said}")
+        pid = self._unshare.pid
+        return Process.of(int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0]))
+
+    def stay(self) -> None:
+        """Let the holder outlive this process."""
+        process = self._unshare
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        process.stdin.write(f"{STAY}\n")
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            pipe.close()
+        process.returncode = 0  # nobody waits for it: Python would warn that it still runs
+
+    def end(self) -> None:
+        """End the holder, and with it all processes of its namespaces."""
+        assert self._unshare.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._unshare.stdin.close()
+        self._unshare.kill()
+        self._unshare.wait()
+
+
+def inside(holder: Process, namespaces: Sequence[str], command: Sequence[str]) -> list[str]:
+    """Return the command line that runs `command` in namespaces (`net`, `pid`, …) of a holder."""
+    return ["nsenter", f"--target={holder.pid}", *(f"--{name}" for name in namespaces), "--", *command]
+
+
+def batch(holder: Process, program: str, commands: Sequence[str]) -> None:
+    """Run commands of ip or tc in the network namespace of a holder.
+
+    Raises `ValueError` with the first error.
+    """
+    if not commands:
+        return
+    done = subprocess.run(
+        inside(holder, ["net"], [program, "-batch", "-"]),
+        input="\n".join(commands) + "\n",
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split())
+        raise ValueError(f"{program} cannot set up the network of the cluster: {said}")
+
+
+def processes_of(holder: Process) -> list[Process]:
+    """Return the processes of a host without its holder and what the holder starts."""
+    found = [process for process in _in_namespace(holder) if process != holder]
+    return [process for process in found if HOLDER not in environment(process.pid)]
+
+
+def started_in(holder: Process, variable: str) -> list[Process]:
+    """Return the processes of a host that have an environment variable."""
+    return [process for process in processes_of(holder) if variable in environment(process.pid)]
+
+
+def entrances(processes: Sequence[Process]) -> list[Process]:
+    """Return the nsenter processes outside of a host that wait for some of its processes.
+
+    nsenter stops itself when the process that it waits for is stopped.
+    """
+    found = []
+    for process in processes:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            parent = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[1])
+            if Path(f"/proc/{parent}/comm").read_text().strip() == "nsenter":
+                found.append(Process.of(parent))
+    return found
+
+
+def environment(pid: int) -> Mapping[str, str]:
+    """Return the environment with which a process was started; empty if it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return {}
+    return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
+
+
+def signal_all(processes: Sequence[Process], number: int) -> None:
+    """Send a signal to processes that were found just now."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            if process.lives:
+                os.kill(process.pid, number)
+
+
+def kill_until_gone(processes: Sequence[Process]) -> None:
+    """Kill processes, and wait until they have ended. Raises `TimeoutError` if one does not."""
+    for process in processes:
+        process.kill()
+    deadline = time.monotonic() + ENDS_S
+    while any(process.lives for process in processes):
+        if time.monotonic() > deadline:
+            left = [process.pid for process in processes if process.lives]
+            raise TimeoutError(f"processes {left} were killed and have not ended in {ENDS_S:g} s")
+        time.sleep(0.01)
+
+
+def _in_namespace(holder: Process) -> Iterator[Process]:
+    try:
+        namespace = os.readlink(f"/proc/{holder.pid}/ns/pid")
+    except FileNotFoundError:
+        return
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            # It may end at any moment.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                if os.readlink(f"/proc/{entry}/ns/pid") == namespace:
+                    yield Process.of(int(entry))

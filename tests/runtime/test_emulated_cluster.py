@@ -1,0 +1,214 @@
+"""Emulated clusters with real namespaces: what hosts share, links, leftovers, torchrun."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from parallel.emulation import cluster as clusters
+from parallel.emulation.cluster import Cluster, find, require_delay, sweep, temporary, up
+from parallel.emulation.description import uniform
+from parallel.emulation.holders import processes_of
+from parallel.results.environment import EMULATED
+from tests.support.commands import Start
+from tests.support.emulated import holders, interfaces, need_emulation, remove_all, said, use_folder
+from tests.support.waiting import wait_for
+
+LISTEN = (
+    "import socket; s = socket.create_server(('', 7)); print('up', flush=True); s.accept()[0].send(b'hello')"
+)
+ASK = "import socket; s = socket.create_connection(('host0', 7), 2); print(s.recv(9), s.getpeername()[0])"
+# Makes a cluster that ends with this process; waits in the function that it is told, or at the end.
+MAKE = """
+import sys, time
+from parallel.emulation import cluster, description
+def wait(*arguments):
+    print("waits", flush=True)
+    time.sleep(600)
+if sys.argv[2]:
+    setattr(cluster, sys.argv[2], wait)
+with cluster.temporary(description.uniform("", 2, "1gbit", None, 1, sys.argv[1])):
+    wait()
+"""
+# A worker without torch: says where it is, and waits if it is told so.
+WORKER = """
+import json, os, socket, sys, time
+rank, world = os.environ["RANK"], os.environ["WORLD_SIZE"]
+hosts = json.loads(os.environ["PARALLEL_EMULATED"])["hosts"]
+open(f"{sys.argv[1]}/rank{rank}", "w").write(f"{world} {socket.gethostname()} {hosts}")
+if os.environ["GROUP_RANK"] == "1":
+    print(f"error: {os.environ['GLOO_SOCKET_IFNAME']}", file=sys.stderr)
+time.sleep(float(sys.argv[2]))
+sys.exit(int(sys.argv[3]))
+"""
+
+
+@pytest.fixture
+def name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a cluster; nothing of it may be left after the test."""
+    need_emulation()
+    before = interfaces()
+    made = use_folder(tmp_path / "state", monkeypatch)
+    yield made
+    remove_all()
+    assert interfaces() == before
+    assert holders() == set()
+    assert list(Path("/sys/fs/cgroup").glob(f"*/*{made}*")) == []
+    assert list((tmp_path / "state").glob("*")) == []
+
+
+def made(name: str, rate: str | None = "1gbit") -> Cluster:
+    return up(uniform("", 2, rate, None, 1, name))
+
+
+def test_hosts_share_files_but_no_memory_name_or_network(name: str, tmp_path: Path) -> None:
+    with temporary(uniform("", 2, "1gbit", None, 1, name)) as cluster:
+        first, second = cluster.hosts
+        assert (said(first, "hostname"), said(second, "hostname")) == ("host0", "host1")
+        said(first, "touch", "/dev/shm/x", str(tmp_path / "x"))
+        assert said(second, "ls", "/dev/shm") == ""
+        assert not Path("/dev/shm/x").exists()
+        assert (tmp_path / "x").exists()
+        assert said(second, "ls", "/sys/class/net", namespaces=("net",)) != ""  # of the machine
+        shaped = [said(second, "tc", "qdisc", "show", "dev", "eth0")]
+        shaped += [said(cluster.switch, "tc", "qdisc", "show", "dev", "port1", namespaces=("net",))]
+        assert all("tbf" in text and "rate 1Gbit" in text for text in shaped)
+        assert len(said(first, "ps", "-e", "-o", "pid=").splitlines()) <= 4, "only its own processes"
+
+
+def test_a_cable_is_cut_and_joined(name: str) -> None:
+    cluster = made(name)
+    with subprocess.Popen(
+        ["nsenter", f"--target={cluster.hosts[0].pid}", "--net", sys.executable, "-c", LISTEN],
+        stdout=subprocess.PIPE,
+    ) as server:
+        assert server.stdout is not None and server.stdout.readline() == b"up\n"
+        cluster = cluster.link(1, up=False)
+        assert said(cluster.hosts[1], sys.executable, "-c", ASK) == ""
+        assert not find(name).description.hosts[1].up
+        cluster = cluster.link(1, up=True, rate="100mbit")
+        assert said(cluster.hosts[1], sys.executable, "-c", ASK) == "b'hello' 10.77.0.1"
+    assert "rate 100Mbit" in said(cluster.hosts[1], "tc", "qdisc", "show", "dev", "eth0")
+    find(name).remove()
+    assert sweep() == []
+
+
+def test_a_delay_needs_netem(name: str) -> None:
+    try:
+        require_delay("--delay", "50us")
+    except ValueError as error:
+        assert str(error) == "--delay=50us needs netem, which this kernel does not have"
+        with pytest.raises(ValueError, match="--delay=50us needs netem"):
+            up(uniform("", 2, "1gbit", "50us", 1, name))
+        return
+    cluster = up(uniform("", 2, "1gbit", "50us", 1, name))
+    assert "delay 50us" in said(cluster.hosts[0], "tc", "qdisc", "show", "dev", "eth0")
+
+
+def test_a_host_is_slowed_where_the_system_can(name: str) -> None:
+    cluster = made(name)
+    if cluster.processors is None:
+        with pytest.raises(ValueError, match="--slow needs the control group cpu"):
+            cluster.slow(1, "50%")
+        return
+    cluster = cluster.slow(1, "50%")
+    limits = [path.read_text() for path in cluster.processors.group(1).glob("cpu.[cm]*[ax]*")]
+    assert any("5000" in text for text in limits)
+    assert find(name).description.hosts[1].speed == "50%"
+
+
+def test_two_clusters_cannot_have_one_name(name: str) -> None:
+    made(name)
+    with pytest.raises(ValueError, match=f"--name={name} is the name of another cluster"):
+        made(name)
+    find(name).remove()
+    with pytest.raises(ValueError, match=f"--name={name} is no cluster that is up; there is none"):
+        find(name)
+
+
+@pytest.mark.parametrize("where", ["names", "_write", "_connect", ""])
+def test_nothing_is_left_of_a_cluster_whose_maker_was_killed(where: str, name: str) -> None:
+    maker = subprocess.Popen([sys.executable, "-c", MAKE, name, where], stdout=subprocess.PIPE)
+    assert maker.stdout is not None and maker.stdout.readline() == b"waits\n"
+    assert where != "" or len(holders()) > 0
+    maker.kill()
+    maker.communicate()
+    wait_for(lambda: holders() == set(), 10)
+    assert sweep() == []
+
+
+def test_a_failure_while_it_is_made_leaves_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(cluster: Cluster) -> None:
+        raise ValueError("no")
+
+    monkeypatch.setattr(clusters, "_connect", fail)
+    with pytest.raises(ValueError, match="no"):
+        made(name)
+    assert holders() == set()
+
+
+def run_workers(
+    start: Start, folder: Path, name: str, seconds: float, code: int = 0
+) -> subprocess.Popen[str]:
+    (folder / "worker.py").write_text(WORKER)
+    words = ["--name", name, "--workers-per-host", "2,1", "--", str(folder / "worker.py"), str(folder)]
+    return start(
+        "parallel.emulate",
+        "run",
+        *words,
+        str(seconds),
+        str(code),
+        environment={clusters.FOLDER: os.environ[clusters.FOLDER]},
+        real=True,
+    )
+
+
+def ranks(folder: Path) -> list[str]:
+    return [path.read_text() for path in sorted(folder.glob("rank*"))]
+
+
+def test_torchrun_runs_on_all_hosts(name: str, start: Start, tmp_path: Path) -> None:
+    cluster = made(name)
+    process = run_workers(start, tmp_path, name, 0.0)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert ranks(tmp_path) == ["3 host0 2", "3 host0 2", "3 host1 2"]
+    assert err.splitlines().count("host1: error: eth0") == 1
+    assert [processes_of(host) for host in cluster.hosts] == [[], []]
+
+
+@pytest.mark.parametrize("sent, code", [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_run_that_is_stopped_leaves_no_process(
+    sent: signal.Signals, code: int, name: str, start: Start, tmp_path: Path
+) -> None:
+    cluster = made(name)
+    process = run_workers(start, tmp_path, name, 600.0)
+    wait_for(lambda: len(ranks(tmp_path)) == 3 or process.poll() is not None)
+    with pytest.raises(ValueError, match=f"cluster {name} is in use by another run"), cluster.running():
+        pass
+    process.send_signal(sent)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    if sent == signal.SIGKILL:
+        wait_for(lambda: [processes_of(host) for host in cluster.hosts] == [[], []], 60)
+    assert [processes_of(host) for host in cluster.hosts] == [[], []]
+
+
+def test_what_a_killed_run_leaves_is_removed_by_the_next_command(name: str) -> None:
+    cluster = made(name)
+    process = subprocess.Popen(
+        ["nsenter", f"--target={cluster.hosts[0].pid}", "--pid", "sleep", "600"],
+        env=os.environ | {EMULATED: "{}"},
+    )
+    wait_for(lambda: len(processes_of(cluster.hosts[0])) == 1, 10)
+    with cluster.running():
+        sweep()
+        assert len(processes_of(cluster.hosts[0])) == 1, "a run that goes on is left alone"
+    sweep()
+    assert process.wait(10) != 0

@@ -1,0 +1,213 @@
+"""Plans are exact over a transport with NCCL's rules, and programs in a wrong order do not run over it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from parallel.config import ClusterConfig, StrategyConfig
+from parallel.graph import trace
+from parallel.plans import Plan, read_plan
+from parallel.program import Program, Update
+from parallel.program.lowering import lower
+from parallel.runtime.communication.chaos import Chaos
+from parallel.runtime.communication.open_transport import open_transport
+from parallel.runtime.communication.opening import open_world
+from parallel.runtime.communication.strict_transport import StrictTransport
+from parallel.runtime.communication.transport import Receive, Transport
+from parallel.runtime.communication.world import World
+from parallel.runtime.execution.options import EngineOptions
+from parallel.runtime.execution.runtime import Runtime
+from parallel.runtime.instrumentation.clock import Clock
+from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, build_plan
+from parallel.verification.parity import Case, Difference, compare_cases
+from tests.runtime.test_parity import NAMED, WRITTEN, title
+from tests.support.small_models import build, graph_of
+from tests.support.workers import WorkerError, Workers
+
+CPU = ClusterConfig(device="cpu")
+QUICK = ClusterConfig(device="cpu", timeout_s=2.0)
+
+
+Hosts = tuple[int, ...] | None
+"""Host of every worker, whose messages sum the gradients. None: collectives sum them, as in NCCL's runs."""
+
+
+def compare(model: str, plan: str, batch_size: int, hosts: Hosts) -> Difference:
+    """Run one worker's side of a comparison; the plan is passed as text."""
+    network, shape = build(model)
+    case = Case(
+        network,
+        read_plan(plan, trace(network, shape)),
+        shape,
+        batch_size,
+        steps=2,
+        seed=11,
+        hosts=hosts or (),
+        collectives=hosts is None,
+    )
+    with (
+        patch("parallel.program.lowering.BUCKET_BYTES", 512),
+        patch("parallel.program.lowering.COLLECTIVE_BYTES", 512),
+    ):
+        return compare_cases([case], CPU, strict=True)[0]
+
+
+def check(workers: Workers, model: str, plan: Plan, batch_size: int, hosts: Hosts = None) -> None:
+    difference = workers.run(plan.workers, compare, model, str(plan), batch_size, hosts)[0]
+    assert difference.ok, f"{difference} in {model}, batch {batch_size}, with\n{plan}"
+
+
+def check_named(workers: Workers, n: int, strategy: StrategyConfig, hosts: Hosts = None) -> None:
+    model = "towers" if strategy.name == "model_parallel" else "tower"
+    plan = build_plan(graph_of(model), n, strategy)
+    check(workers, model, plan, 4 * plan.micro_batches, hosts)
+
+
+def check_written(workers: Workers, name: str) -> None:
+    model, batch_size, text = WRITTEN[name]
+    check(workers, model, read_plan(text, graph_of(model)), batch_size)
+
+
+FEW: list[tuple[int, StrategyConfig, Hosts]] = [
+    (3, DataParallel(), None),
+    (4, DataParallel(), (0, 0, 1, 1)),
+    (3, ModelParallel(micro_batches=4), None),
+    (3, ModelParallel(scheme="tensor"), ()),
+    (4, OneWeirdTrick(scheme="c", update="pass"), None),
+]
+
+
+@pytest.mark.parametrize(("n", "strategy", "hosts"), FEW, ids=[f"{title(n, s)} {h}" for n, s, h in FEW])
+def test_strategies_are_exact(workers: Workers, n: int, strategy: StrategyConfig, hosts: Hosts) -> None:
+    check_named(workers, n, strategy, hosts)
+
+
+@pytest.mark.parametrize(
+    "name", ["branches in a pipeline", "batch norm in space and channels", "weights in every dim"]
+)
+def test_written_plans_are_exact(workers: Workers, name: str) -> None:
+    check_written(workers, name)
+
+
+@pytest.mark.slow
+def test_all_plans_are_exact(workers: Workers) -> None:
+    for n, strategy in NAMED:
+        if n > 1:
+            check_named(workers, n, strategy)
+            check_named(workers, n, strategy, (0, 0, 1, 1)[:n])
+    for name in WRITTEN:
+        check_written(workers, name)
+
+
+# Wrong programs.
+
+
+@contextlib.contextmanager
+def opened(strict: bool) -> Iterator[tuple[World, Transport]]:
+    """Open a world without shared memory, whose waits are limited to two seconds."""
+    with open_world(replace(QUICK, shared_memory=False), strict=strict) as world:
+        world.started()
+        transport = open_transport(world, Clock(world.device))
+        assert isinstance(transport, StrictTransport) == strict
+        yield world, transport
+        transport.close()
+
+
+def send_then_receive(strict: bool) -> list[float]:
+    """Send to the other worker in one group, then receive from it in the next, on both workers."""
+    with opened(strict) as (world, transport):
+        peer = 1 - world.rank
+        sent = transport.start(("from", world.rank), [(peer, torch.ones(3))], ())
+        received = transport.start(("from", peer), (), [Receive(peer, (3,), torch.float32)])
+        (tensor,) = transport.wait(received)
+        transport.wait(sent)
+        return tensor.tolist()
+
+
+def test_sends_that_wait_for_each_other_deadlock(workers: Workers) -> None:
+    """gloo buffers them, so they pass with it."""
+    assert workers.run(2, send_then_receive, False) == [[1.0] * 3] * 2
+    with pytest.raises(
+        WorkerError, match="all workers wait for each other, for longer than cluster.timeout_s=2"
+    ):
+        workers.run(2, send_then_receive, True, timeout=60.0)
+
+
+def barrier_before_receive(strict: bool) -> None:
+    """Worker 0 sends, then enters a barrier; worker 1 receives after it."""
+    with opened(strict) as (world, transport):
+        if world.rank == 0:
+            message = transport.start(("message", "late"), [(1, torch.ones(3))], ())
+            world.barrier()
+        else:
+            world.barrier()
+            message = transport.start(("message", "late"), (), [Receive(0, (3,), torch.float32)])
+        transport.wait(message)
+
+
+def test_a_collective_waits_for_the_messages_before_it(workers: Workers) -> None:
+    workers.run(2, barrier_before_receive, False)
+    with pytest.raises(WorkerError, match="all workers wait for each other"):
+        workers.run(2, barrier_before_receive, True, timeout=60.0)
+
+
+def with_swapped_updates(program: Program, worker: int) -> Program:
+    """Swap the last two updates of a worker."""
+    *steps, before, last = program.steps[worker]
+    assert isinstance(before, Update) and isinstance(last, Update)
+    swapped = (*steps, last, before)
+    return replace(program, steps=(*program.steps[:worker], swapped, *program.steps[worker + 1 :]))
+
+
+def train_swapped(plan: str) -> None:
+    network, shape = build("tower")
+    graph = trace(network, shape)
+    with patch("parallel.program.lowering.BUCKET_BYTES", 512):
+        program = with_swapped_updates(lower(graph, read_plan(plan, graph), 4), 1)
+    with open_world(QUICK, strict=True) as world:
+        runtime = Runtime(program, network, world, EngineOptions(seed=0))
+        world.started()
+        images = torch.zeros(len(runtime.image_positions), *shape)
+        labels = torch.zeros(len(runtime.label_positions), dtype=torch.int64)
+        runtime.train_step(images, labels, step=0, lr=0.1)
+        runtime.close()
+
+
+def test_messages_that_meet_another_one_are_named(workers: Workers) -> None:
+    plan = build_plan(graph_of("tower"), 2, DataParallel())
+    sentence = (
+        r"WrongOrder: sends 'gather \d: \d+ elements of torch.float32' to worker \d, "
+        r"which is to receive 'gather \d: \d+ elements"
+    )
+    with pytest.raises(WorkerError, match=sentence):
+        workers.run(2, train_swapped, str(plan), timeout=60.0)
+
+
+def early() -> tuple[list[float], list[float]]:
+    """Return what a destination holds before the wait and after it."""
+    with opened(True) as (world, transport):
+        peer, place, sent = 1 - world.rank, torch.zeros(2), torch.ones(2)
+        before = transport.start(("before",), [(peer, torch.ones(1))], [Receive(peer, (1,), torch.float32)])
+        message = transport.start(("a",), [(peer, sent)], [Receive(peer, (2,), torch.float32, place)])
+        seen = place.tolist()
+        transport.wait(before)
+        transport.wait(message)
+        return seen, place.tolist()
+
+
+def test_data_is_valid_only_after_the_wait(workers: Workers) -> None:
+    for seen, after in workers.run(2, early):
+        assert all(value != value for value in seen)
+        assert after == [1.0, 1.0]
+
+
+def test_strict_mode_has_no_chaos() -> None:
+    with pytest.raises(ValueError, match="strict mode needs cluster.device=cpu, without chaos mode"):
+        with open_world(CPU, Chaos(), strict=True):
+            pass

@@ -1,0 +1,123 @@
+"""Records that do not belong into a comparison: each is said in a sentence, and none makes a wrong
+row."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parallel.compare import main
+from parallel.results.record_files import write_record
+from tests.support.made_records import ENVIRONMENT, made_record
+
+
+def compared(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[dict[str, Any]], str]:
+    """Return the comparisons of a folder as JSON, and what else was said."""
+    assert main([str(folder), "--json", "-", "--no-report"]) == 0
+    out, err = capsys.readouterr()
+    return json.loads(out), err
+
+
+def altered(key: str, value: object) -> Callable[[Path], None]:
+    """Return a function that changes a value of a record file."""
+
+    def alter(run: Path) -> None:
+        file = run / "record.json"
+        values = json.loads(file.read_text())
+        file.write_text(json.dumps({**values, key: value}))
+
+    return alter
+
+
+def later_epochs(run: Path) -> None:
+    """Change a time in epochs.csv."""
+    file = run / "epochs.csv"
+    file.write_text(file.read_text().replace("5.0", "1.0", 1))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (altered("format", 4), "format=4 must be 1 or 2 or 3 to be read here"),
+        (altered("format", "3"), "format=3 must be 1 or 2 or 3 to be read here"),
+        (altered("workers", 0), "workers=0 must be at least 1"),
+        (altered("threads", "two"), "threads='two' must be a whole number"),
+        (altered("speedup", 9.9), "speedup"),
+        (altered("load", {"processes": -1}), "load.processes=-1"),
+        (altered("load", {"clock_mhz": 1e99}), "load.clock_mhz=1e+99 must be"),
+        (altered("weights_changed", "yes"), "weights_changed='yes' must be true or false"),
+        (altered("transport", 1), "transport=1 must be text"),
+        (later_epochs, "altered or truncated: its checksum is not the one in record.json"),
+    ],
+)
+def test_an_altered_record_is_left_out_with_a_sentence(
+    damage: Callable[[Path], None], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_record(tmp_path / "a", made_record("single", (10.0, 10.0)))
+    write_record(tmp_path / "b", made_record("ddp", (5.0, 5.0)))
+    damage(tmp_path / "b")
+    (comparison,), err = compared(tmp_path, capsys)
+    assert [row["strategy"] for row in comparison["rows"]] == ["single"]
+    (line,) = [line for line in err.splitlines() if line.startswith("warning: left out: ")]
+    assert str(tmp_path / "b") in line and said in line
+
+
+def test_another_machine_has_a_table_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_record(tmp_path / "a", made_record("single", (10.0, 10.0)))
+    other = {**ENVIRONMENT, "cpu": "Another CPU"}
+    write_record(tmp_path / "b", made_record("ddp", (5.0, 5.0), environment=other))
+    comparisons, _ = compared(tmp_path, capsys)
+    assert [(c["hardware"], len(c["rows"])) for c in comparisons] == [
+        ("cpu: Some CPU", 1),
+        ("cpu: Another CPU", 1),
+    ]
+    assert comparisons[1]["rows"][0]["speedup"] is None
+    assert comparisons[1]["notes"][0].startswith("No speedup for ddp: there is no single of this workload")
+
+
+def test_a_copy_is_no_repetition(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_record(tmp_path / "a", made_record("ddp", (5.0, 5.0)))
+    shutil.copytree(tmp_path / "a", tmp_path / "z")
+    (comparison,), _ = compared(tmp_path, capsys)
+    assert comparison["rows"][0]["runs"] == 1
+    said = f"Left out: ddp (ddp) in {tmp_path / 'z'}, a copy of another record, no repetition"
+    assert said in comparison["notes"]
+
+
+HOSTILE = '<script>alert(1)</script>\x1b[2J\u202e{{7*7}}${x}=cmd|" \n'
+
+
+def test_hostile_settings_are_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names and values of settings become headings and cells."""
+    for name, value in (("a", HOSTILE), ("b", "plain"), ("c", {"deep": [1, HOSTILE]})):
+        record = made_record("ddp", (5.0, 5.0), name=name)
+        config = {**record.config, "trainer": {**record.config["trainer"], HOSTILE: value}}
+        write_record(tmp_path / name, dataclasses.replace(record, config=config))
+    assert main([str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert all(char.isprintable() or char == "\n" for char in out + err)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in page
+    for flag in ("--csv", "--markdown", "--latex"):
+        assert main([str(tmp_path), flag, "-", "--no-report"]) == 0
+        text = capsys.readouterr().out
+        assert all(char.isprintable() or char == "\n" for char in text), flag
+        if flag == "--csv":
+            assert len(list(csv.DictReader(io.StringIO(text)))) == 3
+    assert main([str(tmp_path), "--json", "-", "--no-report"]) == 0
+    assert len(json.loads(capsys.readouterr().out)[0]["rows"]) == 3
+
+
+def test_values_of_different_types_in_one_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, value in enumerate((1, "1", None, [1, 2], 0.5)):
+        write_record(tmp_path / str(number), made_record("ddp", name=str(number), trainer={"x": value}))
+    (comparison,), _ = compared(tmp_path, capsys)
+    assert len(comparison["rows"]) == 5, "a number and its text are different, too"
