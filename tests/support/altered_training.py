@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ from parallel.checkpoints.saver import PARTIAL
 from parallel.cli import application
 from parallel.config import Config
 from parallel.data.loader import Batch, Loader
-from parallel.runtime.communication import world
+from parallel.runtime.communication import opening
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.failure import blame
 from parallel.training import engines, evaluation, same_data, trainer
@@ -152,37 +153,42 @@ def _storm(checkpoints: Path) -> None:
     threading.Thread(target=work, daemon=True).start()
 
 
+def _replace(owner: object, name: str, value: object) -> None:
+    """Replace what `owner` calls `name`, until the process ends. Raises `AttributeError` if it has no such name."""
+    mock.patch.object(owner, name, value).start()
+
+
 def train(config: Config, run_dir: Path) -> None:
     alteration = os.environ.get("ALTER")
     if alteration == "fail":
-        engines.Runtime = Failing  # type: ignore[misc]
+        _replace(engines, "Runtime", Failing)
     elif alteration == "memory":
-        engines.Runtime = OutOfMemory  # type: ignore[misc]
+        _replace(engines, "Runtime", OutOfMemory)
     elif alteration == "kernel":
-        engines.Runtime = HangingKernel  # type: ignore[misc]
+        _replace(engines, "Runtime", HangingKernel)
     elif alteration == "device":
-        engines.Runtime = OnDevice  # type: ignore[misc]
-        world.watched_device = lambda device, backend: DEVICE  # type: ignore[assignment, return-value]
+        _replace(engines, "Runtime", OnDevice)
+        _replace(opening, "watched_device", lambda device, backend: DEVICE)
     elif alteration == "die":
         Dying.checkpoints = run_dir / "checkpoints"
-        evaluation.Loader = Dying  # type: ignore[misc]
+        _replace(evaluation, "Loader", Dying)
     elif alteration == "slow":
-        F.cross_entropy = _slow_backward  # type: ignore[assignment]
+        _replace(F, "cross_entropy", _slow_backward)
     elif alteration == "storm":
-        blame.ABSENT_S = 10.0  # a signal may come before its victim has joined the others
+        _replace(blame, "ABSENT_S", 10.0)  # a signal may come before its victim has joined the others
         first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
         if first and os.environ.get("RANK", "0") == os.environ["VICTIM"]:
             _storm(run_dir / "checkpoints")
     elif alteration == "absent":
-        blame.ABSENT_S = 3.0
+        _replace(blame, "ABSENT_S", 3.0)
         if os.environ["RANK"] == "1":
             time.sleep(600)
     elif alteration == "early":
-        same_data.prepare = _killed if os.environ["RANK"] == "1" else _slow
+        _replace(same_data, "prepare", _killed if os.environ["RANK"] == "1" else _slow)
     elif alteration == "hang":
-        evaluation.Loader = Hanging  # type: ignore[misc]
+        _replace(evaluation, "Loader", Hanging)
     elif alteration == "fullgraph":
-        torch.compile = partial(torch.compile, backend="aot_eager", fullgraph=True)
+        _replace(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
     try:
         trainer.train(config, run_dir)
     finally:
