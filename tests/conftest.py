@@ -20,6 +20,9 @@ from tests.support.workers import Workers
 # A shell that starts the tests in the background ignores Ctrl-C, and every process inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# nohup ignores a hangup. The tests still do, but the commands that they start end on one.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 # No example is timed: machines are slow at times.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
