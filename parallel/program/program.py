@@ -32,7 +32,7 @@ from parallel.program.schedule import Task
 
 ALIGNMENT = 32
 """Elements to which the parameters and shards of a collective are aligned: 128 bytes of float32, a line
-of a GPU's cache. Kernels for matrices need 16 bytes, and choose slower variants for less."""
+of a GPU's cache, and 64 of bf16. Kernels for matrices need 16 bytes, and choose slower variants for less."""
 
 
 @dataclass(frozen=True)

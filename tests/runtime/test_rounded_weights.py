@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from parallel.checkpoints.checkpoint import folder_name
+from parallel.checkpoints.checkpoint import Checkpoint, folder_name
 from parallel.config import ClusterConfig, StrategyConfig
 from parallel.graph import trace
 from parallel.plans import read_plan
@@ -271,3 +271,34 @@ def test_checkpoints_hold_fp32_weights(workers: Workers, tmp_path: Path) -> None
         ):
             for kind, tensors in theirs.items():
                 assert all(torch.equal(ours[kind][name], tensor) for name, tensor in tensors.items()), kind
+
+
+def evaluated(plan: str, folder: Path) -> list[Tensor]:
+    """Return the metrics before and after a checkpoint is loaded, with gathers in bf16 and in fp32."""
+    program = program_of("tower", plan, 7, Way())
+    network, shape = build("tower")
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(7, *shape, generator=generator)
+    labels = torch.randint(CLASSES, (7,), generator=generator)
+    found = []
+    for one in (program, gathered_in_fp32(program)):
+        with Way().opened() as world:
+            runtime = Runtime(one, network, world, OPTIONS)
+            own = images[runtime.image_positions], labels[runtime.label_positions]
+            found.append(runtime.evaluate_step(*own))
+            runtime.load(Checkpoint(folder).read)
+            world.barrier()
+            found.append(runtime.evaluate_step(*own))
+            world.barrier()
+            runtime.close()
+    return found
+
+
+def test_what_was_loaded_is_read(workers: Workers, tmp_path: Path) -> None:
+    plan = str(build_plan(graph_of("tower"), 2, DataParallel()))
+    workers.run(2, with_bf16, save, "tower", plan, tmp_path)
+    for before, after, before_in_fp32, after_in_fp32 in workers.run(
+        2, evaluated, plan, tmp_path / folder_name(CHECKPOINT_STEPS)
+    ):
+        assert torch.equal(before, before_in_fp32) and torch.equal(after, after_in_fp32)
+        assert not torch.equal(before, after)
