@@ -32,12 +32,14 @@ from parallel.cli.sweep import (
     spans_nodes,
     summary,
 )
+from parallel.cli.sweep_devices import refuse_without_gpus
 from parallel.cli.sweep_report import conclude
 from parallel.config import require
 from parallel.config.stderr import print_to_stderr
 from parallel.results.command_line import COMMAND
 from parallel.results.environment import SIDE_BY_SIDE
 from parallel.results.formatting import count
+from parallel.runtime.communication.device import this_machine
 
 ERROR = "error.json"
 """torchrun's file with the error of the first rank to fail."""
@@ -47,13 +49,16 @@ def run_jobs(jobs: Sequence[Job], torchrun: Torchrun) -> None:
     """Run the jobs and print a summary, also after an interruption.
 
     Raises `ValueError` before the first job for two jobs with one folder, a damaged record, a port
-    in use, or too few cores or GPUs for jobs side by side, and `SweepFailed` at the end if a job
-    failed.
+    in use, too few GPUs for the workers of a job, or too few cores or GPUs for jobs side by side, and
+    `SweepFailed` at the end if a job failed.
     """
     folders: set[Path] = set()
     for job in jobs:
         claim_folder(job.run_dir, folders)
     skipped = _skipped(jobs, torchrun)
+    to_run = [job for job in jobs if job.index not in skipped]
+    if any(job.cluster is None and job.config.cluster.device != "cpu" for job in to_run):
+        refuse_without_gpus(to_run, torchrun, this_machine())
     for job in jobs:
         if job.index not in skipped and spans_nodes(job, torchrun) and torchrun.node_rank == 0:
             port = torchrun.master_port + job.index

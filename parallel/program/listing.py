@@ -6,12 +6,9 @@ from dataclasses import dataclass
 
 from parallel.graph.box import Box
 from parallel.plans.text import span_of
-from parallel.program.precision import ACTIVATION_BYTES
+from parallel.program.precision import ACTIVATION_BYTES, SYNC_BYTES
 from parallel.program.program import Backward, Bucket, Forward, Program, Segment, Start, Step, Update, Wait
 from parallel.results.formatting import size
-
-SYNC_BYTES = 4
-"""Bytes per element of gradients and weights in messages: at least those of fp32."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,6 @@ def marked_schedule(program: Program, worker: int, position: int, around: int = 
 
 
 def _row(program: Program, worker: int, step: Step, itemsize: int) -> StepRow:
-    weight = max(SYNC_BYTES, itemsize)
     match step:
         case Forward(index, m):
             segment = program.segments[index]
@@ -72,12 +68,15 @@ def _row(program: Program, worker: int, step: Step, itemsize: int) -> StepRow:
                 [i for i in sync if len(program.buckets[i].workers) > 1],
             )
             sums = f", sum {' '.join(f'U{i}' for i in shared)}" if shared else ""
-            sent = sum(program.buckets[i].sums(worker)[0] for i in shared)
+            sent = sum(
+                bucket.sums(worker)[0] * bucket.sum_bytes(itemsize)
+                for bucket in (program.buckets[i] for i in shared)
+            )
             return StepRow(
                 str(step),
                 span_of(reversed(segment.ops)) + sums,
                 _output(program, segment, m, worker),
-                sent * weight,
+                sent,
                 0,
             )
         case Start(index, m, backward) | Wait(index, m, backward):
@@ -101,12 +100,13 @@ def _row(program: Program, worker: int, step: Step, itemsize: int) -> StepRow:
         case Update(index):
             bucket = program.buckets[index]
             (start, stop), (out, into) = bucket.shard(worker), bucket.sums(worker)
+            gathered = bucket.gather_bytes(itemsize)
             return StepRow(
                 str(step),
                 span_of(".".join(name) for name in bucket.parameters),
                 f"[{start}:{stop}] of {bucket.padded}" + _way(bucket),
-                into * weight,
-                (into + out) * weight,
+                into * gathered,
+                into * bucket.sum_bytes(itemsize) + out * gathered,
             )
 
 

@@ -192,6 +192,7 @@ def _buckets(
                 workers,
                 groups if full and in_levels(groups) and not collective else (),
                 collective,
+                all(program.graph[op].rounds_parameters for op, _, _ in entries),
             )
         )
 

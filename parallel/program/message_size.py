@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from parallel.program.program import Program
 
-SYNC_BYTES = 4
-"""Bytes per element of gradients and weights in messages: at least those of fp32."""
-
 
 def received_bytes(program: Program, worker: int, key: tuple[object, ...], itemsize: int) -> int:
     """Return the bytes that `worker` receives with the message `key`; activations have `itemsize`
@@ -22,7 +19,7 @@ def received_bytes(program: Program, worker: int, key: tuple[object, ...], items
             if worker not in bucket.workers:
                 return 0
             out, into = bucket.sums(worker)  # it sends gradients, and receives as many updated weights
-            return (into if kind == "sum" else out) * max(SYNC_BYTES, itemsize)
+            return into * bucket.sum_bytes(itemsize) if kind == "sum" else out * bucket.gather_bytes(itemsize)
         case (int(index), int(micro_batch), way):
             exchange = program.exchanges[index, micro_batch]
             elements = sum(

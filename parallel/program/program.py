@@ -27,12 +27,12 @@ from parallel.graph.box import Box, Span, cut
 from parallel.graph.ops import Part
 from parallel.plans import Plan
 from parallel.program.levels import Hosts, Levels
-from parallel.program.precision import WIDE_BYTES
+from parallel.program.precision import SYNC_BYTES, WIDE_BYTES
 from parallel.program.schedule import Task
 
 ALIGNMENT = 32
 """Elements to which the parameters and shards of a collective are aligned: 128 bytes of float32, a line
-of a GPU's cache. Kernels for matrices need 16 bytes, and choose slower variants for less."""
+of a GPU's cache, and 64 of bf16. Kernels for matrices need 16 bytes, and choose slower variants for less."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,9 @@ class Bucket:
     collective: bool = False
     """Whether it is summed by a reduce-scatter of the backend and gathered by its all-gather, of equal
     shards: the parameters are aligned, and the last shard ends in padding."""
+    rounded: bool = False
+    """Whether all its parameters are read rounded to the dtype of activations (`Op.rounds_parameters`). Its
+    workers then hold and gather them in that dtype, and each keeps the weights of its shard unrounded."""
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
@@ -174,6 +177,14 @@ class Bucket:
         if self.collective:
             return index * self._even_shard, (index + 1) * self._even_shard
         return cut(self.size, len(self.workers), index)
+
+    def sum_bytes(self, itemsize: int) -> int:
+        """Return the bytes per element of a gradient that is sent; activations have `itemsize`."""
+        return max(SYNC_BYTES, itemsize)
+
+    def gather_bytes(self, itemsize: int) -> int:
+        """Return the bytes per element of a weight that is sent; activations have `itemsize`."""
+        return itemsize if self.rounded else max(SYNC_BYTES, itemsize)
 
     def sums(self, worker: int) -> tuple[int, int]:
         """Return the elements that `worker` sends and receives to sum the gradients.
@@ -321,8 +332,8 @@ class Program:
         return passes / self.batch_size
 
     def sent(self, worker: int, itemsize: int) -> Sent:
-        """Return the bytes that the worker sends in one step: exchanges at `itemsize`, gradient
-        sync at least in fp32.
+        """Return the bytes that the worker sends in one step: exchanges at `itemsize`, gradients at least
+        in fp32, and weights as they are read.
 
         A bucket of B elements on K workers costs each of them about 2·(K−1)/K·B elements: it sends
         the gradients of the other shards, and then its own updated shard to all others. In levels it
@@ -339,8 +350,8 @@ class Program:
             if worker in bucket.workers:
                 out, into = bucket.sums(worker)
                 times = self.plan.micro_batches if self.updates_every_pass(bucket) else 1
-                sums += times * out * max(4, itemsize)
-                gathers += times * into * max(4, itemsize)
+                sums += times * out * bucket.sum_bytes(itemsize)
+                gathers += times * into * bucket.gather_bytes(itemsize)
         return Sent(forward, backward, sums, gathers)
 
     def bytes_sent(self, worker: int, itemsize: int) -> int:

@@ -1,6 +1,7 @@
 """Upper estimate of the memory that each worker of a program needs, computed from the program.
 
-    weights      parameters that the worker holds; in bf16 also their bf16 copies
+    weights      parameters that the worker holds; in bf16 also their bf16 copies, or of buckets that several
+                 workers hold in bf16 (`Bucket.rounded`) those and an fp32 shard
     gradients    one per parameter held, and a second copy in buckets that are joined or reordered to be sent
     momentum     of the shards that the worker updates
     received     gradients from the other workers: K − 1 times a shard that K workers hold, unless a
@@ -61,10 +62,9 @@ def memory_of(program: Program, worker: int, precision: str) -> Memory:
     weight, activation = WEIGHT_BYTES[precision], ACTIVATION_BYTES[precision]
     buckets = [bucket for bucket in program.buckets if worker in bucket.workers]
     held = program.parameters_held(worker)
-    weights = held * (weight + (activation if activation < weight else 0))
     activations, messages = _peaks(program, worker, activation)
     return Memory(
-        weights=weights,
+        weights=sum(_weights(bucket, worker, weight, activation) for bucket in buckets),
         gradients=(held + sum(bucket.size for bucket in buckets if _is_copied(bucket))) * weight,
         momentum=program.parameters_updated(worker) * weight,
         received=sum(bucket.sums(worker)[1] for bucket in buckets if not bucket.collective) * weight,
@@ -94,6 +94,16 @@ def refuse_too_large(
                 f"the plan is too large for worker {worker}: it needs about {need / 1e9:.2f} GB of memory "
                 f"with trainer.batch_size={program.batch_size}, and {there / 1e9:.2f} GB are free"
             )
+
+
+def _weights(bucket: Bucket, worker: int, weight: int, activation: int) -> int:
+    """Return the bytes of a bucket's weights, with those of their rounded copies."""
+    held = sum(box.volume for box in bucket.boxes)
+    if activation >= weight:
+        return held * weight
+    start, stop = bucket.shard(worker)
+    unrounded = stop - start if bucket.rounded and len(bucket.workers) > 1 else held
+    return held * activation + unrounded * weight
 
 
 def _is_copied(bucket: Bucket) -> bool:

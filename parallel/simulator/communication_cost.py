@@ -5,15 +5,17 @@
     sync       per tensor of B bytes that several workers hold, in levels (`program.levels`):
                  sum s    min(1, B / BUCKET) · link.seconds(load · max(1, BUCKET / B)), of the level
                           inside nodes plus that between nodes: one starts when the other is complete
-                 gather g s, with a latency for the level inside nodes where the workers' weights lie
-                          in common memory
+                 gather g the same for the weights, which are sent rounded where they are read so
+                          (`Op.rounds_parameters`); with a latency for the level inside nodes where
+                          the workers' weights lie in common memory
                  update u SGD on the shard, and adding what is received
     sync       by collectives (`Cluster.collectives`): a reduce-scatter and an all-gather, each over rings
                (Thakur et al. 2005), with one latency for each, since `Link.latency_s` is that of a whole
-               exchange: r = max over levels of min(1, B / BUCKET) · link.seconds(load · max(1, BUCKET / B)).
+               exchange: r, r' = max over levels of min(1, B / BUCKET) · link.seconds(load · max(1, BUCKET / B)),
+               of the gradients and of the weights.
                The communicator runs sum, gather and the sum of the next bucket one after the other, and
                the update between them is on a stream of its own: all of it is one message beside backward.
-                 sum s    r + SGD on the shard + r
+                 sum s    r + SGD on the shard + r'
                  update u copying the gradients to the bucket, which the compute stream does
                  gather g 0
 
@@ -196,7 +198,7 @@ def sync_seconds(op: Op, grids: Grids, workers: Ints, cost: CommunicationCost) -
     sums, gathers = np.zeros(count), np.zeros(count)
     if not op.parameters:
         return SyncSeconds(sums, np.zeros(count), gathers)
-    weight = WEIGHT_BYTES[cost.precision]
+    weight, gathered = WEIGHT_BYTES[cost.precision], _gather_bytes(op, cost.precision)
     shards, added = (np.zeros((count, *workers.shape), dtype=np.int64) for _ in range(2))
     holders = Holders.of(grids, workers, cluster)
     if cluster.collectives:
@@ -207,6 +209,8 @@ def sync_seconds(op: Op, grids: Grids, workers: Ints, cost: CommunicationCost) -
         share = np.minimum(1.0, largest * 4 / BUCKET_BYTES)
         near_s, far_s = cost.level_s(volume.within, volume.between, weight, share)
         sums += near_s + far_s
+        if gathered != weight:
+            near_s, far_s = cost.level_s(volume.within, volume.between, gathered, share)
         announced = cluster.shared_memory & volume.within.out.any(axis=(-2, -1))
         gathers += np.where(announced, share * cluster.inside.latency_s, near_s) + far_s
     there = grids.parts[:, workers] >= 0
@@ -225,12 +229,14 @@ def _collective_seconds(
     cluster, count, precision = cost.cluster, len(grids.degrees), cost.precision
     sharing = sharing_of(grids, workers, cluster)
     shared = sharing > 1
-    rings = np.zeros(count)
+    summing, gathering = np.zeros(count), np.zeros(count)
+    weight, gathered = WEIGHT_BYTES[precision], _gather_bytes(op, precision)
     shards, copied = (np.zeros((count, *workers.shape), dtype=np.int64) for _ in range(2))
     for elements, largest in _tensors(op, grids, workers):
         volume = ring_volume(holders, sharing, elements)
         share = np.minimum(1.0, largest * 4 / COLLECTIVE_BYTES)
-        rings += np.maximum(*cost.level_s(volume.within, volume.between, WEIGHT_BYTES[precision], share))
+        summing += np.maximum(*cost.level_s(volume.within, volume.between, weight, share))
+        gathering += np.maximum(*cost.level_s(volume.within, volume.between, gathered, share))
         shards, copied = shards + volume.shard, copied + elements * shared
     there = grids.parts[:, workers] >= 0
     factor = cost.contention_factor(there)
@@ -238,8 +244,13 @@ def _collective_seconds(
     update_s = np.where(there, cost.slowed(_update_s(shards, none, cost), workers), 0.0)
     beside = np.where(shared, update_s, 0.0).max(axis=(-2, -1)) * factor
     alone = np.where(shared, 0.0, update_s).max(axis=(-2, -1)) * factor
-    sums = np.where(rings > 0, 2 * rings + beside, 0.0)
+    sums = np.where(summing > 0, summing + gathering + beside, 0.0)
     return SyncSeconds(sums, alone + cost.handling_s(copied, none, workers) * factor, np.zeros(count))
+
+
+def _gather_bytes(op: Op, precision: str) -> int:
+    """Return the bytes per element of the op's weights that are sent."""
+    return ACTIVATION_BYTES[precision] if op.rounds_parameters else WEIGHT_BYTES[precision]
 
 
 def _update_s(shards: Ints, added: Ints, cost: CommunicationCost) -> Floats:

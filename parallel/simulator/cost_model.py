@@ -238,15 +238,19 @@ class CostModel:
             kinds = self._sizes[op.name].kinds(layout.cuts, layout.samples_by_index(samples))
             holders = layout.parameter_holders
             kept = np.array([op.kept_bytes(part, self._activation) for part in kinds.parts])[kinds.of]
-            copies = self._weight + (self._activation if self._activation < self._weight else 0)
+            copied = self._activation < self._weight
+            rounded = copied and op.rounds_parameters and holders > 1
             box = self._box_of_part(layout)
             for (boxes,) in parameter_elements(op, Grids.of([layout], self.cluster.workers)):
                 elements = boxes[box]
                 shards = -(-elements // holders)
                 # Momentum and received gradients; a collective receives them in place.
                 own = shards if self.cluster.collectives else shards * holders
-                # Weights and their copy; gradients and their send buffers.
-                kept = kept + elements * (copies + 2 * self._weight) + own * self._weight
+                # Weights, of which a worker keeps only its shard if it holds them rounded, and their copy.
+                kept = kept + (shards if rounded else elements) * self._weight
+                kept = kept + elements * (self._activation if copied else 0)
+                # Gradients and their send buffers.
+                kept = kept + (2 * elements + own) * self._weight
             self._memory[key] = int(kept.max())
         return self._memory[key]
 

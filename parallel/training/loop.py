@@ -23,7 +23,7 @@ from torch import Tensor
 from parallel.checkpoints.manifest import Begun
 from parallel.config import TrainerConfig
 from parallel.data.loader import Batch
-from parallel.program.precision import DTYPES
+from parallel.program.precision import ACTIVATION_BYTES
 from parallel.results.load import Load
 from parallel.results.records import Epoch
 from parallel.results.step_timeline import Span
@@ -112,7 +112,7 @@ class Loop:
         self._step_loss = StepLoss(world)
         self._late_loss = LateLoss(world.device)
         self._after_loss: Callable[[int, float], None] = lambda step, loss: None
-        self.step_times = StepTimes(world, engine, DTYPES[self._config.precision].itemsize)
+        self.step_times = StepTimes(world, engine, ACTIVATION_BYTES[self._config.precision])
 
     @property
     def steps_per_epoch(self) -> int:
@@ -238,7 +238,7 @@ class Loop:
         self.step_times.note(epoch + 1, seconds / (steps - first), starts)
         if self._trace is not None and epoch * steps <= self._trace.step < (epoch + 1) * steps:
             self.step_spans = measured_step(
-                self._trace, world, starts, DTYPES[self._config.precision].itemsize
+                self._trace, world, starts, ACTIVATION_BYTES[self._config.precision]
             )
             if self._writes_trace:
                 self._trace.write(world, trace_path)

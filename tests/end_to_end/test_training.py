@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -20,6 +21,7 @@ from parallel.results.disturbance import not_trained
 from parallel.results.record_files import read_record
 from parallel.results.records import Record
 from parallel.results.run_lock import locked
+from parallel.results.step_timeline import read as read_step
 from scripts.write_image_layouts import LAYOUTS, Variety, digit_pictures
 from tests.support.commands import Run, Start, run_module, starting
 from tests.support.waiting import free_port, wait_for
@@ -35,6 +37,11 @@ FEW = (
 )
 EXACT = (*FEW, "data.train_images=16", "trainer.epochs=2", "trainer.precision=fp64", "trainer.warmup_steps=1")
 STRATEGIES = ("single", "data_parallel", "model_parallel", "one_weird_trick", "ddp")
+
+
+def only_step(folder: Path) -> Path:
+    (path,) = (folder / "runs").rglob("step.json")
+    return path
 
 
 def only_record(folder: Path) -> Record:
@@ -301,6 +308,14 @@ def test_bf16_with_a_cosine_and_a_scaled_learning_rate(plain: Record, tmp_path: 
     assert rates == pytest.approx([0.002 * 0.5 * (1 + math.cos(math.pi * step / 6)) for step in (2, 5)])
     assert record.epochs[0].train_loss == pytest.approx(plain.epochs[0].train_loss, rel=0.1)
     assert record.epochs[0].train_loss != plain.epochs[0].train_loss
+    received: dict[tuple[int, str], dict[str, int]] = defaultdict(dict)
+    for span in read_step(only_step(tmp_path)).measured:
+        kind, _, bucket = span.name.partition(" ")
+        received[span.worker, bucket][kind] = span.received
+    gathered = [kinds for kinds in received.values() if {"sum", "gather"} <= kinds.keys()]
+    assert gathered
+    for kinds in gathered:  # shards may differ by an element
+        assert kinds["sum"] == pytest.approx(2 * kinds["gather"], abs=4) and kinds["gather"] > 0
 
 
 def test_steps_of_the_learning_rate_and_its_square_root(tmp_path: Path) -> None:

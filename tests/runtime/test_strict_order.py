@@ -165,11 +165,15 @@ def with_swapped_updates(program: Program, worker: int) -> Program:
     return replace(program, steps=(*program.steps[:worker], swapped, *program.steps[worker + 1 :]))
 
 
-def train_swapped(plan: str) -> None:
+def train_swapped(plan: str, collectives: bool) -> None:
     network, shape = build("tower")
     graph = trace(network, shape)
-    with patch("parallel.program.lowering.BUCKET_BYTES", 512):
-        program = with_swapped_updates(lower(graph, read_plan(plan, graph), 4), 1)
+    with (
+        patch("parallel.program.lowering.BUCKET_BYTES", 512),
+        patch("parallel.program.lowering.COLLECTIVE_BYTES", 512),
+    ):
+        lowered = lower(graph, read_plan(plan, graph), 4, collectives=collectives)
+        program = with_swapped_updates(lowered, 1)
     with open_world(QUICK, strict=True) as world:
         runtime = Runtime(program, network, world, EngineOptions(seed=0))
         world.started()
@@ -186,7 +190,57 @@ def test_messages_that_meet_another_one_are_named(workers: Workers) -> None:
         r"which is to receive 'gather \d: \d+ elements"
     )
     with pytest.raises(WorkerError, match=sentence):
-        workers.run(2, train_swapped, str(plan), timeout=60.0)
+        workers.run(2, train_swapped, str(plan), False, timeout=60.0)
+
+
+def test_collectives_of_swapped_updates_are_named(workers: Workers) -> None:
+    plan = build_plan(graph_of("tower"), 2, DataParallel())
+    sentence = (
+        r"WrongOrder: calls 'all_gather gather \d: \d+ elements of torch.float32 among workers 0, 1', "
+        r"and worker \d calls 'all_gather gather \d: \d+ elements"
+    )
+    with pytest.raises(WorkerError, match=sentence):
+        workers.run(2, train_swapped, str(plan), True, timeout=60.0)
+
+
+def gather_differently(change: str) -> None:
+    """Gather a tensor over both or all workers; worker 1 calls something else."""
+    sets = [(0, 1), (0, 1, 2)]
+    with opened(True) as (world, transport):
+        world.open_groups(sets)
+        changed = world.rank == 1
+        elements = 12 if changed and change == "elements" else 6
+        dtype = torch.bfloat16 if changed and change == "dtype" else torch.float32
+        members = sets[0] if changed and change == "members" else sets[1]
+        key = "gather", 8 if changed and change == "key" else 7
+        collect = transport.reduce_scatter if changed and change == "kind" else transport.all_gather
+        transport.wait(collect(key, members, torch.ones(elements, dtype=dtype)))
+
+
+CALLED = "all_gather gather 7: 6 elements of torch.float32 among workers 0, 1, 2"
+
+
+@pytest.mark.parametrize(
+    ("change", "called"),
+    [
+        ("kind", CALLED.replace("all_gather", "reduce_scatter")),
+        ("key", CALLED.replace("7", "8")),
+        ("elements", CALLED.replace("6", "12")),
+        ("dtype", CALLED.replace("float32", "bfloat16")),
+        ("members", CALLED.removesuffix(", 2")),
+    ],
+)
+def test_collectives_that_meet_another_one_are_named(workers: Workers, change: str, called: str) -> None:
+    ours, theirs = f"'{CALLED}'", f"'{called}'"
+    sentence = (
+        rf"WrongOrder: calls (?:{ours}, and worker 1 calls {theirs}|{theirs}, and worker [02] calls {ours})"
+    )
+    with pytest.raises(WorkerError, match=sentence):
+        workers.run(3, gather_differently, change, timeout=60.0)
+
+
+def test_collectives_that_agree_run(workers: Workers) -> None:
+    workers.run(3, gather_differently, "nothing", timeout=60.0)
 
 
 def early() -> tuple[list[float], list[float]]:

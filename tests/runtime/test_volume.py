@@ -143,7 +143,11 @@ def test_parameters_and_momentum() -> None:
     assert [m.weights for m in memory] == [4 * (CONV + FULLY_CONNECTED)] * 2
     assert sum(m.momentum for m in memory) == 4 * (CONV + FULLY_CONNECTED)  # a shard each
     assert [m.received for m in memory] == [m.momentum for m in memory]  # from one peer
-    assert memory_of(program, 0, "bf16").weights == 6 * (CONV + FULLY_CONNECTED)  # autocast keeps copies
+    assert memory_of(program, 0, "bf16").weights == 4 * (
+        CONV + FULLY_CONNECTED
+    )  # rounded, and half of it not
+    alone = program_of(1, 8, Single())
+    assert memory_of(alone, 0, "bf16").weights == 6 * (CONV + FULLY_CONNECTED)  # autocast keeps copies
     assert memory_of(program, 0, "fp64").weights == 8 * (CONV + FULLY_CONNECTED)
     assert memory[0].total == sum(astuple(memory[0]))
 

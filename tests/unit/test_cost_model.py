@@ -256,6 +256,33 @@ def test_collectives_are_rings_and_one_message_beside_backward() -> None:
     assert lone.update_s == pytest.approx((6 * 90 + 6) * 1e-7)
 
 
+@pytest.mark.parametrize("collectives", [False, True])
+def test_bf16_gathers_half_the_bytes_of_weights_that_are_read_rounded(collectives: bool) -> None:
+    graph, layout = GRAPHS["residual"], Layout(on=(0, 1), n=2)
+    cluster = made_cluster(collectives=collectives, compute=Rates(per_update_s=0.0))
+    costs = {precision: CostModel(graph, 4, cluster, precision) for precision in ("fp32", "bf16")}
+    for name, saved in (("conv1", 1 / 2), ("fc", 1 / 2), ("bn1", 0.0)):
+        fp32, bf16 = (cost.sync(graph[name], layout) for cost in costs.values())
+        gather_s = fp32.sum_s / 2 if collectives else fp32.gather_s
+        assert gather_s > 0
+        if collectives:
+            assert bf16.sum_s == pytest.approx(fp32.sum_s - saved * gather_s) and bf16.gather_s == 0
+        else:
+            assert bf16.gather_s == pytest.approx((1 - saved) * gather_s) and bf16.sum_s == fp32.sum_s
+
+
+def test_workers_keep_only_a_shard_of_rounded_weights() -> None:
+    """And the search counts what the program needs."""
+    graph = GRAPHS["tower"]
+    cost = CostModel(graph, 4, made_cluster(), "bf16")
+    parameters, outputs = 11 * 90 + 11, 4 * 11
+    alone, halves = Layout(on=(0,)), Layout(on=(0, 1), n=2)
+    assert cost.memory(graph["fc3"], alone, 4) == parameters * (4 + 2 + 3 * 4) + outputs * 2
+    assert cost.memory(graph["fc3"], halves, 4) == pytest.approx(
+        parameters * (4 // 2 + 2 + 3 * 4) + outputs // 2 * 2, abs=24
+    )
+
+
 @pytest.mark.parametrize(("sizes", "group"), [((2, 2), (0, 1, 2, 3)), ((1, 3), (0, 1, 3)), ((4,), (0, 2, 3))])
 def test_rings_send_the_bytes_of_the_program(sizes: tuple[int, ...], group: tuple[int, ...]) -> None:
     """Bytes are those of a bucket that is summed by a collective, without padding."""

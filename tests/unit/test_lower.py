@@ -187,10 +187,14 @@ def test_one_weird_trick_moves_less_below_the_published_batch(workers: int) -> N
     assert mean_bytes(program_of(workers, above, name="one_weird_trick", scheme="a")) > data_parallel
 
 
-def test_bf16_halves_the_exchanges_and_not_the_gradient_sync() -> None:
-    for strategy, exchanged in (("data_parallel", False), ("model_parallel", True)):
+def test_bf16_halves_exchanges_and_gathers_and_not_the_sums() -> None:
+    for strategy in ("data_parallel", "model_parallel"):
         program = program_of(2, 8, name=strategy)
-        assert mean_bytes(program, 2) == mean_bytes(program, 4) / (2 if exchanged else 1)
+        assert all(bucket.rounded for bucket in program.buckets)
+        narrow, wide = (program.sent(0, itemsize) for itemsize in (2, 4))
+        assert wide.total > 0
+        assert (2 * narrow.forward, 2 * narrow.backward) == (wide.forward, wide.backward)
+        assert (narrow.sums, 2 * narrow.gathers) == (wide.sums, wide.gathers)
 
 
 def test_pipeline_sends_the_activations_between_its_stages() -> None:

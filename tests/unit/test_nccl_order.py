@@ -221,6 +221,25 @@ def test_every_data_type_and_memory_format(precision: str, channels_last: bool) 
     assert types == ({"torch.bfloat16", "torch.float32"} if precision == "bf16" else {"torch.float64"})
 
 
+def test_bf16_gathers_have_half_the_bytes_of_the_sums() -> None:
+    run = run_of(
+        "tower",
+        build_plan(graph_of("tower"), 3, DataParallel()),
+        6,
+        bucket_bytes=64,
+        options=EngineOptions(seed=0, precision="bf16"),
+    )
+    check(run)
+    found = {
+        (group.key[0], operation.kind, operation.dtype)
+        for stream in run.streams
+        for group in stream
+        for operation in group.operations
+        if operation.kind != "barrier"
+    }
+    assert found == {("sum", "reduce_scatter", "torch.float32"), ("gather", "all_gather", "torch.bfloat16")}
+
+
 # The other uses of the process group.
 
 

@@ -50,6 +50,10 @@ class Conv2d(Op):
         weight = (self.shape[0], self.input_shapes[0][0] // self.groups, *self.kernel)
         return {"weight": weight, "bias": (self.shape[0],)} if self.bias else {"weight": weight}
 
+    @property
+    def rounds_parameters(self) -> bool:
+        return True
+
     def extent(self, dim: str) -> int:
         return self.input_shapes[0][0] // self.groups if dim == "k" else super().extent(dim)
 

@@ -131,6 +131,12 @@ class Op:
         """Whether the output is exchanged in float64 with any precision."""
         return False
 
+    @property
+    def rounds_parameters(self) -> bool:
+        """Whether forward reads its parameters rounded to the dtype of activations, as autocast does for
+        convolutions and matrix products."""
+        return False
+
     def multiply_adds(self, part: Part) -> int:
         """Return the multiply-adds of the part's forward pass; zero for element-wise ops."""
         return 0

@@ -9,8 +9,9 @@
                  data, only after `StreamWork.wait`
 
 The stream is a thread, with another one for each peer and direction of the group that runs. The receiver
-tells the sender that it is ready, and for what; the sender compares that with what it sends. (NCCL
-would not notice, and move bytes that mean something else.) All communication is gloo's.
+tells the sender that it is ready, and for what; the sender compares that with what it sends. The members of
+a collective tell each other what they call before they start it. (NCCL would not notice, and move bytes that
+mean something else, or hang.) All communication is gloo's.
 
 NCCL gives each process group a stream of its own. Here all groups share one, which is stricter: operations of
 several groups that are under way at a time must start in one order on all workers (NCCL's user guide, "Using
@@ -34,16 +35,16 @@ from torch import Tensor
 
 from parallel.runtime.failure.watch import NullWatch
 
-READY, DATA = 1, 2
-"""Tags within gloo, so that the two kinds of message do not meet."""
-READY_BYTES = 256
+READY, DATA, CALL = 1, 2, 3
+"""Tags within gloo, so that the kinds of message do not meet."""
+READY_BYTES, CALL_BYTES = 256, 1024
 UNLIMITED = timedelta(days=365)
 POLL_S = 0.1
 """Interval at which a worker that waits looks whether the run is over."""
 
 
 class WrongOrder(Exception):
-    """Raised when a send meets the receive of another message."""
+    """Raised when a send meets the receive of another message, or a collective another one."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,21 @@ class Operation:
     tensor: Tensor
     """Contiguous: what is sent, or where it is received."""
     peer: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a worker calls a collective with: the same on all of its members."""
+
+    kind: str
+    key: tuple[object, ...]
+    tensor: Tensor
+    """The whole tensor, which the collective divides."""
+    workers: tuple[int, ...]
+
+    def __str__(self) -> str:
+        what = f"{self.kind} {_named(self.key, self.tensor)}"
+        return f"{what} among workers {', '.join(map(str, self.workers))}"
 
 
 @dataclass
@@ -94,10 +110,16 @@ class OrderedStream:
         return self._append(partial(_run_group, key, operations), deliver)
 
     def enqueue_collective(
-        self, collective: Callable[[], dist.Work | None], deliver: Callable[[], None]
+        self, call: Call, collective: Callable[[], dist.Work | None], deliver: Callable[[], None]
     ) -> StreamWork:
-        """Append a collective, which is started when all before it has ended; return its handle."""
-        return self._append(lambda: _wait(collective()), deliver)
+        """Append a collective, which is started when all before it has ended and its members have agreed on
+        the call; return its handle."""
+
+        def run() -> None:
+            _agree(call)
+            _wait(collective())
+
+        return self._append(run, deliver)
 
     def _append(self, run: Callable[[], None], deliver: Callable[[], None]) -> StreamWork:
         if self._last is None:
@@ -178,6 +200,26 @@ def _receive(key: tuple[object, ...], operation: Operation) -> None:
     _wait(arrives)
 
 
+def _agree(call: Call) -> None:
+    """Compare a call with those of the other members. Raises `WrongOrder` that names two that differ.
+
+    Members that have come to a collective of other workers do not answer, which the watch reports.
+    """
+    ours = _padded(str(call), CALL_BYTES)
+    others = [worker for worker in call.workers if worker != dist.get_rank()]
+    told = {other: torch.empty(CALL_BYTES, dtype=torch.uint8) for other in others}
+    arriving = [(other, dist.irecv(tensor, other, tag=CALL)) for other, tensor in told.items()]
+    own = torch.from_numpy(np.frombuffer(ours, np.uint8).copy())
+    leaving = [dist.isend(own, other, tag=CALL) for other in others]
+    for other, arrives in arriving:
+        _wait(arrives)
+        theirs = told[other].numpy().tobytes()
+        if ours != theirs:
+            raise WrongOrder(f"calls {_text(ours)}, and worker {other} calls {_text(theirs)}")
+    for sent in leaving:
+        _wait(sent)
+
+
 def _wait(work: dist.Work | None) -> None:
     if work is None:
         raise RuntimeError("this worker is in no process group")
@@ -186,8 +228,15 @@ def _wait(work: dist.Work | None) -> None:
 
 def _described(key: tuple[object, ...], tensor: Tensor) -> bytes:
     """Return what is sent or received, the same at both ends."""
-    text = f"{' '.join(map(str, key))}: {tensor.numel()} elements of {tensor.dtype}"
-    return text.encode()[:READY_BYTES].ljust(READY_BYTES)
+    return _padded(_named(key, tensor), READY_BYTES)
+
+
+def _named(key: tuple[object, ...], tensor: Tensor) -> str:
+    return f"{' '.join(map(str, key))}: {tensor.numel()} elements of {tensor.dtype}"
+
+
+def _padded(text: str, size: int) -> bytes:
+    return text.encode()[:size].ljust(size)
 
 
 def _text(described: bytes) -> str:

@@ -2,7 +2,8 @@
 
 Messages take the way through the transport that they take with NCCL. Destinations hold NaN until `wait`
 has returned, so that a read before it shows. A program in a wrong order deadlocks, which the watch
-reports, or raises `WrongOrder`.
+reports, or raises `WrongOrder`: for a message that meets another one, and for a collective whose kind, key,
+elements, data type or members are not those of another member.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from parallel.runtime.communication.chaos import poison
 from parallel.runtime.communication.groups import WorkerSet
-from parallel.runtime.communication.ordered_stream import Operation, OrderedStream, StreamWork
+from parallel.runtime.communication.ordered_stream import Call, Operation, OrderedStream, StreamWork
 from parallel.runtime.communication.transport import Collective, Message, Transport, sums
 from parallel.runtime.communication.world import World
 from parallel.runtime.instrumentation.clock import Clock, MessageKey
@@ -62,4 +63,6 @@ class StrictTransport(Transport):
         def deliver() -> None:
             place.detach().copy_(arrived)
 
-        message.works.append((self._stream.enqueue_collective(start, deliver), -1, True))
+        kind = "reduce_scatter" if sums(collective) else "all_gather"
+        call = Call(kind, message.key, whole, workers)
+        message.works.append((self._stream.enqueue_collective(call, start, deliver), -1, True))

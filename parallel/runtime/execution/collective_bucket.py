@@ -30,11 +30,12 @@ class CollectiveBucket(HeldBucket):
         bucket: Bucket,
         weights: Mapping[ParameterName, Tensor],
         form: Format,
+        activations: torch.dtype,
         world: World,
         transport: Transport,
     ) -> None:
-        super().__init__(bucket, weights, form, world, transport)
-        self._gradients = self._memory()
+        super().__init__(bucket, weights, form, activations, world, transport)
+        self._gradients = self._memory(form.dtype)
         self._gradient_views = self.views(self._gradients)
 
     def _common_memory(self, transport: Transport) -> Tensor | None:
@@ -42,10 +43,7 @@ class CollectiveBucket(HeldBucket):
 
     def start_sync(self, transport: Transport) -> None:
         with torch.no_grad():
-            gradients = [
-                torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                for parameter in self.parameters.values()
-            ]
+            gradients = [self._gradient_of(parameter) for parameter in self.parameters.values()]
             torch._foreach_copy_(self._gradient_views, gradients)  # one kernel for all of them
         self.clear()  # their memory is free for the rest of backward
         self.gradient = self._gradients[slice(*self.bucket.shard(self._rank))]

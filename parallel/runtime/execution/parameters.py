@@ -48,16 +48,18 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
         world: World,
         transport: Transport,
         form: Format,
+        activations: torch.dtype,
         options: EngineOptions,
         *,
         keep_gradients: bool = False,
     ) -> None:
+        """`form` is that of the weights that are updated; activations have `activations` as dtype."""
         self._transport, self._form = transport, form
         self._graph, self._rank = program.graph, world.rank
         self._keep_gradients = keep_gradients
         self._momentum, self._weight_decay = options.momentum, options.weight_decay
         self.buckets = {
-            b.index: _kind(b)(b, weights, form, world, transport)
+            b.index: _kind(b)(b, weights, form, activations, world, transport)
             for b in program.buckets
             if world.rank in b.workers
         }
@@ -187,6 +189,8 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
             nesterov=False,
             maximize=False,
         )
+        for held in buckets:
+            held.round()
 
     def _gather(self, buckets: Sequence[HeldBucket]) -> None:
         """Start the all-gathers of updated buckets."""
@@ -243,11 +247,9 @@ class Parameters(Mapping[str, Mapping[str, Tensor]]):
         self.wait_for_weights()
         for held in self.buckets.values():
             flat = torch.zeros(held.bucket.padded, dtype=self._form.dtype)
-            for (name, shape, box), weights, momentum in zip(
-                self._tensors(held), held.parameters.values(), held.views(flat), strict=True
-            ):
-                part = box.within(Box.whole(shape))
-                weights.copy_(read("weights", name)[part])
+            tensors = [(name, box.within(Box.whole(shape))) for name, shape, box in self._tensors(held)]
+            held.fill(read("weights", name)[part] for name, part in tensors)
+            for (name, part), momentum in zip(tensors, held.views(flat), strict=True):
                 momentum.copy_(read("momentum", name)[part])
             held.momentum.copy_(flat[slice(*held.bucket.shard(self._rank))])
 

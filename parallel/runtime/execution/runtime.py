@@ -8,6 +8,7 @@ leaves the leaves' gradients for the transposed exchange.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,7 +19,7 @@ from parallel.checkpoints.piece import Piece, ReadTensor
 from parallel.graph.ops.dropout import step_key
 from parallel.program import Backward, Forward, Program, Start, Step, Update, Wait
 from parallel.program.listing import marked_schedule
-from parallel.program.precision import DTYPES
+from parallel.program.precision import ACTIVATION_DTYPES, DTYPES
 from parallel.runtime.communication.exchange import Format
 from parallel.runtime.communication.open_transport import open_transport
 from parallel.runtime.communication.world import World
@@ -87,9 +88,8 @@ class Runtime:
         self.program, self.world = program, world
         self.clock = Clock(world.device, phases=world.size > 1)
         autocast = options.precision == "bf16"
-        dtype = DTYPES[options.precision]
-        self._weights = Format(dtype, options.channels_last, world.device)
-        activations = Format(torch.bfloat16 if autocast else dtype, options.channels_last, world.device)
+        self._weights = Format(DTYPES[options.precision], options.channels_last, world.device)
+        activations = replace(self._weights, dtype=ACTIVATION_DTYPES[options.precision])
         world.open_groups(bucket.workers for bucket in program.buckets if bucket.collective)
         self.transport = open_transport(world, self.clock)
         self.parameters = Parameters(
@@ -98,6 +98,7 @@ class Runtime:
             world,
             self.transport,
             self._weights,
+            activations.dtype,
             options,
             keep_gradients=keep_gradients,
         )

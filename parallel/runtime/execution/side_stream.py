@@ -14,7 +14,8 @@ The host waits for nothing. What each tensor is safe by:
                c before those that complete its gradients, and so before the sum
     gradients  written by c in the next backward, after the forward in which c waited for the gather, and so
                for s; read by s after the sum
-    momentum   read and written by s; by c only after `wait_for_weights`
+    momentum   read and written by s; by c only after `wait_for_weights`. So are the weights of a shard that are
+               kept beside rounded ones
     memory     belongs to the bucket for the whole run, so the allocator gives it to no other tensor, and
                `record_stream` is not needed
 """
