@@ -210,8 +210,8 @@ MUTATIONS = (
     Mutation(
         "evaluation normalises with the batch's statistics",
         OPS + "batch_norm.py",
-        'x, buffers["running_mean"], buffers["running_var"], weight, bias, eps=self.eps',
-        "x, None, None, weight, bias, training=True, eps=self.eps",
+        "*running, weight, bias, context.training,",
+        "*(running if context.training else (None, None)), weight, bias, True,",
     ),
     Mutation(
         "the running variance is the biased one",
@@ -224,6 +224,12 @@ MUTATIONS = (
         OPS + "batch_norm.py",
         ".dtype), self.momentum)",
         ".dtype), 1 - self.momentum)",
+    ),
+    Mutation(
+        "running statistics of whole channels with the wrong momentum",
+        OPS + "batch_norm.py",
+        "self.momentum, self.eps)",
+        "1 - self.momentum, self.eps)",
     ),
     Mutation(
         "the variance gives no gradient", OPS + "batch_norm.py", "-0.5 * ones * scale", "0.0 * ones * scale"

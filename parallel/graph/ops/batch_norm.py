@@ -10,6 +10,9 @@ Each worker computes its sums from the mean and variance of its own part. In flo
 mean² then has the accuracy of a float32 variance. In backward, every part of `bn` computes its
 share of ∂L/∂S, the transposed exchange adds the shares, and `bn.sums` returns ∂L/∂x = ∂L/∂S₁ + 2x ·
 ∂L/∂S₂. Evaluation uses the running statistics; the sums are then unused zeros.
+
+Where all samples and positions of a channel lie on one worker, nothing is to be added. Lowering then
+fuses the two ops (`Program.fused`): `bn` computes both with torch's own kernels, forward and backward.
 """
 
 from __future__ import annotations
@@ -111,6 +114,10 @@ class BatchNorm2d(Op):
         return "nchw"
 
     @property
+    def fuses(self) -> str:
+        return self.inputs[1]
+
+    @property
     def parameters(self) -> dict[str, Shape]:
         return {"weight": self.shape[:1], "bias": self.shape[:1]} if self.affine else {}
 
@@ -130,13 +137,12 @@ class BatchNorm2d(Op):
     def forward(
         self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
     ) -> Tensor:
-        x, sums = xs
+        x, *sums = xs
         weight, bias, buffers = parameters.get("weight"), parameters.get("bias"), context.buffers[self.name]
-        if not context.training:
-            return F.batch_norm(
-                x, buffers["running_mean"], buffers["running_var"], weight, bias, eps=self.eps
-            )
-        count, total, squares = sums[0].unbind(dim=1)  # each [c]
+        running = buffers["running_mean"], buffers["running_var"]
+        if not sums or not context.training:
+            return F.batch_norm(x, *running, weight, bias, context.training, self.momentum, self.eps)
+        count, total, squares = sums[0][0].unbind(dim=1)  # each [c]
         mean = total / count
         var = (squares / count - mean * mean).clamp_min(0.0)  # rounding may make it negative
         with torch.no_grad():
