@@ -222,8 +222,8 @@ MUTATIONS = (
     Mutation(
         "running statistics with the wrong momentum",
         OPS + "batch_norm.py",
-        ".dtype), self.momentum)",
-        ".dtype), 1 - self.momentum)",
+        ".dtype), momentum)",
+        ".dtype), 1 - momentum)",
     ),
     Mutation(
         "running statistics of whole channels with the wrong momentum",
@@ -232,7 +232,10 @@ MUTATIONS = (
         "1 - self.momentum, self.eps)",
     ),
     Mutation(
-        "the variance gives no gradient", OPS + "batch_norm.py", "-0.5 * ones * scale", "0.0 * ones * scale"
+        "the variance gives no gradient",
+        OPS + "batch_norm.py",
+        "-0.5 * weight * scale",
+        "0.0 * weight * scale",
     ),
     # Evaluation.
     Mutation("top-5 of the best four", EXECUTION + "metrics.py", "topk(min(5,", "topk(min(4,"),

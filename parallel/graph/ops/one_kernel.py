@@ -66,7 +66,11 @@ def _without_triton(device: torch.device) -> bool:
     """Return whether a GPU has to run the parts one by one, and say so once."""
     reason = no_triton(torch.cuda.get_device_capability(device))
     if reason is not None:
-        logger.warning("dropout masks take some 50 kernels each instead of one: %s", reason)
+        logger.warning(
+            "dropout masks, and statistics of batch normalisations that workers share, take up to some 50 "
+            "kernels each instead of one: %s",
+            reason,
+        )
     return reason is not None
 
 
