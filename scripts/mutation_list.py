@@ -210,8 +210,8 @@ MUTATIONS = (
     Mutation(
         "evaluation normalises with the batch's statistics",
         OPS + "batch_norm.py",
-        'x, buffers["running_mean"], buffers["running_var"], weight, bias, eps=self.eps',
-        "x, None, None, weight, bias, training=True, eps=self.eps",
+        "*running, weight, bias, context.training,",
+        "*(running if context.training else (None, None)), weight, bias, True,",
     ),
     Mutation(
         "the running variance is the biased one",
@@ -222,11 +222,20 @@ MUTATIONS = (
     Mutation(
         "running statistics with the wrong momentum",
         OPS + "batch_norm.py",
-        ".dtype), self.momentum)",
-        ".dtype), 1 - self.momentum)",
+        ".dtype), momentum)",
+        ".dtype), 1 - momentum)",
     ),
     Mutation(
-        "the variance gives no gradient", OPS + "batch_norm.py", "-0.5 * ones * scale", "0.0 * ones * scale"
+        "running statistics of whole channels with the wrong momentum",
+        OPS + "batch_norm.py",
+        "self.momentum, self.eps)",
+        "1 - self.momentum, self.eps)",
+    ),
+    Mutation(
+        "the variance gives no gradient",
+        OPS + "batch_norm.py",
+        "-0.5 * weight * scale",
+        "0.0 * weight * scale",
     ),
     # Evaluation.
     Mutation("top-5 of the best four", EXECUTION + "metrics.py", "topk(min(5,", "topk(min(4,"),

@@ -4,6 +4,8 @@
 change. `_exchange`   makes one exchange per micro-batch of every edge between segments, unless
 every worker
               needs exactly the box that it holds.
+`_fused`      finds statistics of batch normalisations that lie whole on every worker: the normalisation
+              computes them, with torch's own kernel.
 `_buckets`    groups parameters: the same box on the same workers, in the order in which backward
               completes their gradients; and decides which are summed in levels or by collectives.
 `_steps`      projects the global order of forwards and backwards (`schedule`) onto every worker. An
@@ -55,7 +57,9 @@ def lower(
     gather weights, for which hosts make no difference: NCCL's rings enter and leave each host once.
     """
     check_batch(graph, plan, batch_size)
-    program = Program(graph, plan, batch_size, (), {}, (), _merged(graph, plan), (), ((),) * plan.workers)
+    program = Program(
+        graph, plan, batch_size, (), {}, (), _merged(graph, plan), frozenset(), (), ((),) * plan.workers
+    )
     segments, edges = _segments(program)
     exchanges = {
         (i, m): _exchange(program, i, m, *edge)
@@ -67,6 +71,7 @@ def lower(
         segments=segments,
         exchanges=exchanges,
         buckets=_buckets(program, segments, hosts, collectives),
+        fused=_fused(graph, segments),
     )
     program = replace(program, order=_order(program))
     return replace(program, steps=_steps(program))
@@ -171,6 +176,20 @@ def _exchange(program: Program, index: int, m: int, producer: str, consumer: str
         needs,
         adds=_adds(program, producer),
         wide=program.graph[producer].wide,
+    )
+
+
+def _fused(graph: Graph, segments: tuple[Segment, ...]) -> frozenset[str]:
+    """Return the ops that their reader computes with its own kernel: those in its segment.
+
+    Without an exchange between the two, each worker holds all that its part of the reader needs, and no
+    partial sums. Both then have the same parts, and what they read comes without an exchange, too.
+    """
+    return frozenset(
+        own
+        for segment in segments
+        for name in segment.ops
+        if (own := graph[name].fuses) is not None and own in segment.ops
     )
 
 

@@ -293,6 +293,8 @@ class Program:
     buckets: tuple[Bucket, ...]
     merged: frozenset[str]
     """Ops of merged segments."""
+    fused: frozenset[str]
+    """Ops that are not computed by themselves: the op that reads one computes both (`Op.fuses`)."""
     order: tuple[Task, ...]
     """Global order of all forwards and backwards; `steps` are its projection onto each worker."""
     steps: tuple[tuple[Step, ...], ...]
@@ -392,9 +394,9 @@ class Program:
         return total
 
     def __str__(self) -> str:
-        lines = [
-            f"segment {s.index} on {sorted(s.workers)}{' merged' if s.merged else ''}: {' '.join(s.ops)}"
-            for s in self.segments
-        ]
+        lines = []
+        for s in self.segments:
+            ops = " ".join(f"{name} +" if name in self.fused else name for name in s.ops)
+            lines.append(f"segment {s.index} on {sorted(s.workers)}{' merged' if s.merged else ''}: {ops}")
         lines += [f"worker {w}: {' '.join(map(str, steps))}" for w, steps in enumerate(self.steps)]
         return "\n".join(lines)

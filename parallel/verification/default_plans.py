@@ -180,6 +180,9 @@ DEFAULT_PLANS = (
         "batch norm over samples", "resnet", 3, 7, "{workers: 3, ops: {conv1: {n: 3, on: [0, 1, 2]}}}"
     ),
     DefaultPlan(
+        "batch norm of whole channels", "resnet", 2, 5, "{workers: 2, ops: {conv1: {c: 2, on: [1, 0]}}}"
+    ),
+    DefaultPlan(
         "batch norm in space and channels",
         "resnet",
         4,

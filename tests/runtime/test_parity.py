@@ -205,6 +205,11 @@ WRITTEN = {
          conv2: {h: 2, on: [0, 1]}, fc4: {c: 2, on: [1, 0]}}}""",
     ),
     "batch norm over samples": ("residual", 7, "{workers: 3, ops: {conv1: {n: 3, on: [0, 1, 2]}}}"),
+    "batch norm of whole channels": (
+        "residual",
+        5,
+        "{workers: 2, ops: {conv1: {c: 2, on: [1, 0]}, layer2.conv2: {on: [0]}, bn3: {c: [2, 1], on: [0, 1]}}}",
+    ),
     "batch norm in space and channels": (
         "residual",
         4,

@@ -19,7 +19,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from parallel.graph.ops.dropout import _mask
 from parallel.program import Program
 from parallel.program.precision import DTYPES
 from parallel.runtime.communication import transport
@@ -181,7 +180,6 @@ def replay(
             else:  # there is no fused kernel for the meta device, and nothing to update
                 setting.enter_context(patch("parallel.runtime.execution.parameters.sgd", _nothing))
                 setting.enter_context(patch.object(torch, "autocast", _no_autocast))
-                setting.enter_context(patch.object(torch.ops.parallel, "dropout_mask", _mask))
                 setting.enter_context(patch.object(Groups, "make", _nothing))
                 setting.enter_context(patch.object(Groups, "__getitem__", _workers))
             setting.enter_context(recorder.recording())

@@ -19,6 +19,11 @@ Call = tuple[Any, Sequence[Any], Mapping[str, Any], list[Tensor]]
 """Operator, arguments, options, and the results that are memory of their own."""
 
 
+WRITING = frozenset({"native_batch_norm"})
+"""Operators that write some of their arguments, the running statistics, though their schema does not say
+so."""
+
+
 def address(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
@@ -44,7 +49,7 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         options = options or {}
         inputs = tensors_in((arguments, options))
-        if function._schema.is_mutable:
+        if function._schema.is_mutable or function.overloadpacket.__name__ in WRITING:
             for tensor in inputs:
                 if address(tensor) not in self._made and address(tensor) not in self.written:
                     whole = torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage())

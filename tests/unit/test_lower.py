@@ -348,6 +348,30 @@ def test_statistics_of_whole_channels_are_not_exchanged() -> None:
     assert not [name for name in edges(lower(GRAPHS["residual"], plan, 4)) if "bn1.sums" in name]
 
 
+@pytest.mark.parametrize(
+    ("ops", "but"),
+    [
+        ("conv1: {on: [0]}", ()),
+        ("conv1: {c: 2, on: [1, 0]}", ()),
+        ("conv1: {on: [0]}, layer2.conv1: {on: [1]}", ()),
+        ("conv1: {on: [0]}, bn1.sums: {on: [1]}", ("bn1",)),  # elsewhere
+        ("conv1: {on: [0]}, bn1: {on: [1]}", ("bn1",)),
+        ("conv1: {on: [0]}, bn1.sums: {c: 2, on: [0, 1]}, bn1: {c: 2, on: [0, 1]}", ("bn1",)),  # receive x
+        (
+            "conv1: {on: [0]}, bn1.sums: {n: 2, on: [0, 1]}, bn1: {n: 2, on: [0, 1]}, relu: {on: [0]}",
+            ("bn1",),
+        ),
+        ("conv1: {on: [0]}, layer1.conv1: {h: 2, on: [0, 1]}, layer1.conv2: {on: [0]}", ("layer1.bn1",)),
+    ],
+)
+def test_a_batch_norm_computes_its_statistics_where_they_lie_whole(ops: str, but: tuple[str, ...]) -> None:
+    graph = GRAPHS["residual"]
+    norms = {op.name for op in graph if op.fuses is not None}
+    program = lower(graph, read_plan(f"{{workers: 2, ops: {{{ops}}}}}", graph), 6)
+    assert len(norms) >= 6 and program.fused == {f"{name}.sums" for name in norms.difference(but)}
+    assert all((f"{name}.sums + {name}" in str(program)) == (name not in but) for name in norms)
+
+
 def test_each_reader_of_a_value_has_an_exchange_of_its_own() -> None:
     plan = read_plan(
         "{workers: 2, ops: {conv1: {on: [0]}, conv3: {on: [1]}, fc5: {on: [1]}, fc6: {on: [0]}}}",

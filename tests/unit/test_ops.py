@@ -336,6 +336,30 @@ def test_batch_norm_has_the_statistics_of_the_whole_batch(data: st.DataObject) -
     assert not zeros.any() and all(torch.equal(buffers[name], was[name]) for name in was)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_batch_norm_without_sums_takes_the_statistics_of_its_part(affine: bool, training: bool) -> None:
+    shape = (5, 3, 2)
+    layer = nn.BatchNorm2d(shape[0], eps=0.01, momentum=0.3, affine=affine).train(training)
+    names = {name: p.uniform_(0.5, 2.0) for name, p in layer.state_dict().items() if p.is_floating_point()}
+    buffers = {name: names[name].clone() for name in ("running_mean", "running_var")}
+    _, norm = RULES[nn.BatchNorm2d](layer, "op", inputs=("x",), input_shapes=(shape,), shape=shape)  # type: ignore[misc]
+    assert norm.fuses == "op.sums"
+    x, pieces = random(BATCH, *shape).float() + 3.0, []
+    expected, truth = layer(x), layer.state_dict()
+    for worker in range(2):
+        part = Layout(on=(0, 1), c=2).part(norm, worker, (0, BATCH))
+        own = slice(*part.box.spans[1])
+        parameters = {name: p.detach()[own] for name, p in layer.named_parameters()}
+        running = {name: tensor[own] for name, tensor in buffers.items()}
+        pieces.append(
+            norm.forward(part, [x[:, own]], parameters, context(range(BATCH), training, buffers=running))
+        )
+    torch.testing.assert_close(torch.cat(pieces, 1), expected, rtol=1e-6, atol=1e-6)
+    for name, tensor in buffers.items():
+        torch.testing.assert_close(tensor, truth[name], rtol=1e-6, atol=1e-6)
+
+
 @needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])

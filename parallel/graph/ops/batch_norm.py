@@ -9,7 +9,11 @@ A layer becomes two ops. The exchange between them adds the workers' partial sum
 Each worker computes its sums from the mean and variance of its own part. In float64, S₂ / S₀ −
 mean² then has the accuracy of a float32 variance. In backward, every part of `bn` computes its
 share of ∂L/∂S, the transposed exchange adds the shares, and `bn.sums` returns ∂L/∂x = ∂L/∂S₁ + 2x ·
-∂L/∂S₂. Evaluation uses the running statistics; the sums are then unused zeros.
+∂L/∂S₂. Evaluation uses the running statistics; the sums are then unused zeros. What is computed of
+three numbers per channel is one kernel on a GPU (`one_kernel`).
+
+Where all samples and positions of a channel lie on one worker, nothing is to be added. Lowering then
+fuses the two ops (`Program.fused`): `bn` computes both with torch's own kernels, forward and backward.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from parallel.graph.box import Box
+from parallel.graph.ops.one_kernel import one_kernel
 from parallel.graph.ops.op import Context, Op, Part, Shape, no_rule
 
 SUMS = 3
@@ -111,6 +116,10 @@ class BatchNorm2d(Op):
         return "nchw"
 
     @property
+    def fuses(self) -> str:
+        return self.inputs[1]
+
+    @property
     def parameters(self) -> dict[str, Shape]:
         return {"weight": self.shape[:1], "bias": self.shape[:1]} if self.affine else {}
 
@@ -130,21 +139,13 @@ class BatchNorm2d(Op):
     def forward(
         self, part: Part, xs: Sequence[Tensor], parameters: Mapping[str, Tensor], context: Context
     ) -> Tensor:
-        x, sums = xs
+        x, *sums = xs
         weight, bias, buffers = parameters.get("weight"), parameters.get("bias"), context.buffers[self.name]
-        if not context.training:
-            return F.batch_norm(
-                x, buffers["running_mean"], buffers["running_var"], weight, bias, eps=self.eps
-            )
-        count, total, squares = sums[0].unbind(dim=1)  # each [c]
-        mean = total / count
-        var = (squares / count - mean * mean).clamp_min(0.0)  # rounding may make it negative
-        with torch.no_grad():
-            unbiased = var * (count / (count - 1))
-            for name, now in (("running_mean", mean), ("running_var", unbiased)):
-                buffers[name].lerp_(now.to(buffers[name].dtype), self.momentum)
-        dtype = buffers["running_mean"].dtype  # dtype of the weights, at least fp32
-        y: Tensor = _Normalise.apply(x, mean.to(dtype), var.to(dtype), weight, bias, self.eps)
+        running = buffers["running_mean"], buffers["running_var"]
+        if not sums or not context.training:
+            return F.batch_norm(x, *running, weight, bias, context.training, self.momentum, self.eps)
+        mean, var = _statistics(sums[0].detach(), *running, self.momentum)
+        y: Tensor = _Normalise.apply(x, sums[0], mean, var, weight, bias, self.eps)
         return y
 
 
@@ -157,42 +158,89 @@ class _Sums(torch.autograd.Function):
         wide = x if x.dtype.itemsize >= 4 else x.float()
         # Fused; the biased variance.
         mean, var = torch.ops.aten.batch_norm_update_stats(wide, None, None, 0.0)
-        mean, var, count = mean.double(), var.double(), x.numel() // x.shape[1]
-        return torch.stack([torch.full_like(mean, count), count * mean, count * (var + mean * mean)], dim=1)[
-            None
-        ]
+        return _sums(mean, var, x.numel() // x.shape[1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        per_channel = gradient[0].to(x.dtype if x.dtype.itemsize >= 4 else torch.float32)
-        of_sum, of_squares = (per_channel[:, i].view(1, -1, 1, 1) for i in (1, 2))
-        return torch.addcmul(of_sum, x.to(per_channel.dtype), 2 * of_squares).to(x.dtype)
+        per_channel = gradient.to(x.dtype if x.dtype.itemsize >= 4 else torch.float32)
+        _, of_sum, of_squares = per_channel.view(-1, SUMS, 1, 1).unbind(1)  # each [c, 1, 1]
+        return torch.addcmul(of_sum, x, of_squares, value=2).to(x.dtype)
 
 
 class _Normalise(torch.autograd.Function):
     """Compute (x − mean) / √(var + eps) · weight + bias with evaluation's fused kernel, which takes
-    mean and var."""
+    mean and var. The gradient of these two is returned as that of the sums."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+        ctx: Any,
+        x: Tensor,
+        sums: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
     ) -> Tensor:
-        ctx.save_for_backward(x, mean, var, weight)
+        ctx.save_for_backward(x, sums, mean, var, weight)
         ctx.eps = eps
         return F.batch_norm(x, mean, var, weight, bias, eps=eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, var, weight = ctx.saved_tensors
+        x, sums, mean, var, weight = ctx.saved_tensors
         # The kernel needs a weight to compute its gradient.
-        ones = torch.ones_like(mean) if weight is None else weight
+        scale = torch.ones_like(mean) if weight is None else weight
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, ones, mean, var, None, None, False, ctx.eps, [ctx.needs_input_grad[0], True, True]
+            gradient, x, scale, mean, var, None, None, False, ctx.eps, [ctx.needs_input_grad[0], True, True]
         )
-        scale = (var + ctx.eps).rsqrt()
-        of_mean, of_var = -ones * scale * of_bias, -0.5 * ones * scale * scale * of_weight
+        of_sums = _gradient_of_sums(sums, mean, var, scale, of_weight, of_bias, ctx.eps)
         own = (None, None) if weight is None else (of_weight, of_bias)
-        return of_x, of_mean, of_var, *own, None
+        return of_x, of_sums, None, None, *own, None
+
+
+@one_kernel("batch_norm_sums(Tensor mean, Tensor var, int count) -> Tensor")
+def _sums(mean: Tensor, var: Tensor, count: int) -> Tensor:
+    """Return the sums [1, c, 3] of `count` values per channel with this mean and biased variance."""
+    mean, var = mean.double(), var.double()
+    return count * torch.stack([torch.ones_like(mean), mean, var + mean * mean], dim=1)[None]
+
+
+@one_kernel(
+    "batch_norm_statistics(Tensor sums, Tensor(a!) running_mean, Tensor(b!) running_var, float momentum) "
+    "-> (Tensor, Tensor)"
+)
+def _statistics(
+    sums: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float
+) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance [c] of all parts, and update the running ones.
+
+    They have the dtype of the running ones, that of the weights: at least fp32.
+    """
+    count, total, squares = sums[0].unbind(dim=1)  # each [c]
+    mean = total / count
+    var = (squares / count - mean * mean).clamp_min(0.0)  # rounding may make it negative
+    unbiased = var * (count / (count - 1))
+    for running, now in ((running_mean, mean), (running_var, unbiased)):
+        running.lerp_(now.to(running.dtype), momentum)
+    return mean.to(running_mean.dtype), var.to(running_var.dtype)
+
+
+@one_kernel(
+    "batch_norm_gradient_of_sums(Tensor sums, Tensor mean, Tensor var, Tensor weight, Tensor of_weight, "
+    "Tensor of_bias, float eps) -> Tensor"
+)
+def _gradient_of_sums(
+    sums: Tensor, mean: Tensor, var: Tensor, weight: Tensor, of_weight: Tensor, of_bias: Tensor, eps: float
+) -> Tensor:
+    """Return a part's share of ∂L/∂S [1, c, 3], from its gradients of weight and bias. The count has
+    none."""
+    count, scale = sums[0, :, 0], (var + eps).rsqrt()
+    of_mean, of_var = -weight * scale * of_bias, -0.5 * weight * scale * scale * of_weight
+    gradient = torch.zeros_like(sums)
+    gradient[0, :, 1] = (of_mean - 2 * mean * of_var) / count
+    gradient[0, :, 2] = of_var / count
+    return gradient

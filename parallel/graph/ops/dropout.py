@@ -14,30 +14,22 @@ hash functions"):
 Each row and each column is hashed once, so that one element costs two multiplications and one
 shift. A step's key is computed by the host, the hashes of columns once per run.
 
-`parallel::dropout_mask` is one operator of torch. On a GPU it is one kernel, which torch.compile makes
-with Triton; on a CPU it is the sum of its parts, which there is as fast and needs no compiler. Both are
-integer arithmetic of the same function, so the bits are the same.
+On a GPU a mask is one kernel (`one_kernel`). It is integer arithmetic of the same function as on a CPU, so
+the bits are the same.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import logging
-from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from parallel.graph.box import Box
+from parallel.graph.ops.one_kernel import one_kernel
 
 M1, M2 = 0x7FEB352D, 0x846CA68B
 WORD = 0xFFFFFFFF
-TRITON_CAPABILITY = (7, 0)
-"""Compute capability from which Triton compiles for a GPU."""
-
-logger = logging.getLogger(__name__)
 
 Word = TypeVar("Word", int, Tensor)
 
@@ -82,12 +74,13 @@ def dropout_mask(
     batch; `columns` are the `mask_columns` of the box. The result has dtype `dtype` and shape
     [n, *columns.shape].
     """
-    # What torch.compile compiles, it fuses with its surroundings; an operator would be opaque to it.
-    mask = _mask if torch.compiler.is_compiling() else torch.ops.parallel.dropout_mask
-    result: Tensor = mask(key, samples, columns, op, round(p * 2**32) - 2**31, 1.0 / (1.0 - p), dtype)
-    return result
+    return _mask(key, samples, columns, op, round(p * 2**32) - 2**31, 1.0 / (1.0 - p), dtype)
 
 
+@one_kernel(
+    "dropout_mask(Tensor key, Tensor samples, Tensor columns, int op, int least, float scale, "
+    "ScalarType dtype) -> Tensor"
+)
 def _mask(
     key: Tensor, samples: Tensor, columns: Tensor, op: int, least: int, scale: float, dtype: torch.dtype
 ) -> Tensor:
@@ -98,39 +91,3 @@ def _mask(
     u.bitwise_xor_((u >> 15).bitwise_and_(WORD >> 15))
     u.mul_(_signed(M2))
     return (u >= least).to(dtype).mul_(scale)
-
-
-@functools.cache
-def _kernel(device: torch.device) -> Callable[..., Tensor]:
-    """Return the function that computes masks on a GPU: one kernel if Triton can compile it."""
-    reason = no_triton(torch.cuda.get_device_capability(device))
-    if reason is None:
-        # fullgraph: torch would otherwise run what it cannot compile as it is, without a word.
-        return torch.compile(_mask, dynamic=True, fullgraph=True)
-    logger.warning("dropout masks take some 50 kernels each instead of one: %s", reason)
-    return _mask
-
-
-def no_triton(capability: tuple[int, int]) -> str | None:
-    """Return why Triton cannot compile for a GPU of this compute capability, or None if it can."""
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed (pip install triton; on Windows triton-windows)"
-    if capability < TRITON_CAPABILITY:
-        have, need = (".".join(map(str, version)) for version in (capability, TRITON_CAPABILITY))
-        return f"this GPU has compute capability {have}, and Triton needs {need}"
-    return None
-
-
-def _mask_on_gpu(
-    key: Tensor, samples: Tensor, columns: Tensor, op: int, least: int, scale: float, dtype: torch.dtype
-) -> Tensor:
-    return _kernel(samples.device)(key, samples, columns, op, least, scale, dtype)
-
-
-_LIBRARY = torch.library.Library("parallel", "DEF")
-_LIBRARY.define(
-    "dropout_mask(Tensor key, Tensor samples, Tensor columns, int op, int least, float scale, "
-    "ScalarType dtype) -> Tensor"
-)
-_LIBRARY.impl("dropout_mask", _mask, "CPU")
-_LIBRARY.impl("dropout_mask", _mask_on_gpu, "CUDA")

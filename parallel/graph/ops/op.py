@@ -127,6 +127,13 @@ class Op:
         return {}
 
     @property
+    def fuses(self) -> str | None:
+        """The input that forward computes itself, in one kernel with the output, if it is not among
+        `xs`. Lowering decides it (`Program.fused`), where every worker holds what it needs of that
+        input."""
+        return None
+
+    @property
     def wide(self) -> bool:
         """Whether the output is exchanged in float64 with any precision."""
         return False

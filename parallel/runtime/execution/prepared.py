@@ -164,7 +164,8 @@ class Prepared:
 
     def _segment_function(self, segment: Segment, compile: bool, observer: Observer | None) -> Compute:
         """Return the function that computes what leaves a segment, and the logits."""
-        ops = [self.program.graph[name] for name in segment.ops]
+        fused = self.program.fused
+        ops = [self.program.graph[name] for name in segment.ops if name not in fused]
         forwards = [(op, op.forward if observer is None else observed(op, observer)) for op in ops]
         logits = self.program.graph[LOSS].inputs if LOSS in segment.ops else ()
         results = {*self.leaving[segment.index], *logits}
@@ -181,6 +182,7 @@ class Prepared:
                 xs = [
                     leaves[producer, op.name] if (producer, op.name) in leaves else values[producer]
                     for producer in op.inputs
+                    if producer not in fused
                 ]
                 if op.name == LOSS:
                     xs.append(labels)
