@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,6 @@ def to_config(node: DictConfig) -> Config:
 
     Raises `ValueError` that names the field, the value and the rule.
     """
-    _refuse_two_batches(node)
     task = copy.deepcopy(node)
     with open_dict(task):
         task.pop("hydra", None)
@@ -77,16 +76,16 @@ def to_config(node: DictConfig) -> Config:
             raise TypeError(
                 f"the composed configuration is a {type(values).__name__}: conf/config.yaml is damaged"
             )
-        return config_of({str(key): value for key, value in values.items()})
+        config = config_of({str(key): value for key, value in values.items()})
     except OmegaConfBaseException as error:
         raise ValueError(sentence(error)) from error
+    _refuse_two_batches(config.trainer.batch_per_worker, OmegaConf.select(node, "hydra.overrides.task") or [])
+    return config
 
 
-def _refuse_two_batches(node: DictConfig) -> None:
+def _refuse_two_batches(per_worker: int | None, overrides: Iterable[object]) -> None:
     """Raise `ValueError` if an override sets a global batch that the batch per worker would replace."""
-    per_worker = OmegaConf.select(node, "trainer.batch_per_worker")
-    given = OmegaConf.select(node, "hydra.overrides.task") or []
-    for override in given if per_worker is not None else []:
+    for override in overrides if per_worker is not None else []:
         key, _, value = str(override).lstrip("+").partition("=")
         require(
             key != "trainer.batch_size",

@@ -353,6 +353,11 @@ def test_configurations(composed: Any, data: st.DataObject) -> None:
         check_config(lambda: to_config(OmegaConf.create(values)))
 
 
+def test_a_group_that_is_a_list(composed: Any) -> None:
+    with pytest.raises(ValueError, match=r"^trainer=\[\] must be a mapping of options$"):
+        to_config(OmegaConf.create({**composed, "trainer": []}))
+
+
 TEXTS = [
     "inf",
     "-inf",
