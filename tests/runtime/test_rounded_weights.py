@@ -286,6 +286,7 @@ def evaluated(plan: str, folder: Path) -> list[Tensor]:
             runtime = Runtime(one, network, world, OPTIONS)
             own = images[runtime.image_positions], labels[runtime.label_positions]
             found.append(runtime.evaluate_step(*own))
+            world.barrier()  # workers of a host share weights, which another one may still be reading
             runtime.load(Checkpoint(folder).read)
             world.barrier()
             found.append(runtime.evaluate_step(*own))
