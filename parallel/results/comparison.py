@@ -24,7 +24,8 @@ from parallel.results.baselines import Baselines, hardware, is_timed
 from parallel.results.hosts import slowest_bandwidth
 from parallel.results.labels import network_names, schemes_of, shown_settings, telling_settings
 from parallel.results.records import Record, Workload, plan_fingerprint
-from parallel.results.result import Key, Result, Role, pooled, times_by_run
+from parallel.results.result import Key, Result, Role, pooled
+from parallel.results.runs import Runs
 from parallel.results.settings import settings_of, short_names, varying, words
 
 
@@ -112,14 +113,12 @@ def _results(records: Sequence[Record], order: Mapping[str, int]) -> tuple[Resul
     schemes, told = schemes_of(pools, names), telling_settings(pools, names)
     threads_of_parallel = {key.threads for key in pools if not key.baseline}
     baselines = Baselines(records)
-    baseline_s: dict[int, Sequence[Sequence[float]]] = {}
-    """Epoch times of a baseline's runs, by the first of its records: many results share one."""
+    runs: dict[int, Runs] = {}
+    """The runs of a baseline by the first of its records: many results share one."""
     results = []
     for key, pool in pools.items():
         threads, role = _reference(key, threads_of_parallel)
         baseline = tuple(pool) if role == "baseline" else baselines.of(key.settings, threads)
-        if baseline and id(baseline[0]) not in baseline_s:
-            baseline_s[id(baseline[0])] = times_by_run(baseline)
         settings = shown_settings(key.settings, names)
         short = schemes[key]
         results.append(
@@ -131,8 +130,7 @@ def _results(records: Sequence[Record], order: Mapping[str, int]) -> tuple[Resul
                 place=order[key.strategy],
                 role=role,
                 pool=pool,
-                baseline=baseline,
-                baseline_s=baseline_s[id(baseline[0])] if baseline else (),
+                baseline=runs.setdefault(id(baseline[0]), Runs(baseline)) if baseline else Runs(()),
             )
         )
     return tuple(sorted(results, key=_order))

@@ -46,7 +46,7 @@ def _interval(result: Result) -> str:
     s = result.speedup
     if s is None or s.low is None or s.high is None:
         return "-"
-    return f"{s.low:.2f}–{s.high:.2f}{'' if s.across_runs else WITHIN_RUN}"
+    return f"{s.low:.2f}–{s.high:.2f}{WITHIN_RUN if s.covers == 'within-run' else ''}"
 
 
 def _speedup(result: Result) -> str:

@@ -19,9 +19,10 @@ from parallel.results.comparison import Comparison
 from parallel.results.disturbance import too_few_cores
 from parallel.results.formatting import count, percent
 from parallel.results.records import Record, Workload
-from parallel.results.result import Result, times_by_run
+from parallel.results.result import Result
+from parallel.results.runs import Runs
 from parallel.results.settings import flat, settings_of, short_names, speed_settings, varying, words
-from parallel.results.statistics import FEWEST_EPOCHS, speedup_of_runs
+from parallel.results.statistics import FEWEST_EPOCHS, Variation
 
 CHECKPOINTS = tuple(f"trainer.checkpoint.{field.name}" for field in dataclasses.fields(CheckpointConfig))
 LEFT_OUT = ("trainer.batch_per_worker", "data.cache", "data.decoders", *CHECKPOINTS)
@@ -47,7 +48,7 @@ def notes(comparison: Comparison) -> list[str]:
         *_other_baselines(results),
         *_disturbed(results),
         *_unpredicted(results),
-        *_missing_intervals(results),
+        *_intervals(results),
         *_whole_machine(results),
         *_warmup(records),
         *_differences(records),
@@ -192,19 +193,31 @@ def _unpredicted(results: Sequence[Result]) -> Iterable[str]:
         yield f"~ Predicted without a calibration for these runs: {', '.join(rough)}"
 
 
-def _missing_intervals(results: Sequence[Result]) -> Iterable[str]:
-    compared = [r for r in results if r.speedup is not None and r.role != "baseline"]
-    without = [r.label for r in compared if r.speedup is not None and r.speedup.covers is None]
-    within = [r.label for r in compared if r.speedup is not None and r.speedup.covers == "within-run"]
-    if without:
+def _intervals(results: Sequence[Result]) -> Iterable[str]:
+    """Name missing intervals, and say what those that there are cover."""
+    covered: dict[Variation | None, list[str]] = defaultdict(list)
+    for result in results:
+        if result.speedup is not None and result.role != "baseline":
+            covered[result.speedup.covers].append(result.label)
+    if without := covered[None]:
         yield (
             f"No interval for {', '.join(without)}: single runs, one side with fewer than {FEWEST_EPOCHS} "
             "epochs; repeats=3 in the sweep runs each three times"
         )
-    if within:
+    if covered["within-run"]:
         yield (
             f"Intervals marked {WITHIN_RUN} cover the variation within a run only, not that between runs "
             "(repeats=3 in the sweep runs each three times)"
+        )
+    if paired := covered["rounds"]:
+        yield (
+            f"Speedup and interval by rounds for {', '.join(paired)}: the baseline's time ÷ its own in each "
+            "round of the sweep (t-interval of the differences of their logarithms)"
+        )
+    if independent := covered["runs"]:
+        yield (
+            f"Interval of independent runs for {', '.join(independent)}: its runs and the baseline's are not "
+            "the complete rounds of one sweep, each of the two first in half of them"
         )
 
 
@@ -213,7 +226,7 @@ def _whole_machine(results: Sequence[Result]) -> Iterable[str]:
         threads = machine.key.threads
         whole = any(threads == r.environment.get("cpu_count") for r in machine.records)
         against = [
-            f"{result.label} {speedup_of_runs(times_by_run(machine.records), times_by_run(result.records))}"
+            f"{result.label} {Runs(result.records).speedup_over(Runs(machine.records))}"
             for result in results
             if not result.key.baseline and not result.shares_gpu
         ]

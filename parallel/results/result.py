@@ -11,8 +11,9 @@ from parallel.results.disturbance import noise, not_trained
 from parallel.results.formatting import count
 from parallel.results.prediction_check import PredictionCheck, check_prediction
 from parallel.results.records import Record
+from parallel.results.runs import Runs, epoch_times
 from parallel.results.settings import Settings
-from parallel.results.statistics import Speedup, Summary, speedup_of_runs, summarise
+from parallel.results.statistics import Speedup, Summary, summarise
 
 DIVERGED = 1e30
 """Losses from here on, and NaN, are not drawn."""
@@ -139,28 +140,20 @@ class Result:
         return [(number, _mean(values)) for number, values in sorted(points.items())]
 
 
-def pooled(
-    *,
-    key: Key,
-    role: Role,
-    pool: Sequence[Record],
-    baseline: tuple[Record, ...],
-    baseline_s: Sequence[Sequence[float]],
-    **described: Any,
-) -> Result:
+def pooled(*, key: Key, role: Role, pool: Sequence[Record], baseline: Runs, **described: Any) -> Result:
     """Return the result of the records in `pool`, with their statistics; `described`: its other fields."""
     ratio = None
     compared = not pool[0].side_by_side and not pool[0].shares_gpu
     if role == "baseline" and compared:
         ratio = Speedup(1.0)
-    elif baseline and compared:
-        ratio = speedup_of_runs(baseline_s, times_by_run(pool))
+    elif baseline.records and compared:
+        ratio = Runs(pool).speedup_over(baseline)
     memory = [e.peak_memory_bytes for r in pool for e in r.epochs if e.peak_memory_bytes is not None]
     return Result(
         key=key,
         role=role,
         records=tuple(pool),
-        baseline=baseline,
+        baseline=tuple(baseline.records),
         epoch_s=summarise(epoch_times(pool)),
         speedup=ratio,
         images_per_second=median_of(pool, "images_per_second"),
@@ -171,16 +164,6 @@ def pooled(
         peak_memory_bytes=max(memory, default=None),
         **described,
     )
-
-
-def epoch_times(records: Iterable[Record]) -> tuple[float, ...]:
-    """Return the seconds of every timed epoch of the records."""
-    return tuple(e.seconds for r in records for e in r.epochs if e.timed)
-
-
-def times_by_run(records: Iterable[Record]) -> list[tuple[float, ...]]:
-    """Return the seconds of the timed epochs of each record that has any."""
-    return [times for record in records if (times := epoch_times([record]))]
 
 
 def median_of(records: Iterable[Record], name: str) -> float | None:

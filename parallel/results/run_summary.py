@@ -9,8 +9,9 @@ from pathlib import Path
 from parallel.results.baselines import baseline_of
 from parallel.results.record_files import find_records
 from parallel.results.records import Record
-from parallel.results.result import epoch_times, median_of, times_by_run
-from parallel.results.statistics import Speedup, speedup_of_runs, summarise
+from parallel.results.result import median_of
+from parallel.results.runs import Runs, epoch_times
+from parallel.results.statistics import Speedup, summarise
 
 
 def run_summary(record: Record, sweep_dir: Path | None) -> dict[str, float | str]:
@@ -45,7 +46,7 @@ def summary_among(
         return _summary(record, Speedup(1.0))
     baseline = baseline_of(record, records, record.threads)
     if baseline and epoch_times([record]):
-        return _summary(record, speedup_of_runs(times_by_run(baseline), times_by_run([record])))
+        return _summary(record, Runs([record]).speedup_over(Runs(baseline)))
     missing = "no baseline with the same workload, hardware and threads had finished"
     return _summary(record, errors[0] if errors else missing)
 

@@ -21,7 +21,8 @@ from typing import Literal
 from parallel.results.baselines import Baselines
 from parallel.results.comparison import Comparison
 from parallel.results.records import Record, Workload
-from parallel.results.result import Result, epoch_times
+from parallel.results.result import Result
+from parallel.results.runs import epoch_times
 from parallel.results.statistics import Speedup, speedup
 
 Kind = Literal["strong", "weak"]

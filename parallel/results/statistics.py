@@ -12,11 +12,21 @@
                      epochs being resampled within their run
                 and t the quantile of Student's distribution at the degrees of
                 freedom of Welch (1947), which few runs need
+    over rounds exp(d̄ ± t · s), with d the logarithm of the ratio of the medians    `speedup_of_rounds`
+                of the two runs of a round, d̄ its mean, the variance
+                s² = max(variance of d, Σ over both sides of w) ÷ rounds
+                and t at rounds - 1 degrees of freedom. The speedup is exp(d̄)
     efficiency  speedup ÷ workers
 
 The levels of the hierarchical bootstrap (Davison and Hinkley 1997, section 3.8) are runs, then epochs
 within runs. Resampling the two or three runs themselves gives intervals that are far too narrow, so `b`
 takes the place of the first level.
+
+Rounds are the blocks of a randomised complete block design (Montgomery, Design and Analysis of
+Experiments, ch. 4): what a slow hour adds to both runs of a round is not in d. The residual variance of
+the whole table, strategies × rounds, would have more degrees of freedom, but it is that of no pair: with
+messages a strategy varies more than without, and two noisy rows among quiet ones would differ from each
+other by chance in up to 18 % of comparisons (`scripts/simulate_rounds.py`).
 
 The bootstrap needs the medians of samples that are drawn with replacement. The k-th smallest of n draws
 from sorted values x is x[⌊n·U⌋], with U the k-th smallest of n uniform numbers, which has the
@@ -29,6 +39,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
@@ -59,6 +70,11 @@ class Summary:
         return self.minimum, self.first_quartile, self.median, self.mean, self.third_quartile, self.maximum
 
 
+Variation = Literal["rounds", "runs", "within-run"]
+"""What an interval covers: the variation of differences within rounds, between runs, or between the
+epochs of a run only."""
+
+
 @dataclass(frozen=True)
 class Speedup:
     """Ratio of medians and its interval. The interval is None where too little is known of the
@@ -67,14 +83,8 @@ class Speedup:
     ratio: float
     low: float | None = None
     high: float | None = None
-    across_runs: bool = False
-    """Whether the interval covers the variation between runs, and not only that between the epochs of
-    one."""
-
-    @property
-    def covers(self) -> str | None:
-        """What the interval covers: runs or within-run. None: there is none."""
-        return None if self.low is None else "runs" if self.across_runs else "within-run"
+    covers: Variation | None = None
+    """What the interval covers. None: there is none."""
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:
@@ -109,7 +119,7 @@ def speedup(
         return Speedup(ratio)
     ratios = _medians(base, resamples, 2 * seed) / _medians(ours, resamples, 2 * seed + 1)
     low, high = np.quantile(ratios, (0.5 - confidence / 2, 0.5 + confidence / 2)).tolist()
-    return Speedup(ratio, low, high)
+    return Speedup(ratio, low, high, "within-run")
 
 
 def speedup_of_runs(
@@ -127,32 +137,71 @@ def speedup_of_runs(
             return speedup(*pooled, confidence=confidence)
         base, ours = _positive("baseline_s", pooled[0]), _positive("strategy_s", pooled[1])
         return Speedup(float(np.median(base) / np.median(ours)))
-    # Imported here: most importers of this module compute no interval.
-    from scipy.special import stdtrit
-
     ratio = float(np.median(pooled[0]) / np.median(pooled[1]))
     variances = [_variance(tuple(map(tuple, side))) for side in (baseline_s, strategy_s)]
     sizes = [len(baseline_s), len(strategy_s)]
     total = sum(variances)
     if total == 0:
-        return Speedup(ratio, ratio, ratio, across_runs=True)
+        return Speedup(ratio, ratio, ratio, "runs")
     freedom = total**2 / sum(v**2 / (runs - 1) for v, runs in zip(variances, sizes, strict=True))
-    half_width = float(stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(total)
-    spread = math.exp(min(half_width, MOST_LOG))
-    return Speedup(ratio, ratio / spread, ratio * spread, across_runs=True)
+    return _student(ratio, total, freedom, confidence, "runs")
+
+
+def speedup_of_rounds(
+    baseline_s: Sequence[Sequence[float]], strategy_s: Sequence[Sequence[float]], *, confidence: float = 0.95
+) -> Speedup:
+    """Return the geometric mean, over the rounds, of the ratio of the baseline's median epoch time to
+    the strategy's, with its interval.
+
+    Run i of both sides belongs to round i. Raises `ValueError` for less than two rounds.
+    """
+    rounds = len(baseline_s)
+    require(rounds == len(strategy_s), "strategy_s", len(strategy_s), f"must have {rounds} runs: one a round")
+    require(rounds >= 2, "baseline_s", rounds, "must have at least two runs: one a round")
+    sides = [tuple(map(tuple, side)) for side in (baseline_s, strategy_s)]
+    base, ours = (np.log([np.median(run) for run in _runs(side)]) for side in sides)
+    differences = base - ours
+    variance = max(float(np.var(differences, ddof=1)), sum(map(_within, sides))) / rounds
+    return _student(math.exp(differences.mean()), variance, rounds - 1, confidence, "rounds")
 
 
 MOST_LOG = 100.0
 """Half-widths of two wild runs may be beyond what a float holds."""
 
 
+def _student(ratio: float, variance: float, freedom: float, confidence: float, covers: Variation) -> Speedup:
+    """Return a ratio with the t-interval of its logarithm, of which `variance` is that of the mean."""
+    # Imported here: most importers of this module compute no interval.
+    from scipy.special import stdtrit
+
+    half_width = float(stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(variance)
+    spread = math.exp(min(half_width, MOST_LOG))
+    return Speedup(ratio, ratio / spread, ratio * spread, covers)
+
+
+Side = tuple[tuple[float, ...], ...]
+"""Epoch times of each run of a side."""
+
+
 @lru_cache(maxsize=256)
-def _variance(runs: tuple[tuple[float, ...], ...]) -> float:
+def _variance(side: Side) -> float:
     """Return the variance of the mean of the logarithms of the runs' medians."""
-    times = [_positive("epoch times", run) for run in runs]
-    between = float(np.var([math.log(np.median(run)) for run in times], ddof=1))
-    within = float(np.mean([np.var(np.log(_medians(run, VARIANCE_RESAMPLES, 0))) for run in times]))
-    return max(between, within) / len(runs)
+    between = float(np.var([math.log(np.median(run)) for run in _runs(side)], ddof=1))
+    return max(between, _within(side)) / len(side)
+
+
+def _within(side: Side) -> float:
+    """Return the variance of the logarithm of a run's median, from its epochs: the mean over the runs."""
+    return sum(map(_within_run, side)) / len(side)
+
+
+@lru_cache(maxsize=1024)
+def _within_run(run: tuple[float, ...]) -> float:
+    return float(np.var(np.log(_medians(_positive("epoch times", run), VARIANCE_RESAMPLES, 0))))
+
+
+def _runs(side: Side) -> list[np.ndarray]:
+    return [_positive("epoch times", run) for run in side]
 
 
 def _medians(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:

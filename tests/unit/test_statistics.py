@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from parallel.results.statistics import Speedup, speedup, speedup_of_runs, summarise
+from parallel.results.statistics import Speedup, speedup, speedup_of_rounds, speedup_of_runs, summarise
 
 
 def test_summary_is_r_type_7() -> None:
@@ -40,8 +44,8 @@ def test_interval_holds_the_ratio_and_repeats() -> None:
 
 def test_interval_takes_half_of_what_is_left_from_each_end() -> None:
     # Medians of two draws from (1, 3): 1, 2 and 3 with probabilities 1/4, 1/2, 1/4.
-    assert speedup([1.0, 3.0], [1.0, 1.0], confidence=0.6) == Speedup(2.0, 1.0, 3.0)
-    assert speedup([1.0, 3.0], [1.0, 1.0], confidence=0.4) == Speedup(2.0, 2.0, 2.0)
+    assert speedup([1.0, 3.0], [1.0, 1.0], confidence=0.6) == Speedup(2.0, 1.0, 3.0, "within-run")
+    assert speedup([1.0, 3.0], [1.0, 1.0], confidence=0.4) == Speedup(2.0, 2.0, 2.0, "within-run")
 
 
 def test_interval_is_that_of_plain_resampling() -> None:
@@ -130,3 +134,70 @@ def test_variation_within_runs_counts_where_runs_agree() -> None:
 def test_wild_runs_have_a_finite_interval() -> None:
     s = speedup_of_runs([[1e-9], [1e9]], [[1e9], [1e-9]])
     assert s.low is not None and s.high is not None and 0 < s.low < s.high < float("inf")
+
+
+def test_an_interval_of_rounds_is_that_of_the_paired_t_test() -> None:
+    # R: t.test(log(c(8, 10, 12)), log(c(4, 4, 6)), paired = TRUE) on runs of one epoch:
+    # differences log 2, log 2.5, log 2; mean 0.7675284, standard error 0.0743812, t(2) 4.3026527.
+    s = speedup_of_rounds([[8.0], [10.0], [12.0]], [[4.0], [4.0], [6.0]])
+    assert s.covers == "rounds"
+    expected = [math.exp(0.7675284 + t * 4.3026527 * 0.0743812) for t in (-1, 0, 1)]
+    assert [s.low, s.ratio, s.high] == pytest.approx(expected, rel=1e-6)
+
+
+def test_rounds_count_by_the_medians_of_their_runs_and_not_by_their_epochs() -> None:
+    s = speedup_of_rounds([[2.0, 2.0, 90.0], [20.0]], [[1.0], [5.0, 1.0, 5.0]])
+    assert s.ratio == pytest.approx(math.sqrt(2.0 * 4.0))
+
+
+def test_variation_within_runs_counts_where_rounds_agree() -> None:
+    run = [10.0, 11.0, 12.0, 13.0]
+    wide, narrow = speedup_of_rounds([run, run], [run, run]), speedup_of_rounds([[10.0]] * 2, [[5.0]] * 2)
+    assert wide.low is not None and wide.low < 0.8 and wide.ratio == 1.0
+    assert (narrow.low, narrow.ratio, narrow.high) == pytest.approx((2.0, 2.0, 2.0))
+
+
+def test_rounds_need_a_run_of_each_side() -> None:
+    with pytest.raises(ValueError, match="strategy_s=1 must have 2 runs"):
+        speedup_of_rounds([[1.0], [2.0]], [[1.0]])
+    with pytest.raises(ValueError, match="baseline_s=1 must have at least two runs"):
+        speedup_of_rounds([[1.0]], [[1.0]])
+
+
+TIMES = st.lists(st.floats(0.5, 2.0), min_size=1, max_size=3)
+ROUNDS = st.lists(st.tuples(TIMES, TIMES, st.floats(0.01, 100.0)), min_size=2, max_size=6)
+
+
+@given(ROUNDS)
+def test_what_slows_a_whole_round_changes_nothing(
+    rounds: list[tuple[list[float], list[float], float]],
+) -> None:
+    base, ours = [a for a, _, _ in rounds], [b for _, b, _ in rounds]
+    plain = speedup_of_rounds(base, ours)
+    assert plain.low is not None and plain.high is not None
+    assert plain.low <= plain.ratio <= plain.high, "the estimate lies in its interval"
+    slowed = [[[t * factor for t in side] for side in (a, b)] for a, b, factor in rounds]
+    found = speedup_of_rounds([a for a, _ in slowed], [b for _, b in slowed])
+    assert (found.low, found.ratio, found.high) == pytest.approx((plain.low, plain.ratio, plain.high))
+    turned = speedup_of_rounds(ours, base)
+    assert (turned.low, turned.ratio, turned.high) == pytest.approx(
+        (1 / plain.high, 1 / plain.ratio, 1 / plain.low)
+    )
+
+
+@pytest.mark.parametrize("rounds", [3, 5])
+def test_intervals_of_rounds_hold_and_are_narrow_whatever_slows_the_rounds(rounds: int) -> None:
+    """With slow and fast rounds, 20 % apart, and a strategy that varies more than the baseline."""
+    rng = np.random.default_rng(1)
+    held, widths = 0, []
+    for _ in range(300):
+        slow = rng.lognormal(0, 0.2, rounds)
+        sides = [drawn_runs(rng, rounds, median, between) for median, between in ((2.0, 0.01), (1.0, 0.02))]
+        base, ours = ([[t * f for t in run] for run, f in zip(side, slow, strict=True)] for side in sides)
+        paired, independent = speedup_of_rounds(base, ours), speedup_of_runs(base, ours)
+        assert paired.low is not None and paired.high is not None
+        assert independent.low is not None and independent.high is not None
+        held += paired.low <= 2.0 <= paired.high
+        widths.append(math.log(independent.high / independent.low) / math.log(paired.high / paired.low))
+    assert 0.93 <= held / 300 <= 0.99
+    assert np.median(widths) > 4

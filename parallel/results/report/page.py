@@ -24,8 +24,9 @@ from parallel.results.result import Result, workers_and_threads
 from parallel.results.running import Running
 
 FOOT = Markup(
-    "Speedup is the ratio of median epoch times; its 95&nbsp;% interval covers the variation "
-    "between runs, and where it is marked † only that within one. Efficiency is speedup divided by workers."
+    "Speedup is the ratio of median epoch times, by rounds the geometric mean of those of the rounds; its "
+    "95&nbsp;% interval covers the variation between runs, by rounds that of their ratios, and where it is "
+    "marked † only that within a run. Efficiency is speedup divided by workers."
 )
 ESSENTIAL = ("strategy", "scheme", "median", "speedup")
 """Columns that a phone shows at first, with the settings in which results differ."""
