@@ -280,6 +280,10 @@ class Cluster:
         first = self._first_workers[node]
         return range(first, first + self.node_sizes[node])
 
+    def on_other_nodes(self, some: Sequence[int], others: Sequence[int]) -> bool:
+        """Return whether no node has workers of both sets."""
+        return {self.hosts[worker] for worker in some}.isdisjoint(self.hosts[worker] for worker in others)
+
     def speed_of(self, worker: int) -> float:
         """Return the speed of a worker, relative to the times of `compute`."""
         return self.speeds[worker] if self.speeds else 1.0

@@ -38,7 +38,9 @@ The timeline takes at least each of, for every j (`bound_s`):
         sums wait for the last micro-batch, though not for all of its backward
     A_j − x_j + m·(x_j + y_j + p_j + q_j + x_{j+1} + y_{j+1}) + max(s_j + g_j, D_j − y_j)
         a worker has one message at a time; if stage 0 is split in n, its first and last ones have
-        f_0 before and b_0 after them                                                   (`_messages`)
+        f_0 before and b_0 after them. Where a stage is on other nodes than the one before it,
+        x and y pass between them at the same time, and the line holds for what a worker receives,
+        x_j and y_{j+1}, and for what it sends, y_j and x_{j+1}                         (`_messages`)
     A_j + m·(f_j + b_j) + (m − 1)·a_j + σ·(M_j + s_j) + u_j
         every message takes σ of its time from computing
     A_j + (m − 1)·x_j + f_j + p_j + R_j + q_j + b_j + D_j
@@ -76,6 +78,8 @@ class StageCost:
     enter_forward: float
     """The exchange from the stage before; 0 for the first stage."""
     enter_backward: float
+    two_way: bool
+    """Whether both of these pass at the same time, since the stage before is on other nodes."""
     sums: float
     """Summing the gradients, for a step."""
     update: float
@@ -153,11 +157,20 @@ def _leave(stages: Sequence[StageCost], j: int) -> float:
 def _messages(stages: Sequence[StageCost], j: int, m: int, drain: float) -> float:
     """Return the time from stage j's first message to the end, if nothing but messages took any."""
     stage = stages[j]
-    each = stage.enter_forward + stage.enter_backward + stage.inside_forward + stage.inside_backward
-    total = m * (each + _leave(stages, j))
+    after = stages[j + 1] if j + 1 < len(stages) else None
+    x, y = stage.enter_forward, stage.enter_backward
+    x_next, y_next = (after.enter_forward, after.enter_backward) if after else (0.0, 0.0)
+    apart, apart_next = stage.two_way, after is not None and after.two_way
+    inside = stage.inside_forward + stage.inside_backward
+    received = m * (inside + x + y_next + (0.0 if apart else y) + (0.0 if apart_next else x_next))
+    sent = m * (inside + y + x_next + (0.0 if apart else x) + (0.0 if apart_next else y_next))
+    syncs = stage.sums + stage.gathers
     if j == 0 and stage.in_n:
-        return stage.forward + total + max(stage.sums + stage.gathers, stage.backward)
-    return total + max(stage.sums + stage.gathers, drain - stage.enter_backward)
+        return stage.forward + max(received, sent) + max(syncs, stage.backward)
+    return max(
+        received + max(syncs, drain - (0.0 if apart else y)),
+        (x if apart else 0.0) + sent + max(syncs, drain - y),
+    )
 
 
 def _work(stage: StageCost, m: int) -> float:

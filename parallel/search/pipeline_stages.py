@@ -171,6 +171,7 @@ class StageCosts:
             inside_backward=sum(back for _, back in inside),
             enter_forward=enter[0],
             enter_backward=enter[1],
+            two_way=before is not None and self._node[block.first - 1] < self._node[block.first],
             sums=sum(sync.sum_s for sync in syncs),
             update=sum(sync.update_s for sync in syncs),
             gathers=sum(sync.gather_s for sync in syncs),

@@ -13,6 +13,16 @@ computing of its workers, at once. Workers that wait for the message are not del
 then C ≤ r and C + σ·d ≤ start + d. A gather of updated parameters has only updates beside it: it
 takes σ of no more than its own update's seconds u, so that those of all gathers take at most σ·Σu.
 
+Links between nodes are full duplex. In a pipeline, the activations of one micro-batch and the
+gradients of another pass them at the same time (`TwoWayClocks`). There worker w has two clocks for
+messages, S[w] when all have been sent, R[w] when all have been received. An exchange from the workers
+A of one stage to the workers B of another, on other nodes, sets one clock of each:
+
+    start = max(r, S[a] for a in A, R[b] for b in B)    end = start + d    S[a] = end    R[b] = end
+
+All other messages set both clocks of their workers. With one micro-batch, exchanges between stages
+follow one another in any case, and one clock N suffices.
+
 Times are only maximised and added, so a longer duration never makes any task end earlier.
 """
 
@@ -66,6 +76,10 @@ class Clocks:
         group.set(self.compute, end)
         return end
 
+    def message_starts(self, group: WorkerGroup, ready: float) -> float:
+        """Return when a message of the group can start, not before `ready`."""
+        return max(ready, group.latest(self.network))
+
     def message(self, group: WorkerGroup, ready: float, seconds: float, beside_s: float = math.inf) -> float:
         """Communicate for `seconds`, not before `ready`; return the end.
 
@@ -82,6 +96,42 @@ class Clocks:
     def end(self) -> float:
         """Time at which all workers have finished."""
         return max(max(self.compute), max(self.network))
+
+
+class TwoWayClocks(Clocks):
+    """Clocks of workers that may send and receive different messages at the same time.
+
+    `network` is S, and `receiving` is R.
+    """
+
+    def __init__(self, workers: int, slowdown: float) -> None:
+        super().__init__(workers, slowdown)
+        self.receiving = [0.0] * workers
+
+    def message_starts(self, group: WorkerGroup, ready: float) -> float:
+        return max(ready, group.latest(self.network), group.latest(self.receiving))
+
+    def message(self, group: WorkerGroup, ready: float, seconds: float, beside_s: float = math.inf) -> float:
+        end = super().message(group, self.message_starts(group, ready), seconds, beside_s)
+        group.set(self.receiving, end)
+        return end
+
+    def exchange_starts(self, senders: WorkerGroup, receivers: WorkerGroup, ready: float) -> float:
+        """Return when an exchange from one stage to another can start, not before `ready`."""
+        return max(ready, senders.latest(self.network), receivers.latest(self.receiving))
+
+    def exchange(self, senders: WorkerGroup, receivers: WorkerGroup, ready: float, seconds: float) -> float:
+        """Send from one stage to another for `seconds`, not before `ready`; return the end."""
+        end = self.exchange_starts(senders, receivers, ready) + seconds
+        senders.set(self.network, end)
+        receivers.set(self.receiving, end)
+        for group in (senders, receivers) if self.slowdown else ():
+            group.advance(self.compute, self.slowdown * seconds)
+        return end
+
+    @property
+    def end(self) -> float:
+        return max(super().end, max(self.receiving))
 
 
 class Groups:

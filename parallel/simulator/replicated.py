@@ -55,6 +55,9 @@ class ReplicatedTimeline(Timeline):
     """A simulated step of replicated models. Its program is the data-parallel plan, whose parts of the
     batch it computes."""
 
+    def _copies(self, event: Event) -> bool:
+        return False  # the backend's threads copy, while the worker waits
+
     @cached_property
     def peak_memory(self) -> tuple[int, ...]:
         """Bytes that each worker needs: as the data-parallel plan, but every worker keeps the momentum
@@ -161,9 +164,8 @@ class _Simulation:
         start = max(summed, self.group.latest(self.clocks.compute))
         end = self.clocks.work(self.group, summed, update_s)
         self.events.append(Event("update", "all parameters", None, self.layout.on, start, end, None))
-        own_share = 0.0  # the backend's threads copy, while the worker waits
         return ReplicatedTimeline(
-            self.program, self.cluster, self.precision, tuple(self.events), self.clocks.end, own_share
+            self.program, self.cluster, self.precision, tuple(self.events), self.clocks.end
         )
 
     def _pass(self, kind: str, op: Op) -> float:

@@ -9,7 +9,8 @@ cost model:
               F(p, m); takes no time if nothing moves.
     B(o, m)   backward, duration b. Starts when the exchanges X'(e, m) of o's outgoing edges have
               arrived.
-    X'(e, m)  transposed exchange. Starts after B(o, m).
+    X'(e, m)  transposed exchange. Starts after B(o, m). If e joins stages of a pipeline on different
+              nodes, exchanges in both directions pass at the same time.
     S(o)      gradient sum, duration s, among o's workers if several hold the same parameters.
               Starts after the last B(o, m) and goes before X'.
     U(o)      update, duration u. Starts after S(o). All updates follow all backward tasks, in the
@@ -44,7 +45,7 @@ from parallel.graph.ops import Op
 from parallel.plans import Layout
 from parallel.program import Program
 from parallel.program.schedule import Task
-from parallel.simulator.clocks import Clocks, Groups
+from parallel.simulator.clocks import Clocks, Groups, TwoWayClocks
 from parallel.simulator.cost_model import CostModel
 from parallel.simulator.timeline import Event, Timeline
 
@@ -90,7 +91,8 @@ class _Simulation:
         self.plan, self.graph = program.plan, program.graph
         self.mean_computing = mean_computing
         self.samples = program.batch_size // program.plan.micro_batches
-        self.clocks = Clocks(program.plan.workers, cost_model.cluster.overlap_slowdown)
+        clocks = TwoWayClocks if program.plan.micro_batches > 1 else Clocks
+        self.clocks = clocks(program.plan.workers, cost_model.cluster.overlap_slowdown)
         self.events: list[Event] = []
         self.groups = Groups()
         self.into: dict[str, list[Edge]] = defaultdict(list)
@@ -216,9 +218,15 @@ class _Simulation:
         if traffic.workers:
             seconds = traffic.backward_s if backward else traffic.forward_s
             kind = "exchange back" if backward else "exchange"
-            ready = self._message(
-                kind, str(edge), m if self.plan.micro_batches > 1 else None, traffic.workers, ready, seconds
-            )
+            of = m if self.plan.micro_batches > 1 else None
+            stages = layout.on, self.plan[edge.consumer].on
+            if isinstance(self.clocks, TwoWayClocks) and self.cost_model.cluster.on_other_nodes(*stages):
+                senders, receivers = (self.groups[on] for on in (stages[::-1] if backward else stages))
+                start = self.clocks.exchange_starts(senders, receivers, ready)
+                ready = self.clocks.exchange(senders, receivers, ready, seconds)
+                self._record(Event(kind, str(edge), of, traffic.workers, start, ready, None))
+            else:
+                ready = self._message(kind, str(edge), of, traffic.workers, ready, seconds)
         self.arrived[edge, m, backward] = ready
 
     def _message(
@@ -233,7 +241,7 @@ class _Simulation:
     ) -> float:
         """Send a message; return its end. `beside_s`: as in `Clocks.message`."""
         group = self.groups[workers]
-        start = max(ready, group.latest(self.clocks.network))
+        start = self.clocks.message_starts(group, ready)
         end = self.clocks.message(group, ready, seconds, beside_s)
         self._record(Event(kind, name, m, workers, start, end, None))
         return end

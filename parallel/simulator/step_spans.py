@@ -1,7 +1,7 @@
 """A simulated step as spans of `results.step_timeline`, as a measured step is written.
 
 For each worker: its passes are compute; a message is communication, hidden as long as the worker
-computes; the rest of the time it is idle.
+computes or another message that started earlier is under way; the rest of the time it is idle.
 """
 
 from __future__ import annotations
@@ -57,14 +57,15 @@ def _worker_spans(worker: int, bars: Sequence[Bar], end_s: float, first_s: float
             worker=worker, start_s=first_s + start, end_s=first_s + end, kind=kind, name=name, hidden=hidden
         )
 
-    computing = joined((bar.start_s, bar.end_s) for bar in bars if bar.stream == COMPUTE)
-    for bar in bars:
+    covered = joined((bar.start_s, bar.end_s) for bar in bars if bar.stream == COMPUTE)
+    for bar in sorted(bars, key=lambda bar: bar.start_s):
         name = f"{bar.kind} {bar.name}"
         if bar.stream == COMPUTE:
             yield span(bar.start_s, bar.end_s, "compute", name)
             continue
-        for start, end, hidden in pieces((bar.start_s, bar.end_s), computing):
+        for start, end, hidden in pieces((bar.start_s, bar.end_s), covered):
             yield span(start, end, "communication", name, hidden)
+        covered = joined([*covered, (bar.start_s, bar.end_s)])
     busy = joined((bar.start_s, bar.end_s) for bar in bars)
     for start, end, within in pieces((0.0, end_s), busy):
         if not within:

@@ -4,8 +4,9 @@ The step of T seconds (the last clock plus the step overhead) is divided for eac
 measured step (`parallel.runtime.instrumentation.clock`):
 
     computing    passes of its own parts, updates, step overhead, and the share σ
-                 (`overlap_slowdown`) of communication that is not hidden, since the worker itself
-                 spends that share copying
+                 (`overlap_slowdown`) of communication through shared memory that is not hidden, since
+                 there the worker itself spends that share copying; over a network, the backend copies
+                 while the worker waits
     exposed      the rest of the communication that is not hidden: the worker computes nothing while
                  one of its messages is under way
     idle         the rest: it waits for other workers, or for a slower part of the same op
@@ -16,6 +17,7 @@ computing + exposed + idle = T. Utilisation is computing / T.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -87,9 +89,6 @@ class Timeline:
     """In the order of the program."""
     end_s: float
     """End of the last event, in seconds from the start."""
-    own_share: float | None = None
-    """Share of exposed messages in which the worker itself copies. None: the cluster's
-    `overlap_slowdown`."""
 
     @property
     def workers(self) -> int:
@@ -136,14 +135,17 @@ class Timeline:
             if event.stream == COMPUTE:
                 own_s = event.end_s - event.start_s if event.own_s is None else event.own_s
                 compute[list(event.workers)] += own_s
-        exposed = np.zeros(self.workers)
+        exposed, in_memory = np.zeros(self.workers), np.zeros(self.workers)
         for workers, events in self._alike():
-            exposed[workers] = _exposed(events, self.end_s)
+            exposed[workers], in_memory[workers] = _exposed(events, self.end_s, self._copies)
         idle = self.step_s - compute - exposed
         idle = np.where(idle > ROUNDING * self.step_s, idle, 0.0)
-        share = self.cluster.overlap_slowdown if self.own_share is None else self.own_share
-        copying = share * exposed
+        copying = self.cluster.overlap_slowdown * in_memory
         return Split(compute + copying, exposed - copying, idle)
+
+    def _copies(self, event: Event) -> bool:
+        """Return whether the workers of a message themselves copy it, within their node."""
+        return self.cluster.shared_memory and len({self.cluster.hosts[w] for w in event.workers}) == 1
 
     def _alike(self) -> list[tuple[list[int], list[Event]]]:
         """Return the workers that take part in the same events, with these events."""
@@ -207,19 +209,26 @@ class Timeline:
         return tuple(memory_of(self.program, worker, self.precision).total for worker in range(self.workers))
 
 
-def _exposed(events: list[Event], end_s: float) -> float:
-    """Return the seconds in which a worker computes nothing and has a message under way."""
+def _exposed(events: list[Event], end_s: float, copies: Callable[[Event], bool]) -> tuple[float, float]:
+    """Return the seconds in which a worker computes nothing and has a message under way, and how many of
+    them it `copies` itself. Messages that pass at the same time count once."""
     computing = [(e.start_s, e.end_s) for e in events if e.stream == COMPUTE]
     gaps = zip(
         [0.0, *(end for _, end in computing)], [*(start for start, _ in computing), end_s], strict=True
     )
-    messages = [(e.start_s, e.end_s) for e in events if e.stream == NETWORK]
-    total, first = 0.0, 0
+    messages, passed_s = [], 0.0
+    for event in sorted((e for e in events if e.stream == NETWORK), key=lambda e: e.start_s):
+        if event.end_s > passed_s:
+            messages.append((max(event.start_s, passed_s), event.end_s, copies(event)))
+            passed_s = event.end_s
+    total, copied, first = 0.0, 0.0, 0
     for begin, end in gaps:
         while first < len(messages) and messages[first][1] <= begin:
             first += 1
-        for start, stop in itertools.islice(messages, first, None):
+        for start, stop, copying in itertools.islice(messages, first, None):
             if start >= end:
                 break
-            total += max(0.0, min(end, stop) - max(begin, start))
-    return total
+            within = max(0.0, min(end, stop) - max(begin, start))
+            total += within
+            copied += within * copying
+    return total, copied

@@ -1,6 +1,7 @@
 """The training loop, the same for every strategy; an engine runs the steps.
 
-The time of an epoch is measured between barriers and excludes validation, records and tracking.
+The time of an epoch is measured between barriers and excludes validation, records and tracking. It ends
+when all workers have the updated weights: the gathers that the last step leaves to the next one count, too.
 Warm-up steps precede the first epoch. They have learning rate 0, so they change no weights, and the
 momentum is reset after them.
 """
@@ -227,8 +228,9 @@ class Loop:
 
         first = 0 if begun is None else begun.steps
         total, lr = self._steps(epoch, first, before_step, after_step)
-        engine.clock.finished()
         world.watch.at(f"the end of epoch {epoch + 1}")
+        engine.complete()
+        engine.clock.finished()
         world.barrier()
         seconds = time.perf_counter() - begin
         engine.clock.ended()

@@ -101,11 +101,13 @@ class Measurement:
         for _ in range(options.warm_up):
             engine.train_step(images, labels, step=next(self.steps), lr=LR)
         gc.collect()
+        engine.complete()  # what the clock has seen begin must end before it is reset
         world.barrier()
         engine.clock.reset()
         begin = time.perf_counter()
         for _ in range(options.steps):
             engine.train_step(images, labels, step=next(self.steps), lr=LR)
+        engine.complete()
         engine.clock.finished()
         world.barrier()
         seconds = time.perf_counter() - begin

@@ -76,6 +76,26 @@ def test_a_step_is_traced_as_the_program_has_it(tmp_path: Path) -> None:
         assert all(name.startswith(f"{way} ") for name in blocked) and blocked
 
 
+def test_an_epoch_ends_with_the_gathers_of_its_last_step(tmp_path: Path) -> None:
+    """The next step would wait for them, and there is none: the epoch has a single one."""
+    ended = run_module(
+        2,
+        "parallel.train",
+        "strategy=data_parallel",
+        "workers=2",
+        *FEW,
+        "data.train_images=8",
+        "trainer.trace=0",
+        folder=tmp_path,
+    )
+    assert ended.codes == [0, 0], ended.err
+    (path,) = tmp_path.rglob("trace.json")
+    bars = [event for event in json.loads(path.read_text())["traceEvents"] if event["ph"] == "X"]
+    for worker in range(2):
+        kinds = Counter(bar["cat"] for bar in bars if bar["pid"] == worker)
+        assert kinds["gather"] == kinds["sum"] > 0
+
+
 def test_which_step_is_traced() -> None:
     assert chosen_step(False, 100, 3) is None
     assert chosen_step(True, 100, 3) == 10

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -21,6 +23,8 @@ from parallel.plans import Layout, Plan, make_plan
 from parallel.program.lowering import lower
 from parallel.results.validation import StepSplit
 from parallel.runtime.communication.opening import open_world
+from parallel.runtime.execution.runtime import Runtime
+from parallel.runtime.instrumentation.clock import Clock
 from parallel.validate import run
 from parallel.validation.measure import Measurement, Turn, random_batch, validated_plan
 from parallel.validation.options import ValidationOptions
@@ -137,6 +141,37 @@ def test_a_turn_splits_the_step_that_it_times(workers: Workers) -> None:
     for turn in workers.run(2, one_turn, str(ALONE)):
         assert turn.step_s > 0 and turn.split.total_s == pytest.approx(turn.step_s)
         assert turn.split.exposed_s == 0.0 and turn.split.idle_s > 0
+
+
+def gathers_under_way(plan: str) -> list[int]:
+    """Run a turn on one worker; return how many gathers were left when the clock began and ended."""
+    found: list[int] = []
+    made: list[Runtime] = []
+
+    class Seen(Runtime):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    def count(clock: Clock, original: Callable[[Clock], None]) -> None:
+        if made:
+            found.append(sum(held._gather is not None for held in made[0].parameters.buckets.values()))
+        original(clock)
+
+    reset, finished = Clock.reset, Clock.finished
+    with (
+        patch("parallel.validation.measure.Runtime", Seen),
+        patch.object(Clock, "reset", lambda clock: count(clock, reset)),
+        patch.object(Clock, "finished", lambda clock: count(clock, finished)),
+    ):
+        one_turn(plan)
+    return found
+
+
+def test_a_turn_begins_and_ends_with_gathered_weights(workers: Workers) -> None:
+    """Otherwise the clock would see waits for messages that it has not seen begin."""
+    everyone = make_plan(TOWER, 2, {"conv1": Layout(on=(0, 1), n=2)})
+    assert workers.run(2, gathers_under_way, str(everyone)) == [[0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize(

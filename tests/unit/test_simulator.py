@@ -21,7 +21,8 @@ from parallel.simulator.clocks import Clocks, WorkerGroup
 from parallel.simulator.cost_model import CostModel, Sync, Traffic
 from parallel.simulator.delta import DeltaSimulation, full_step_s
 from parallel.simulator.simulate import simulate
-from parallel.simulator.timeline import Timeline
+from parallel.simulator.step_spans import step_spans
+from parallel.simulator.timeline import Event, Timeline
 from scripts.random_moves import random_moves
 from tests.support.made_clusters import Rates, link, made_cluster
 from tests.support.small_models import MODELS, graph_of, plans
@@ -238,6 +239,66 @@ def test_a_pipeline_of_equal_stages_has_the_bubble_of_the_papers(
     assert line.utilisation == pytest.approx(1 - bubble)
 
 
+def two_way_pipeline(nodes: int) -> Timeline:
+    """Return two stages of one worker each and four micro-batches of a sample, whose exchanges take 2 s."""
+    plan = make_plan(
+        TWO, 2, {"fc1": Layout(on=(0,)), "fc2": Layout(on=(1,))}, micro_batches=4, pipeline="1f1b"
+    )
+    compute = Rates(of_op={"fc1": 1.0, "fc2": 1.0, "loss": 0.0}, per_update_s=0.0)
+    return timeline(
+        plan, 4, made_cluster(2 // nodes, nodes, compute=compute, inside=link(8), between=link(8))
+    )
+
+
+def test_stages_on_different_nodes_send_in_both_directions_at_once() -> None:
+    line = two_way_pipeline(nodes=2)
+    # 16 bytes in 2 s. While worker 1 returns the gradient of micro-batch 0, that of 2 is on its way to it.
+    assert [row for row in shown(line) if "exchange" in row[0]] == [
+        ("exchange fc1>fc2:0", 1, 3),
+        ("exchange fc1>fc2:1", 3, 5),
+        ("exchange back fc1>fc2:0", 6, 8),
+        ("exchange back fc1>fc2:1", 9, 11),
+        ("exchange fc1>fc2:2", 10, 12),
+        ("exchange back fc1>fc2:2", 15, 17),
+        ("exchange fc1>fc2:3", 13, 15),
+        ("exchange back fc1>fc2:3", 18, 20),
+    ]
+
+
+def test_messages_inside_a_node_follow_each_other() -> None:
+    line = two_way_pipeline(nodes=1)
+    for worker in range(2):
+        own = [e for e in line.events if worker in e.workers and e.stream == "network"]
+        assert all(before.end_s <= after.start_s for before, after in itertools.pairwise(own))
+    assert line.end_s > two_way_pipeline(nodes=2).end_s
+
+
+def test_messages_that_pass_at_the_same_time_are_exposed_once() -> None:
+    line = two_way_pipeline(nodes=2)
+    split = line.split
+    assert split.compute_s + split.exposed_s + split.idle_s == pytest.approx(np.full(2, line.step_s))
+    shown_spans = [span for span in step_spans(line) if not span.hidden]
+    for worker in range(2):
+        own = [span for span in shown_spans if span.worker == worker]
+        assert all(a.end_s <= b.start_s + 1e-9 for a, b in itertools.pairwise(own))
+        waited = sum(span.end_s - span.start_s for span in own if span.kind == "communication")
+        assert waited == pytest.approx(split.exposed_s[worker])
+
+
+@pytest.mark.parametrize(("in_memory", "nodes", "copied"), [(True, 1, 0.5), (False, 1, 0.0), (True, 2, 0.0)])
+def test_workers_copy_what_passes_through_shared_memory_alone(
+    in_memory: bool, nodes: int, copied: float
+) -> None:
+    plan = make_plan(TWO, 2, {"fc1": Layout(on=(0,)), "fc2": Layout(on=(1,))})
+    network = {"inside": link(16), "between": link(16)}
+    cluster = made_cluster(
+        2 // nodes, nodes, compute=HAND, overlap_slowdown=0.5, shared_memory=in_memory, **network
+    )
+    line = timeline(plan, 1, cluster)
+    exposed = sum(e.end_s - e.start_s for e in line.events if e.kind.startswith("exchange"))
+    assert exposed > 0 and line.split.exposed_s[0] == pytest.approx(exposed * (1 - copied))
+
+
 def test_loading_is_reported_separately() -> None:
     plan = make_plan(TWO, 2, {"fc1": Layout(on=(0, 1), n=2)})
     for numbers, loaded in (
@@ -259,6 +320,16 @@ def test_too_few_workers_are_refused() -> None:
         timeline(plan, 3, made_cluster())
 
 
+def ways(event: Event, worker: int, line: Timeline) -> set[str]:
+    """Return in which directions a message occupies a worker's link."""
+    plan = line.program.plan
+    if plan.micro_batches > 1 and event.kind.startswith("exchange"):
+        producers, consumers = (plan[name].on for name in event.name.split(">"))
+        if line.cluster.on_other_nodes(producers, consumers):
+            return {"send" if (worker in producers) == (event.kind == "exchange") else "receive"}
+    return {"send", "receive"}
+
+
 @pytest.mark.parametrize("name", MODELS)
 @examples(15, 40)
 def test_time_is_computing_exposed_messages_and_idling(name: str, count: int) -> None:
@@ -278,9 +349,12 @@ def test_time_is_computing_exposed_messages_and_idling(name: str, count: int) ->
             if event.stream == "network":
                 messages[list(event.workers)] += event.end_s - event.start_s
         assert (split.exposed_s <= messages + 1e-12).all()
-        for worker, stream in itertools.product(range(plan.workers), ("compute", "network")):
-            own = [e for e in line.events if worker in e.workers and e.stream == stream]
-            assert all(before.end_s <= after.start_s for before, after in itertools.pairwise(own))
+        for worker in range(plan.workers):
+            of_worker = [e for e in line.events if worker in e.workers]
+            sent = [e for e in of_worker if e.stream == "network" and "send" in ways(e, worker, line)]
+            received = [e for e in of_worker if e.stream == "network" and "receive" in ways(e, worker, line)]
+            for own in [e for e in of_worker if e.stream == "compute"], sent, received:
+                assert all(before.end_s <= after.start_s for before, after in itertools.pairwise(own))
             assert all(nbytes >= 0 for _, nbytes in line.activations(worker))
             assert not line.activations(worker) or line.activations(worker)[-1][1] == 0
 

@@ -33,6 +33,9 @@ class Engine(Protocol):
         the mean loss, in float64.
         """
 
+    def complete(self) -> None:
+        """Wait for what the last step left to the next one, such as the gathers of updated weights."""
+
     def evaluate_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return this worker's [loss, top-1 hits, top-5 hits, samples] of a validation batch."""
 

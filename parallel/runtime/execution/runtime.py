@@ -148,6 +148,10 @@ class Runtime:
             run.close()
         return run.loss
 
+    def complete(self) -> None:
+        """Wait until this worker's updated weights are gathered, which a step leaves to the next forward."""
+        self.parameters.wait_for_weights()
+
     @torch.no_grad()
     def evaluate_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return this worker's [loss, top-1 hits, top-5 hits, samples] of a validation batch."""
@@ -214,7 +218,7 @@ class Runtime:
 
     def close(self) -> None:
         """Release memory shared with other workers. Call it between two steps on all workers."""
-        self.parameters.wait_for_weights()
+        self.complete()
         self.transport.close()
 
     def forget_momentum(self) -> None:

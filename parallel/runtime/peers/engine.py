@@ -136,6 +136,9 @@ class PeerEngine:
         self._steps += 1
         return loss.detach().double() / self._world.size
 
+    def complete(self) -> None:
+        """Wait for nothing: a tool's step ends with updated weights, or gathers them in the next forward."""
+
     @torch.no_grad()
     def evaluate_step(self, images: Tensor, labels: Tensor) -> Tensor:
         self._model.eval()
