@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
-TEST_WORKERS ?= 2
+# One more than the two cores of a small machine: many tests wait, for processes that start, hang or end.
+TEST_WORKERS ?= 3
 # Distribute tests by file, so that a module starts its processes once; xdist 3.8 ignores its groups with pytest 9.2.
 # Not reordered: the files that take longest come first, and none of them is left for the end.
 PYTEST = $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
@@ -20,7 +21,7 @@ endif
 help:
 	@echo "make compare    calibrate this machine, train AlexNet with every strategy, print the table, write the report"
 	@echo "                WORKERS=4 DEVICE=cpu|cuda: other workers than all GPUs or all cores (at most 8)"
-	@echo "make test       lint, types and tests, on TEST_WORKERS=2 processes; COVERAGE=1 prints what they cover"
+	@echo "make test       lint, types and tests, on TEST_WORKERS=3 processes; COVERAGE=1 prints what they cover"
 	@echo "make test-slow  the slow tests: training to 90 % accuracy, all of tests/data/golden.json, more random plans"
 	@echo "make install    only create the environment $(VENV); PYTHON=python3.12 chooses its interpreter"
 	@echo "make clean      remove the environment and the caches; runs/ stays"
