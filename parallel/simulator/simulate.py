@@ -219,7 +219,7 @@ class _Simulation:
             seconds = traffic.backward_s if backward else traffic.forward_s
             kind = "exchange back" if backward else "exchange"
             of = m if self.plan.micro_batches > 1 else None
-            stages = layout.on, self.plan[edge.consumer].on
+            stages = self.plan[edge.producer].on, self.plan[edge.consumer].on
             if isinstance(self.clocks, TwoWayClocks) and self.cost_model.cluster.on_other_nodes(*stages):
                 senders, receivers = (self.groups[on] for on in (stages[::-1] if backward else stages))
                 start = self.clocks.exchange_starts(senders, receivers, ready)
