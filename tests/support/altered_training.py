@@ -144,6 +144,8 @@ def _storm(checkpoints: Path) -> None:
 
     def work() -> None:
         wait_for(checkpoints.exists, 60.0)  # the training begins
+        if saving:  # there is a whole checkpoint to go on from
+            wait_for(lambda: any(PARTIAL not in path.name for path in checkpoints.iterdir()), 60.0)
         time.sleep(float(os.environ["DELAY"]))
         if saving:
             while not any(checkpoints.glob(f"*{PARTIAL}*")):
