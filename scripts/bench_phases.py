@@ -66,6 +66,7 @@ def main() -> None:
                     engine.train_step(images, labels, step=step, lr=LR)
                     engine.clock.phases.end_step()
                     step += 1
+                engine.complete()
                 world.barrier()
                 if block:
                     seconds[on].append((time.perf_counter() - begin) / arguments.steps)

@@ -108,7 +108,6 @@ def make_steps(name: str, arguments: argparse.Namespace, world: World) -> tuple[
         0, arguments.precision, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, graphs=name == GRAPHS
     )
     engine: PeerEngine | Runtime
-    finish: Step = nothing
     if name in PEERS:
         peer = PEERS[name]
         config = Ddp(bucket_mb=arguments.bucket_mb) if name == "ddp" else peer.options
@@ -118,7 +117,6 @@ def make_steps(name: str, arguments: argparse.Namespace, world: World) -> tuple[
         plan = build_plan(graph, own.size, STRATEGIES[name])
         program = lower(graph, plan, arguments.batch_size, own.host_of, collectives=own.collectives)
         engine = Runtime(program, model, own, options)
-        finish = engine.parameters.wait_for_weights  # otherwise the last gathers delay the next engine
     images, labels = images[engine.image_positions], labels[engine.label_positions]
 
     count = itertools.count()
@@ -127,7 +125,7 @@ def make_steps(name: str, arguments: argparse.Namespace, world: World) -> tuple[
         engine.train_step(images, labels, step=next(count), lr=LR)
         engine.clock.reset()  # its marks are not used
 
-    return step, finish
+    return step, engine.complete  # otherwise the last gathers delay the next engine
 
 
 def main() -> None:

@@ -130,7 +130,7 @@ def train(program: Program, model: str, way: Way, options: EngineOptions = OPTIO
         for step in range(STEPS):
             before = runtime.bytes_sent
             results.append(runtime.train_step(*own, step=step, lr=0.1))
-            runtime.parameters.wait_for_weights()
+            runtime.complete()
             sent += runtime.bytes_sent - before
             results.append(runtime.evaluate_step(*own))
         state = state_of(runtime, world)

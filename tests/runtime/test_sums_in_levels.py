@@ -96,7 +96,7 @@ def sent_bytes(plan: str, hosts: tuple[int, ...], shared_memory: bool) -> tuple[
         images = torch.randn(len(runtime.image_positions), *shape)
         labels = torch.zeros(len(runtime.label_positions), dtype=torch.int64)
         runtime.train_step(images, labels, step=0, lr=0.1)
-        runtime.parameters.wait_for_weights()
+        runtime.complete()
         sent = runtime.bytes_sent
         world.barrier()
         runtime.close()
