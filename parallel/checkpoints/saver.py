@@ -25,6 +25,7 @@ from parallel.checkpoints.manifest import FORMAT, MANIFEST, File, Manifest
 from parallel.checkpoints.piece import Piece, to_header
 from parallel.checkpoints.tensor_files import write_tensors
 from parallel.config.typed import structure
+from parallel.data.awaited_thread import AwaitedThread
 from parallel.results.json_files import read_json, sync_folder, write_atomically
 
 PARTIAL = ".partial-"
@@ -52,7 +53,7 @@ class Saver:
         self._rank, self._workers, self._token = rank, workers, token
         self._keep, self._best, self._pinned = keep, best, pinned
         self._copies: list[Tensor] = []
-        self._thread: threading.Thread | None = None
+        self._thread: AwaitedThread | None = None
         self._written, self._abandoned = threading.Event(), threading.Event()
         self._problem = ""
         self._partial: Path | None = None
@@ -72,11 +73,11 @@ class Saver:
         self._written.clear()
         self._abandoned.clear()
         self._problem = ""
-        self._partial = self.folder / f"{folder_name(step)}{PARTIAL}{self._token}"
-        self._thread = threading.Thread(
-            target=self._work, args=(self._partial, copied, manifest), name="checkpoint", daemon=True
+        self._partial = path = self.folder / f"{folder_name(step)}{PARTIAL}{self._token}"
+        # A program that ends meanwhile waits for this worker's files, but for those of no other.
+        self._thread = AwaitedThread(
+            lambda: self._work(path, copied, manifest), "checkpoint", self._abandoned.set
         )
-        self._thread.start()
 
     @property
     def busy(self) -> bool:

@@ -408,6 +408,6 @@ def test_ctrl_c_in_training_leaves_no_process_and_no_record(world: int, start: S
     assert process.poll() is None and len(marked(tmp_path.name)) >= world + (world > 1)
     process.send_signal(signal.SIGINT)
     code = process.wait(40)
-    assert code == (130 if world == 1 else 1)
+    assert code == (130 if world == 1 else 1), process.communicate()[1]
     wait_for(lambda: marked(tmp_path.name) == [], 5)
     assert list(tmp_path.rglob("record.json")) == []

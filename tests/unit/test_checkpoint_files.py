@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -39,10 +40,26 @@ from parallel.results.records import Attempt, Epoch, Workload
 from parallel.strategies import Single
 from parallel.training.checkpointing import write_model
 from parallel.training.job import Job
+from tests.support.commands import ROOT, variables
 from tests.support.small_models import CLASSES, tower
 
 STEPS = 3
 GIVEN = {"weights": (4, 3, 2, 2), "bias": (5,), "scale": ()}
+
+
+EXITS = """
+import sys, torch
+from pathlib import Path
+from parallel.checkpoints.piece import Piece, Place
+from tests.unit.test_checkpoint_files import made_manifest, savers
+size = 4_000_000
+piece = Piece(Place("weights", "large", (size,), ((0, size),), False, 0, size), torch.zeros(size))
+for name, workers in (("alone", 1), ("others", 2)):
+    saver = savers(Path(sys.argv[1]) / name, workers)[0]
+    saver.save([piece], 1, made_manifest(1, workers))
+sys.exit(130)
+"""
+"""A program that ends while it writes two checkpoints. In one, another worker never writes its file."""
 
 
 # Pieces
@@ -519,13 +536,10 @@ class Died(BaseException):
 
 
 class Now:
-    """A thread that runs when it is started, and dies with its process."""
+    """In place of a thread: runs when it is made, and dies with its process."""
 
-    def __init__(self, target: Callable[..., None], args: tuple[Any, ...], **others: Any) -> None:
-        self._run = lambda: target(*args)
-
-    def start(self) -> None:
-        self._run()
+    def __init__(self, run: Callable[[], None], name: str, tell_to_end: Callable[[], None]) -> None:
+        run()
 
     def join(self) -> None:
         pass
@@ -593,7 +607,7 @@ def test_dying_at_any_point_leaves_whole_checkpoints(
     if replaced:
         assert save(savers(folder, 2, keep=3), 3) == ["", ""]
         flip(folder / altered, -1)
-    monkeypatch.setattr(saver_module.threading, "Thread", Now)
+    monkeypatch.setattr(saver_module, "AwaitedThread", Now)
     most, died = 0, True
     found: set[int] = set()
     while died:
@@ -629,7 +643,7 @@ def test_dying_within_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
         raise Died
 
     write_tensors = saver_module.write_tensors
-    monkeypatch.setattr(saver_module.threading, "Thread", Now)
+    monkeypatch.setattr(saver_module, "AwaitedThread", Now)
     monkeypatch.setattr(saver_module, "write_tensors", torn)
     with pytest.raises(Died):
         save(savers(folder, 2), 3)
@@ -689,6 +703,17 @@ def test_what_is_saved_is_the_state_at_the_time(tmp_path: Path) -> None:
         assert complete([one]) == [""]
     for checkpoint in readable_checkpoints(tmp_path, []):
         check_state(checkpoint)
+
+
+def test_a_program_that_ends_waits_for_its_checkpoint(tmp_path: Path) -> None:
+    """It waits for its own files, but for those of no other worker."""
+    ended = subprocess.run([sys.executable, "-c", EXITS, str(tmp_path)], env=variables(), cwd=ROOT, text=True)
+    assert ended.returncode == 130
+    (whole,) = readable_checkpoints(tmp_path / "alone", [])
+    assert whole.shape("weights", "large") == (4_000_000,)
+    (partial,) = (tmp_path / "others").iterdir()
+    assert PARTIAL in partial.name
+    assert sorted(path.name for path in partial.iterdir()) == ["worker-0.json", "worker-0.safetensors"]
 
 
 def test_a_worker_without_tensors(tmp_path: Path) -> None:
