@@ -304,6 +304,12 @@ class Cluster:
         collectives = " collectives" if self.collectives else ""
         return hashlib.sha256(f"{known!r}{collectives}".encode()).hexdigest()[:8]
 
+    @cached_property
+    def digest(self) -> str:
+        """Eight hexadecimal digits of all contents, which differ between calibrations of a machine."""
+        contents = [getattr(self, each.name) for each in dataclasses.fields(self)]
+        return hashlib.sha256(repr(contents).encode()).hexdigest()[:8]
+
     def data_s(self, images: Sequence[int]) -> float:
         """Return the loading time of a step in which worker i loads `images[i]` images."""
         seconds = [

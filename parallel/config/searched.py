@@ -36,7 +36,7 @@ class Searched(StrategyConfig):
     seed: int = 0
     """Seed of mcmc."""
     plans: str = ".cache/parallel/plans"
-    """Folder of found plans. A plan is reused for the same model, batch and cluster."""
+    """Folder of found plans. A plan is reused for the same model, batch, cluster and search."""
 
     def __post_init__(self) -> None:
         require_one_of("strategy.method", self.method, SEARCHES)

@@ -71,7 +71,7 @@ def predict_own(run: OwnRun) -> OwnPrediction:
     timeline, doubt = predict_step(config, run.graph, run.plan, cluster, run.hosts)
     doubt = doubt or _other_loading(config, cluster) or _other_treatment(config)
     split, steps = timeline.split, run.steps
-    validation = kept_validation(config.cluster.cache, cluster.fingerprint)
+    validation = kept_validation(config.cluster.cache, cluster.digest)
     predicted = Predicted(
         epoch_s=steps * timeline.loaded_step_s,
         step_s=timeline.loaded_step_s,

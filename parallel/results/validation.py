@@ -263,9 +263,12 @@ def read_validation(path: Path) -> Validation:
         return structure(Validation, values)
 
 
-def kept_validation(cache: str, fingerprint: str) -> Path:
-    """Return the path of the newest validation of a cluster in the folder of calibrations."""
-    return Path(cache) / f"validation-{fingerprint}.json"
+def kept_validation(cache: str, digest: str) -> Path:
+    """Return the path of the newest validation of a cluster in the folder of calibrations.
+
+    `digest`: that of the cluster's contents. The errors of one calibration are not those of another.
+    """
+    return Path(cache) / f"validation-{digest}.json"
 
 
 def interval_half_width(rows: Sequence[ValidatedPlan]) -> float:

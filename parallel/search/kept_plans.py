@@ -2,7 +2,7 @@
 
     searched:
       workload: 5f0c…           hash of model, batch, precision, workers and options of the search
-      cluster: 1a2b3c4d         fingerprint of the cluster that it was predicted on
+      cluster: 1a2b3c4d         digest of the cluster that it was predicted on
       method: exact
       seed: 0
       predicted_step_s: 0.3141

@@ -49,13 +49,14 @@ class Request:
             self.precision,
             self.options.method,
             self.options.seed,
+            self.options.time_limit_s,
         )
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
     @property
     def path(self) -> Path:
         """File in which the plan is kept."""
-        return Path(self.options.plans) / f"{self.workload}_{self.cluster.fingerprint}.yaml"
+        return Path(self.options.plans) / f"{self.workload}_{self.cluster.digest}.yaml"
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def find(
     kept = KeptPlan(
         plan=candidates[0].plan,
         workload=request.workload,
-        cluster=request.cluster.fingerprint,
+        cluster=request.cluster.digest,
         method=found.method,
         seed=options.seed,
         predicted_step_s=candidates[0].predicted_step_s,

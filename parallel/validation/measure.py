@@ -175,7 +175,7 @@ def _validate(
     side = config.model.image_size
     model = build_model(config.model, classes_of(config), seed=0)
     graph = trace(model, (3, side, side))
-    cluster, plans = _agree(config, options, world, graph, tell)
+    cluster, digest, plans = _agree(config, options, world, graph, tell)
     hosts, collectives = world.host_of, world.collectives
     programs = [lower(graph, plan.plan, plan.batch_size, hosts, collectives=collectives) for plan in plans]
     batch = random_batch(max(options.batch_sizes), side, classes_of(config), config.trainer)
@@ -194,7 +194,7 @@ def _validate(
             continue
         rows = tuple(validated_plan(plan, own, world.size) for plan, own in zip(plans, turns, strict=True))
         validation = header(blocks=block, rows=rows)
-        for file in (path, kept_validation(config.cluster.cache, cluster.rpartition(" ")[2])):
+        for file in (path, kept_validation(config.cluster.cache, digest)):
             write_validation(file, validation)
         so_far = validation_statistics(rows)
         tell(
@@ -206,31 +206,31 @@ def _validate(
 
 def _agree(
     config: Config, options: ValidationOptions, world: World, graph: Graph, tell: Tell
-) -> tuple[str, list[PredictedPlan]]:
-    """Return worker 0's choice of plans on every worker. Its `ValueError` is raised on every
-    worker."""
-    answer: tuple[str | None, str, list[dict[str, Any]]] = (None, "", [])
+) -> tuple[str, str, list[PredictedPlan]]:
+    """Return worker 0's cluster and choice of plans on every worker, as `_choose`. Its `ValueError` is
+    raised on every worker."""
+    answer: tuple[str | None, str, str, list[dict[str, Any]]] = (None, "", "", [])
     if world.rank == 0:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                name, chosen = _choose(config, options, world, graph, tell)
-            answer = None, name, [plan.to_plain() for plan in chosen]
+                name, digest, chosen = _choose(config, options, world, graph, tell)
+            answer = None, name, digest, [plan.to_plain() for plan in chosen]
             for message in dict.fromkeys(str(warning.message) for warning in caught):
                 tell(f"warning: {message}")
         except ValueError as error:
-            answer = str(error), "", []
-    error_text, cluster, plans = world.gather(answer)[0]
+            answer = str(error), "", "", []
+    error_text, cluster, digest, plans = world.gather(answer)[0]
     if error_text is not None:
         raise ValueError(error_text)
-    return cluster, [PredictedPlan.from_plain(values, graph, world.size) for values in plans]
+    return cluster, digest, [PredictedPlan.from_plain(values, graph, world.size) for values in plans]
 
 
 def _choose(
     config: Config, options: ValidationOptions, world: World, graph: Graph, tell: Tell
-) -> tuple[str, list[PredictedPlan]]:
-    """Return the cluster's name and the plans of all batch sizes. `ValueError`: the cluster cannot
-    be opened."""
+) -> tuple[str, str, list[PredictedPlan]]:
+    """Return the cluster's name with its fingerprint, its digest, and the plans of all batch sizes.
+    `ValueError`: the cluster cannot be opened."""
     cluster = open_cluster(
         config.cluster, world.size, world.node_workers, channels_last=config.trainer.channels_last
     )
@@ -247,7 +247,7 @@ def _choose(
         plans += fitting
         elapsed = time.perf_counter() - begin
         tell(f"batch {batch_size}: {len(fitting)} plans chosen and predicted in {elapsed:.1f} s")
-    return f"{cluster.name} {cluster.fingerprint}", plans
+    return f"{cluster.name} {cluster.fingerprint}", cluster.digest, plans
 
 
 def _header(

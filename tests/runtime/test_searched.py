@@ -69,14 +69,19 @@ def test_what_was_found_is_kept_and_used_again(request_: Request, monkeypatch: p
     assert str(resolve(request_, named(request_))) == str(plan)
 
 
-@pytest.mark.parametrize("change", ["batch", "cluster", "seed", "confirm"])
+@pytest.mark.parametrize("change", ["batch", "cluster", "calibration", "seed", "time_limit", "confirm"])
 def test_what_was_found_for_something_else_is_not(change: str, request_: Request) -> None:
+    calibrated = dataclasses.replace(request_.cluster, machine={"cores": "2"})
+    if change == "calibration":
+        request_ = dataclasses.replace(request_, cluster=calibrated)
     find(request_, named(request_))
     assert reuse(request_)
     other = {
         "batch": {"batch_size": 8},
         "cluster": {"cluster": dataclasses.replace(request_.cluster, inside=link(2e7))},
+        "calibration": {"cluster": dataclasses.replace(calibrated, inside=link(2e7))},
         "seed": {"options": dataclasses.replace(request_.options, seed=1)},
+        "time_limit": {"options": dataclasses.replace(request_.options, time_limit_s=0.01)},
         "confirm": {"options": dataclasses.replace(request_.options, confirm=True)},
     }[change]
     assert reuse(dataclasses.replace(request_, **other)) is None  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from parallel.cli.compose import CONF, compose_config
 from parallel.cluster import (
+    AllReduce,
     Cluster,
     Link,
     Measured,
@@ -212,6 +213,20 @@ class TestCluster:
             == made(machine=machine, nodes=3).fingerprint
             == fingerprint_of(machine)
         ), "of the machine alone"
+
+    def test_digest(self) -> None:
+        machine = {"cores": "2"}
+        cluster = made(machine=machine)
+        assert cluster.digest == made(machine=machine).digest
+        changes: list[dict[str, Any]] = [
+            {"nodes": 3},
+            {"speeds": (1.0,) * 7 + (0.5,)},
+            {"compute": Roofline({"fp32": 2e9}, {}, 1e9, 0.0)},
+            {"all_reduce": AllReduce(Link(0.0, ((1.0, 1e9),)), 0.5)},
+            {"collectives": True},
+        ]
+        digests = {dataclasses.replace(cluster, **change).digest for change in changes}
+        assert len(digests - {cluster.digest}) == len(changes)
 
     @pytest.mark.parametrize(
         "changes, words",

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from parallel.cli.compose import compose_config
-from parallel.cluster import Cluster, Measured, write_cluster
+from parallel.cluster import Cluster, Measured, open_cluster, write_cluster
+from parallel.cluster.machine import machine_of
 from parallel.cluster.op_key import OpKey
 from parallel.cluster.table import BACKWARD, FORWARD, PARAMETERS, Curve, Table, Timing
 from parallel.config import Config
@@ -107,10 +108,20 @@ def test_an_engine_without_a_cost_model_is_told_so_and_not_to_calibrate(tmp_path
 
 def test_the_interval_is_that_of_a_validation_beside_the_calibrations(tmp_path: Path) -> None:
     run = run_of(tmp_path, f"cluster.cache={tmp_path}")
-    fingerprint = predict_own(run).cluster.rpartition(" ")[2]
+    digest = open_cluster(run.config.cluster, 2).digest
     rows = tuple(row(1.0, 1 + i / 100) for i in range(20))
-    write_validation(kept_validation(str(tmp_path), fingerprint), validation(*rows))
+    write_validation(kept_validation(str(tmp_path), digest), validation(*rows))
     assert predict_own(run).predicted.error == pytest.approx(0.18), "19 of 20 lie within"
+
+
+def test_a_new_calibration_of_the_machine_does_not_have_the_interval_of_the_last(tmp_path: Path) -> None:
+    machine = machine_of(compose_config(MODEL).cluster, [2])
+    run = run_of(tmp_path, f"cluster.cache={tmp_path}", machine=machine)
+    digest = open_cluster(run.config.cluster, 2).digest
+    write_validation(kept_validation(str(tmp_path), digest), validation(row(1.0, 1.1)))
+    assert predict_own(run).predicted.error == pytest.approx(0.1)
+    run = run_of(tmp_path, f"cluster.cache={tmp_path}", machine=machine, data_s_per_image=1e-3)
+    assert predict_own(run).predicted.error is None
 
 
 def test_a_chosen_cluster_is_not_to_be_calibrated(tmp_path: Path) -> None:
