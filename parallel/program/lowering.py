@@ -1,8 +1,7 @@
 """Lowering: convert a plan, a graph and a batch size to a program.
 
-`_segments`   groups ops; a new segment begins where an edge needs an exchange or the workers
-change. `_exchange`   makes one exchange per micro-batch of every edge between segments, unless
-every worker
+`_segments`   groups ops; a new segment begins where an edge needs an exchange or the workers change.
+`_exchange`   makes one exchange per micro-batch of every edge between segments, unless every worker
               needs exactly the box that it holds.
 `_fused`      finds statistics of batch normalisations that lie whole on every worker: the normalisation
               computes them, with torch's own kernel.
