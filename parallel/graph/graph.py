@@ -64,6 +64,13 @@ class Graph:
             if producer != INPUT
         )
 
+    def followed(self, op: Op) -> str:
+        """Return the name of the op whose layout `op` takes unless it has one of its own.
+
+        It is the producer of its first input other than the images; without one, the graph's first op.
+        """
+        return next((name for name in op.inputs if name != INPUT), self.ops[0].name)
+
     @cached_property
     def trained_ops(self) -> frozenset[str]:
         """Names of the ops with a backward pass: those with parameters, and all that depend on

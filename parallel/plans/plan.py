@@ -9,8 +9,7 @@ The text form of a plan is YAML:
       fc6: {c: [2, 1, 1], on: [0, 1, 2]}   # weights: worker 0 has half of it
       fc8: {on: [0]}
 
-An op that is not named follows the producer of its first input other than the images; see
-`layout.follow`.
+An op that is not named follows another, `Graph.followed`; see `layout.follow`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from typing import Any
 
 from parallel.config import PIPELINES, UPDATES, require, require_number, require_one_of
 from parallel.config.checks import MOST_MICRO_BATCHES, MOST_WORKERS
-from parallel.graph import INPUT, Graph
+from parallel.graph import Graph
 from parallel.graph.box import leaves_none_empty
 from parallel.graph.ops import DIMS
 from parallel.plans.layout import Layout, check_layout, follow
@@ -102,8 +101,7 @@ def make_plan(graph: Graph, workers: int, layouts: Mapping[str, Layout], **setti
         raise ValueError(f"ops.{first}: the first op must be named, because the others follow it")
     complete: dict[str, Layout] = {}
     for op in graph:
-        leader = next((name for name in op.inputs if name != INPUT), first)
-        layout = layouts[op.name] if op.name in layouts else follow(op, complete[leader])
+        layout = layouts[op.name] if op.name in layouts else follow(op, complete[graph.followed(op)])
         check_layout(op, layout, workers)
         complete[op.name] = layout
     plan = Plan(workers=workers, layouts=complete, **settings)

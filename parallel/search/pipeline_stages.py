@@ -96,7 +96,7 @@ class StageCosts:
             in_c = block.split == "c" and self.splits_in_c(group, block.size)
             found = {self.leaders[group].name: Layout(on, c=block.size) if in_c else Layout(on, n=block.size)}
             for op in self.groups[group][1:]:
-                found[op.name] = follow(op, found[op.inputs[0]])
+                found[op.name] = follow(op, found[self.graph.followed(op)])
             self._layouts[group, block] = found
         return self._layouts[group, block]
 

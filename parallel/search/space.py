@@ -255,7 +255,9 @@ def space_of(
         )
         found: list[Cuts] = [split for size in blocks for split in splits(size, limits)]
         found += _by_weights(op, weights, limits)
-        rows = [row for split in found if (row := _followed(group, split, batch_size)) is not None]
+        rows = [
+            row for split in found if (row := _cuts_of_group(graph, group, split, batch_size)) is not None
+        ]
         if not rows:
             most = {d: limit for d, limit in zip(DIMS, limits, strict=True) if d in dims and d in op.dims}
             raise ValueError(
@@ -281,18 +283,18 @@ def _by_weights(op: Op, weights: Sequence[Cut], limits: tuple[int, ...]) -> list
 
 
 def leaders_of(graph: Graph) -> dict[str, str]:
-    """Return the decided op that each op follows, through its first inputs."""
+    """Return the decided op that each op follows, directly or through others (`Graph.followed`)."""
     leaders: dict[str, str] = {}
     for op in graph:
-        leaders[op.name] = op.name if decided(op) else leaders[op.inputs[0]]
+        leaders[op.name] = op.name if decided(op) else leaders[graph.followed(op)]
     return leaders
 
 
-def _followed(group: list[Op], cuts: Cuts, batch_size: int) -> tuple[Cuts, ...] | None:
+def _cuts_of_group(graph: Graph, group: list[Op], cuts: Cuts, batch_size: int) -> tuple[Cuts, ...] | None:
     """Return the cuts of all ops of a group, the leader first, or None if one cannot be split so."""
     row = {group[0].name: cuts}
     for op in group[1:]:
-        found = follow_cuts(op, row[op.inputs[0]])
+        found = follow_cuts(op, row[graph.followed(op)])
         if not leaves_none_empty(batch_size, found[0]):
             return None
         row[op.name] = found

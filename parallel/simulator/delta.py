@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from parallel.cluster import Cluster
 from parallel.config import require
-from parallel.graph import INPUT, Graph
+from parallel.graph import Graph
 from parallel.graph.box import leaves_none_empty
 from parallel.plans import Layout, Plan, follow, make_plan
 from parallel.plans.layout import check_layout
@@ -113,17 +113,16 @@ class DeltaSimulation:
     def _changed(self, name: str, layout: Layout) -> dict[str, Layout]:
         """Return the layouts that a change affects: those of the op and of its followers."""
         changed: dict[str, Layout] = {}
-        first = self.graph.ops[0].name
         for op in self.graph.ops[self._recurrence.index[name] :]:
             if op.name == name:
                 new = layout
             elif op.name in self.decided:
                 continue
             else:
-                leader = next((producer for producer in op.inputs if producer != INPUT), first)
-                if leader not in changed:
+                followed = self.graph.followed(op)
+                if followed not in changed:
                     continue
-                new = follow(op, changed[leader])
+                new = follow(op, changed[followed])
             if new != self.layouts[op.name]:
                 check_layout(op, new, self.workers)
                 require(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from torch import nn
 
-from parallel.graph import Graph, trace
+from parallel.graph import INPUT, Graph, trace
 from parallel.graph.box import Box
 from parallel.graph.ops import Part
 from parallel.plans import Layout, Plan, check_batch, follow, make_plan, read_plan
@@ -385,6 +385,11 @@ def test_ops_with_several_inputs_follow_the_first_that_is_no_image() -> None:
     assert read_plan("{workers: 2, ops: {conv1: {h: 2, on: [1, 0]}}}", BRANCHES)["pool"] == Layout(
         on=(1, 0), h=2
     )
+
+
+def test_an_op_that_reads_the_images_alone_follows_the_first_op() -> None:
+    assert BRANCHES["pool"].inputs == (INPUT,) and BRANCHES.followed(BRANCHES["pool"]) == "conv1"
+    assert BRANCHES.followed(BRANCHES["add"]) == "conv3", "of two producers the first"
 
 
 def test_sums_have_the_parts_of_what_they_sum() -> None:
