@@ -22,6 +22,7 @@ from parallel.graph.box import Box, Span
 from parallel.graph.ops import Op
 from parallel.plans import Plan, check_batch
 from parallel.program.levels import by_host, in_levels
+from parallel.program.precision import SYNC_BYTES
 from parallel.program.program import (
     Backward,
     Bucket,
@@ -37,8 +38,8 @@ from parallel.program.program import (
 from parallel.program.schedule import Task, schedule
 
 BUCKET_BYTES = 1 << 20
-"""Parameters smaller than this share a bucket: below it, the latency of a message outweighs its
-transfer."""
+"""Parameters smaller than this, with `SYNC_BYTES` an element, share a bucket: below it, the latency of a
+message outweighs its transfer."""
 COLLECTIVE_BYTES = 25 << 20
 """From this size a bucket that is summed by collectives is full. A ring of K workers takes K − 1 rounds of
 α + B / (K β): with 8 workers, α = 20 µs and β = 100 GB/s, as between GPUs, latency and transfer are equal at
@@ -201,7 +202,7 @@ def _buckets(
 
     def close(workers: tuple[int, ...], entries: list[tuple[str, str, Box]]) -> None:
         groups, collective = by_host(workers, hosts), collectives and len(workers) > 1
-        full = sum(box.volume for _, _, box in entries) * 4 >= BUCKET_BYTES
+        full = sum(box.volume for _, _, box in entries) * SYNC_BYTES >= BUCKET_BYTES
         buckets.append(
             Bucket(
                 len(buckets),
@@ -230,11 +231,11 @@ def _buckets(
                 group, entry = tuple(workers), (op_name, name, box)
                 collective = collectives and len(group) > 1
                 limit = COLLECTIVE_BYTES if collective else BUCKET_BYTES
-                if box.volume * 4 >= limit and not collective:  # which copies gradients in any case
+                if box.volume * SYNC_BYTES >= limit and not collective:  # which copies gradients in any case
                     close(group, [entry])
                     continue
                 small[group].append(entry)
-                if sum(b.volume for _, _, b in small[group]) * 4 >= limit:
+                if sum(b.volume for _, _, b in small[group]) * SYNC_BYTES >= limit:
                     close(group, small.pop(group))
         for group, entries in small.items():
             close(group, entries)

@@ -39,7 +39,7 @@ from parallel.cluster import Cluster, Link
 from parallel.graph.box import degree
 from parallel.graph.ops import Op
 from parallel.program.lowering import BUCKET_BYTES, COLLECTIVE_BYTES
-from parallel.program.precision import ACTIVATION_BYTES, WEIGHT_BYTES, WIDE_BYTES
+from parallel.program.precision import ACTIVATION_BYTES, SYNC_BYTES, WEIGHT_BYTES, WIDE_BYTES
 from parallel.simulator.communication_volume import (
     ExchangeVolume,
     Holders,
@@ -206,7 +206,7 @@ def sync_seconds(op: Op, grids: Grids, workers: Ints, cost: CommunicationCost) -
     for elements, largest in _tensors(op, grids, workers):
         volume = sync_volume(holders, elements)
         shards, added = shards + volume.shard, added + volume.added
-        share = np.minimum(1.0, largest * 4 / BUCKET_BYTES)
+        share = np.minimum(1.0, largest * SYNC_BYTES / BUCKET_BYTES)
         near_s, far_s = cost.level_s(volume.within, volume.between, weight, share)
         sums += near_s + far_s
         if gathered != weight:
@@ -234,7 +234,7 @@ def _collective_seconds(
     shards, copied = (np.zeros((count, *workers.shape), dtype=np.int64) for _ in range(2))
     for elements, largest in _tensors(op, grids, workers):
         volume = ring_volume(holders, sharing, elements)
-        share = np.minimum(1.0, largest * 4 / COLLECTIVE_BYTES)
+        share = np.minimum(1.0, largest * SYNC_BYTES / COLLECTIVE_BYTES)
         summing += np.maximum(*cost.level_s(volume.within, volume.between, weight, share))
         gathering += np.maximum(*cost.level_s(volume.within, volume.between, gathered, share))
         shards, copied = shards + volume.shard, copied + elements * shared
