@@ -43,11 +43,6 @@ class PeerConfig(StrategyConfig):
         require_one_of("strategy.dropout", self.dropout, (STOCK, OURS))
 
     @property
-    def replicated(self) -> bool:
-        """Whether every worker holds all weights and their momentum; otherwise they are sharded."""
-        return True
-
-    @property
     def all_reduce_mb(self) -> float | None:
         """Size of the buckets of gradients that are all-reduced during backward, as in DDP. None: the
         tool communicates in another way, which has no cost model."""

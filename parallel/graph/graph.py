@@ -11,7 +11,6 @@ from parallel.graph.ops import Op, Part, Shape
 
 INPUT = "images"
 """Name of the batch of images among the inputs of ops."""
-LABELS = "labels"
 LOSS = "loss"
 """Name of the op that computes the loss."""
 

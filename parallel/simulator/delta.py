@@ -43,8 +43,7 @@ def full_step_s(plan: Plan, cost_model: CostModel, memoised: bool) -> float:
 class DeltaSimulation:
     """A plan with one micro-batch whose layouts change one op at a time.
 
-    `propose` returns the step time after a change; `accept` applies the change, `reject` discards
-    it.
+    `propose` returns the step time after a change, and `accept` applies the last one proposed.
     """
 
     def __init__(self, cost_model: CostModel, workers: int, decided: Mapping[str, Layout]) -> None:
@@ -68,11 +67,6 @@ class DeltaSimulation:
     def step_s(self) -> float:
         """Seconds of a step of the current plan."""
         return self._evaluation.end_s + self._overhead_s
-
-    @property
-    def proposed(self) -> dict[str, Layout]:
-        """Layouts of the pending proposal, or of the current plan if there is none."""
-        return self.layouts if self._proposed is None else self._proposed[1]
 
     def plan(self) -> Plan:
         """Return the current plan."""
@@ -99,15 +93,11 @@ class DeltaSimulation:
         return evaluation.end_s + self._overhead_s
 
     def accept(self) -> None:
-        """Apply the pending proposal."""
+        """Apply the last proposal."""
         if self._proposed is None:
             raise RuntimeError("accept() needs a proposal: call propose() first")
         name, self.layouts, self._ops, self._edges, self._evaluation = self._proposed
         self.decided[name] = self.layouts[name]
-        self._proposed = None
-
-    def reject(self) -> None:
-        """Discard the pending proposal."""
         self._proposed = None
 
     def _changed(self, name: str, layout: Layout) -> dict[str, Layout]:

@@ -132,15 +132,13 @@ class Difference:
         return self.largest <= TOLERANCE
 
 
-def compare_worker(case: Case, chaos: Chaos | None = None) -> Difference:
-    """Compare one case on this worker and its peers. Only the result of worker 0 is meaningful."""
-    return compare_cases([case], ClusterConfig(device="cpu"), chaos)[0]
-
-
 def compare_cases(
     cases: Sequence[Case], cluster: ClusterConfig, chaos: Chaos | None = None, *, strict: bool = False
 ) -> list[Difference]:
-    """Compare cases with the same number of workers in order; stop after the first difference."""
+    """Compare cases with the same number of workers in order; stop after the first difference.
+
+    Every worker calls this. Only the results of worker 0 are meaningful.
+    """
     found: list[Difference] = []
     with open_world(cluster, chaos, strict=strict) as world:
         world.started()

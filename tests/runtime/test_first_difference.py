@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from parallel.config import ClusterConfig
 from parallel.graph import trace
 from parallel.graph.ops import Context, Op, Part
 from parallel.plans import read_plan
 from parallel.runtime.execution import parameters
-from parallel.verification.parity import TOLERANCE, Case, Difference, compare_worker
+from parallel.verification.parity import TOLERANCE, Case, Difference, compare_cases
 from tests.support.small_models import build
 from tests.support.workers import Workers
 
@@ -65,7 +66,7 @@ ops:
 def faulty(model: str, text: str, op: str, fault: str, rank: int) -> Difference:
     network, shape = build(model)
     graph = trace(network, shape)
-    plan = read_plan(text, graph)
+    case, cpu = Case(network, read_plan(text, graph), shape, 8, 2), ClusterConfig(device="cpu")
     if fault == "update":
         right = parameters.sgd
 
@@ -73,9 +74,9 @@ def faulty(model: str, text: str, op: str, fault: str, rank: int) -> Difference:
             right(*args, lr=lr * (1.001 if os.environ["RANK"] == str(rank) else 1), **options)
 
         with patch.object(parameters, "sgd", sgd):
-            return compare_worker(Case(network, plan, shape, 8, 2))
+            return compare_cases([case], cpu)[0]
     with broken(type(graph[op]) if op in graph else Op, op, fault, rank):
-        return compare_worker(Case(network, plan, shape, 8, 2))
+        return compare_cases([case], cpu)[0]
 
 
 TOWER = """

@@ -51,10 +51,6 @@ class DeepSpeed(PeerConfig):
             "must be fp32 or bf16 for strategy=deepspeed, which updates its weights in fp32",
         )
 
-    @property
-    def replicated(self) -> bool:
-        return False
-
 
 class ShardedMomentum:
     """Momentum that DeepSpeed keeps in flat shards, one on each worker."""

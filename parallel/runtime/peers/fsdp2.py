@@ -26,10 +26,6 @@ class Fsdp2(PeerConfig):
     tool: ClassVar[str] = "FSDP2"
 
     @property
-    def replicated(self) -> bool:
-        return False
-
-    @property
     def volume(self) -> float:
         return 3.0 if self.reshard else 2.0
 
