@@ -27,8 +27,10 @@ from parallel.config import printable, require, require_number
 from parallel.config.checks import MOST_BYTES, MOST_SECONDS, MOST_WORKERS
 from parallel.graph.ops import Op, Part
 
+LEAST_BANDWIDTH = 1e-3
+"""Bytes per second; times stay finite."""
 LEAST_SPEED = 1e-3
-"""Bound of bytes per second; times stay finite."""
+"""Speed of a worker relative to the times of `compute`; the largest is one over it. Times stay finite."""
 
 
 class Compute(Protocol):
@@ -87,10 +89,10 @@ class Link:
         for nbytes, speed in self.bandwidth:
             require(1 <= nbytes <= MOST_RATE, "bandwidth", nbytes, f"bytes must be from 1 to {MOST_RATE:g}")
             require(
-                LEAST_SPEED <= speed <= MOST_RATE,
+                LEAST_BANDWIDTH <= speed <= MOST_RATE,
                 "bandwidth",
                 speed,
-                f"bytes/s must be from {LEAST_SPEED:g} to {MOST_RATE:g}",
+                f"bytes/s must be from {LEAST_BANDWIDTH:g} to {MOST_RATE:g}",
             )
         for (a, speed_a), (b, speed_b) in itertools.pairwise(self.bandwidth):
             require(a < b, "bandwidth", f"{a:g}, {b:g}", "bytes of its points must rise")

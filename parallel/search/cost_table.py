@@ -23,7 +23,8 @@ from parallel.simulator.partition import Bools, Floats, Grids, Ints
 PAIRS = 1 << 16
 """Pairs of candidates, times workers, times workers of a node, per array operation: arrays fit the cache."""
 ALMOST = 1 - 1e-9
-"""Lower bounds are reduced by this factor, because of rounding."""
+"""Factor of lower bounds. They add up the same terms in another order than the simulation, and rounding
+must not raise one above its time."""
 
 
 @dataclass(frozen=True)

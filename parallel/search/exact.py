@@ -40,7 +40,7 @@ from parallel.search.objective import Objective
 from parallel.search.result import Chosen, Limits, Result
 from parallel.simulator.partition import Bools, Floats, Ints
 
-ROUNDING = 1e-12
+TIE = 1e-12
 """Relative difference below which two plans count as equally good."""
 WIDTHS = (30, 300, 3000, 30_000, 300_000)
 """Labels that a pass keeps at each cut; the last pass keeps all."""
@@ -139,7 +139,7 @@ class _Search:
     @property
     def limit_s(self) -> float:
         """A plan is better than the best one known only if its total is below this."""
-        return self.objective.limit_s(self.score) * (1 - ROUNDING)
+        return self.objective.limit_s(self.score) * (1 - TIE)
 
     def extra_s(self, table: CostTable) -> Floats:
         """Return what each candidate of the first op adds to the total beside the timeline [l]."""
@@ -298,7 +298,7 @@ class _Pass:
         total_s = timeline_s + self.extra_s[self.chosen[self.table.runs[0].leader]]
         best, best_plan = search.score, None
         for label in np.argsort(total_s, kind="stable").tolist():
-            if total_s[label] >= search.objective.limit_s(best) * (1 - ROUNDING):
+            if total_s[label] >= search.objective.limit_s(best) * (1 - TIE):
                 break
             plan = self._plan(label)
             score = search.objective.score(float(timeline_s[label]), plan)

@@ -23,7 +23,7 @@ from functools import partial
 
 from parallel.graph import Graph
 from parallel.plans import Layout, Plan, check_batch, make_plan
-from parallel.search.pipeline_bounds import ROUNDING
+from parallel.search.cost_table import ALMOST
 from parallel.search.pipeline_stages import Block, StageCosts
 from parallel.search.proposal import Proposal
 
@@ -61,7 +61,7 @@ class Passes:
         syncs = [costs.sync(g, in_n) for g in range(first)]
         sums, gathers = sum(sync.sum_s for sync in syncs), sum(sync.gather_s for sync in syncs)
         entry = self._entry(first, scheme)
-        return ROUNDING * gathers + ROUNDING * max(
+        return ALMOST * gathers + ALMOST * max(
             forward + entry + passes * (computing + among) + (passes - 1) * adding + max(backward, sums),
             forward + passes * (entry + among) + sums,
         )

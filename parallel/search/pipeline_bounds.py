@@ -56,8 +56,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ROUNDING = 1 - 1e-9
-"""The simulation adds up the same terms in another order."""
+from parallel.search.cost_table import ALMOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ def bound_s(stages: Sequence[StageCost], micro_batches: int, order: str | None, 
             starts[j] + _work(stage, m) + taken + stage.update,
             starts[j] + (m - 1) * stage.enter_forward + trip + drains[j],
         )
-    return bound * ROUNDING
+    return bound * ALMOST
 
 
 def _starts(stages: Sequence[StageCost]) -> list[float]:
