@@ -33,7 +33,7 @@ from parallel.runtime.communication.device import choose_device
 from parallel.runtime.communication.opening import open_world
 from parallel.runtime.communication.world import World
 from parallel.search import Found, search
-from parallel.simulator.simulate import simulate
+from parallel.simulator.simulate import lower_on, simulate
 from parallel.strategies.named import named_plans
 from parallel.validation.measure import Measurement, classes_of, random_batch
 from parallel.validation.options import ValidationOptions
@@ -60,7 +60,7 @@ def plans_of(config: Config, graph: Graph, cluster: Cluster) -> list[Compared]:
     print(f"for these speeds: {uneven.certificate}", flush=True)
     plans = {"equal workers": even.plan, "these speeds": uneven.plan, "data parallel": named["data_parallel"]}
     return [
-        Compared(name, plan, simulate(lower(graph, plan, batch, cluster.hosts), cluster, precision).step_s)
+        Compared(name, plan, simulate(lower_on(cluster, graph, plan, batch), cluster, precision).step_s)
         for name, plan in plans.items()
     ]
 
@@ -81,8 +81,11 @@ def compare(config: Config, options: argparse.Namespace, world: World) -> None:
     batch = random_batch(config.trainer.batch_size, side, classes_of(config), config.trainer)
     settings = ValidationOptions(steps=options.steps)
     measurement = Measurement(model, batch, config.trainer.precision, settings, world)
-    batch_size, hosts = config.trainer.batch_size, world.host_of
-    programs = [lower(graph, compared.plan, batch_size, hosts) for compared in plans]
+    batch_size = config.trainer.batch_size
+    programs = [
+        lower(graph, compared.plan, batch_size, world.host_of, collectives=world.collectives)
+        for compared in plans
+    ]
     seconds: list[list[float]] = [[] for _ in plans]
     order = random.Random(0)
     world.started()

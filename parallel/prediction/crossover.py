@@ -11,10 +11,9 @@ from parallel.config import Config, require
 from parallel.graph.configured import graph_of
 from parallel.prediction.plans import plan_of
 from parallel.prediction.predict import predict_step
-from parallel.program.lowering import lower
 from parallel.results.crossover import PredictedCell, PredictedMap
 from parallel.simulator.cost_model import CostModel
-from parallel.simulator.simulate import simulate
+from parallel.simulator.simulate import lower_on, simulate
 
 BEYOND = 8
 """The grid ends at this many times the largest measured batch, since borders may lie beyond."""
@@ -40,7 +39,7 @@ def predict_map(
     cells = []
     for batch in finer_batches(batches, workers):
         programs = {
-            label: lower(graph, plan_of(config, graph, batch), batch, nodes, collectives=cluster.collectives)
+            label: lower_on(cluster, graph, plan_of(config, graph, batch), batch, nodes)
             for label, config in configs.items()
             if config.strategy.makes_plan
         }

@@ -19,10 +19,9 @@ from parallel.plans import Layout, Plan, make_plan
 from parallel.prediction.basis import doubts
 from parallel.prediction.engines import replicated
 from parallel.prediction.plans import plan_of
-from parallel.program.lowering import lower
 from parallel.simulator.cost_model import CostModel
 from parallel.simulator.replicated import simulate_replicated
-from parallel.simulator.simulate import require_room, simulate
+from parallel.simulator.simulate import lower_on, require_room, simulate
 from parallel.simulator.timeline import Timeline
 
 
@@ -136,7 +135,8 @@ def predict(config: Config, graph: Graph, cluster: Cluster, weak: bool = False) 
     timeline, doubt = predict_step(scaled, graph, plan, cluster, cluster.hosts)
     if doubt:
         warnings.warn(doubt, stacklevel=2)
-    alone = lower(graph, make_plan(graph, 1, {graph.ops[0].name: Layout(on=(0,))}), own_batch)
+    single = make_plan(graph, 1, {graph.ops[0].name: Layout(on=(0,))})
+    alone = lower_on(cluster, graph, single, own_batch)
     return Prediction(scaled, timeline, simulate(alone, cluster, config.trainer.precision))
 
 
@@ -156,7 +156,7 @@ def predict_step(
         engine = replicated(config, cluster)
         timeline = simulate_replicated(graph, batch, workers, recorded, precision, engine)
     else:
-        program = lower(graph, plan, batch, hosts, collectives=cluster.collectives)
+        program = lower_on(cluster, graph, plan, batch, hosts)
         timeline = simulate(program, recorded, precision, CostModel(graph, batch, recorded, precision))
     doubt = doubts(config, cluster, compute.predicted)
     if plan is None and cluster.all_reduce is None and workers > 1 and not doubt:

@@ -16,12 +16,11 @@ from parallel.cluster import Cluster
 from parallel.config import Searched
 from parallel.graph import Graph
 from parallel.plans import Plan
-from parallel.program.lowering import lower
 from parallel.program.required_memory import memory_of
 from parallel.search.kept_plans import KeptPlan, load, save
 from parallel.search.search import Progress, SearchConfig, search, silent
 from parallel.simulator.cost_model import CostModel
-from parallel.simulator.simulate import simulate
+from parallel.simulator.simulate import lower_on, simulate
 
 FOUND = "found"
 """Label of the search's own plan among the candidates."""
@@ -128,7 +127,7 @@ def _candidates(request: Request, plans: Mapping[str, Plan]) -> list[Candidate]:
     cost_model = CostModel(graph, batch_size, cluster, request.precision)
     candidates = []
     for label, plan in plans.items():
-        program = lower(graph, plan, batch_size, cluster.hosts, collectives=cluster.collectives)
+        program = lower_on(cluster, graph, plan, batch_size)
         needs = [memory_of(program, worker, request.precision).total for worker in range(request.workers)]
         if max(needs) <= cluster.memory_bytes:
             step_s = simulate(program, cluster, request.precision, cost_model).loaded_step_s

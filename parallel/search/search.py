@@ -24,7 +24,6 @@ from parallel.graph import Graph
 from parallel.graph.ops import DIMS
 from parallel.plans import Plan, check_batch
 from parallel.program import Program
-from parallel.program.lowering import lower
 from parallel.program.required_memory import memory_of
 from parallel.search.cost_table import CostTable, op_memory, plan_memory
 from parallel.search.exact import exact
@@ -37,7 +36,7 @@ from parallel.search.result import UNKNOWN, Limits, Result
 from parallel.search.space import Space, space_of
 from parallel.simulator import CostModel
 from parallel.simulator.delta import DeltaSimulation
-from parallel.simulator.simulate import simulate
+from parallel.simulator.simulate import lower_on, simulate
 
 Progress = Callable[[str], None]
 """Receives a line about the best plan so far, now and then."""
@@ -154,7 +153,7 @@ class _Search:
             if result.chosen is None or result.score >= self.best.score:
                 break
             plan = self.space.plan(result.chosen)
-            need = self._need(self._lower(plan))
+            need = self._need(lower_on(self.cluster, self.graph, plan, self.batch_size))
             if need <= self.cluster.memory_bytes:
                 self.best = _Best(plan, result.score)
                 break
@@ -241,16 +240,12 @@ class _Search:
             return least, "interrupted"
         return UNKNOWN, None
 
-    def _lower(self, plan: Plan) -> Program:
-        cluster = self.cluster
-        return lower(self.graph, plan, self.batch_size, cluster.hosts, collectives=cluster.collectives)
-
     def _simulate(self, plan: Plan) -> None:
         """Simulate a plan, and keep it if it is better than the best and fits the memory."""
         if plan in self.simulated:
             return
         self.simulated.add(plan)
-        program = self._lower(plan)
+        program = lower_on(self.cluster, self.graph, plan, self.batch_size)
         timeline = simulate(program, self.cluster, self.precision, self.cost_model)
         score = self.objective.score_of(timeline)
         if score < self.best.score and self._need(program) <= self.cluster.memory_bytes:

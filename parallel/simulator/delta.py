@@ -17,11 +17,10 @@ from parallel.graph import Graph
 from parallel.graph.box import leaves_none_empty
 from parallel.plans import Layout, Plan, follow, make_plan
 from parallel.plans.layout import check_layout
-from parallel.program.lowering import lower
 from parallel.simulator.clocks import Groups
 from parallel.simulator.cost_model import CostModel
 from parallel.simulator.recurrence import Evaluation, ExchangeCost, OpCost, Recurrence
-from parallel.simulator.simulate import require_room, simulate
+from parallel.simulator.simulate import lower_on, require_room, simulate
 
 
 def full_step_s(plan: Plan, cost_model: CostModel, memoised: bool) -> float:
@@ -34,9 +33,7 @@ def full_step_s(plan: Plan, cost_model: CostModel, memoised: bool) -> float:
             cost_model.graph, cost_model.batch_size, cost_model.cluster, cost_model.precision
         )
     cluster = cost_model.cluster
-    program = lower(
-        cost_model.graph, plan, cost_model.batch_size, cluster.hosts, collectives=cluster.collectives
-    )
+    program = lower_on(cluster, cost_model.graph, plan, cost_model.batch_size)
     return simulate(program, cluster, cost_model.precision, cost_model).step_s
 
 

@@ -35,15 +35,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
 from parallel.cluster import Cluster
 from parallel.config import require
-from parallel.graph import Edge
+from parallel.graph import Edge, Graph
 from parallel.graph.ops import Op
-from parallel.plans import Layout
+from parallel.plans import Layout, Plan
 from parallel.program import Program
+from parallel.program.lowering import lower
 from parallel.program.schedule import Task
 from parallel.simulator.clocks import Clocks, Groups, TwoWayClocks
 from parallel.simulator.cost_model import CostModel
@@ -70,6 +72,17 @@ def simulate(
         for _ in range(CONTENTION_ROUNDS):
             timeline = _Simulation(program, cost_model, timeline.mean_computing).run()
     return timeline
+
+
+def lower_on(
+    cluster: Cluster, graph: Graph, plan: Plan, batch_size: int, hosts: Sequence[int] | None = None
+) -> Program:
+    """Return the program that the runtime runs on the cluster. Raises `ValueError` as `lower`.
+
+    `hosts`: host of each worker, if the run's are known; None: those of the cluster.
+    """
+    own = cluster.hosts if hosts is None else hosts
+    return lower(graph, plan, batch_size, own, collectives=cluster.collectives)
 
 
 def require_room(workers: int, cluster: Cluster) -> None:

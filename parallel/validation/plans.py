@@ -22,13 +22,11 @@ from parallel.cluster import Cluster
 from parallel.cluster.recording import RecordingCompute
 from parallel.graph import Graph
 from parallel.plans import Layout, Plan, make_plan, read_plan
-from parallel.program import Program
-from parallel.program.lowering import lower
 from parallel.results.validation import StepSplit
 from parallel.search import SearchConfig, search
 from parallel.search.space import Space, space_of
 from parallel.simulator.cost_model import CostModel
-from parallel.simulator.simulate import simulate
+from parallel.simulator.simulate import lower_on, simulate
 from parallel.strategies.named import named_plans
 
 Choice = Mapping[str, int]
@@ -138,18 +136,15 @@ class PlanChooser:
 
     def step_s(self, choice: Choice) -> float:
         """Return the predicted step time of a plan of the space."""
-        program = self._lower(self.space.plan(choice))
+        program = lower_on(self.cluster, self.graph, self.space.plan(choice), self.batch_size)
         return simulate(program, self.cluster, self.precision, self.cost_model).step_s
-
-    def _lower(self, plan: Plan) -> Program:
-        cluster = self.cluster
-        return lower(self.graph, plan, self.batch_size, cluster.hosts, collectives=cluster.collectives)
 
     def predict(self, name: str, kind: str, plan: Plan) -> PredictedPlan:
         """Return the prediction, from a new cost model that records which costs were measured."""
         compute = RecordingCompute(self.cluster.compute)
         cluster = dataclasses.replace(self.cluster, compute=compute)
-        timeline = simulate(self._lower(plan), cluster, self.precision)
+        program = lower_on(cluster, self.graph, plan, self.batch_size)
+        timeline = simulate(program, cluster, self.precision)
         parts = timeline.split
         split = StepSplit(*(float(part.mean()) for part in (parts.compute_s, parts.exposed_s, parts.idle_s)))
         return PredictedPlan(

@@ -20,7 +20,7 @@ from parallel.program.lowering import lower
 from parallel.simulator.clocks import Clocks, WorkerGroup
 from parallel.simulator.cost_model import CostModel, Sync, Traffic
 from parallel.simulator.delta import DeltaSimulation, full_step_s
-from parallel.simulator.simulate import simulate
+from parallel.simulator.simulate import lower_on, simulate
 from parallel.simulator.step_spans import step_spans
 from parallel.simulator.timeline import Event, Timeline
 from scripts.random_moves import random_moves
@@ -397,6 +397,16 @@ def test_delta_simulation_equals_full_simulation_in_every_bit(
             assert delta.step_s == before
         assert delta.step_s == full_step_s(delta.plan(), cost_model, memoised=i % 2 == 0)
         assert dict(make_plan(graph, workers, delta.decided).layouts) == delta.layouts
+
+
+def test_programs_of_a_cluster_sum_as_its_runtime_does() -> None:
+    graph = trace(nn.Sequential(OrderedDict(fc1=nn.Linear(8, 1 << 16), fc2=nn.Linear(1 << 16, 4))), (8,))
+    plan = make_plan(graph, 4, {"fc1": Layout(on=(0, 1, 2, 3), n=4)})
+    on_nodes = lower_on(FOUR, graph, plan, 8).buckets[0]
+    assert on_nodes.hosts == ((0, 1), (2, 3)) and not on_nodes.collective
+    assert lower_on(FOUR, graph, plan, 8, hosts=(0, 0, 0, 0)).buckets[0].hosts == ()
+    by_collectives = lower_on(dataclasses.replace(FOUR, collectives=True), graph, plan, 8).buckets[0]
+    assert by_collectives.collective and by_collectives.hosts == ()
 
 
 def test_one_different_bit_makes_delta_and_full_simulation_differ() -> None:
