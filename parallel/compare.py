@@ -14,8 +14,8 @@ folders, too. docs/records.md explains the columns.
                      --sort workers,-speedup
     --json FILE      write the numbers as JSON; - writes to standard output
     --csv FILE       write one line per strategy as CSV; - writes to standard output
-    --latex FILE     write a table per workload for LaTeX with the package booktabs; - likewise
-    --markdown FILE  write tables and notes as Markdown; - likewise
+    --latex FILE     write a table per workload for LaTeX with the package booktabs; - writes to standard output
+    --markdown FILE  write tables and notes as Markdown; - writes to standard output
     --report FILE    write the report to FILE
     --no-report      write no report
     --weak           print and export weak scaling instead: runs with equal batches per worker, whose baseline is

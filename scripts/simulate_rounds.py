@@ -30,7 +30,7 @@ from parallel.cli.repeats import order_of_round
 EXPERIMENTS = 20_000
 METHODS = ("runs", "pooled", "bounded", "sides", "paired")
 VARIANCES = ((1, 1, 1), (1, 1, 4), (1, 4, 1), (1, 4, 4), (4, 4, 1), (1, 2, 1), (1, 2, 4))
-"""Of the first of the pair, of the second, and of all others."""
+"""Variances of the first of the pair, of the second, and of all others."""
 DRIFTS = ("rounds", "walk", "trend", "warming", "wave")
 Interval = tuple[np.ndarray, np.ndarray]
 """Absolute differences and half-widths, by experiment."""

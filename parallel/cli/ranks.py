@@ -39,8 +39,8 @@ first one needs this time to report its error."""
 STAY_S = 1.0
 """Time that a failed rank waits for the others, so that they can read the cause from its store."""
 SERVING_STAY_S = 10.0
-"""The same for a rank that serves the store itself, without torchrun: the others may still import
-torch."""
+"""Time that a failed rank waits if it serves the store itself, without torchrun: the others may still
+import torch."""
 REPORT_TIMEOUT = timedelta(seconds=10)
 """Time in which a rank that has failed must find the store to tell the others."""
 

@@ -122,7 +122,7 @@ class _Emulated:
 
     hosts: int
     rate: Any = None
-    """Of the hosts' links: None, `1gbit`, or a list with one of them for each host."""
+    """Rate of the hosts' links: None, `1gbit`, or a list with one of them for each host."""
 
     def __post_init__(self) -> None:
         require_number("hosts", self.hosts, 1, MOST_WORKERS)

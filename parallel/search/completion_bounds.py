@@ -57,9 +57,9 @@ class Stage:
     """Cost of the exchange with the run before, in sums 1 and 2, in 3, and in 4 and 5
     [3, candidates there, l]; None: the run does not read it."""
     edge: Dependency | None
-    """From the run before."""
+    """Edge from the run before."""
     rest: Floats
-    """Of all runs in front [w, l]."""
+    """Bound of all runs in front [w, l]."""
 
 
 class CompletionBounds:

@@ -88,7 +88,7 @@ class Found:
 
     @property
     def gap(self) -> float:
-        """Return step / bound − 1."""
+        """Relative gap: step / bound − 1."""
         return self.step_s / self.bound_s - 1 if self.bound_s > 0 else math.inf
 
 

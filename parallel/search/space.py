@@ -44,7 +44,7 @@ from parallel.plans.layout import follow_cuts
 from parallel.simulator.partition import Floats, Ints
 
 Cuts = tuple[Cut, ...]
-"""Of n, c, k, h, w."""
+"""Cuts along n, c, k, h, w."""
 SMALL = 8
 """Workers up to which blocks of any size are allowed."""
 MOST_TOTAL = 64
@@ -154,12 +154,12 @@ class Space:
 
     @cached_property
     def decided(self) -> tuple[str, ...]:
-        """Return the decided ops, in the graph's order."""
+        """Decided ops, in the graph's order."""
         return tuple(self.candidates)
 
     @cached_property
     def count(self) -> int:
-        """Return the number of plans in the space."""
+        """Number of plans in the space."""
         return math.prod(len(found) for found in self.candidates.values())
 
     @cached_property

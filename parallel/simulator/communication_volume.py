@@ -80,7 +80,7 @@ class Volume:
 
     @property
     def moving(self) -> Side:
-        """Return all elements sent and received."""
+        """Elements sent and received, inside nodes and between them."""
         return self.inside + self.between
 
 

@@ -46,7 +46,7 @@ class Grids:
 
     @property
     def holders(self) -> Ints:
-        """Return how many workers hold the same box of a parameter [l]."""
+        """Number of workers that hold the same box of a parameter [l]."""
         return self.degrees[:, (0, 3, 4)].prod(axis=1)
 
     @staticmethod
@@ -111,9 +111,8 @@ class Cuts:
 
     @cached_property
     def _tables(self) -> tuple[Ints, Ints, Floats]:
-        """Return, by way and position x, the spans that start at x or before, those that stop before
-        x, and the positions below x that lie in spans, as often as they do [a, x]. Empty spans are
-        left out."""
+        """Numbers by way and position x [a, x]: the spans that start at x or before, those that stop before
+        x, and the positions below x that lie in spans, as often as they do. Empty spans are left out."""
         way = np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
         some = self.stops > self.starts
         size, ways = int(self.stops.max()) + 2, len(self.first) - 1
@@ -222,7 +221,7 @@ class Partition:
 
     @cached_property
     def copies(self) -> Floats:
-        """Return how many parts have the same box, as partial sums do [l]."""
+        """Number of parts that have the same box, as partial sums do [l]."""
         boxes = np.stack([np.diff(cuts.first)[cuts.way] for cuts in self.cuts]).prod(axis=0)
         result: Floats = self.grids.degrees.prod(axis=1) / boxes
         return result
@@ -275,7 +274,7 @@ class PartKinds:
 
     @property
     def of(self) -> Ints:
-        """Return the kind of each part [p]."""
+        """Kind of each part [p]."""
         grid = np.meshgrid(*self._of, indexing="ij")
         kinds: Ints = np.ravel_multi_index([axis.reshape(-1) for axis in grid], self._shape)
         return kinds

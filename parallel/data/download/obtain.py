@@ -28,13 +28,13 @@ class Obtained:
     """A data set in its folder."""
 
     root: Path
-    """For data.root."""
+    """Folder for data.root."""
     train_images: int
     val_images: int
     published_images: int
     """Training images of the published set."""
     sha256: str | None
-    """Of the archive. None: the set was there already."""
+    """Checksum of the archive. None: the set was there already."""
 
     @property
     def is_whole(self) -> bool:

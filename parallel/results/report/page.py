@@ -31,7 +31,7 @@ FOOT = Markup(
 ESSENTIAL = ("strategy", "scheme", "median", "speedup")
 """Columns that a phone shows at first, with the settings in which results differ."""
 MEMORY: Column = ("peak memory", lambda r: size(r.peak_memory_bytes))
-"""Of the worker that needs most."""
+"""Peak memory of the worker that needs most."""
 OVERVIEW = ("workload", "hardware", "results", "fastest", "median, s", "speedup", "95 %")
 
 
