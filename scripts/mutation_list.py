@@ -94,7 +94,7 @@ MUTATIONS = (
     # Parts, shards and partial sums.
     Mutation(
         "a shard misses its last element",
-        "parallel/program/program.py",
+        "parallel/program/bucket.py",
         "return cut(self.size, len(self.workers), index)",
         "start, stop = cut(self.size, len(self.workers), index)\n        return start, max(start, stop - 1)",
     ),

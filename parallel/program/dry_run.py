@@ -23,7 +23,8 @@ from typing import NoReturn
 
 from parallel.graph import INPUT
 from parallel.program.listing import marked_schedule
-from parallel.program.program import Backward, Forward, Program, Start, Step, Update, Wait
+from parallel.program.program import Program
+from parallel.program.steps import Backward, Forward, Start, Step, Update, Wait
 
 Message = tuple[object, ...]
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from parallel.graph.box import Box
 from parallel.plans.text import span_of
+from parallel.program.bucket import Bucket
 from parallel.program.precision import ACTIVATION_BYTES, SYNC_BYTES
-from parallel.program.program import Backward, Bucket, Forward, Program, Segment, Start, Step, Update, Wait
+from parallel.program.program import Program, Segment
+from parallel.program.steps import Backward, Forward, Start, Step, Update, Wait
 from parallel.results.formatting import size
 
 

@@ -21,21 +21,13 @@ from parallel.graph import INPUT, Graph
 from parallel.graph.box import Box, Span
 from parallel.graph.ops import Op
 from parallel.plans import Plan, check_batch
+from parallel.program.bucket import Bucket
+from parallel.program.exchange import Exchange
 from parallel.program.levels import by_host, in_levels
 from parallel.program.precision import SYNC_BYTES
-from parallel.program.program import (
-    Backward,
-    Bucket,
-    Exchange,
-    Forward,
-    Program,
-    Segment,
-    Start,
-    Step,
-    Update,
-    Wait,
-)
+from parallel.program.program import Program, Segment
 from parallel.program.schedule import Task, schedule
+from parallel.program.steps import Backward, Forward, Start, Step, Update, Wait
 
 BUCKET_BYTES = 1 << 20
 """Parameters smaller than this, with `SYNC_BYTES` an element, share a bucket: below it, the latency of a

@@ -1,13 +1,7 @@
 """Programs: a plan lowered to a list of steps for each worker, backward included.
 
 A *segment* is a run of ops on the same workers with no exchange between them. The steps of a worker
-are
-
-    F2:1    forward of segment 2 for micro-batch 1 (F2: for all micro-batches at once)
-    B2:1    its backward; `sync` names the buckets whose gradients it completes and starts to sum
-    X3:1>   start exchange 3 of micro-batch 1, forward; <X3:1 starts its transpose in the backward pass
-    W3:1>   wait for exchange 3 of micro-batch 1, forward; <W3:1 waits for its transpose
-    U4      wait for the summed gradients of bucket 4, then update its parameters
+(`steps`) compute segments, start exchanges and wait for them, and update buckets of parameters.
 
 All workers follow one global order, each running the steps that concern it, so no plan can
 deadlock.
@@ -15,24 +9,17 @@ deadlock.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-
-import numpy as np
 
 from parallel.graph import LOSS, Graph
-from parallel.graph.box import Box, Span, cut
+from parallel.graph.box import Box, cut
 from parallel.graph.ops import Part
 from parallel.plans import Plan
-from parallel.program.levels import Hosts, Levels
-from parallel.program.precision import SYNC_BYTES, WIDE_BYTES
+from parallel.program.bucket import Bucket
+from parallel.program.exchange import Exchange
 from parallel.program.schedule import Task
-
-ALIGNMENT = 32
-"""Elements to which the parameters and shards of a collective are aligned: 128 bytes of float32, a line
-of a GPU's cache, and 64 of bf16. Kernels for matrices need 16 bytes, and choose slower variants for less."""
+from parallel.program.steps import Step
 
 
 @dataclass(frozen=True)
@@ -45,220 +32,6 @@ class Segment:
     merged: bool
     """Whether it runs once a step for all micro-batches together (the data-parallel ops of schemes
     b and c)."""
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """A box of a tensor that moves from one worker to another, or stays on one (source =
-    target)."""
-
-    source: int
-    target: int
-    box: Box
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """Move the output of op `value`, for one micro-batch, from the boxes held to the boxes needed.
-
-    Backward is the transpose: every box returns to where it came from, and overlaps add up.
-    """
-
-    index: int
-    micro_batch: int
-    value: str
-    consumer: str
-    holds: Mapping[int, Box]
-    needs: Mapping[int, Box]
-    adds: bool
-    """Whether the boxes held are partial sums, which the forward direction adds where they
-    overlap."""
-    wide: bool = False
-    """Whether it moves float64 with any precision: the statistics of a batch normalisation."""
-
-    @cached_property
-    def transfers(self) -> tuple[Transfer, ...]:
-        """All non-empty intersections of a box held with a box needed."""
-        pairs = (
-            (source, target, held & need)
-            for source, held in self.holds.items()
-            for target, need in self.needs.items()
-        )
-        return tuple(Transfer(source, target, box) for source, target, box in pairs if not box.empty)
-
-    @cached_property
-    def moved(self) -> tuple[Mapping[int, int], Mapping[int, int]]:
-        """Elements that each worker sends to others, and that each receives; backward swaps the
-        two."""
-        # Shapes [workers, dims, 2].
-        held, needed = (
-            np.array([boxes[worker].spans for worker in boxes], dtype=np.int64)
-            for boxes in (self.holds, self.needs)
-        )
-        overlaps = np.ones((len(held), len(needed)), dtype=np.int64)
-        for d in range(held.shape[1]):  # one matrix of all pairs per dim: 1,024 workers make a million pairs
-            stops = np.minimum(held[:, None, d, 1], needed[None, :, d, 1])
-            overlaps *= np.maximum(0, stops - np.maximum(held[:, None, d, 0], needed[None, :, d, 0]))
-        sources, targets = np.array(list(self.holds)), np.array(list(self.needs))
-        overlaps[sources[:, None] == targets[None, :]] = 0
-        return (
-            dict(zip(self.holds, overlaps.sum(axis=1).tolist(), strict=True)),
-            dict(zip(self.needs, overlaps.sum(axis=0).tolist(), strict=True)),
-        )
-
-    @cached_property
-    def workers(self) -> frozenset[int]:
-        """Workers that hold or need a part."""
-        return frozenset(self.holds) | frozenset(self.needs)
-
-    @property
-    def name(self) -> str:
-        """Name as `producer>consumer`."""
-        return f"{self.value}>{self.consumer}"
-
-    def itemsize(self, itemsize: int) -> int:
-        """Return the bytes per element that it moves; activations have `itemsize`."""
-        return WIDE_BYTES if self.wide else itemsize
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Parameters whose gradients are summed together: the same workers hold the same boxes of
-    them."""
-
-    index: int
-    parameters: tuple[tuple[str, str], ...]
-    """Pairs of op and parameter."""
-    boxes: tuple[Box, ...]
-    """Box of each parameter that the workers hold."""
-    workers: tuple[int, ...]
-    hosts: Hosts = ()
-    """The workers by host if the bucket is summed in levels (`levels`). Empty: every worker sends its
-    gradients of each shard to the worker that updates it, and its updated shard to all others."""
-    collective: bool = False
-    """Whether it is summed by a reduce-scatter of the backend and gathered by its all-gather, of equal
-    shards: the parameters are aligned, and the last shard ends in padding."""
-    rounded: bool = False
-    """Whether all its parameters are read rounded to the dtype of activations (`Op.rounds_parameters`). Its
-    workers then hold and gather them in that dtype, and each keeps the weights of its shard unrounded."""
-
-    @cached_property
-    def offsets(self) -> tuple[int, ...]:
-        """First element of each parameter in the flattened bucket."""
-        align = ALIGNMENT if self.collective else 1
-        ends = itertools.accumulate((-(-box.volume // align) * align for box in self.boxes[:-1]), initial=0)
-        return tuple(ends)
-
-    @cached_property
-    def size(self) -> int:
-        """Elements of the flattened bucket up to its last parameter."""
-        return self.offsets[-1] + self.boxes[-1].volume
-
-    @cached_property
-    def padded(self) -> int:
-        """Elements of the flattened bucket in memory."""
-        return self._even_shard * len(self.workers) if self.collective else self.size
-
-    @cached_property
-    def _even_shard(self) -> int:
-        """Elements of each shard of a collective."""
-        return -(-self.size // (len(self.workers) * ALIGNMENT)) * ALIGNMENT
-
-    @cached_property
-    def levels(self) -> Levels | None:
-        """How the bucket is cut if it is summed in levels."""
-        return Levels(self.size, self.hosts) if self.hosts else None
-
-    def shard(self, worker: int) -> Span:
-        """Return the span of the flattened bucket that `worker` updates, padding included."""
-        if self.levels is not None:
-            return self.levels.shard(worker)
-        index = self.workers.index(worker)
-        if self.collective:
-            return index * self._even_shard, (index + 1) * self._even_shard
-        return cut(self.size, len(self.workers), index)
-
-    def sum_bytes(self, itemsize: int) -> int:
-        """Return the bytes per element of a gradient that is sent; activations have `itemsize`."""
-        return max(SYNC_BYTES, itemsize)
-
-    def gather_bytes(self, itemsize: int) -> int:
-        """Return the bytes per element of a weight that is sent; activations have `itemsize`."""
-        return itemsize if self.rounded else max(SYNC_BYTES, itemsize)
-
-    def sums(self, worker: int) -> tuple[int, int]:
-        """Return the elements that `worker` sends and receives to sum the gradients.
-
-        To gather the updated weights, it sends as many as it receives here, and the reverse. A
-        collective is counted as a ring.
-        """
-        if self.levels is not None:
-            return self.levels.sums(worker)
-        start, stop = self.shard(worker)
-        return self.padded - (stop - start), (stop - start) * (len(self.workers) - 1)
-
-
-@dataclass(frozen=True)
-class Forward:
-    """Forward of a segment for a micro-batch; None: for all of them."""
-
-    segment: int
-    micro_batch: int | None
-
-    def __str__(self) -> str:
-        return f"F{self.segment}" + ("" if self.micro_batch is None else f":{self.micro_batch}")
-
-
-@dataclass(frozen=True)
-class Backward:
-    """Backward of a segment for a micro-batch; it starts to sum the gradients of the buckets in
-    `sync`."""
-
-    segment: int
-    micro_batch: int | None
-    sync: tuple[int, ...] = ()
-
-    def __str__(self) -> str:
-        return f"B{self.segment}" + ("" if self.micro_batch is None else f":{self.micro_batch}")
-
-
-@dataclass(frozen=True)
-class Start:
-    """Start of an exchange for a micro-batch, in either direction."""
-
-    exchange: int
-    micro_batch: int
-    backward: bool
-
-    def __str__(self) -> str:
-        name = f"X{self.exchange}:{self.micro_batch}"
-        return f"<{name}" if self.backward else f"{name}>"
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Wait for an exchange of a micro-batch, in either direction."""
-
-    exchange: int
-    micro_batch: int
-    backward: bool
-
-    def __str__(self) -> str:
-        name = f"W{self.exchange}:{self.micro_batch}"
-        return f"<{name}" if self.backward else f"{name}>"
-
-
-@dataclass(frozen=True)
-class Update:
-    """Wait for the summed gradients of a bucket, then update its parameters."""
-
-    bucket: int
-
-    def __str__(self) -> str:
-        return f"U{self.bucket}"
-
-
-Step = Forward | Backward | Start | Wait | Update
 
 
 @dataclass(frozen=True)

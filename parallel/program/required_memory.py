@@ -28,8 +28,11 @@ from dataclasses import dataclass
 
 from parallel.graph import INPUT
 from parallel.graph.ops import Op
+from parallel.program.bucket import Bucket
+from parallel.program.exchange import Exchange
 from parallel.program.precision import ACTIVATION_BYTES, WEIGHT_BYTES
-from parallel.program.program import Backward, Bucket, Exchange, Forward, Program, Segment, Start, Wait
+from parallel.program.program import Program, Segment
+from parallel.program.steps import Backward, Forward, Start, Wait
 
 FLOAT_BATCHES, BYTE_BATCHES = 2, 4
 """Batches that the loader keeps: as floats, the current and the next one; as bytes, two ready, one

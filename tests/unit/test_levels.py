@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from parallel.graph.box import Box, Span
 from parallel.plans import read_plan
+from parallel.program import Backward, Bucket
 from parallel.program.dry_run import ProgramError, _check_progress, dry_run
 from parallel.program.levels import Levels, by_host, in_levels
 from parallel.program.listing import step_rows
 from parallel.program.lowering import BUCKET_BYTES, lower
-from parallel.program.program import Backward, Bucket
 from parallel.program.required_memory import memory_of
 from parallel.strategies import DataParallel, build_plan
 from tests.support.small_models import MODELS, graph_of, plans

@@ -17,8 +17,8 @@ from parallel.models import build_model
 from parallel.models.alexnet import AlexNetConfig
 from parallel.plans import Plan, read_plan
 from parallel.program import Program
+from parallel.program.bucket import ALIGNMENT
 from parallel.program.lowering import BUCKET_BYTES, lower
-from parallel.program.program import ALIGNMENT
 from parallel.strategies import STRATEGIES, build_plan
 from tests.support.options import model_options
 from tests.support.small_models import MODELS, graph_of, plans
