@@ -44,13 +44,13 @@ MUTATIONS = (
     Mutation(
         "the backward pass does not wait for gradients",
         "parallel/program/lowering.py",
-        "                    emit(Wait(index, m, True))\n",
-        "                    pass\n",
+        "                self._emit(Wait(index, m, True))\n",
+        "                pass\n",
     ),
     Mutation(
         "the next pass's exchange is not started",
         "parallel/program/lowering.py",
-        "                    emit(Start(index, m + 1, False))\n",
+        "                    self._emit(Start(index, m + 1, False))\n",
         "                    pass\n",
     ),
     Mutation(

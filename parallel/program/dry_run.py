@@ -296,69 +296,92 @@ def _name(message: Message) -> str:
 
 def _check_progress(program: Program) -> None:
     """Check that the program does not deadlock."""
-    at = [0] * program.plan.workers
-    sent = set[tuple[object, ...]]()
-    sums, updates = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
-    entered = [-1] * program.plan.workers
-
-    def enter(worker: int) -> None:
-        """Send what the next step sends before it blocks."""
-        step = program.steps[worker][at[worker]]
-        if isinstance(step, Backward) and entered[worker] < at[worker]:
-            sums.update((worker, bucket) for bucket in step.sync)
-        entered[worker] = at[worker]
-
-    def awaited(worker: int) -> set[int]:
-        """Return the workers whose messages the next step still needs."""
-        match program.steps[worker][at[worker]]:
-            case Wait(index, m, backward):
-                transfers = program.exchanges[index, m].transfers
-                sources = {
-                    t.target if backward else t.source
-                    for t in transfers
-                    if (t.source if backward else t.target) == worker
-                }
-                return {source for source in sources if (source, index, m, backward) not in sent}
-            case Backward(_, _, sync):
-                return {
-                    peer
-                    for levels, bucket in ((program.buckets[bucket].levels, bucket) for bucket in sync)
-                    for peer in (() if levels is None else levels.local(worker))
-                    if sums[peer, bucket] < sums[worker, bucket]
-                }
-            case Update(bucket):
-                return {
-                    peer
-                    for peer in program.buckets[bucket].workers
-                    if sums[peer, bucket] <= updates[worker, bucket]
-                }
-        return set()
-
-    moved = True
-    while moved:
-        moved = False
-        for worker, steps in enumerate(program.steps):
-            while at[worker] < len(steps):
-                enter(worker)
-                if awaited(worker):
-                    break
-                match steps[at[worker]]:
-                    case Start(index, m, backward):
-                        sent.add((worker, index, m, backward))
-                    case Update(bucket):
-                        updates[worker, bucket] += 1
-                at[worker] += 1
-                moved = True
-    stuck = {
-        worker: steps[at[worker]] for worker, steps in enumerate(program.steps) if at[worker] < len(steps)
-    }
+    progress = _Progress(program)
+    progress.run()
+    stuck = progress.stuck()
     if stuck:
         worker = min(stuck)
         others = ", ".join(f"worker {peer} at {step}" for peer, step in stuck.items() if peer != worker)
         raise ProgramError(
             program,
             worker,
-            at[worker],
-            f"deadlock: it waits for workers {sorted(awaited(worker))}; "
+            progress.at[worker],
+            f"deadlock: it waits for workers {sorted(progress.awaited(worker))}; "
             f"also waiting: {others or 'no other worker'}",
         )
+
+
+class _Progress:
+    """The position of every worker in its steps, and what the workers have sent."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self.at = [0] * program.plan.workers
+        self._entered = [-1] * program.plan.workers
+        self._sent = set[tuple[int, int, int, bool]]()
+        """Worker, exchange, micro-batch, and whether backward."""
+        self._sums, self._updates = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
+        """By worker and bucket."""
+
+    def run(self) -> None:
+        """Advance all workers until none of them can."""
+        workers = range(self._program.plan.workers)
+        while any([self._advance(worker) for worker in workers]):  # a list: every round advances all
+            pass
+
+    def stuck(self) -> dict[int, Step]:
+        """Return the next step of each worker that is not at its end."""
+        return {
+            worker: steps[self.at[worker]]
+            for worker, steps in enumerate(self._program.steps)
+            if self.at[worker] < len(steps)
+        }
+
+    def awaited(self, worker: int) -> set[int]:
+        """Return the workers whose messages the next step still needs."""
+        match self._program.steps[worker][self.at[worker]]:
+            case Wait(index, m, backward):
+                transfers = self._program.exchanges[index, m].transfers
+                sources = {
+                    t.target if backward else t.source
+                    for t in transfers
+                    if (t.source if backward else t.target) == worker
+                }
+                return {source for source in sources if (source, index, m, backward) not in self._sent}
+            case Backward(_, _, sync):
+                buckets = self._program.buckets
+                return {
+                    peer
+                    for levels, bucket in ((buckets[bucket].levels, bucket) for bucket in sync)
+                    for peer in (() if levels is None else levels.local(worker))
+                    if self._sums[peer, bucket] < self._sums[worker, bucket]
+                }
+            case Update(bucket):
+                return {
+                    peer
+                    for peer in self._program.buckets[bucket].workers
+                    if self._sums[peer, bucket] <= self._updates[worker, bucket]
+                }
+        return set()
+
+    def _advance(self, worker: int) -> bool:
+        """Run the worker's steps up to one that blocks; return whether there were any."""
+        steps, begin = self._program.steps[worker], self.at[worker]
+        while self.at[worker] < len(steps):
+            self._enter(worker)
+            if self.awaited(worker):
+                break
+            match steps[self.at[worker]]:
+                case Start(index, m, backward):
+                    self._sent.add((worker, index, m, backward))
+                case Update(bucket):
+                    self._updates[worker, bucket] += 1
+            self.at[worker] += 1
+        return self.at[worker] > begin
+
+    def _enter(self, worker: int) -> None:
+        """Send what the next step sends before it blocks."""
+        step = self._program.steps[worker][self.at[worker]]
+        if isinstance(step, Backward) and self._entered[worker] < self.at[worker]:
+            self._sums.update((worker, bucket) for bucket in step.sync)
+        self._entered[worker] = self.at[worker]

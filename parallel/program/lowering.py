@@ -258,66 +258,83 @@ def _order(program: Program) -> tuple[Task, ...]:
 
 def _steps(program: Program) -> tuple[tuple[Step, ...], ...]:
     """Project the global order onto the workers."""
-    segments, plan, order = program.segments, program.plan, program.order
-    segment_of = {name: segment.index for segment in segments for name in segment.ops}
-    indices = sorted({index for index, _ in program.exchanges})
-    into, out_of = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
-    for index in indices:
-        exchange = program.exchanges[index, 0]
-        into[segment_of[exchange.consumer]].append(index)
-        out_of[segment_of[exchange.value]].append(index)
-
-    steps: list[list[Step]] = [[] for _ in range(plan.workers)]
-
-    def emit(step: Start | Wait) -> None:
-        """Append a start to all workers of the exchange, or a wait to those that receive."""
-        exchange = program.exchanges[step.exchange, step.micro_batch]
-        receivers = exchange.holds if step.backward else exchange.needs
-        for worker in exchange.workers if isinstance(step, Start) else receivers:
-            steps[worker].append(step)
-
-    bucket_segment = {b.index: segment_of[b.parameters[0][0]] for b in program.buckets}
-    last_backward = {task.segment: task for task in order if task.backward}
-    for task in order:
-        segment, batches = segments[task.segment], _batches(task, plan)
+    projection = _Projection(program)
+    for task in program.order:
         if task.backward:
-            for index in out_of[segment.index]:
-                for m in batches:
-                    emit(Wait(index, m, True))
-            ready = [
-                b
-                for b in program.buckets
-                if bucket_segment[b.index] == segment.index
-                and (last_backward[segment.index] == task or program.updates_every_pass(b))
-            ]
-            for worker in segment.workers:
-                own = tuple(b.index for b in ready if worker in b.workers)
-                steps[worker].append(Backward(segment.index, task.micro_batch, own))
-            for index in into[segment.index]:
-                for m in batches:
-                    emit(Start(index, m, True))
-            for bucket in ready:
-                if program.updates_every_pass(bucket):
-                    for worker in bucket.workers:
-                        steps[worker].append(Update(bucket.index))
-            continue
-        for index in into[segment.index]:
+            projection.backward(task)
+        else:
+            projection.forward(task)
+    projection.update([bucket for bucket in program.buckets if not program.updates_every_pass(bucket)])
+    return tuple(tuple(worker_steps) for worker_steps in projection.steps)
+
+
+class _Projection:
+    """Appends the steps of one task after the other to those of the workers that take part."""
+
+    def __init__(self, program: Program) -> None:
+        self.steps: list[list[Step]] = [[] for _ in range(program.plan.workers)]
+        self._program = program
+        segment_of = {name: segment.index for segment in program.segments for name in segment.ops}
+        self._into, self._out_of = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
+        for index in sorted({index for index, _ in program.exchanges}):
+            exchange = program.exchanges[index, 0]
+            self._into[segment_of[exchange.consumer]].append(index)
+            self._out_of[segment_of[exchange.value]].append(index)
+        self._buckets = defaultdict[int, list[Bucket]](list)
+        for bucket in program.buckets:
+            self._buckets[segment_of[bucket.parameters[0][0]]].append(bucket)
+        self._last_backward = {task.segment: task for task in program.order if task.backward}
+
+    def forward(self, task: Task) -> None:
+        """Wait for the exchanges into the segment, compute it, and start those out of it."""
+        program, plan, segment = self._program, self._program.plan, self._program.segments[task.segment]
+        batches = _batches(task, plan)
+        for index in self._into[segment.index]:
             for m in batches:
-                emit(Wait(index, m, False))
+                self._emit(Wait(index, m, False))
                 # Schemes b and c: the exchange of the next pass overlaps with the compute of this
                 # pass.
                 if program.exchanges[index, m].value in program.merged and m + 1 < plan.micro_batches:
-                    emit(Start(index, m + 1, False))
+                    self._emit(Start(index, m + 1, False))
         for worker in segment.workers:
-            steps[worker].append(Forward(segment.index, task.micro_batch))
-        for index in out_of[segment.index]:
+            self.steps[worker].append(Forward(segment.index, task.micro_batch))
+        for index in self._out_of[segment.index]:
             for m in batches[:1] if segment.merged else batches:
-                emit(Start(index, m, False))
-    for bucket in program.buckets:
-        if not program.updates_every_pass(bucket):
+                self._emit(Start(index, m, False))
+
+    def backward(self, task: Task) -> None:
+        """Wait for the gradients of the segment's outputs, compute its backward, and start the exchanges
+        and sums of what it computes; update what every pass updates."""
+        program, segment = self._program, self._program.segments[task.segment]
+        batches = _batches(task, program.plan)
+        for index in self._out_of[segment.index]:
+            for m in batches:
+                self._emit(Wait(index, m, True))
+        ready = [
+            bucket
+            for bucket in self._buckets[segment.index]
+            if self._last_backward[segment.index] == task or program.updates_every_pass(bucket)
+        ]
+        for worker in segment.workers:
+            own = tuple(bucket.index for bucket in ready if worker in bucket.workers)
+            self.steps[worker].append(Backward(segment.index, task.micro_batch, own))
+        for index in self._into[segment.index]:
+            for m in batches:
+                self._emit(Start(index, m, True))
+        self.update([bucket for bucket in ready if program.updates_every_pass(bucket)])
+
+    def update(self, buckets: Sequence[Bucket]) -> None:
+        """Update buckets on the workers that hold them."""
+        for bucket in buckets:
             for worker in bucket.workers:
-                steps[worker].append(Update(bucket.index))
-    return tuple(tuple(worker_steps) for worker_steps in steps)
+                self.steps[worker].append(Update(bucket.index))
+
+    def _emit(self, step: Start | Wait) -> None:
+        """Append a start to all workers of the exchange, or a wait to those that receive."""
+        exchange = self._program.exchanges[step.exchange, step.micro_batch]
+        receivers = exchange.holds if step.backward else exchange.needs
+        for worker in exchange.workers if isinstance(step, Start) else receivers:
+            self.steps[worker].append(step)
 
 
 def _batches(task: Task, plan: Plan) -> range:

@@ -43,8 +43,17 @@ def schedule(
     if micro_batches == 1:
         forwards = [Task(False, s, None if merged[s] else 0) for s in range(count)]
         return forwards + [Task(True, task.segment, task.micro_batch) for task in reversed(forwards)]
-    after: Mapping[int, list[int]] = {s: [c for p, c in edges if p == s] for s in range(count)}
-    before: Mapping[int, list[int]] = {s: [p for p, c in edges if c == s] for s in range(count)}
+    if pipeline == "1f1b":
+        most_in_flight = _stages_to_loss(workers, edges)
+    else:
+        most_in_flight = [1 if pipeline == "passes" else micro_batches] * count
+    return _in_order(workers, _dependencies(merged, edges, micro_batches), most_in_flight)
+
+
+def _dependencies(
+    merged: Sequence[bool], edges: Sequence[tuple[int, int]], micro_batches: int
+) -> dict[Task, list[Task]]:
+    """Return the tasks that must have ended before each task."""
 
     def tasks_of(segment: int, backward: bool) -> list[Task]:
         batches: Sequence[int | None] = [None] if merged[segment] else range(micro_batches)
@@ -56,18 +65,34 @@ def schedule(
         return [t for t in tasks_of(segment, backward) if m is None or t.micro_batch in (None, m)]
 
     dependencies: dict[Task, list[Task]] = {}
-    for s in range(count):
+    for s in range(len(merged)):
+        before, after = [p for p, c in edges if c == s], [c for p, c in edges if p == s]
         for task in tasks_of(s, False):
-            dependencies[task] = [t for p in before[s] for t in at(p, False, task.micro_batch)]
+            dependencies[task] = [t for p in before for t in at(p, False, task.micro_batch)]
         for task in tasks_of(s, True):
             own = Task(False, s, task.micro_batch)
-            dependencies[task] = [own, *(t for c in after[s] for t in at(c, True, task.micro_batch))]
+            dependencies[task] = [own, *(t for c in after for t in at(c, True, task.micro_batch))]
+    return dependencies
 
-    depth = [1] * count  # pipeline stages from the segment to the loss
-    for s in reversed(range(count)):
-        depth[s] = max([depth[c] + (not workers[s] & workers[c]) for c in after[s]], default=1)
 
-    most_in_flight = depth if pipeline == "1f1b" else [1 if pipeline == "passes" else micro_batches] * count
+def _stages_to_loss(workers: Sequence[frozenset[int]], edges: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the number of pipeline stages from each segment to the loss, both included."""
+    depth = [1] * len(workers)
+    for s in reversed(range(len(workers))):
+        after = [c for p, c in edges if p == s]
+        depth[s] = max([depth[c] + (not workers[s] & workers[c]) for c in after], default=1)
+    return depth
+
+
+def _in_order(
+    workers: Sequence[frozenset[int]],
+    dependencies: Mapping[Task, Sequence[Task]],
+    most_in_flight: Sequence[int],
+) -> list[Task]:
+    """Return the tasks in the order in which the list scheduler starts them.
+
+    `most_in_flight`: micro-batches that a segment may have in flight.
+    """
 
     def priority(task: Task) -> tuple[int, int, int]:
         return int(task.backward), task.micro_batch or 0, -task.segment if task.backward else task.segment
@@ -75,7 +100,7 @@ def schedule(
     order: list[Task] = []
     ended: dict[Task, int] = {}
     running: list[tuple[int, Task]] = []
-    in_flight = [0] * count
+    in_flight = [0] * len(workers)
     pending = set(dependencies)
     now = 0
     while pending:
