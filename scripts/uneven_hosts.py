@@ -24,18 +24,21 @@ from parallel.cli.ranked import config_of_world, run_ranked
 from parallel.cli.ranks import Ranks
 from parallel.cluster import Cluster, open_cluster
 from parallel.config import Config
+from parallel.data.random_batch import random_batch
 from parallel.graph import Graph, trace
+from parallel.graph.configured import classes_of
 from parallel.models import build_model
 from parallel.plans import Plan, read_plan
 from parallel.plans.text import compact
 from parallel.program.lowering import lower
+from parallel.program.precision import DTYPES
 from parallel.runtime.communication.device import choose_device
 from parallel.runtime.communication.opening import open_world
 from parallel.runtime.communication.world import World
 from parallel.search import Found, search
 from parallel.simulator.simulate import simulate
 from parallel.strategies.named import named_plans
-from parallel.validation.measure import Measurement, classes_of, random_batch
+from parallel.validation.measure import Measurement
 from parallel.validation.options import ValidationOptions
 
 
@@ -67,9 +70,9 @@ def plans_of(config: Config, graph: Graph, cluster: Cluster) -> list[Compared]:
 
 def compare(config: Config, options: argparse.Namespace, world: World) -> None:
     """Measure the plans, and print them on worker 0."""
-    side = config.model.image_size
+    trainer, shape = config.trainer, (3, config.model.image_size, config.model.image_size)
     model = build_model(config.model, classes_of(config), seed=0)
-    graph = trace(model, (3, side, side))
+    graph = trace(model, shape)
     chosen: list[Compared] = []
     if world.rank == 0:
         cluster = open_cluster(config.cluster, world.size, world.node_workers)
@@ -78,10 +81,12 @@ def compare(config: Config, options: argparse.Namespace, world: World) -> None:
         chosen = plans_of(config, graph, cluster)
     sent = world.gather([(own.name, str(own.plan), own.predicted_s) for own in chosen])[0]
     plans = [Compared(name, read_plan(text, graph, world.size), seconds) for name, text, seconds in sent]
-    batch = random_batch(config.trainer.batch_size, side, classes_of(config), config.trainer)
+    batch = random_batch(
+        trainer.batch_size, shape, classes_of(config), seed=trainer.seed, dtype=DTYPES[trainer.precision]
+    )
     settings = ValidationOptions(steps=options.steps)
-    measurement = Measurement(model, batch, config.trainer.precision, settings, world)
-    batch_size, hosts = config.trainer.batch_size, world.host_of
+    measurement = Measurement(model, batch, trainer.precision, settings, world)
+    batch_size, hosts = trainer.batch_size, world.host_of
     programs = [lower(graph, compared.plan, batch_size, hosts) for compared in plans]
     seconds: list[list[float]] = [[] for _ in plans]
     order = random.Random(0)

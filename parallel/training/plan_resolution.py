@@ -15,6 +15,7 @@ from torch import nn
 from parallel.cluster import open_cluster
 from parallel.config import Config, Searched, TrainerConfig
 from parallel.config.stderr import print_to_stderr
+from parallel.data.random_batch import random_batch
 from parallel.graph import Graph
 from parallel.models import build_model
 from parallel.plans import Plan, read_plan
@@ -102,15 +103,17 @@ def _search(config: Config, options: Searched, graph: Graph, world: World) -> _A
 def _step_seconds(
     trainer: TrainerConfig, graph: Graph, model: nn.Module, plan: Plan, world: World, steps: int
 ) -> float:
-    """Return the median time of a step of the plan, on random images."""
+    """Return the median time of a step of the plan, on random images.
+
+    What a step leaves to the next one's forward is timed there, as in training.
+    """
     program = lower(graph, plan, trainer.batch_size, world.host_of, collectives=world.collectives)
     runtime = Runtime(program, model, world, EngineOptions.from_config(trainer))
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(trainer.batch_size, *graph.input_shape, generator=generator)
-    labels = torch.randint(graph.ops[-2].shape[0], (trainer.batch_size,), generator=generator)
+    images, labels = random_batch(
+        trainer.batch_size, graph.input_shape, graph.ops[-2].shape[0], seed=0, dtype=DTYPES[trainer.precision]
+    )
     layout = torch.channels_last if trainer.channels_last else torch.contiguous_format
-    images = images[runtime.image_positions].to(world.device, DTYPES[trainer.precision])
-    images = images.contiguous(memory_format=layout)
+    images = images[runtime.image_positions].to(world.device).contiguous(memory_format=layout)
     labels = labels[runtime.label_positions].to(world.device)
     seconds = []
     for step in range(WARM_UP + steps):
