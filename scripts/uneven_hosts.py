@@ -73,14 +73,17 @@ def compare(config: Config, options: argparse.Namespace, world: World) -> None:
     trainer, shape = config.trainer, (3, config.model.image_size, config.model.image_size)
     model = build_model(config.model, classes_of(config), seed=0)
     graph = trace(model, shape)
-    chosen: list[Compared] = []
-    if world.rank == 0:
+
+    def predicted() -> list[tuple[str, str, float]]:
         cluster = open_cluster(config.cluster, world.size, world.node_workers)
         speeds = (*[1.0] * (world.size - 1), options.share / 100)
         cluster = dataclasses.replace(cluster, speeds=cluster.speeds or speeds, data_s_per_image=0.0)
-        chosen = plans_of(config, graph, cluster)
-    sent = world.gather([(own.name, str(own.plan), own.predicted_s) for own in chosen])[0]
-    plans = [Compared(name, read_plan(text, graph, world.size), seconds) for name, text, seconds in sent]
+        return [(own.name, str(own.plan), own.predicted_s) for own in plans_of(config, graph, cluster)]
+
+    plans = [
+        Compared(name, read_plan(text, graph, world.size), seconds)
+        for name, text, seconds in world.from_first(predicted)
+    ]
     batch = random_batch(
         trainer.batch_size, shape, classes_of(config), seed=trainer.seed, dtype=DTYPES[trainer.precision]
     )

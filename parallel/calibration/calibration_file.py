@@ -18,14 +18,13 @@ def known_calibration(
 ) -> tuple[Path, Cluster | None]:
     """Return the path of the calibration file, and the calibration in it, if any.
 
-    Worker 0 reads the file, since other workers may not have access to it. Raises `ValueError` for
-    the calibration of another machine.
+    Worker 0 reads the file, since other workers may not have access to it. Raises `ValueError`, on
+    all workers, for a file that it cannot read and for the calibration of another machine.
     """
     machine = machine_of(config.cluster, world.node_workers, memory_format(config.trainer.channels_last))
     named = config.cluster.file
     path = calibration_path(config.cluster, machine) if named is None else Path(named)
-    reads = world.rank == 0 and path.is_file() and not options.fresh
-    text = world.gather(read_text(path) if reads else None)[0]
+    text = world.from_first(lambda: read_text(path) if path.is_file() and not options.fresh else None)
     if text is None:
         return path, None
     known = read_cluster(text)

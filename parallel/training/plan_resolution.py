@@ -36,10 +36,7 @@ WARM_UP = 2
 def resolve_plan(config: Config, options: Searched, graph: Graph, world: World) -> Plan:
     """Return the same plan on all workers. Raises `ValueError` on all of them if the search
     fails."""
-    own = _search(config, options, graph, world) if world.rank == 0 else ("", "", [])
-    error, found, candidates = world.gather(own)[0]
-    if error:
-        raise ValueError(error)
+    found, candidates = world.from_first(lambda: _search(config, options, graph, world))
     kept = read_kept(found, graph, world.size)
     timed = [
         Candidate(label, read_plan(plan, graph, world.size), seconds)
@@ -61,9 +58,9 @@ def resolve_plan(config: Config, options: Searched, graph: Graph, world: World) 
     return kept.plan
 
 
-_Answer = tuple[str, str, list[tuple[str, str, float]]]
-"""What worker 0 sends: an error or "", the file of the plan that it found or had kept, and label,
-plan and predicted seconds of each candidate. A kept plan has no candidates."""
+_Found = tuple[str, list[tuple[str, str, float]]]
+"""What worker 0 sends: the file of the plan that it found or had kept, and label, plan and predicted
+seconds of each candidate. A kept plan has no candidates."""
 
 
 def _request(config: Config, options: Searched, graph: Graph, world: World) -> Request:
@@ -79,25 +76,22 @@ def _request(config: Config, options: Searched, graph: Graph, world: World) -> R
     )
 
 
-def _search(config: Config, options: Searched, graph: Graph, world: World) -> _Answer:
-    """Return a plan with its candidates, or an error."""
-    try:
-        request = _request(config, options, graph, world)
-        if request.cluster.speeds:
-            speeds = ", ".join(percent(speed, 0) for speed in request.cluster.speeds)
-            _tell(f"cluster {request.cluster.name} has workers with speeds of {speeds}")
-        kept = reuse(request)
-        candidates: list[Candidate] = []
-        if kept is None:
-            _tell("searching for the fastest plan")
-            named = named_plans(graph, world.size, request.batch_size)
-            kept, candidates = find(request, named, progress=_tell)
-    except ValueError as error:
-        return str(error), "", []
+def _search(config: Config, options: Searched, graph: Graph, world: World) -> _Found:
+    """Return a plan with its candidates."""
+    request = _request(config, options, graph, world)
+    if request.cluster.speeds:
+        speeds = ", ".join(percent(speed, 0) for speed in request.cluster.speeds)
+        _tell(f"cluster {request.cluster.name} has workers with speeds of {speeds}")
+    kept = reuse(request)
+    candidates: list[Candidate] = []
+    if kept is None:
+        _tell("searching for the fastest plan")
+        named = named_plans(graph, world.size, request.batch_size)
+        kept, candidates = find(request, named, progress=_tell)
     predicted = f"{1000 * kept.predicted_step_s:.1f} ms a step"
     _tell(f"plan {kept.plan.fingerprint}, predicted {predicted}: {kept.certificate}")
     plain = [(candidate.label, str(candidate.plan), candidate.predicted_step_s) for candidate in candidates]
-    return "", str(kept), plain
+    return str(kept), plain
 
 
 def _step_seconds(

@@ -204,20 +204,16 @@ def _agree(
 ) -> tuple[str, list[PredictedPlan]]:
     """Return worker 0's choice of plans on every worker. Its `ValueError` is raised on every
     worker."""
-    answer: tuple[str | None, str, list[dict[str, Any]]] = (None, "", [])
-    if world.rank == 0:
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                name, chosen = _choose(config, options, world, graph, tell)
-            answer = None, name, [plan.to_plain() for plan in chosen]
-            for message in dict.fromkeys(str(warning.message) for warning in caught):
-                tell(f"warning: {message}")
-        except ValueError as error:
-            answer = str(error), "", []
-    error_text, cluster, plans = world.gather(answer)[0]
-    if error_text is not None:
-        raise ValueError(error_text)
+
+    def chosen() -> tuple[str, list[dict[str, Any]]]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            name, plans = _choose(config, options, world, graph, tell)
+        for message in dict.fromkeys(str(warning.message) for warning in caught):
+            tell(f"warning: {message}")
+        return name, [plan.to_plain() for plan in plans]
+
+    cluster, plans = world.from_first(chosen)
     return cluster, [PredictedPlan.from_plain(values, graph, world.size) for values in plans]
 
 
