@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from parallel.calibration.options import CalibrationOptions
@@ -10,6 +9,7 @@ from parallel.cluster import Cluster, read_cluster, write_cluster
 from parallel.cluster.machine import NODES, WORKERS, calibration_path, differences, machine_of, memory_format
 from parallel.config import Config, require
 from parallel.config.documents import read_text
+from parallel.results.json_files import write_atomically
 from parallel.runtime.communication.world import World
 
 
@@ -43,6 +43,4 @@ def known_calibration(
 def write_calibration(cluster: Cluster, path: Path) -> None:
     """Write the file completely or, if that fails, not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(write_cluster(cluster), encoding="utf-8")
-    part.replace(path)
+    write_atomically(path, write_cluster(cluster).encode())
