@@ -14,7 +14,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from parallel.config import ClusterConfig
+from parallel.config import ClusterConfig, require
 from parallel.runtime.communication.bound_store import connect_store
 from parallel.runtime.communication.chaos import Chaos
 from parallel.runtime.communication.device import (
@@ -64,10 +64,16 @@ def open_world(
     """
     rank, size = int(os.environ.get("RANK", "0")), environment_size()
     device = choose_device(cluster)
-    if chaos is not None and device.type != "cpu" and not cluster.share_gpu:
-        raise ValueError("chaos mode needs cluster.device=cpu or cluster.share_gpu=true")
-    if strict and (chaos is not None or device.type != "cpu"):
-        raise ValueError("strict mode needs cluster.device=cpu, without chaos mode")
+    if chaos is not None:
+        require(
+            device.type == "cpu" or cluster.share_gpu,
+            "cluster.device",
+            cluster.device,
+            "must be cpu in chaos mode, unless cluster.share_gpu=true",
+        )
+    if strict:
+        require(device.type == "cpu", "cluster.device", cluster.device, "must be cpu in strict mode")
+        require(chaos is None, "chaos", chaos, "must be None in strict mode")
     torch.set_num_threads(cluster.threads)
     keep_freed_memory()
     # Where a network fits its batch well, gradients become denormal, and a CPU computes several
