@@ -44,6 +44,7 @@ from parallel.config.checks import MOST_WORKERS
 from parallel.graph.configured import graph_of
 from parallel.prediction.plans import plan_of
 from parallel.prediction.predict import predict_step
+from parallel.results.formatting import count
 from parallel.runtime.communication.device import this_machine
 
 COMMAND = Command(__doc__, flags=("--dry-run",), keys=("workers", "device", "sweep"))
@@ -62,7 +63,7 @@ def benchmark(given: Given, console: Console) -> int:
     )
     sweep, own = given.keys.get("sweep", "compare"), given.rest
     reasons = impossible(setup, own)
-    threads = f" with {setup.threads} thread{'s' * (setup.threads > 1)} each" if setup.device == "cpu" else ""
+    threads = f" with {count(setup.threads, 'thread')} each" if setup.device == "cpu" else ""
     print_lines(
         console,
         f"{setup.workers} workers on {setup.device}{threads}, of {machine.cores} cores and {machine.gpus} GPUs",

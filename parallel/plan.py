@@ -34,6 +34,7 @@ from parallel.prediction.plans import plan_of
 from parallel.program.costs import COST_COLUMNS, MEMORY_COLUMNS, cost_rows, memory_rows
 from parallel.program.listing import STEP_COLUMNS, step_cells
 from parallel.program.lowering import lower
+from parallel.results.formatting import count
 
 COMMAND = Command(__doc__, flags=("--steps", "--yaml"))
 
@@ -45,7 +46,7 @@ def describe(config: Config, graph: Graph, plan: Plan) -> list[str]:
     runs = compact(plan)
     width = max(len(names) for names, _ in runs)
     return [
-        f"{config.strategy.label}: plan {plan.fingerprint}, {plan.workers} worker{'s' * (plan.workers > 1)}, {batches}"
+        f"{config.strategy.label}: plan {plan.fingerprint}, {count(plan.workers, 'worker')}, {batches}"
         f"global batch {config.trainer.batch_size}, {config.trainer.precision}",
         f"{model.label}, {model.image_size} px, {classes_of(config)} classes: "
         f"{graph.parameter_count:,} parameters, {graph.multiply_adds / 1e9:.3g} G multiply-adds an image",

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from parallel.config import ClusterConfig, Ddp
+from parallel.data.random_batch import random_batch
 from parallel.graph import trace
 from parallel.models import build_model
 from parallel.models.alexnet import AlexNetConfig
@@ -90,14 +91,12 @@ def make_steps(name: str, arguments: argparse.Namespace, world: World) -> tuple[
     Both do nothing on workers where the engine does not run.
     """
     model = build_model(AlexNetConfig(image_size=arguments.image_size), CLASSES, seed=0)
-    generator = torch.Generator().manual_seed(0)
     shape = (3, arguments.image_size, arguments.image_size)
-    images = (
-        torch.randn(arguments.batch_size, *shape, generator=generator)
-        .contiguous(memory_format=torch.channels_last)
-        .to(world.device)
+    images, labels = random_batch(arguments.batch_size, shape, CLASSES, seed=0)
+    images, labels = (
+        images.contiguous(memory_format=torch.channels_last).to(world.device),
+        labels.to(world.device),
     )
-    labels = torch.randint(CLASSES, (arguments.batch_size,), generator=generator).to(world.device)
     alone = name in ALONE
     if alone and world.rank > 0:
         return nothing, nothing

@@ -18,6 +18,7 @@ time remains for training at a kill in so many seconds (torchrun --max-restarts)
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -30,7 +31,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -171,11 +172,11 @@ class Run:
             for _ in (folder / CHECKPOINTS).glob(f"*{PARTIAL}*")
         )
 
-    def wait_until(self, condition: object, limit_s: float) -> bool:
+    def wait_until(self, condition: Callable[[], object], limit_s: float) -> bool:
         """Wait until the condition holds; return whether it did before the limit or the end."""
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline and self.process.poll() is None:
-            if callable(condition) and condition():
+            if condition():
                 return True
             time.sleep(0.01)
         return False
@@ -183,10 +184,8 @@ class Run:
     def end(self) -> None:
         """Kill whatever is left."""
         for process in self.members():
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended by itself
                 process.kill()
-            except psutil.NoSuchProcess:
-                pass
         self.process.wait()
         self.log.close()
 
@@ -393,9 +392,9 @@ def report(tally: Tally) -> str:
     return "\n".join(lines)
 
 
-def goodput(every_s: float, root: Path) -> str:
+def goodput(every_s: float, seed: int, root: Path) -> str:
     """Return how long a run takes with a worker killed every so many seconds, and without."""
-    kind = KINDS[1]
+    kind, chance = KINDS[1], random.Random(seed)
     extra = ("trainer.epochs=60", "trainer.checkpoint.every=10 steps")
     seconds = {}
     kills = 0
@@ -411,7 +410,7 @@ def goodput(every_s: float, root: Path) -> str:
                 and time.monotonic() - last > every_s
                 and (workers := run.roles()["worker"])
             ):
-                random.choice(workers).kill()
+                chance.choice(workers).kill()
                 kills += 1
                 last = time.monotonic()
         seconds[name] = time.monotonic() - begin
@@ -436,7 +435,7 @@ def main() -> int:
     arguments = parser.parse_args()
     root = Path(tempfile.mkdtemp(prefix="storm_"))
     if arguments.goodput:
-        print(goodput(arguments.goodput, root))
+        print(goodput(arguments.goodput, arguments.seed, root))
         return 0
     tally = storm(arguments.kills, arguments.seed, root)
     print(report(tally))

@@ -24,18 +24,21 @@ from parallel.cli.ranked import config_of_world, run_ranked
 from parallel.cli.ranks import Ranks
 from parallel.cluster import Cluster, open_cluster
 from parallel.config import Config
+from parallel.data.random_batch import random_batch
 from parallel.graph import Graph, trace
+from parallel.graph.configured import classes_of
 from parallel.models import build_model
 from parallel.plans import Plan, read_plan
 from parallel.plans.text import compact
 from parallel.program.lowering import lower
+from parallel.program.precision import DTYPES
 from parallel.runtime.communication.device import choose_device
 from parallel.runtime.communication.opening import open_world
 from parallel.runtime.communication.world import World
 from parallel.search import Found, search
 from parallel.simulator.simulate import lower_on, simulate
 from parallel.strategies.named import named_plans
-from parallel.validation.measure import Measurement, classes_of, random_batch
+from parallel.validation.measure import Measurement
 from parallel.validation.options import ValidationOptions
 
 
@@ -67,21 +70,26 @@ def plans_of(config: Config, graph: Graph, cluster: Cluster) -> list[Compared]:
 
 def compare(config: Config, options: argparse.Namespace, world: World) -> None:
     """Measure the plans, and print them on worker 0."""
-    side = config.model.image_size
+    trainer, shape = config.trainer, (3, config.model.image_size, config.model.image_size)
     model = build_model(config.model, classes_of(config), seed=0)
-    graph = trace(model, (3, side, side))
-    chosen: list[Compared] = []
-    if world.rank == 0:
+    graph = trace(model, shape)
+
+    def predicted() -> list[tuple[str, str, float]]:
         cluster = open_cluster(config.cluster, world.size, world.node_workers)
         speeds = (*[1.0] * (world.size - 1), options.share / 100)
         cluster = dataclasses.replace(cluster, speeds=cluster.speeds or speeds, data_s_per_image=0.0)
-        chosen = plans_of(config, graph, cluster)
-    sent = world.gather([(own.name, str(own.plan), own.predicted_s) for own in chosen])[0]
-    plans = [Compared(name, read_plan(text, graph, world.size), seconds) for name, text, seconds in sent]
-    batch = random_batch(config.trainer.batch_size, side, classes_of(config), config.trainer)
+        return [(own.name, str(own.plan), own.predicted_s) for own in plans_of(config, graph, cluster)]
+
+    plans = [
+        Compared(name, read_plan(text, graph, world.size), seconds)
+        for name, text, seconds in world.from_first(predicted)
+    ]
+    batch = random_batch(
+        trainer.batch_size, shape, classes_of(config), seed=trainer.seed, dtype=DTYPES[trainer.precision]
+    )
     settings = ValidationOptions(steps=options.steps)
-    measurement = Measurement(model, batch, config.trainer.precision, settings, world)
-    batch_size = config.trainer.batch_size
+    measurement = Measurement(model, batch, trainer.precision, settings, world)
+    batch_size = trainer.batch_size
     programs = [
         lower(graph, compared.plan, batch_size, world.host_of, collectives=world.collectives)
         for compared in plans

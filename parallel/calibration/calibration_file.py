@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from parallel.calibration.options import CalibrationOptions
@@ -10,6 +9,7 @@ from parallel.cluster import Cluster, read_cluster, write_cluster
 from parallel.cluster.machine import NODES, WORKERS, calibration_path, differences, machine_of, memory_format
 from parallel.config import Config, require
 from parallel.config.documents import read_text
+from parallel.results.json_files import write_atomically
 from parallel.runtime.communication.world import World
 
 
@@ -18,14 +18,13 @@ def known_calibration(
 ) -> tuple[Path, Cluster | None]:
     """Return the path of the calibration file, and the calibration in it, if any.
 
-    Worker 0 reads the file, since other workers may not have access to it. Raises `ValueError` for
-    the calibration of another machine.
+    Worker 0 reads the file, since other workers may not have access to it. Raises `ValueError`, on
+    all workers, for a file that it cannot read and for the calibration of another machine.
     """
     machine = machine_of(config.cluster, world.node_workers, memory_format(config.trainer.channels_last))
     named = config.cluster.file
     path = calibration_path(config.cluster, machine) if named is None else Path(named)
-    reads = world.rank == 0 and path.is_file() and not options.fresh
-    text = world.gather(read_text(path) if reads else None)[0]
+    text = world.from_first(lambda: read_text(path) if path.is_file() and not options.fresh else None)
     if text is None:
         return path, None
     known = read_cluster(text)
@@ -44,6 +43,4 @@ def known_calibration(
 def write_calibration(cluster: Cluster, path: Path) -> None:
     """Write the file completely or, if that fails, not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(write_cluster(cluster), encoding="utf-8")
-    part.replace(path)
+    write_atomically(path, write_cluster(cluster).encode())

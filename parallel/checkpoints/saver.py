@@ -14,16 +14,19 @@ import dataclasses
 import json
 import shutil
 import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from parallel.checkpoints.checkpoint import Checkpoint, folder_name, sha256, whole_checkpoints
 from parallel.checkpoints.manifest import FORMAT, MANIFEST, File, Manifest
 from parallel.checkpoints.piece import Piece, to_header
 from parallel.checkpoints.tensor_files import write_tensors
+from parallel.config.stderr import print_to_stderr
 from parallel.config.typed import structure
 from parallel.data.awaited_thread import AwaitedThread
 from parallel.results.json_files import read_json, sync_folder, write_atomically
@@ -31,6 +34,8 @@ from parallel.results.json_files import read_json, sync_folder, write_atomically
 PARTIAL = ".partial-"
 POLL_S = 0.05
 """Seconds between two looks for the other workers' notes, on disks that other hosts write to."""
+WRITE_ERRORS = (OSError, SafetensorError, ValueError)
+"""Errors of disks and damaged files, which need no traceback."""
 
 
 class Saver:
@@ -133,6 +138,9 @@ class Saver:
             if manifest is not None:
                 self._finish(partial, manifest)
         except Exception as error:  # the training goes on without this checkpoint, and says so
+            if not isinstance(error, WRITE_ERRORS):  # a programming error: its place must not be lost
+                trace = traceback.format_exc().rstrip()
+                print_to_stderr(f"worker {self._rank} failed while it wrote a checkpoint\n{trace}")
             self._problem = f"{type(error).__name__}: {error}"
         finally:
             self._written.set()

@@ -159,9 +159,7 @@ def _job(train: Train, ranks: Ranks, folders: set[Path], node: DictConfig) -> No
     if finished(run_dir, config):
         print(f"skipped: {run_dir} is already finished", flush=True)
         return
-    replaced = set_aside(run_dir, Path(HydraConfig.get().sweep.dir).absolute(), config)
-    if replaced is not None:
-        print(f"the run of another configuration in {run_dir} was moved to {replaced}", flush=True)
+    if set_aside(run_dir, Path(HydraConfig.get().sweep.dir).absolute(), config) is not None:
         run_dir.mkdir(parents=True)
     if _takes_more_workers(config):
         print(

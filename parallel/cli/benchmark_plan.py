@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from parallel.cli.compose import compose_config
 from parallel.config import one_line, require, require_one_of
 from parallel.graph.configured import graph_of
+from parallel.results.formatting import count
 from parallel.runtime.communication.device import Machine
 from parallel.strategies import STRATEGIES as NAMED
 from parallel.strategies import build_plan
@@ -102,7 +103,7 @@ def choose(machine: Machine, workers: int | None, device: str | None) -> Setup:
         return Setup(device=device, workers=workers, threads=1, notes=tuple(notes))
     if workers > machine.cores:
         notes.append(
-            f"{workers} workers share {machine.cores} core{'s' * (machine.cores > 1)}, so that none of their "
+            f"{workers} workers share {count(machine.cores, 'core')}, so that none of their "
             "speedups is that of a machine with a core for each"
         )
     threads = max(1, machine.cores // workers)

@@ -144,7 +144,7 @@ def _run_side_by_side(
         def start(number: int, job: Job, share: Share) -> Task:
             print(_headline(number, jobs), flush=True)
             outcomes[job.index] = Outcome(job, "interrupted")  # replaced when it ends
-            _set_aside(job)
+            set_aside(job.run_dir, job.sweep_dir, job.config)
             folder = folder_of(job)
             folder.mkdir()
             variables = launcher_environment(job, folder, folder / ERROR) | share.environment()
@@ -194,7 +194,7 @@ def _gpus() -> list[str]:
 
 def _run(job: Job, torchrun: Torchrun) -> Outcome:
     if torchrun.node_rank == 0:
-        _set_aside(job)
+        set_aside(job.run_dir, job.sweep_dir, job.config)
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="parallel_sweep_") as folder:
         error_file = Path(folder) / ERROR
@@ -206,12 +206,6 @@ def _run(job: Job, torchrun: Torchrun) -> Outcome:
             if sys.stdout.isatty():
                 print("\x1b[?25h", end="", flush=True)  # a killed progress bar leaves the cursor hidden
         return _outcome(job, code, time.monotonic() - start, error_file)
-
-
-def _set_aside(job: Job) -> None:
-    replaced = set_aside(job.run_dir, job.sweep_dir, job.config)
-    if replaced is not None:
-        print(f"the run of another configuration in {job.run_dir} was moved to {replaced}", flush=True)
 
 
 def _outcome(job: Job, code: int, seconds: float, error_file: Path) -> Outcome:

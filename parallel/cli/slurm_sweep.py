@@ -21,6 +21,7 @@ from parallel.cli.sweep import Job, Outcome, claim_folder, finished, read_error,
 from parallel.cli.sweep_report import conclude
 from parallel.config import one_line
 from parallel.config.stderr import print_to_stderr
+from parallel.results.formatting import count
 from parallel.results.json_files import write_atomically
 
 QUEUED = "queued.json"
@@ -80,7 +81,7 @@ def _submit_all(
     submitted: list[str] = []
     try:
         for number, job in enumerate(jobs, start=1):
-            head = f"[{number}/{len(jobs)}] {job.label}, {job.workers} worker{'s' * (job.workers > 1)}"
+            head = f"[{number}/{len(jobs)}] {job.label}, {count(job.workers, 'worker')}"
             if finished(job.run_dir, job.config):
                 outcomes[job.index] = Outcome(job, "skipped", detail="already finished")
                 print(f"{head}: already finished", flush=True)
@@ -108,9 +109,7 @@ def _submit_all(
 
 
 def _submit(job: Job, slurm: Slurm, after: str | None) -> Queued:
-    replaced = set_aside(job.run_dir, job.sweep_dir, job.config)
-    if replaced is not None:
-        print(f"the run of another configuration in {job.run_dir} was moved to {replaced}", flush=True)
+    set_aside(job.run_dir, job.sweep_dir, job.config)
     folder = folder_of(job)
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / SCRIPT

@@ -155,7 +155,7 @@ def finished(run_dir: Path, config: Config) -> bool:
 
 def set_aside(run_dir: Path, sweep_dir: Path, config: Config) -> Path | None:
     """Move the run in `run_dir`, if it is finished or of another configuration than `config`, to
-    `<sweep>.replaced/`.
+    `<sweep>.replaced/`, and print where.
 
     Returns the new path, or None if a run with `config` can begin or go on in `run_dir`.
     """
@@ -163,7 +163,9 @@ def set_aside(run_dir: Path, sweep_dir: Path, config: Config) -> Path | None:
         return None
     target = sweep_dir.with_name(f"{sweep_dir.name}.replaced") / run_dir.relative_to(sweep_dir)
     target.parent.mkdir(parents=True, exist_ok=True)
-    return run_dir.rename(next(path for path in numbered(target) if not path.exists()))
+    replaced = run_dir.rename(next(path for path in numbered(target) if not path.exists()))
+    print(f"the run of another configuration in {run_dir} was moved to {replaced}", flush=True)
+    return replaced
 
 
 def _has_other_checkpoints(run_dir: Path, config: Config) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from parallel.config.checks import require_one_of
+from parallel.config.checks import require, require_one_of
 from parallel.config.strategy import StrategyConfig
 
 STOCK, OURS = "stock", "ours"
@@ -58,6 +58,15 @@ class PeerConfig(StrategyConfig):
         """Bytes that a worker sends in a step, in units of (K−1)/K · the parameters' bytes: a ring's
         reduce-scatter and all-gather count one each (Rajbhandari et al. 2020, section 7)."""
         return 2.0
+
+    def check_equal_parts(self, batch_size: int, workers: int) -> None:
+        """Raise `ValueError` if the batch does not divide equally: tools average the workers' means."""
+        require(
+            batch_size % workers == 0,
+            "trainer.batch_size",
+            batch_size,
+            f"must be a multiple of workers={workers} for strategy={self.name}, which averages equal parts",
+        )
 
     def check_precision(self, precision: str) -> None:
         """Raise `ValueError` if the tool cannot train in it."""

@@ -40,6 +40,7 @@ from parallel.emulation.holders import (
 )
 from parallel.emulation.processors import Processors
 from parallel.results.environment import EMULATED
+from parallel.results.json_files import write_atomically
 
 FOLDER = "PARALLEL_EMULATION_DIR"
 """Environment variable with the folder of the states."""
@@ -274,9 +275,7 @@ def _incomplete() -> Path:
 
 
 def _write(cluster: Cluster, folder: Path) -> None:
-    new = folder / f".{STATE}"
-    new.write_text(json.dumps(dataclasses.asdict(cluster), indent=1))
-    new.rename(folder / STATE)
+    write_atomically(folder / STATE, json.dumps(dataclasses.asdict(cluster), indent=1).encode())
 
 
 def _read(folder: Path) -> Cluster:

@@ -12,7 +12,7 @@ import numpy as np
 from parallel.cluster import Cluster
 from parallel.prediction.predict import Prediction
 from parallel.prediction.sweep import Combination
-from parallel.results.formatting import percent, size
+from parallel.results.formatting import count, percent, size
 
 MOST_ROWS = 16
 """Up to this many workers, each has its own row; beyond, those with equal values share one."""
@@ -26,9 +26,9 @@ def milliseconds(seconds: float) -> str:
 
 def nodes_text(cluster: Cluster) -> str:
     """Return the nodes with their workers, and the workers' speeds if they differ."""
-    workers = ", ".join(map(str, cluster.node_workers)) or str(cluster.workers_per_node)
-    text = f"{cluster.nodes} node{'s' * (cluster.nodes > 1)} of {workers} worker{'s' * (workers != '1')}"
-    return text + (
+    own = cluster.node_workers or (cluster.workers_per_node,)
+    workers = count(own[0], "worker") if len(own) == 1 else f"{', '.join(map(str, own))} workers"
+    return f"{count(cluster.nodes, 'node')} of {workers}" + (
         f" with speeds {', '.join(f'{speed:.0%}' for speed in cluster.speeds)}" if cluster.speeds else ""
     )
 
@@ -44,7 +44,7 @@ def summary_lines(prediction: Prediction) -> list[str]:
         else "no plan, the whole model on every worker"
     )
     lines = [
-        f"{prediction.label}: {what}, {plan.workers} worker{'s' * (plan.workers > 1)}, "
+        f"{prediction.label}: {what}, {count(plan.workers, 'worker')}, "
         f"{batches}global batch {prediction.batch_size}, {timeline.precision}",
         f"cluster {cluster.name}, {cluster.fingerprint}: {nodes_text(cluster)}, "
         f"{size(cluster.memory_bytes)} of memory each",

@@ -22,6 +22,7 @@ from typing import Any
 from parallel.config.quantities import parse_rate
 from parallel.results.baselines import hardware
 from parallel.results.comparison import Comparison
+from parallel.results.predicted_means import predicted_epoch_s
 from parallel.results.records import Record, Workload
 from parallel.results.result import Result
 from parallel.results.statistics import Speedup, speedup
@@ -57,7 +58,7 @@ class Cell:
     @cached_property
     def predicted(self) -> Result | None:
         """The result whose runs predicted the smallest time. None: some run has no prediction."""
-        times = [(_predicted_s(result.records), result) for result in self.results]
+        times = [(predicted_epoch_s(result.records), result) for result in self.results]
         known = [(seconds, result) for seconds, result in times if seconds is not None]
         return min(known, key=lambda found: found[0])[1] if len(known) == len(times) else None
 
@@ -234,8 +235,3 @@ def _without_rate(record: Record) -> str:
         return hardware(record)
     environment = {**record.environment, "emulated": {**emulated, "rate": None}}
     return hardware(dataclasses.replace(record, environment=environment))
-
-
-def _predicted_s(records: Sequence[Record]) -> float | None:
-    times = [record.predicted.epoch_s for record in records if record.predicted]
-    return sum(times) / len(times) if len(times) == len(records) else None

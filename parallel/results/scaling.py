@@ -20,6 +20,7 @@ from typing import Literal
 
 from parallel.results.baselines import Baselines
 from parallel.results.comparison import Comparison
+from parallel.results.predicted_means import predicted_epoch_s, predicted_rate
 from parallel.results.records import Record, Workload
 from parallel.results.result import Result
 from parallel.results.runs import epoch_times
@@ -38,7 +39,7 @@ class Point:
     speedup: Speedup | None
     """None: there is no baseline."""
     predicted_speedup: float | None
-    """None: the result or the baseline has no prediction."""
+    """None: a run of the result or of the baseline has no prediction."""
 
     @property
     def workers(self) -> int:
@@ -57,8 +58,8 @@ class Point:
 
     @property
     def predicted_s(self) -> float | None:
-        """Predicted seconds of an epoch: the mean over the runs. None: not predicted."""
-        return _predicted_s(self.result.records)
+        """Predicted seconds of an epoch: the mean over the runs. None: a run has no prediction."""
+        return predicted_epoch_s(self.result.records)
 
     @property
     def error(self) -> float | None:
@@ -236,7 +237,7 @@ def _threads(point: Point) -> int | None:
 
 def _own_point(comparison: Comparison, result: Result) -> Point:
     """Return the point of a result that is compared with the baseline of its own comparison."""
-    ratio = _ratio(_rate(result.records), _rate(result.baseline))
+    ratio = _ratio(predicted_rate(result.records), predicted_rate(result.baseline))
     return Point(result, comparison.workload.batch_size or 0, result.speedup, ratio)
 
 
@@ -247,7 +248,7 @@ def _weak_point(result: Result, batch: int, baseline: Sequence[Record]) -> Point
         ratio = Speedup(1.0)
     elif baseline:
         ratio = speedup(image_times(baseline), image_times(result.records))
-    return Point(result, batch, ratio, _ratio(_rate(result.records), _rate(baseline)))
+    return Point(result, batch, ratio, _ratio(predicted_rate(result.records), predicted_rate(baseline)))
 
 
 def _baseline(comparisons: Iterable[Comparison], batch: int, result: Result) -> tuple[Record, ...]:
@@ -275,18 +276,5 @@ def image_times(records: Sequence[Record]) -> tuple[float, ...]:
     return tuple(seconds / images for seconds in epoch_times(records))
 
 
-def _rate(records: Sequence[Record]) -> float | None:
-    """Return predicted images per second, the mean over the records. None: not predicted."""
-    rates = [
-        (record.workload.batch_size or 0) / record.predicted.step_s for record in records if record.predicted
-    ]
-    return sum(rates) / len(rates) if rates else None
-
-
 def _ratio(rate: float | None, baseline: float | None) -> float | None:
     return None if rate is None or not baseline else rate / baseline
-
-
-def _predicted_s(records: Sequence[Record]) -> float | None:
-    times = [record.predicted.epoch_s for record in records if record.predicted]
-    return sum(times) / len(times) if times else None

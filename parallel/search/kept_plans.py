@@ -17,7 +17,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from parallel.config.documents import from_yaml, read_text
 from parallel.config.typed import structure
 from parallel.graph import Graph
 from parallel.plans import Plan, read_plan
+from parallel.results.json_files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,7 @@ class KeptPlan:
 def save(kept: KeptPlan, path: Path) -> None:
     """Write the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    beside.write_text(str(kept), encoding="utf-8")
-    beside.replace(path)
+    write_atomically(path, str(kept).encode())
 
 
 def load(path: Path, graph: Graph, workers: int) -> KeptPlan:

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from parallel.checkpoints.checkpoint import CHECKPOINTS, Checkpoint, folder_name, whole_checkpoints
 from parallel.checkpoints.manifest import Begun, Manifest
-from parallel.checkpoints.saver import Saver, remove
+from parallel.checkpoints.saver import WRITE_ERRORS, Saver, remove
 from parallel.checkpoints.schedule import Schedule
 from parallel.checkpoints.tensor_files import write_tensors
 from parallel.config import one_line
@@ -172,11 +171,7 @@ class Checkpointing:
         if self._options.final and newest.exists():
             try:
                 write_model(Checkpoint(newest), self._job, self._run_dir / MODEL)
-            except (
-                OSError,
-                SafetensorError,
-                ValueError,
-            ) as error:  # as for checkpoints: the run is worth more
+            except WRITE_ERRORS as error:  # as for checkpoints: the run is worth more
                 self._warn(f"{self._run_dir / MODEL} was not written: {one_line(error)}")
         if self._options.interval is None:
             for path in whole_checkpoints(self._saver.folder):

@@ -8,12 +8,11 @@ momentum is reset after them.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import resource
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -35,9 +34,10 @@ from parallel.runtime.failure.errors import NotFinite
 from parallel.runtime.failure.nonfinite import NonfiniteCheck
 from parallel.runtime.instrumentation.clock import TimeSplit
 from parallel.runtime.instrumentation.load import LoadMeter
-from parallel.runtime.instrumentation.measured_step import measured_step
+from parallel.runtime.instrumentation.measured_step import Starts, measured_step
 from parallel.runtime.instrumentation.trace import StepTrace, chosen_step
 from parallel.training.checkpointing import Checkpointing
+from parallel.training.epoch_under_way import EpochUnderWay
 from parallel.training.evaluation import open_loader, validate
 from parallel.training.job import Job
 from parallel.training.late_loss import LateLoss
@@ -158,7 +158,7 @@ class Loop:
         with self._progress:
             for epoch in range(len(before), self._config.epochs):
                 row = self._epoch(epoch, rows, checkpoints, trace_path)
-                rows = (*rows, dataclasses.replace(row, checkpoint_s=checkpoints.waited_s - waited_s))
+                rows = (*rows, replace(row, checkpoint_s=checkpoints.waited_s - waited_s))
                 waited_s = checkpoints.waited_s
                 checkpoints.after_step((epoch + 1) * len(self._train), rows)
                 after_epoch(rows[-1])
@@ -199,32 +199,64 @@ class Loop:
     ) -> Epoch:
         """Train and validate one epoch, or the rest of it. The result covers all workers."""
         begun, self._begun = self._begun, None
-        engine = self._engine
-        world = self._world
-        steps = len(self._train)
-        sent = engine.bytes_sent
+        world, steps = self._world, len(self._train)
+        trained = self._train_epoch(epoch, begun, before, checkpoints, trace_path)
+        train_loss = trained.loss / steps
+        if not math.isfinite(train_loss):
+            raise NotFinite(
+                f"the mean training loss of epoch {epoch + 1} is {train_loss}: trainer.check_finite=true "
+                f"names the first step and op with such a value; trainer.lr={trained.lr:g} may be too large"
+            )
+        memory = max(world.gather(peak_memory(world.device)))
+        self._progress.phase("validation")
+        scores = validate(self._engine, world, self._val)
+        if not math.isfinite(scores.loss):
+            raise NotFinite(
+                f"the validation loss after epoch {epoch + 1} is {scores.loss}, though the training loss was "
+                f"{train_loss:g}: trainer.lr={trained.lr:g} may be too large"
+            )
+        return Epoch(
+            epoch=epoch + 1,
+            seconds=trained.seconds,
+            timed=begun is None,
+            images_per_second=steps * self._config.batch_size / trained.seconds,
+            train_loss=train_loss,
+            val_loss=scores.loss,
+            val_top1=scores.top1,
+            val_top5=scores.top5,
+            data_wait_s=trained.split.get("data_wait_s"),
+            compute_s=trained.split.get("compute_s"),
+            communication_s=trained.split.get("communication_s"),
+            idle_s=trained.split.get("idle_s"),
+            bytes_sent=trained.bytes_sent,
+            peak_memory_bytes=memory,
+            lr=trained.lr,
+        )
+
+    def _train_epoch(
+        self,
+        epoch: int,
+        begun: Begun | None,
+        before: tuple[Epoch, ...],
+        checkpoints: Checkpointing,
+        trace_path: Path | None,
+    ) -> _Trained:
+        """Train what is left of an epoch after `begun`. The result covers all workers and the whole epoch."""
+        engine, world, steps = self._engine, self._world, len(self._train)
         world.barrier()
         self._load.begin()
         engine.clock.reset()
-        begin = time.perf_counter()
-
-        def begun_by(done: int, total: Tensor) -> Begun:
-            loss = total.item()  # waits for the device, so that the time is that of the steps done
-            now = Begun(
-                steps=done,
-                seconds=time.perf_counter() - begin,
-                loss=loss,
-                bytes_sent=engine.bytes_sent - sent,
-            )
-            return now if begun is None or world.rank > 0 else _added(begun, now)
+        under_way = EpochUnderWay(engine, begun if world.rank == 0 else None)
 
         def after_step(done: int, total: Tensor) -> None:
-            checkpoints.after_step(epoch * steps + done, before, partial(begun_by, done, total))
+            checkpoints.after_step(epoch * steps + done, before, partial(under_way.after, done, total))
 
         def before_step(done: int, total: Tensor) -> None:
             step = epoch * steps + done
             if checkpoints.on and world.watch.stops(step):
-                checkpoints.stop(step, before, partial(begun_by, done, total) if done else lambda: None)
+                checkpoints.stop(
+                    step, before, partial(under_way.after, done, total) if done else lambda: None
+                )
 
         first = 0 if begun is None else begun.steps
         total, lr = self._steps(epoch, first, before_step, after_step)
@@ -232,55 +264,35 @@ class Loop:
         engine.complete()
         engine.clock.finished()
         world.barrier()
-        seconds = time.perf_counter() - begin
+        seconds = under_way.seconds
         engine.clock.ended()
         self._load.end()
         starts = world.gather(engine.clock.starts)
         split = self._means(engine.clock.split(seconds, starts))
         self.step_times.note(epoch + 1, seconds / (steps - first), starts)
-        if self._trace is not None and epoch * steps <= self._trace.step < (epoch + 1) * steps:
-            self.step_spans = measured_step(
-                self._trace, world, starts, ACTIVATION_BYTES[self._config.precision]
-            )
-            if self._writes_trace:
-                self._trace.write(world, trace_path)
-        train_loss = (world.sum(total).item() + (0.0 if begun is None else begun.loss)) / steps
-        if not math.isfinite(train_loss):
-            raise NotFinite(
-                f"the mean training loss of epoch {epoch + 1} is {train_loss}: trainer.check_finite=true "
-                f"names the first step and op with such a value; trainer.lr={lr:g} may be too large"
-            )
-        sent_by_all = world.sum(
-            torch.tensor(engine.bytes_sent - sent, dtype=torch.float64, device=world.device)
-        )
-        memory = max(world.gather(peak_memory(world.device)))
-        self._progress.phase("validation")
-        scores = validate(engine, world, self._val)
-        if not math.isfinite(scores.loss):
-            raise NotFinite(
-                f"the validation loss after epoch {epoch + 1} is {scores.loss}, though the training loss was "
-                f"{train_loss:g}: trainer.lr={lr:g} may be too large"
-            )
-        if begun is not None:
-            seconds += begun.seconds
-            split = {}
-        return Epoch(
-            epoch=epoch + 1,
-            seconds=seconds,
-            timed=begun is None,
-            images_per_second=steps * self._config.batch_size / seconds,
-            train_loss=train_loss,
-            val_loss=scores.loss,
-            val_top1=scores.top1,
-            val_top5=scores.top5,
-            data_wait_s=split.get("data_wait_s"),
-            compute_s=split.get("compute_s"),
-            communication_s=split.get("communication_s"),
-            idle_s=split.get("idle_s"),
-            bytes_sent=round(sent_by_all.item()) + (0 if begun is None else begun.bytes_sent),
-            peak_memory_bytes=memory,
+        self._measure_step(epoch, starts, trace_path)
+        loss = world.sum(total).item()
+        sent = torch.tensor(under_way.bytes_sent, dtype=torch.float64, device=world.device)
+        bytes_sent = round(world.sum(sent).item())
+        if begun is None:
+            return _Trained(seconds=seconds, split=split, loss=loss, bytes_sent=bytes_sent, lr=lr)
+        return _Trained(
+            seconds=seconds + begun.seconds,
+            split={},  # not known for the part before
+            loss=loss + begun.loss,
+            bytes_sent=bytes_sent + begun.bytes_sent,
             lr=lr,
         )
+
+    def _measure_step(self, epoch: int, starts: Starts, trace_path: Path | None) -> None:
+        """Collect the traced step, if it is in this epoch, and write the trace, if it was asked for."""
+        steps = len(self._train)
+        if self._trace is None or not epoch * steps <= self._trace.step < (epoch + 1) * steps:
+            return
+        activation_bytes = ACTIVATION_BYTES[self._config.precision]
+        self.step_spans = measured_step(self._trace, self._world, starts, activation_bytes)
+        if self._writes_trace:
+            self._trace.write(self._world, trace_path)
 
     def _steps(
         self,
@@ -330,19 +342,24 @@ class Loop:
         """
         world = self._world
         means = {}
-        for field in dataclasses.fields(split):
+        for field in fields(split):
             value = torch.tensor(getattr(split, field.name), dtype=torch.float64, device=world.device)
             means[field.name] = world.sum(value).item() / world.size
         return means if self._engine.splits_time else {"data_wait_s": means["data_wait_s"]}
 
 
-def _added(before: Begun, now: Begun) -> Begun:
-    return Begun(
-        steps=now.steps,
-        seconds=before.seconds + now.seconds,
-        loss=before.loss + now.loss,
-        bytes_sent=before.bytes_sent + now.bytes_sent,
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """The training of an epoch, on all workers."""
+
+    seconds: float
+    split: Mapping[str, float]
+    """Parts of the time, as means over the workers."""
+    loss: float
+    """Sum over the steps."""
+    bytes_sent: int
+    lr: float
+    """Learning rate of the last step."""
 
 
 def checksums(engine: Engine) -> list[float]:

@@ -15,6 +15,7 @@ from torch import nn
 from parallel.cluster import open_cluster
 from parallel.config import Config, Searched, TrainerConfig
 from parallel.config.stderr import print_to_stderr
+from parallel.data.random_batch import random_batch
 from parallel.graph import Graph
 from parallel.models import build_model
 from parallel.plans import Plan, read_plan
@@ -35,10 +36,7 @@ WARM_UP = 2
 def resolve_plan(config: Config, options: Searched, graph: Graph, world: World) -> Plan:
     """Return the same plan on all workers. Raises `ValueError` on all of them if the search
     fails."""
-    own = _search(config, options, graph, world) if world.rank == 0 else ("", "", [])
-    error, found, candidates = world.gather(own)[0]
-    if error:
-        raise ValueError(error)
+    found, candidates = world.from_first(lambda: _search(config, options, graph, world))
     kept = read_kept(found, graph, world.size)
     timed = [
         Candidate(label, read_plan(plan, graph, world.size), seconds)
@@ -60,9 +58,9 @@ def resolve_plan(config: Config, options: Searched, graph: Graph, world: World) 
     return kept.plan
 
 
-_Answer = tuple[str, str, list[tuple[str, str, float]]]
-"""What worker 0 sends: an error or "", the file of the plan that it found or had kept, and label,
-plan and predicted seconds of each candidate. A kept plan has no candidates."""
+_Found = tuple[str, list[tuple[str, str, float]]]
+"""What worker 0 sends: the file of the plan that it found or had kept, and label, plan and predicted
+seconds of each candidate. A kept plan has no candidates."""
 
 
 def _request(config: Config, options: Searched, graph: Graph, world: World) -> Request:
@@ -78,39 +76,38 @@ def _request(config: Config, options: Searched, graph: Graph, world: World) -> R
     )
 
 
-def _search(config: Config, options: Searched, graph: Graph, world: World) -> _Answer:
-    """Return a plan with its candidates, or an error."""
-    try:
-        request = _request(config, options, graph, world)
-        if request.cluster.speeds:
-            speeds = ", ".join(percent(speed, 0) for speed in request.cluster.speeds)
-            _tell(f"cluster {request.cluster.name} has workers with speeds of {speeds}")
-        kept = reuse(request)
-        candidates: list[Candidate] = []
-        if kept is None:
-            _tell("searching for the fastest plan")
-            named = named_plans(graph, world.size, request.batch_size)
-            kept, candidates = find(request, named, progress=_tell)
-    except ValueError as error:
-        return str(error), "", []
+def _search(config: Config, options: Searched, graph: Graph, world: World) -> _Found:
+    """Return a plan with its candidates."""
+    request = _request(config, options, graph, world)
+    if request.cluster.speeds:
+        speeds = ", ".join(percent(speed, 0) for speed in request.cluster.speeds)
+        _tell(f"cluster {request.cluster.name} has workers with speeds of {speeds}")
+    kept = reuse(request)
+    candidates: list[Candidate] = []
+    if kept is None:
+        _tell("searching for the fastest plan")
+        named = named_plans(graph, world.size, request.batch_size)
+        kept, candidates = find(request, named, progress=_tell)
     predicted = f"{1000 * kept.predicted_step_s:.1f} ms a step"
     _tell(f"plan {kept.plan.fingerprint}, predicted {predicted}: {kept.certificate}")
     plain = [(candidate.label, str(candidate.plan), candidate.predicted_step_s) for candidate in candidates]
-    return "", str(kept), plain
+    return str(kept), plain
 
 
 def _step_seconds(
     trainer: TrainerConfig, graph: Graph, model: nn.Module, plan: Plan, world: World, steps: int
 ) -> float:
-    """Return the median time of a step of the plan, on random images."""
+    """Return the median time of a step of the plan, on random images.
+
+    What a step leaves to the next one's forward is timed there, as in training.
+    """
     program = lower(graph, plan, trainer.batch_size, world.host_of, collectives=world.collectives)
     runtime = Runtime(program, model, world, EngineOptions.from_config(trainer))
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(trainer.batch_size, *graph.input_shape, generator=generator)
-    labels = torch.randint(graph.ops[-2].shape[0], (trainer.batch_size,), generator=generator)
+    images, labels = random_batch(
+        trainer.batch_size, graph.input_shape, graph.ops[-2].shape[0], seed=0, dtype=DTYPES[trainer.precision]
+    )
     layout = torch.channels_last if trainer.channels_last else torch.contiguous_format
-    images = images[runtime.image_positions].to(world.device, DTYPES[trainer.precision])
-    images = images.contiguous(memory_format=layout)
+    images = images[runtime.image_positions].to(world.device).contiguous(memory_format=layout)
     labels = labels[runtime.label_positions].to(world.device)
     seconds = []
     for step in range(WARM_UP + steps):

@@ -46,6 +46,7 @@ def make_record(
     job: Job,
     world: World,
     run_dir: Path,
+    *,
     attempts: tuple[Attempt, ...],
     restarts: int,
     epochs: tuple[Epoch, ...],

@@ -68,39 +68,31 @@ def find_start(config: Config, run_dir: Path, world: World) -> StartPoint:
     Worker 0 prints a warning for each damaged checkpoint that it passes over. Raises `ValueError`
     if `resume` names no checkpoint, or none that is whole.
     """
-    answer = _chosen(config, run_dir) if world.rank == 0 else None
-    error = str(answer) if isinstance(answer, ValueError) else None
-    folder = str(answer) if isinstance(answer, Path) else None
-    error, folder = world.gather((error, folder))[0]
-    if error is not None:
-        raise ValueError(error)
+    folder = world.from_first(lambda: _chosen(config, run_dir))
     if folder is None:
         return StartPoint()
     return StartPoint(Checkpoint(Path(folder)), same_run=config.resume == AUTO)
 
 
-def _chosen(config: Config, run_dir: Path) -> Path | ValueError | None:
-    """Return the folder of the checkpoint to start at, None for the first step, or an error."""
+def _chosen(config: Config, run_dir: Path) -> str | None:
+    """Return the folder of the checkpoint to start at, or None for the first step."""
     own = run_dir / CHECKPOINTS
-    try:
-        if config.resume == AUTO:
-            checkpoint = _newest(own)
-            if checkpoint is not None:
-                refuse_other_configuration(config, checkpoint)
-        elif config.resume == NEVER:
-            checkpoint = None
-            for path in whole_checkpoints(own):
-                remove(path)
-        else:
-            if whole_checkpoints(own):
-                raise ValueError(
-                    f"hydra.run.dir={run_dir} holds an unfinished run with checkpoints: choose another folder for "
-                    f"what goes on from resume={config.resume}"
-                )
-            checkpoint = _named(Path(config.resume))
-    except ValueError as error:
-        return error
-    return None if checkpoint is None else checkpoint.folder
+    if config.resume == AUTO:
+        checkpoint = _newest(own)
+        if checkpoint is not None:
+            refuse_other_configuration(config, checkpoint)
+    elif config.resume == NEVER:
+        checkpoint = None
+        for path in whole_checkpoints(own):
+            remove(path)
+    else:
+        if whole_checkpoints(own):
+            raise ValueError(
+                f"hydra.run.dir={run_dir} holds an unfinished run with checkpoints: choose another folder for "
+                f"what goes on from resume={config.resume}"
+            )
+        checkpoint = _named(Path(config.resume))
+    return None if checkpoint is None else str(checkpoint.folder)
 
 
 def _named(path: Path) -> Checkpoint:

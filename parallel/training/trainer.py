@@ -9,8 +9,9 @@ from pathlib import Path
 
 from parallel.config import NEVER, Config, Searched
 from parallel.plans import Plan, read_plan
+from parallel.prediction.own import OwnPrediction
 from parallel.results.record_files import RecordWriter
-from parallel.results.records import Epoch
+from parallel.results.records import Epoch, Record
 from parallel.results.run_lock import locked
 from parallel.results.run_summary import run_summary
 from parallel.results.tracker import RunFacts, Tracker, open_tracker
@@ -49,14 +50,7 @@ def train(config: Config, run_dir: Path) -> None:
         locked(run_dir) if world.rank == 0 else nullcontext(),
     ):
         world = measured(world)
-        world.watch.does("opening the data")  # may take long: the workers watch each other meanwhile
-        job = prepare_together(config, world)
-        world.watch.goes_on()
-        start = find_start(config, run_dir, world)
-        if start.checkpoint is not None:
-            refuse_other_workload(job, start.checkpoint)
-        if isinstance(config.strategy, Searched):
-            job = dataclasses.replace(job, plan=_searched_plan(job, config.strategy, start, world))
+        job, start = _prepare(config, run_dir, world)
         check = open_check(job, world)
         engine = open_engine(job, world, check)
         loop = Loop(job, world, engine, start, check)
@@ -94,24 +88,42 @@ def train(config: Config, run_dir: Path) -> None:
                     job,
                     world,
                     run_dir,
-                    attempts,
-                    len(starts) - 1,
-                    epochs,
-                    loop.step_times.stragglers(),
-                    load,
-                    loop.weights_changed,
+                    attempts=attempts,
+                    restarts=len(starts) - 1,
+                    epochs=epochs,
+                    stragglers=loop.step_times.stragglers(),
+                    load=load,
+                    weights_changed=loop.weights_changed,
                 )
                 if prediction is not None:
                     record = dataclasses.replace(record, predicted=prediction.predicted)
                 write_step(run_dir, loop.step_spans, prediction)
                 writer.finish(record)
-                if prediction is not None and (line := measured_line(prediction, epochs)):
-                    print(line, flush=True)
-                for straggler in record.stragglers or ():
-                    print(straggler.sentence(len(epochs)), flush=True)
+                _print_end(record, prediction)
                 tracker.finish(run_summary(record, run_dir.parent if config.sweep else None))
         if world.rank == 0:
             print(f"record: {run_dir}", flush=True)
+
+
+def _prepare(config: Config, run_dir: Path, world: World) -> tuple[Job, StartPoint]:
+    """Return the run with its data and plan, and where it starts."""
+    world.watch.does("opening the data")  # may take long: the workers watch each other meanwhile
+    job = prepare_together(config, world)
+    world.watch.goes_on()
+    start = find_start(config, run_dir, world)
+    if start.checkpoint is not None:
+        refuse_other_workload(job, start.checkpoint)
+    if isinstance(config.strategy, Searched):
+        job = dataclasses.replace(job, plan=_searched_plan(job, config.strategy, start, world))
+    return job, start
+
+
+def _print_end(record: Record, prediction: OwnPrediction | None) -> None:
+    """Print the measured time beside the predicted one, and the stragglers."""
+    if prediction is not None and (line := measured_line(prediction, record.epochs)):
+        print(line, flush=True)
+    for straggler in record.stragglers or ():
+        print(straggler.sentence(len(record.epochs)), flush=True)
 
 
 def _searched_plan(job: Job, options: Searched, start: StartPoint, world: World) -> Plan:

@@ -29,9 +29,10 @@ from torch import Tensor, nn
 
 from parallel.cluster import open_cluster
 from parallel.cluster.machine import machine_of
-from parallel.config import Config, TrainerConfig
-from parallel.data import known_classes
+from parallel.config import Config
+from parallel.data.random_batch import random_batch
 from parallel.graph import Graph, trace
+from parallel.graph.configured import classes_of
 from parallel.models import build_model
 from parallel.program import Program
 from parallel.program.lowering import lower
@@ -157,33 +158,27 @@ def validated_plan(plan: PredictedPlan, turns: Sequence[Turn], workers: int) -> 
     )
 
 
-def random_batch(size: int, side: int, classes: int, trainer: TrainerConfig) -> tuple[Tensor, Tensor]:
-    """Return images and labels, the same on every worker."""
-    generator = torch.Generator().manual_seed(trainer.seed)
-    images = torch.randn(size, 3, side, side, generator=generator, dtype=DTYPES[trainer.precision])
-    return images, torch.randint(classes, (size,), generator=generator)
-
-
-def classes_of(config: Config) -> int:
-    """Return the number of classes of the model: as configured, or those of the data set."""
-    return config.model.num_classes or known_classes(config.data)
-
-
 def _validate(
     config: Config, options: ValidationOptions, world: World, tell: Tell
 ) -> tuple[Path, Validation] | None:
-    side = config.model.image_size
+    trainer, shape = config.trainer, (3, config.model.image_size, config.model.image_size)
     model = build_model(config.model, classes_of(config), seed=0)
-    graph = trace(model, (3, side, side))
+    graph = trace(model, shape)
     cluster, digest, plans = _agree(config, options, world, graph, tell)
     hosts, collectives = world.host_of, world.collectives
     programs = [lower(graph, plan.plan, plan.batch_size, hosts, collectives=collectives) for plan in plans]
-    batch = random_batch(max(options.batch_sizes), side, classes_of(config), config.trainer)
-    measurement = Measurement(model, batch, config.trainer.precision, options, world)
+    batch = random_batch(
+        max(options.batch_sizes),
+        shape,
+        classes_of(config),
+        seed=trainer.seed,
+        dtype=DTYPES[trainer.precision],
+    )
+    measurement = Measurement(model, batch, trainer.precision, options, world)
     path = Path(options.out) / f"validation-{world.size}.json"
     header = _header(config, options, world, cluster)
     turns: list[list[Turn]] = [[] for _ in plans]
-    order = random.Random(config.trainer.seed)  # the same on every worker
+    order = random.Random(trainer.seed)  # the same on every worker
     validation = None
     world.started()
     for block in range(1, options.blocks + 1):
@@ -209,20 +204,16 @@ def _agree(
 ) -> tuple[str, str, list[PredictedPlan]]:
     """Return worker 0's cluster and choice of plans on every worker, as `_choose`. Its `ValueError` is
     raised on every worker."""
-    answer: tuple[str | None, str, str, list[dict[str, Any]]] = (None, "", "", [])
-    if world.rank == 0:
-        try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                name, digest, chosen = _choose(config, options, world, graph, tell)
-            answer = None, name, digest, [plan.to_plain() for plan in chosen]
-            for message in dict.fromkeys(str(warning.message) for warning in caught):
-                tell(f"warning: {message}")
-        except ValueError as error:
-            answer = str(error), "", "", []
-    error_text, cluster, digest, plans = world.gather(answer)[0]
-    if error_text is not None:
-        raise ValueError(error_text)
+
+    def chosen() -> tuple[str, str, list[dict[str, Any]]]:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            name, digest, plans = _choose(config, options, world, graph, tell)
+        for message in dict.fromkeys(str(warning.message) for warning in caught):
+            tell(f"warning: {message}")
+        return name, digest, [plan.to_plain() for plan in plans]
+
+    cluster, digest, plans = world.from_first(chosen)
     return cluster, digest, [PredictedPlan.from_plain(values, graph, world.size) for values in plans]
 
 

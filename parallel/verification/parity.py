@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from parallel.config import ClusterConfig, Ddp, PeerConfig
 from parallel.config.peer import OURS
+from parallel.data.random_batch import random_batch
 from parallel.graph import LOSS, Graph, trace
 from parallel.graph.box import Span, cut
 from parallel.plans import Plan
@@ -155,13 +156,6 @@ def compare_cases(
     return found
 
 
-def random_batch(step: int, size: int, shape: tuple[int, ...], classes: int) -> tuple[Tensor, Tensor]:
-    """Return the images and labels of a global batch. They depend only on the arguments."""
-    generator = torch.Generator().manual_seed(step)
-    images = torch.randn(size, *shape, dtype=torch.float64, generator=generator)
-    return images, torch.randint(classes, (size,), generator=generator)
-
-
 def largest_difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> tuple[float, str]:
     """Return the largest relative difference between two sets of tensors, and the tensor's name.
 
@@ -232,9 +226,8 @@ class _Comparison:
 
     def _train(self, step: int, engine: Engine, reference: Reference | None) -> tuple[float, float]:
         """Train both sides for one step and return their losses."""
-        case = self._case
         self._world.watch.at(f"step {step}")
-        images, labels = random_batch(step, case.batch_size, case.shape, self._classes)
+        images, labels = self._batch(step)
         loss = self._world.sum(
             engine.train_step(*self._rows(engine, images, labels), step=step, lr=OPTIMIZER.lr)
         )
@@ -248,7 +241,7 @@ class _Comparison:
         The labels are chosen from the reference's logits by rank (`LABEL_RANKS`). The last row is
         padding. The result is empty on all workers but 0.
         """
-        images, _ = random_batch(1000 + step, self._case.batch_size, self._case.shape, self._classes)
+        images, _ = self._batch(1000 + step)
         labels = logits = None
         if reference is not None:
             logits = reference.logits(images)
@@ -270,6 +263,10 @@ class _Comparison:
         return {
             name: (ours[i], torch.tensor(theirs[i], dtype=torch.float64)) for i, name in enumerate(EVALUATED)
         }
+
+    def _batch(self, seed: int) -> tuple[Tensor, Tensor]:
+        case = self._case
+        return random_batch(case.batch_size, case.shape, self._classes, seed=seed, dtype=torch.float64)
 
     def _rows(self, engine: Engine, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return this worker's rows of a batch, on its device."""

@@ -13,7 +13,6 @@ from parallel.prediction.plans import plan_of
 from parallel.runtime.communication.chaos import Chaos
 from parallel.runtime.communication.device import this_machine
 from parallel.runtime.communication.spawn import spawn_workers
-from parallel.runtime.peers.engine import check_equal_parts
 from parallel.verification.cluster import cluster_for
 from parallel.verification.default_plans import DefaultPlan, default_cases
 from parallel.verification.parity import Case, Difference, compare_cases
@@ -43,9 +42,9 @@ def verify(
     if batch_size is None:
         unit = 2 * workers * (1 if plan is None else plan.micro_batches)
         batch_size = unit * math.ceil(8 / unit)
-    if plan is None:
-        check_equal_parts(batch_size, workers, config.strategy.name)
     peer = config.strategy if isinstance(config.strategy, PeerConfig) else Ddp()
+    if plan is None:
+        peer.check_equal_parts(batch_size, workers)
     peer.require_installed()
     peer.check_precision("fp64")
     case = Case(model.share_memory(), plan, shape, batch_size, steps, peer=peer)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from parallel.data.random_batch import random_batch
 from parallel.graph import Graph, trace
 from parallel.models import build_model
 from parallel.models.alexnet import AlexNetConfig
@@ -33,11 +34,9 @@ def precisions(device: torch.device) -> tuple[str, ...]:
     return ("tf32" if torch.cuda.is_tf32_supported() else "fp32", "bf16")
 
 
-def random_batch(batch: int, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return images and labels on the device, the images in channels_last."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch, 3, side, side, generator=generator)
-    labels = torch.randint(CLASSES, (batch,), generator=generator)
+def device_batch(batch: int, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return random images and labels on the device, the images in channels_last."""
+    images, labels = random_batch(batch, (3, side, side), CLASSES, seed=0)
     return images.to(device).contiguous(memory_format=torch.channels_last), labels.to(device)
 
 

@@ -62,7 +62,7 @@ def _profile(setting: Setting, world: World, precision: str, **options: bool) ->
     """Write the profile of a precision; return the number of synchronisations that torch warns about."""
     name = " ".join([precision, *options])
     side, batch, steps = (64, 4, 2) if setting.tiny else (224, 512, 10)
-    images, labels = engines.random_batch(batch, side, world.device)
+    images, labels = engines.device_batch(batch, side, world.device)
     step = engines.single(world, side, images, labels, precision, **options)
     for _ in range(5):
         step()

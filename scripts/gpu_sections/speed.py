@@ -103,7 +103,7 @@ def _measure(setting: Setting, world: World, workload: Workload, failed: list[st
     unless the GPU's memory does not suffice for it.
     """
     first, *_ = precisions = engines.precisions(world.device)
-    batch = engines.random_batch(workload.batch, workload.side, world.device)
+    batch = engines.device_batch(workload.batch, workload.side, world.device)
     setting.write(f"### {workload.side} px, batch {workload.batch}", "")
     made = list[Engine]()
     for precision in precisions:

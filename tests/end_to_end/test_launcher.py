@@ -359,12 +359,16 @@ def test_finished_means_whole_and_the_same_configuration(tmp_path: Path) -> None
         finished(one.run_dir, one.config)
 
 
-def test_results_are_set_aside_never_lost(tmp_path: Path) -> None:
+def test_results_are_set_aside_never_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = job(tmp_path, "strategy=ddp")
     assert set_aside(one.run_dir, one.sweep_dir, one.config) is None
     for name in ("job", "job-2"):
         write_record(one.run_dir, record(one.config))
-        assert set_aside(one.run_dir, one.sweep_dir, one.config) == tmp_path / "sweep.replaced" / name
+        assert capsys.readouterr().out == ""
+        replaced = tmp_path / "sweep.replaced" / name
+        assert set_aside(one.run_dir, one.sweep_dir, one.config) == replaced
+        line = f"the run of another configuration in {one.run_dir} was moved to {replaced}\n"
+        assert capsys.readouterr().out == line
         assert not one.run_dir.exists()
 
 

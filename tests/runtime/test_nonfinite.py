@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from parallel.config import ClusterConfig, TrainerConfig
+from parallel.data.random_batch import random_batch
 from parallel.graph import trace
 from parallel.graph.ops import Context, Op, Part
 from parallel.plans import read_plan
@@ -21,7 +22,6 @@ from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.failure.errors import NotFinite
 from parallel.runtime.failure.nonfinite import NonfiniteCheck
-from parallel.verification.parity import random_batch
 from tests.support.commands import run_module
 from tests.support.small_models import CLASSES, build
 from tests.support.workers import Workers
@@ -75,7 +75,7 @@ def ended(text: str, parameter: str, backward: str, steps: int) -> str | None:
                 with torch.no_grad():
                     for tensor in [engine.parameters[op][name]] if name in engine.parameters[op] else []:
                         tensor[(0,) * tensor.dim()] = float("inf")
-            images, labels = random_batch(step, BATCH, shape, CLASSES)
+            images, labels = random_batch(BATCH, shape, CLASSES, seed=step, dtype=torch.float64)
             loss = engine.train_step(
                 images[engine.image_positions], labels[engine.label_positions], step=step, lr=0.01
             )

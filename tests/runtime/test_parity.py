@@ -16,6 +16,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from parallel.config import ClusterConfig, StrategyConfig
+from parallel.data.random_batch import random_batch
 from parallel.graph import trace
 from parallel.plans import Plan, read_plan
 from parallel.program.lowering import BUCKET_BYTES, lower
@@ -26,7 +27,7 @@ from parallel.runtime.execution.gathered import gathered
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, Single, build_plan
-from parallel.verification.parity import Case, Difference, compare_cases, random_batch
+from parallel.verification.parity import Case, Difference, compare_cases
 from tests.support.small_models import CLASSES, MODELS, build, graph_of, plans
 from tests.support.workers import WorkerError, Workers
 
@@ -322,7 +323,7 @@ def observe(model: str, text: str, batch_size: int, shared_memory: bool) -> dict
     program = lower(graph, read_plan(text, graph), batch_size)
     with open_world(ClusterConfig(device="cpu", shared_memory=shared_memory)) as world:
         runtime = Runtime(program, network, world, EngineOptions(seed=0, precision="fp64", momentum=0.9))
-        images, labels = random_batch(0, batch_size, shape, CLASSES)
+        images, labels = random_batch(batch_size, shape, CLASSES, seed=0, dtype=torch.float64)
         runtime.train_step(images[runtime.image_positions], labels[runtime.label_positions], step=0, lr=0.1)
         sent = runtime.bytes_sent
         runtime.forget_momentum()

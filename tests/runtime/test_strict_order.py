@@ -15,6 +15,7 @@ from parallel.graph import trace
 from parallel.plans import Plan, read_plan
 from parallel.program import Program, Update
 from parallel.program.lowering import lower
+from parallel.runtime.communication import opening
 from parallel.runtime.communication.chaos import Chaos
 from parallel.runtime.communication.open_transport import open_transport
 from parallel.runtime.communication.opening import open_world
@@ -262,6 +263,19 @@ def test_data_is_valid_only_after_the_wait(workers: Workers) -> None:
 
 
 def test_strict_mode_has_no_chaos() -> None:
-    with pytest.raises(ValueError, match="strict mode needs cluster.device=cpu, without chaos mode"):
+    with pytest.raises(ValueError, match=r"^chaos=Chaos\(.*\) must be None in strict mode$"):
         with open_world(CPU, Chaos(), strict=True):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("chaos", "strict", "rule"),
+    [(Chaos(), False, "must be cpu in chaos mode, unless"), (None, True, "must be cpu in strict mode$")],
+)
+def test_other_devices_have_neither_chaos_nor_strict_mode(
+    chaos: Chaos | None, strict: bool, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "choose_device", lambda cluster: torch.device("cuda", 0))
+    with pytest.raises(ValueError, match=f"^cluster.device=cuda {rule}"):
+        with open_world(ClusterConfig(device="cuda"), chaos, strict=strict):
             pass

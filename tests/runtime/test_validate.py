@@ -17,7 +17,8 @@ from parallel.cluster import Measured
 from parallel.cluster.op_key import OpKey
 from parallel.cluster.recording import RecordingCompute
 from parallel.cluster.table import FORWARD, Curve, Table, Timing
-from parallel.config import ClusterConfig, TrainerConfig
+from parallel.config import ClusterConfig
+from parallel.data.random_batch import random_batch
 from parallel.graph import trace
 from parallel.plans import Layout, Plan, make_plan
 from parallel.program.lowering import lower
@@ -26,7 +27,7 @@ from parallel.runtime.communication.opening import open_world
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.instrumentation.clock import Clock
 from parallel.validate import run
-from parallel.validation.measure import Measurement, Turn, random_batch, validated_plan
+from parallel.validation.measure import Measurement, Turn, validated_plan
 from parallel.validation.options import ValidationOptions
 from parallel.validation.plans import PlanChooser, PredictedPlan
 from tests.support.made_clusters import made_cluster
@@ -130,7 +131,7 @@ def one_turn(plan: str) -> Turn:
 
     network, shape = build("tower")
     graph = trace(network, shape)
-    batch = random_batch(6, shape[1], CLASSES, TrainerConfig())
+    batch = random_batch(6, shape, CLASSES, seed=0)
     with open_world(ClusterConfig(device="cpu")) as world:
         measurement = Measurement(network, batch, "fp32", ValidationOptions(), world)
         return measurement.turn(lower(graph, read_plan(plan, graph), 6))

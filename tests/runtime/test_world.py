@@ -45,6 +45,32 @@ def test_an_error_of_the_device_ends_a_single_worker_with_a_sentence() -> None:
         raise torch.AcceleratorError("CUDA error: uncorrectable ECC error\nSearch for it")
 
 
+def from_first() -> tuple[Any, list[str], str]:
+    """Return what worker 0 makes, which workers were asked to make it, and the error of one that fails."""
+    asked = []
+
+    def made() -> Any:
+        asked.append("made")
+        return None, ("a", 1.5)
+
+    def failing() -> Any:
+        asked.append("failing")
+        raise UnicodeError("cluster.file=x is no text")
+
+    with open_world(ClusterConfig(device="cpu")) as world:
+        value = world.from_first(made)
+        with pytest.raises(ValueError) as caught:
+            world.from_first(failing)
+    return value, asked, str(caught.value)
+
+
+def test_worker_0_decides_and_its_error_is_raised_on_all(workers: Workers) -> None:
+    results = workers.run(2, from_first)
+    assert [value for value, _, _ in results] == [(None, ("a", 1.5))] * 2
+    assert [asked for _, asked, _ in results] == [["made", "failing"], []]
+    assert [error for _, _, error in results] == ["cluster.file=x is no text"] * 2
+
+
 def gathered() -> list[Any]:
     """Return what values of several lengths, another on each worker, become."""
     results: list[Any] = []

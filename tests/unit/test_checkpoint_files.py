@@ -20,7 +20,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -688,6 +688,32 @@ def test_a_disk_that_is_full_at_the_manifest(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(saver_module, "write_atomically", write)
     assert save(savers(folder, 2), 3) == ["OSError: [Errno 28] No space left on device", ""]
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000001", "step-00000002"]
+
+
+@pytest.mark.parametrize(
+    ("error", "traced"),
+    [
+        (OSError("no"), False),
+        (SafetensorError("no"), False),
+        (ValueError("no"), False),
+        (TypeError("no"), True),
+    ],
+)
+def test_only_a_programming_error_prints_its_traceback(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    traced: bool,
+) -> None:
+    def broken(path: Path, tensors: Any, metadata: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(saver_module, "write_tensors", broken)
+    assert save(savers(folder, 1), 3) == [f"{type(error).__name__}: no"]
+    printed = capsys.readouterr().err
+    assert ("in broken\n" in printed) == traced
+    assert printed.startswith("worker 0 failed while it wrote a checkpoint\nTraceback") == traced
 
 
 def test_what_is_saved_is_the_state_at_the_time(tmp_path: Path) -> None:

@@ -105,6 +105,20 @@ def test_weak_scaling_compares_images_per_second_with_one_worker_and_its_own_bat
     assert interval is not None and interval.low is not None and interval.low < two
 
 
+def test_pooled_runs_are_predicted_only_if_each_of_them_is() -> None:
+    repeated = run("data_parallel", 2, 100, 5.2, predicted_s=4.6)
+    found = {p.workers: p for p in strong_scaling(compare([*STRONG, repeated]))[0].points}
+    assert found[2].predicted_s == pytest.approx(4.4)
+    assert found[2].predicted_speedup == pytest.approx((8.4 / 4.2 + 8.4 / 4.6) / 2)
+    missing = dataclasses.replace(repeated, predicted=None)
+    found = {p.workers: p for p in strong_scaling(compare([*STRONG, missing]))[0].points}
+    assert found[2].predicted_s is found[2].predicted_speedup is found[2].error is None
+    assert found[4].predicted_s == pytest.approx(2.8), "other results keep theirs"
+    baseline = dataclasses.replace(STRONG[0], predicted=None)
+    (scaling,) = strong_scaling(compare([*STRONG, baseline]))
+    assert all(point.predicted_speedup is None for point in scaling.points)
+
+
 @pytest.mark.parametrize(
     "changes", [{"threads": 2}, {"trainer": {"compile": True}}, {"device": "cuda"}, {"backend": None}]
 )

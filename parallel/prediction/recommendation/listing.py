@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from parallel.prediction.recommendation.choose import Choice, best_of_each
 from parallel.prediction.recommendation.options import Option
 from parallel.prediction.tables import milliseconds
-from parallel.results.formatting import percent, size
+from parallel.results.formatting import count, percent, size
 
 COLUMNS = (
     "cluster",
@@ -80,7 +80,7 @@ def sentences(found: Sequence[Option], choices: Sequence[Choice], target_s: floa
         for choice in own:
             option = choice.option
             what = (
-                f"{option.workers:,} worker{'s' * (option.workers > 1)} with {option.strategy}, batch "
+                f"{count(option.workers, 'worker')} with {option.strategy}, batch "
                 f"{option.batch_size:,}: {seconds(option.epoch_s)} s an epoch"
             )
             if choice.mark == "enough":
@@ -104,5 +104,5 @@ def reasons(found: Sequence[Option]) -> list[str]:
     lines = []
     for (reason, workers, labels_text), names in clusters.items():
         subject = f"{labels_text} on " if labels_text else ""
-        lines.append(f"{subject}{', '.join(names)} with {workers:,} worker{'s' * (workers > 1)}: {reason}")
+        lines.append(f"{subject}{', '.join(names)} with {count(workers, 'worker')}: {reason}")
     return lines

@@ -11,7 +11,7 @@ from parallel.cluster import Cluster, open_cluster
 from parallel.config import Config, Searched, StrategyConfig, one_line, require
 from parallel.graph import Graph
 from parallel.prediction.predict import Prediction, Predictor, predict
-from parallel.results.formatting import size
+from parallel.results.formatting import count, size
 from parallel.strategies import Single
 from parallel.strategies.named import NAMED
 
@@ -46,7 +46,7 @@ class Option:
         return self.prediction is not None and not self.reason
 
     def __str__(self) -> str:
-        workers = f"{self.workers} worker{'s' * (self.workers > 1)}"
+        workers = count(self.workers, "worker")
         return " ".join(filter(None, (self.strategy, "on", self.cluster, "with", workers)))
 
 
@@ -85,7 +85,7 @@ def options(question: Question, progress: Callable[[str], None] = lambda text: N
     for name, config in question.configs.items():
         graph = predictor.graph(config)
         for workers in question.workers:
-            progress(f"{name}, {workers} worker{'s' * (workers > 1)}")
+            progress(f"{name}, {count(workers, 'worker')}")
             try:
                 cluster = open_cluster(config.cluster, workers, channels_last=config.trainer.channels_last)
             except ValueError as error:

@@ -14,7 +14,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from parallel.config import ClusterConfig
+from parallel.config import ClusterConfig, require
 from parallel.runtime.communication.bound_store import connect_store
 from parallel.runtime.communication.chaos import Chaos
 from parallel.runtime.communication.device import (
@@ -64,10 +64,16 @@ def open_world(
     """
     rank, size = int(os.environ.get("RANK", "0")), environment_size()
     device = choose_device(cluster)
-    if chaos is not None and device.type != "cpu" and not cluster.share_gpu:
-        raise ValueError("chaos mode needs cluster.device=cpu or cluster.share_gpu=true")
-    if strict and (chaos is not None or device.type != "cpu"):
-        raise ValueError("strict mode needs cluster.device=cpu, without chaos mode")
+    if chaos is not None:
+        require(
+            device.type == "cpu" or cluster.share_gpu,
+            "cluster.device",
+            cluster.device,
+            "must be cpu in chaos mode, unless cluster.share_gpu=true",
+        )
+    if strict:
+        require(device.type == "cpu", "cluster.device", cluster.device, "must be cpu in strict mode")
+        require(chaos is None, "chaos", chaos, "must be None in strict mode")
     torch.set_num_threads(cluster.threads)
     keep_freed_memory()
     # Where a network fits its batch well, gradients become denormal, and a CPU computes several
@@ -131,41 +137,16 @@ def _join(
         groups=Groups(start_timeout),
     )
     try:
-        watch.waits(("process group",), -1)
-        # A restarted group must not read the addresses of the one before it.
-        store = dist.PrefixStore(
-            f"parallel/group/{attempt()}", connect_store(*store_address(), start_timeout)
-        )
-        if backend == "nccl":
-            refuse_shared_gpus(gather_uuids(store, rank, size, device))
-        dist.init_process_group(
-            backend,
-            store=store,
-            rank=rank,
-            world_size=size,
-            timeout=start_timeout,
-            device_id=device if backend == "nccl" else None,  # creates the communicator now, with all ranks
-        )
-        watch.goes_on()
+        _open_group(world, start_timeout)
         world = _with_hosts(world, cluster)
-        if cluster.shared_memory and not strict:
-            world = replace(world, tokens=_open_tokens(world))
-        if backend == "gloo" and not strict and len(world.neighbours) + 1 < size:  # on all workers or on none
-            flows = [dist.new_group(timeout=start_timeout) for _ in range(cluster.flows - 1)]
-            world = replace(world, flows=tuple(flows))
+        if not strict:
+            world = _with_connections(world, cluster, start_timeout)
         stopped: RunStopped | None = None
         try:
             yield world
         except RunStopped as error:  # on all workers alike: the group is closed in order
             stopped = error
-        world.barrier()
-        if world.tokens is not None:
-            world.tokens.close()
-        if stream is not None:
-            stream.close()
-        if backend == "nccl":  # waits until all workers close theirs, and so is watched
-            watch.waits(("the end of the process group",), -1)
-            dist.destroy_process_group()
+        _leave(world)
     except BaseException as error:
         ended = watch.instead_of(error) if isinstance(error, Exception) else error
         watch.failed(ended)
@@ -177,6 +158,47 @@ def _join(
         _destroy_gloo()
     if stopped is not None:
         raise stopped
+
+
+def _open_group(world: World, timeout: timedelta) -> None:
+    """Open the process group of all workers."""
+    nccl = world.backend == "nccl"
+    world.watch.waits(("process group",), -1)
+    # A restarted group must not read the addresses of the one before it.
+    store = dist.PrefixStore(f"parallel/group/{attempt()}", connect_store(*store_address(), timeout))
+    if nccl:
+        refuse_shared_gpus(gather_uuids(store, world.rank, world.size, world.device))
+    dist.init_process_group(
+        world.backend,
+        store=store,
+        rank=world.rank,
+        world_size=world.size,
+        timeout=timeout,
+        device_id=world.device if nccl else None,  # creates the communicator now, with all ranks
+    )
+    world.watch.goes_on()
+
+
+def _with_connections(world: World, cluster: ClusterConfig, timeout: timedelta) -> World:
+    """Return the world with its tokens, and with the groups for large messages between hosts."""
+    if cluster.shared_memory:
+        world = replace(world, tokens=_open_tokens(world))
+    if world.backend == "gloo" and len(world.neighbours) + 1 < world.size:  # on all workers or on none
+        flows = [dist.new_group(timeout=timeout) for _ in range(cluster.flows - 1)]
+        world = replace(world, flows=tuple(flows))
+    return world
+
+
+def _leave(world: World) -> None:
+    """Close the connections to the other workers, which do the same. `_destroy_gloo` ends gloo's group."""
+    world.barrier()
+    if world.tokens is not None:
+        world.tokens.close()
+    if world.stream is not None:
+        world.stream.close()
+    if world.backend == "nccl":  # waits until all workers close theirs, and so is watched
+        world.watch.waits(("the end of the process group",), -1)
+        dist.destroy_process_group()
 
 
 def _with_hosts(world: World, cluster: ClusterConfig) -> World:

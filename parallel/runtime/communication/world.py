@@ -137,6 +137,23 @@ class World:
         """Return every worker's value, as `gather`, on worker 0; an empty list on the others."""
         return [value] if self.size == 1 else self._gather("gather to worker 0", value, 0)
 
+    def from_first(self, make: Callable[[], T]) -> T:
+        """Return what `make` returns on worker 0, on every worker; the others do not call it.
+
+        The value is one that `gather` takes. A `ValueError` of `make` is raised on every worker.
+        """
+        made: list[T] = []
+        failure: ValueError | None = None
+        if self.rank == 0:
+            try:
+                made = [make()]
+            except ValueError as error:
+                failure = error
+        values, sentence = self.gather((made, None if failure is None else str(failure)))[0]
+        if sentence is not None:
+            raise ValueError(sentence) from failure
+        return values[0]
+
     def _gather(self, what: str, value: T, to: int | None) -> list[T]:
         own = encode(value)
         with self._together(what):

@@ -217,7 +217,8 @@ class Runtime:
             self.trace += [(step, end if i else begin, end) for i, step in enumerate(group)]
 
     def close(self) -> None:
-        """Release memory shared with other workers. Call it between two steps on all workers."""
+        """Release memory shared with other workers. Call it between two steps on all workers, and not
+        after an exception, when it would wait for messages that no worker sends."""
         self.complete()
         self.transport.close()
 

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from parallel.checkpoints.piece import Piece, ReadTensor
-from parallel.config import require
 from parallel.config.peer import OURS, PeerConfig
 from parallel.graph.box import cut
 from parallel.program.precision import DTYPES
@@ -35,16 +34,6 @@ from parallel.runtime.peers.momentum import SGDMomentum
 from parallel.runtime.peers.peer import Peer, Prepared, Setting
 from parallel.runtime.peers.state import fill, pieces_of
 from parallel.runtime.peers.waits import Waits
-
-
-def check_equal_parts(batch_size: int, workers: int, strategy: str) -> None:
-    """Raise `ValueError` if the batch does not divide equally: peers average the workers' means."""
-    require(
-        batch_size % workers == 0,
-        "trainer.batch_size",
-        batch_size,
-        f"must be a multiple of workers={workers} for strategy={strategy}, which averages equal parts",
-    )
 
 
 class PeerEngine:
@@ -64,7 +53,7 @@ class PeerEngine:
         observer: Observer | None = None,
     ) -> None:
         """`model` has the initial weights and becomes part of this engine."""
-        check_equal_parts(batch_size, world.size, config.name)
+        config.check_equal_parts(batch_size, world.size)
         self.clock = Clock(world.device, phases=world.size > 1)
         self._config, self._world = config, world
         self._channels_last = options.channels_last and peer.channels_last
