@@ -50,8 +50,8 @@ def main() -> None:
             world,
             options,
         )
-        images = torch.randn(len(engine.image_positions), 3, 64, 64)
-        labels = torch.randint(CLASSES, (len(engine.label_positions),))
+        images = torch.randn(len(engine.image_positions), 3, 64, 64).to(world.device)
+        labels = torch.randint(CLASSES, (len(engine.label_positions),)).to(world.device)
         seconds: dict[bool, list[float]] = {True: [], False: []}
         order = random.Random(0)  # same order on every worker
         step = 0

@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "tf32", "bf16"])
     parser.add_argument("--blocks", type=int, default=10)
     parser.add_argument("--steps", type=int, default=2, help="per block and engine")
-    parser.add_argument("--bucket-mb", type=float, default=25.0, help="of DDP")
+    parser.add_argument("--bucket-mb", type=float, help="of DDP; without it, those of torch")
     parser.add_argument(
         "--only",
         default=",".join(["plain", *(name for name in STRATEGIES if name != GRAPHS), "ddp"]),

@@ -33,6 +33,8 @@ TRIES = 10
 """Attempts to measure work that all workers do together: holds grow from the shortest to the longest."""
 SPINS = 1_000_000
 """Cycles of the device that are timed to learn how fast it spins: about a millisecond."""
+WARM_UP_SPINS = 100
+"""Times that many cycles before: an idle GPU's clock is several times slower, and rises within some 50 ms."""
 
 
 def next_hold(hold_s: float, enqueued_s: float, filled: bool) -> float:
@@ -69,7 +71,8 @@ class Hold:
     def __init__(self, timer: Timer, spin: Callable[[int], None]) -> None:
         """`spin` enqueues a kernel that takes a number of the device's cycles."""
         self._spin = spin
-        spin(SPINS)  # the first launch of a kernel takes longer
+        for _ in range(WARM_UP_SPINS):
+            spin(SPINS)
         begin = timer.mark()
         spin(SPINS)
         self._cycles_per_s = SPINS / (timer.seconds(timer.mark()) - timer.seconds(begin))

@@ -9,7 +9,7 @@ from parallel.config.checks import require_positive
 from parallel.config.peer import PeerConfig
 
 BUCKET_MB, FIRST_BUCKET_MB = 25.0, 1.0
-"""torch's defaults. A size that DDP is given is that of the first bucket, too."""
+"""torch's sizes if it is given none. A size that it is given is that of the first bucket, too."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Ddp(PeerConfig):
     """How DDP sums gradients."""
 
     name: str = "ddp"
-    bucket_mb: float = BUCKET_MB
-    """torch's bucket_cap_mb."""
+    bucket_mb: float | None = None
+    """torch's bucket_cap_mb. None: torch's own sizes, by which the first bucket is small and its sum starts early."""
 
     tool: ClassVar[str] = "DDP"
     compiles: ClassVar[bool] = True
@@ -39,8 +39,13 @@ class Ddp(PeerConfig):
 
     @property
     def all_reduce_mb(self) -> float:
-        return self.bucket_mb
+        return BUCKET_MB if self.bucket_mb is None else self.bucket_mb
+
+    @property
+    def first_all_reduce_mb(self) -> float | None:
+        return FIRST_BUCKET_MB if self.bucket_mb is None else None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive("strategy.bucket_mb", self.bucket_mb, 10**6)
+        if self.bucket_mb is not None:
+            require_positive("strategy.bucket_mb", self.bucket_mb, 10**6)

@@ -9,7 +9,7 @@ import torch
 from gpu_sections.section import Ending, Setting, markdown_row, table_head
 from parallel.results.environment import collect_environment
 from parallel.results.formatting import size
-from parallel.runtime.communication.gpu_facts import gpu_facts, nccl_version
+from parallel.runtime.communication.gpu_facts import ask_nvidia_smi, gpu_facts, nccl_version
 
 FACTS = ("os", "cpu", "cpu_count", "memory_bytes", "python", "torch", "parallel", "git_commit", "git_dirty")
 
@@ -29,6 +29,19 @@ def run(setting: Setting) -> Ending:
         setting.write(row(f"GPU {index}", gpu))
     setting.write(row("environment variables", environment["variables"]), "")
     return Ending.PASSED
+
+
+def clocks_text(device: torch.device) -> list[str]:
+    """Return lines with the GPUs' clocks now. Directly after work they are those of the work; those of an
+    idle GPU are several times lower."""
+    if device.type != "cuda":
+        return []
+    clocks = [
+        f"{facts.get('sm_clock_mhz', '?')} of {facts.get('max_sm_clock_mhz', '?')} MHz, power limit "
+        f"{facts.get('power_limit_w', '?')} W"
+        for facts in ask_nvidia_smi().values()
+    ]
+    return [f"SM clock just after the work: {'; '.join(clocks) or 'not known'}.", ""]
 
 
 def row(name: str, value: Any) -> str:

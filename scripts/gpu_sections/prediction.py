@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from gpu_sections.machine import clocks_text
 from gpu_sections.section import Ending, Setting, code_block, markdown_row, run_command, table_head
 from parallel.results.validation import ValidatedPlan, read_validation, statistics
 
@@ -51,12 +52,15 @@ def run(setting: Setting) -> Ending:
         f"validate.out={setting.folder}",
     )
     done = run_command(setting, *run_of, "parallel.validate", *shared, *options)
+    clocks = clocks_text(torch.device(setting.device))
     if done.returncode:
         setting.write(*code_block(done.stdout))
         return Ending.FAILED
     validation = read_validation(setting.folder / f"validation-{workers}.json")
     mean = statistics(validation.rows).mean
-    setting.write(*rows_of(validation.rows), "", f"Mean error {mean:.1%}; target: at most {TARGET:.0%}.", "")
+    setting.write(
+        *rows_of(validation.rows), "", f"Mean error {mean:.1%}; target: at most {TARGET:.0%}.", "", *clocks
+    )
     return Ending.PASSED if mean <= TARGET or setting.tiny else Ending.MISSED
 
 

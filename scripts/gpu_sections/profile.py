@@ -18,6 +18,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from gpu_sections import engines
+from gpu_sections.machine import clocks_text
 from gpu_sections.section import Ending, Setting, code_block, markdown_row, table_head
 from parallel.config import ClusterConfig
 from parallel.runtime.communication.opening import open_world
@@ -75,10 +76,11 @@ def _profile(setting: Setting, world: World, precision: str, **options: bool) ->
             step()
         if world.device.type == "cuda":
             torch.cuda.synchronize()
+    clocks = clocks_text(world.device)
     path = setting.folder / f"{name}.json"
     recorded.export_chrome_trace(str(path))
     found = read_profile(path, steps, DEVICE if world.device.type == "cuda" else ("cpu_op",))
-    setting.write(f"### {name}, {side} px, batch {batch}", "", *lines_of(found), "")
+    setting.write(f"### {name}, {side} px, batch {batch}", "", *lines_of(found), "", *clocks)
     setting.write(f"`torch.cuda.set_sync_debug_mode`: {len(warned)} synchronisations in a step.", "")
     if warned:
         setting.write(*code_block("\n".join(warned)))

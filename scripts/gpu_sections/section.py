@@ -82,19 +82,23 @@ def table_head(names: Sequence[str]) -> list[str]:
 def run_command(setting: Setting, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `python ARGUMENTS` in the project's folder, write the command to the page, and return its output.
 
-    The output also goes to the log.
+    Each line also goes to the log at once: a section that is ended at its limit shows how far it came.
     """
     setting.write(f"`python {' '.join(arguments)}`", "")
-    done = subprocess.run(
-        [sys.executable, *arguments],
+    command = [sys.executable, *arguments]
+    lines = list[str]()
+    with subprocess.Popen(
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "COLUMNS": "160"},
-    )
-    print(done.stdout, end="", flush=True)
-    return done
+        env={**os.environ, "COLUMNS": "160", "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            lines.append(line)
+    return subprocess.CompletedProcess(command, process.returncode, "".join(lines))
 
 
 def code_block(text: str, most_lines: int = 60) -> list[str]:

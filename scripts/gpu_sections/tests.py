@@ -10,7 +10,7 @@ ON_CPU = ("tests/unit/test_device_flags.py",)
 
 def run(setting: Setting) -> Ending:
     """Run them; every failure is named on the page."""
-    options = ("-m", "pytest", "-m", "gpu", "-q", "-rfE", "--tb=short", "-p", "no:cacheprovider")
+    options = ("-m", "pytest", "-m", "gpu", "-v", "-rfE", "--tb=short", "-p", "no:cacheprovider")
     done = run_command(setting, *options, *(ON_CPU if setting.tiny else ()))
     shown = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     ends = done.stdout.rstrip().splitlines()[-1:]

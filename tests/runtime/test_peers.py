@@ -142,8 +142,12 @@ def test_tools_that_wrap_ddp_have_its_cost_model() -> None:
         replicated(compose_config([f"strategy={name}", "workers=2"]), made_cluster())
         for name in ("ddp", "fabric", "accelerate")
     )
-    assert fabric == accelerate == dataclasses.replace(ddp, first_bucket_bytes=2**20)
-    assert ddp.bucket_bytes == 25 * 2**20 and ddp.first_bucket_bytes is None
+    assert fabric == accelerate == ddp
+    assert ddp.bucket_bytes == 25 * 2**20 and ddp.first_bucket_bytes == 2**20
+    sized = compose_config(["strategy=ddp", "workers=2", "strategy.bucket_mb=10"])
+    assert replicated(sized, made_cluster()) == dataclasses.replace(
+        ddp, bucket_bytes=10 * 2**20, first_bucket_bytes=None
+    )
     for name in ("fsdp2", "deepspeed"):
         with pytest.raises(ValueError, match=f"^strategy={name} has no cost model"):
             replicated(compose_config([f"strategy={name}", "workers=2"]), made_cluster())

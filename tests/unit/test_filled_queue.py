@@ -49,6 +49,24 @@ def simulated(*, fills: bool = True) -> tuple[SimulatedDevice, Stopwatch]:
     return device, Stopwatch(timer, hold if fills else None)
 
 
+def test_a_hold_is_as_long_as_asked_on_a_device_that_was_idle() -> None:
+    """Its clock is five times slower until it has worked for 20 ms."""
+    device = SimulatedDevice(LAUNCH_S)
+    timer, busy_s = DeviceTimer(device.event), 0.0
+
+    def spin(cycles: int) -> None:
+        nonlocal busy_s
+        seconds = cycles / (CYCLES_PER_S if busy_s > 0.02 else CYCLES_PER_S / 5)
+        busy_s += seconds
+        device.kernel(seconds)
+
+    with device.clock():
+        hold = Hold(timer, spin)
+        begin = timer.mark()
+        hold(0.01)
+        assert timer.seconds(timer.mark()) - timer.seconds(begin) == pytest.approx(0.01, rel=0.05)
+
+
 class Kernels(TorchDispatchMode):
     """Every operation that torch dispatches enqueues a kernel of the simulated device."""
 

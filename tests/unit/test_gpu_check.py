@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ import torch
 from gpu_sections import budget, roofline
 from gpu_sections.page import Outcome, page
 from gpu_sections.profile import covered, lines_of, profile_of
-from gpu_sections.section import ROOT, Ending, Setting, code_block, ending_of, markdown_row
+from gpu_sections.section import ROOT, Ending, Setting, code_block, ending_of, markdown_row, run_command
 from gpu_sections.speed import is_out_of_memory
 
 from parallel.cluster import read_cluster
@@ -64,6 +66,27 @@ def test_the_page_keeps_what_a_failed_section_wrote() -> None:
 def test_text_cannot_break_the_page() -> None:
     assert markdown_row(("a|b", "c")) == "| a\\|b | c |"
     assert code_block("```\nx")[1:3] == ["'''", "x"]
+
+
+def test_output_is_in_the_log_before_a_command_ends(tmp_path: Path) -> None:
+    """A section that is ended at its limit shows how far it came."""
+    seen = tmp_path / "seen"
+
+    class Log(io.StringIO):
+        def write(self, text: str) -> int:
+            if "first" in text:
+                seen.touch()
+            return super().write(text)
+
+    code = (
+        "import pathlib, sys, time; print('first'); end = time.monotonic() + 20\n"
+        f"while not pathlib.Path({str(seen)!r}).exists() and time.monotonic() < end: time.sleep(0.01)\n"
+        "print(time.monotonic() < end, file=sys.stderr); sys.exit(7)"
+    )
+    setting = Setting("cpu", tmp_path / "page.md", tmp_path, limit_s=60, begin=0)
+    with contextlib.redirect_stdout(Log()):
+        done = run_command(setting, "-c", code)
+    assert (done.returncode, done.stdout) == (7, "first\nTrue\n")
 
 
 def event(cat: str, name: str, ts: float, dur: float) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -20,6 +22,28 @@ def test_why_a_function_cannot_be_one_kernel(monkeypatch: pytest.MonkeyPatch) ->
     assert one_kernel.no_triton((6, 0)) == "this GPU has compute capability 6.0, and Triton needs 7.0"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert str(one_kernel.no_triton((9, 0))).startswith("triton is not installed")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to find C\n compiler"), FileNotFoundError("Python.h"), None]
+)
+def test_what_triton_builds_at_first_use(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
+    class Driver:
+        @property
+        def active(self) -> Driver:
+            if error is not None:
+                raise error
+            return self
+
+        def get_current_target(self) -> str:
+            return "cuda"
+
+    monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
+    monkeypatch.setitem(sys.modules, "triton.runtime", SimpleNamespace(driver=Driver()))
+    expected = f"Triton cannot build its launcher, which takes a C compiler and Python.h: {error}".replace(
+        "\n", ""
+    )
+    assert one_kernel.no_launcher() == (None if error is None else expected)
 
 
 def of_one_layer(

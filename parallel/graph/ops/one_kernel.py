@@ -7,6 +7,7 @@ Triton kernel of it. On a CPU it is the sum of its parts, which there is as fast
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import logging
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 @functools.cache
 def _without_triton(device: torch.device) -> bool:
     """Return whether a GPU has to run the parts one by one, and say so once."""
-    reason = no_triton(torch.cuda.get_device_capability(device))
+    reason = no_triton(torch.cuda.get_device_capability(device)) or no_launcher()
     if reason is not None:
         logger.warning(
             "dropout masks, and statistics of batch normalisations that workers share, take up to some 50 "
@@ -81,4 +82,18 @@ def no_triton(capability: tuple[int, int]) -> str | None:
     if capability < TRITON_CAPABILITY:
         have, need = (".".join(map(str, version)) for version in (capability, TRITON_CAPABILITY))
         return f"this GPU has compute capability {have}, and Triton needs {need}"
+    return None
+
+
+def no_launcher() -> str | None:
+    """Return why Triton cannot launch kernels here, or None if it can.
+
+    It builds a part of itself at first use, with the machine's C compiler and the headers of Python and
+    CUDA, which a slim image lacks.
+    """
+    try:
+        importlib.import_module("triton.runtime").driver.active.get_current_target()
+    except Exception as error:  # whatever the compiler and the linker end with is the reason
+        text = " ".join(str(error).split())
+        return f"Triton cannot build its launcher, which takes a C compiler and Python.h: {text}"
     return None
