@@ -123,15 +123,16 @@ def test_ctrl_c_ends_all_process_trees(tmp_path: Path) -> None:
 
     def interrupt() -> None:
         wait_for(lambda: all(file.exists() and file.read_text() for file in files), 60.0)
+        started.extend(psutil.Process(int(file.read_text())) for file in files)
         os.kill(os.getpid(), signal.SIGINT)
 
-    share = Share((min(os.sched_getaffinity(0)),))
+    share, started = Share((min(os.sched_getaffinity(0)),)), list[psutil.Process]()
     threading.Thread(target=interrupt).start()
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run_side_by_side([partial(start, file) for file in files], [share, share], 5.0, lambda *_: True)
     assert time.monotonic() - began < 300
-    assert not any(psutil.pid_exists(int(file.read_text())) for file in files)
+    assert len(started) == 2 and not any(process.is_running() for process in started)
 
 
 def test_no_speedups_are_computed_from_jobs_that_ran_side_by_side() -> None:
