@@ -11,6 +11,7 @@ from typing import Any
 
 from parallel.config import printable
 from parallel.results.comparison import Comparison
+from parallel.results.machines import clock_mhz
 from parallel.results.notes import notes
 from parallel.results.result import Result
 from parallel.results.scaling import Point, Scaling
@@ -123,6 +124,7 @@ def _result(result: Result) -> dict[str, Any]:
         "top1": result.top1,
         "top5": result.top5,
         "noisy": result.noisy or None,
+        "clock_mhz": clock_mhz(result.records),
         "not_trained": result.not_trained or None,
         "bytes_per_epoch": result.bytes_per_epoch,
         "peak_memory_bytes": result.peak_memory_bytes,

@@ -18,6 +18,7 @@ from parallel.config.strategy import BASELINE
 from parallel.results.comparison import Comparison
 from parallel.results.disturbance import too_few_cores
 from parallel.results.formatting import count, percent
+from parallel.results.machines import other_clocks, several_machines
 from parallel.results.records import Record, Workload
 from parallel.results.result import Result
 from parallel.results.runs import Runs
@@ -46,6 +47,8 @@ def notes(comparison: Comparison) -> list[str]:
         *_stragglers(records),
         *_missing_speedups(results),
         *_other_baselines(results),
+        *several_machines(results),
+        *other_clocks(results),
         *_disturbed(results),
         *_unpredicted(results),
         *_intervals(results),

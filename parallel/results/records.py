@@ -139,11 +139,16 @@ class _Environment:
     gpus: tuple[str, ...] | None = None
     cuda: dict[str, Any] | None = None
     variables: dict[str, str] | None = None
+    cpu_count: int | None = None
+    machine_cpus: int | None = None
     memory_bytes: int | None = None
     emulated: dict[str, Any] | None = None
     side_by_side: int | None = None
 
     def __post_init__(self) -> None:
+        require_number("cpu_count", self.cpu_count, 1, MOST_WORKERS)
+        require_number("machine_cpus", self.machine_cpus, 1, MOST_WORKERS)
+        require_number("memory_bytes", self.memory_bytes, 1, MOST_BYTES)
         if self.emulated is not None:
             known = {key: self.emulated[key] for key in ("hosts", "rate") if key in self.emulated}
             structure(_Emulated, known, "emulated")

@@ -70,17 +70,39 @@ def test_an_altered_record_is_left_out_with_a_sentence(
     assert str(tmp_path / "b") in line and said in line
 
 
-def test_another_machine_has_a_table_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("other", "hardware"),
+    [
+        ({"cpu": "Another CPU"}, "cpu: Another CPU, 2 cores"),
+        ({"machine_cpus": 64}, "cpu: Some CPU, 64 cores"),
+        ({"cpu_count": 64}, "cpu: Some CPU, 64 cores"),
+        ({"memory_bytes": 16 * 10**9}, "cpu: Some CPU, 2 cores, 16 GB"),
+    ],
+)
+def test_another_machine_has_a_table_of_its_own(
+    other: dict[str, Any], hardware: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_record(tmp_path / "a", made_record("single", (10.0, 10.0)))
-    other = {**ENVIRONMENT, "cpu": "Another CPU"}
-    write_record(tmp_path / "b", made_record("ddp", (5.0, 5.0), environment=other))
+    environment = {**ENVIRONMENT, **other}
+    write_record(tmp_path / "b", made_record("ddp", (5.0, 5.0), environment=environment))
     comparisons, _ = compared(tmp_path, capsys)
     assert [(c["hardware"], len(c["rows"])) for c in comparisons] == [
-        ("cpu: Some CPU", 1),
-        ("cpu: Another CPU", 1),
+        ("cpu: Some CPU, 2 cores", 1),
+        (hardware, 1),
     ]
     assert comparisons[1]["rows"][0]["speedup"] is None
     assert comparisons[1]["notes"][0].startswith("No speedup for ddp: there is no single of this workload")
+
+
+def test_values_that_no_machine_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_record(tmp_path / "a", made_record("single", (10.0, 10.0)))
+    for name in ("cpu_count", "machine_cpus", "memory_bytes"):
+        write_record(tmp_path / name, made_record("ddp", (5.0, 5.0)))
+        altered("environment", {**ENVIRONMENT, name: 0})(tmp_path / name)
+    (comparison,), err = compared(tmp_path, capsys)
+    assert len(comparison["rows"]) == 1
+    for name in ("cpu_count", "machine_cpus", "memory_bytes"):
+        assert f"{name}=0 must be at least 1" in err
 
 
 def test_a_copy_is_no_repetition(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
