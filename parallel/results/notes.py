@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from parallel.config import CheckpointConfig, TrainerConfig
+from parallel.config import TrainerConfig
 from parallel.config.strategy import BASELINE
 from parallel.results.comparison import Comparison
 from parallel.results.disturbance import too_few_cores
@@ -22,12 +22,11 @@ from parallel.results.machines import other_clocks, several_machines
 from parallel.results.records import Record, Workload
 from parallel.results.result import Result
 from parallel.results.runs import Runs
-from parallel.results.settings import flat, settings_of, short_names, speed_settings, varying, words
+from parallel.results.settings import NEITHER, flat, settings_of, short_names, speed_settings, varying, words
 from parallel.results.statistics import FEWEST_EPOCHS, Variation
 
-CHECKPOINTS = tuple(f"trainer.checkpoint.{field.name}" for field in dataclasses.fields(CheckpointConfig))
-LEFT_OUT = ("trainer.batch_per_worker", "data.cache", "data.decoders", *CHECKPOINTS)
-"""Fields that change neither the workload, whose global batch is stated, nor its location."""
+LEFT_OUT = NEITHER - {"trainer.seed"} | {"trainer.batch_per_worker"}
+"""Options that the command of a baseline need not state: its global batch is stated."""
 WITHIN_RUN = "†"
 """Mark of intervals that cover the variation within a run only."""
 SHARED_GPU = "‡"
