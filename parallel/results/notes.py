@@ -19,6 +19,7 @@ from parallel.results.comparison import Comparison
 from parallel.results.disturbance import too_few_cores
 from parallel.results.formatting import count, percent
 from parallel.results.machines import other_clocks, several_machines
+from parallel.results.prediction_check import UNCALIBRATED
 from parallel.results.records import Record, Workload
 from parallel.results.result import Result
 from parallel.results.runs import Runs
@@ -192,7 +193,7 @@ def _unpredicted(results: Sequence[Result]) -> Iterable[str]:
             yield f"! {check.sentence(result.label, result.time_split())}"
     rough = [result.label for result, check in checks if not check.calibrated]
     if rough:
-        yield f"~ Predicted without a calibration for these runs: {', '.join(rough)}"
+        yield f"{UNCALIBRATED} Predicted without a calibration for these runs: {', '.join(rough)}"
 
 
 def _intervals(results: Sequence[Result]) -> Iterable[str]:
