@@ -238,6 +238,12 @@ class Record:
     def __post_init__(self) -> None:
         require(self.format == FORMAT, "format", self.format, f"cannot be read; this version reads {FORMAT}")
         require_number("workers", self.workers, 1, MOST_WORKERS)
+        require(
+            not self.baseline or self.workers == 1,
+            "workers",
+            self.workers,
+            "must be 1 in a baseline: speedups are measured against one worker (baseline=true)",
+        )
         require_number("threads", self.threads, 1, MOST_THREADS)
         require_number("restarts", self.restarts, 0, MOST_STEPS)
         require_number("warmup_steps", self.warmup_steps, 0, MOST_STEPS)
