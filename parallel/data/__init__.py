@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from parallel.config import DataConfig, ImageFilesConfig, require_one_of
+from parallel.config import DataConfig, ImageFilesConfig, require, require_one_of
 from parallel.data import digits, dogs_vs_cats, imagenet, synthetic, tiny_imagenet
 from parallel.data.dataset import ArrayImages, DataSet, Images
 from parallel.data.layout import Layout, open_layout
@@ -87,9 +87,23 @@ def open_data(data: DataConfig, image_size: int, seed: int, verbose: bool = Fals
     require_one_of("data.name", data.name, tuple(DATA_SETS))
     origin = DATA_SETS[data.name].origin
     if not isinstance(origin, Layout):
-        return origin(data, image_size, seed)
+        opened = origin(data, image_size, seed)
+        _require_as_configured(opened, data)
+        return opened
     if not isinstance(data, ImageFilesConfig):
         raise TypeError(
             f"data={data.name} is opened with options of type {type(data).__name__}, not ImageFilesConfig"
         )
     return open_layout(data.name, ON_DISK, data, image_size, verbose)
+
+
+def _require_as_configured(opened: DataSet, data: DataConfig) -> None:
+    """Raise `ValueError` unless a data set is what its options state: records state both."""
+    require(opened.name == data.name, "name", opened.name, f"of the data set must be data.name={data.name}")
+    images = len(opened.train)
+    require(
+        data.train_images in (None, images),
+        "data.train_images",
+        data.train_images,
+        f"must be the number of training images that data={data.name} returns; it returned {images}",
+    )

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from parallel.results.environment import describe_emulated
+from parallel.results.environment import describe_emulated, describe_machine
 from parallel.results.records import Record
 from parallel.results.settings import Settings, settings_of, speed_settings
 
 
 def hardware(record: Record) -> str:
-    """Return the kind of device of a run, the emulated cluster if it had one, and the number of jobs
-    that shared the machine. Times on different kinds are not compared."""
+    """Return the kind of device of a run, with the cores and memory of a CPU's machine, the emulated
+    cluster if it had one, and the number of jobs that shared the machine. Times on different kinds are
+    not compared."""
     kind = record.device.split(":")[0]
     names = record.environment.get("gpus") if kind == "cuda" else [record.environment.get("cpu")]
     known = ", ".join(sorted({str(name) for name in names or [] if name}))
     device = f"{kind}: {known or 'unknown'}" if names else kind
+    # Many machines of a cloud have a processor of the same name.
+    machine = describe_machine(record.environment) if kind == "cpu" else ""
+    device = f"{device}, {machine}" if machine else device
     emulated = record.environment.get("emulated")
     device = f"{device}, {describe_emulated(emulated)}" if emulated else device
     return (

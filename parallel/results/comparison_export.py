@@ -11,11 +11,15 @@ from typing import Any
 
 from parallel.config import printable
 from parallel.results.comparison import Comparison
+from parallel.results.machines import clock_mhz
 from parallel.results.notes import notes
 from parallel.results.result import Result
 from parallel.results.scaling import Point, Scaling
 from parallel.results.scaling_table import scaling_notes
 from parallel.results.statistics import Speedup
+
+FORMULA = ("=", "+", "-", "@")
+"""First characters of cells that spreadsheets calculate."""
 
 
 def as_json(values: Sequence[Mapping[str, Any]]) -> str:
@@ -24,7 +28,10 @@ def as_json(values: Sequence[Mapping[str, Any]]) -> str:
 
 
 def as_csv(values: Sequence[Mapping[str, Any]]) -> str:
-    """Return one line per row of the values; the columns are the keys of the JSON, flattened."""
+    """Return one line per row of the values; the columns are the keys of the JSON, flattened.
+
+    Text that a spreadsheet would take for a formula begins with an apostrophe.
+    """
     lines = []
     for value in values:
         for row in value["rows"]:
@@ -33,8 +40,7 @@ def as_csv(values: Sequence[Mapping[str, Any]]) -> str:
             line |= {f"setting_{k}" if k in line else k: v for k, v in row["settings"].items()}
             line |= {f"epoch_s_{k}": v for k, v in row["epoch_s"].items()}
             line |= {f"time_split_{k}": v for k, v in (row["time_split"] or {}).items()}
-            # Names and text of a record may control the terminal that shows the lines.
-            lines.append({printable(name): _plain(value) for name, value in line.items()})
+            lines.append({_cell(name): _cell(value) for name, value in line.items()})
     columns = list(dict.fromkeys(name for line in lines for name in line))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -95,8 +101,12 @@ def _speedup(ratio: Speedup | None) -> dict[str, Any]:
     }
 
 
-def _plain(value: object) -> object:
-    return printable(value) if isinstance(value, str) else value
+def _cell(value: object) -> object:
+    """Return a value as a cell. Text of a record may control the terminal that shows it, or be a formula
+    for a spreadsheet: an apostrophe makes it text."""
+    if not isinstance(value, str):
+        return value
+    return f"'{printable(value)}" if value.startswith(FORMULA) else printable(value)
 
 
 def _result(result: Result) -> dict[str, Any]:
@@ -123,6 +133,7 @@ def _result(result: Result) -> dict[str, Any]:
         "top1": result.top1,
         "top5": result.top5,
         "noisy": result.noisy or None,
+        "clock_mhz": clock_mhz(result.records),
         "not_trained": result.not_trained or None,
         "bytes_per_epoch": result.bytes_per_epoch,
         "peak_memory_bytes": result.peak_memory_bytes,

@@ -8,6 +8,7 @@ from functools import partial
 from parallel.results.disturbance import too_few_cores
 from parallel.results.formatting import number, percent, seconds, size
 from parallel.results.notes import SHARED_GPU, WITHIN_RUN
+from parallel.results.prediction_check import UNCALIBRATED
 from parallel.results.result import Result
 from parallel.results.settings import shown
 
@@ -30,6 +31,12 @@ def cells(results: Sequence[Result], columns: Sequence[Column]) -> tuple[list[st
         if len(values) > (name in VARYING) and not (name == "runs" and values == {"1"}):
             used.append((name, cell))
     return [name for name, _ in used], [[cell(result) for _, cell in used] for result in results]
+
+
+def marks(names: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return the marks in the cells of a table, with what they mean."""
+    cells = [cell for row in rows for name, cell in zip(names, row, strict=True) if name in MARKED]
+    return {mark: meaning for mark, meaning in MARKS.items() if any(mark in cell for cell in cells)}
 
 
 def _settings(results: Sequence[Result]) -> list[Column]:
@@ -71,6 +78,15 @@ DISTURBED = "!"
 """Mark of numbers that others disturbed, or that seem to be: a note says what."""
 NOT_TRAINED = "✗"
 """Mark of the accuracy of runs that have not learned anything."""
+MARKS = {
+    WITHIN_RUN: "covers the variation within a run only",
+    SHARED_GPU: "workers shared a GPU, so that there is no speedup",
+    DISTURBED: "disturbed by others, above linear speedup, or outside the error of the prediction",
+    UNCALIBRATED: "predicted without a calibration for these runs",
+    NOT_TRAINED: "did not learn",
+}
+"""What the marks in cells of `MARKED` mean."""
+MARKED = ("measured/predicted", "speedup", "95 %", "efficiency", "top-1")
 WORDS = ("strategy", "scheme")
 """Columns of text; the others are numbers."""
 VARYING = ("hosts", "network")

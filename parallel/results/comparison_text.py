@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from parallel.config import printable
 from parallel.results.comparison import Comparison, describe
-from parallel.results.comparison_table import RESULTS, TIMES, WHO, WORDS, cells
+from parallel.results.comparison_table import RESULTS, TIMES, WHO, WORDS, cells, marks
 from parallel.results.notes import notes
 from parallel.results.scaling import Scaling
 from parallel.results.scaling_table import WORDS as SCALING_WORDS
@@ -34,6 +34,7 @@ LATEX = {
     "–": "--",
     "…": r"\ldots{}",
     "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
     "✗": r"$\ast$",
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }
@@ -99,6 +100,7 @@ def as_latex(tables: Sequence[TitledTable]) -> str:
             *map(_latex_line, table.rows),
             r"\bottomrule",
             r"\end{tabular}",
+            *_latex_marks(table),
             *(f"% {_ascii(note)}" for note in table.notes),
             r"\end{table}",
         ]
@@ -139,6 +141,12 @@ def markdown(text: str) -> str:
 
 def _latex_line(line: Sequence[str]) -> str:
     return " & ".join(map(latex, line)) + r" \\"
+
+
+def _latex_marks(table: TitledTable) -> list[str]:
+    """Return a line below the table that explains its marks; none if it has none."""
+    found = [f"{mark} {meaning}" for mark, meaning in marks(table.columns, table.rows).items()]
+    return [rf"\par\footnotesize {latex('; '.join(found))}"] if found else []
 
 
 def _row(line: Sequence[str], escape: Callable[[str], str]) -> str:

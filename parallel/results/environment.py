@@ -4,6 +4,7 @@ differences in time."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import socket
@@ -55,6 +56,7 @@ def collect_environment(gpus: Sequence[str] = (), cuda: Mapping[str, Any] | None
         "os": platform.platform(),
         "cpu": cpu_model(),
         "cpu_count": usable_cpus(),
+        "machine_cpus": os.cpu_count(),
         "memory_bytes": memory_bytes(),
         "gpus": list(gpus),
         **({"cuda": dict(cuda)} if cuda else {}),
@@ -84,6 +86,28 @@ def describe_emulated(cluster: Mapping[str, Any]) -> str:
     parts = [f"{name} {value(name)}" for name in ("rate", "delay") if cluster.get(name) is not None]
     parts += [f"speed {value('speed')}"] if cluster.get("speed", "100%") != "100%" else []
     return ", ".join([f"{cluster.get('hosts')} emulated hosts", *parts])
+
+
+def describe_machine(environment: Mapping[str, Any]) -> str:
+    """Return what is known of a machine beside its processor: `64 cores, 96 GB`; maybe nothing.
+
+    The cores are all that it has: those that a run may use depend on its workers under Slurm.
+    """
+    cores = environment.get("machine_cpus")
+    if cores is None and environment.get("side_by_side") is None:
+        cores = environment.get("cpu_count")  # of earlier versions; jobs side by side had a part of them
+    memory = environment.get("memory_bytes")
+    parts = [] if cores is None else [f"{cores:,} core{'s' * (cores != 1)}"]
+    return ", ".join([*parts, *([f"{nominal_gb(memory):g} GB"] if memory else [])])
+
+
+def nominal_gb(memory: int) -> float:
+    """Return the usual size of memory that is nearest: 2^n or 1.5 × 2^n GiB.
+
+    Systems of one kind see a little less than that, and not all the same.
+    """
+    power = 2.0 ** math.floor(math.log2(memory / 2**30))
+    return min((power, 1.5 * power, 2 * power), key=lambda size: abs(size - memory / 2**30))
 
 
 def _version(package: str) -> str | None:

@@ -13,20 +13,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from parallel.config import CheckpointConfig, TrainerConfig
+from parallel.config import TrainerConfig
 from parallel.config.strategy import BASELINE
 from parallel.results.comparison import Comparison
 from parallel.results.disturbance import too_few_cores
 from parallel.results.formatting import count, percent
+from parallel.results.machines import other_clocks, several_machines
+from parallel.results.prediction_check import UNCALIBRATED
 from parallel.results.records import Record, Workload
 from parallel.results.result import Result
 from parallel.results.runs import Runs
-from parallel.results.settings import flat, settings_of, short_names, speed_settings, varying, words
+from parallel.results.settings import NEITHER, flat, settings_of, short_names, speed_settings, varying, words
 from parallel.results.statistics import FEWEST_EPOCHS, Variation
 
-CHECKPOINTS = tuple(f"trainer.checkpoint.{field.name}" for field in dataclasses.fields(CheckpointConfig))
-LEFT_OUT = ("trainer.batch_per_worker", "data.cache", "data.decoders", *CHECKPOINTS)
-"""Fields that change neither the workload, whose global batch is stated, nor its location."""
+LEFT_OUT = NEITHER - {"trainer.seed"} | {"trainer.batch_per_worker"}
+"""Options that the command of a baseline need not state: its global batch is stated."""
 WITHIN_RUN = "†"
 """Mark of intervals that cover the variation within a run only."""
 SHARED_GPU = "‡"
@@ -46,6 +47,8 @@ def notes(comparison: Comparison) -> list[str]:
         *_stragglers(records),
         *_missing_speedups(results),
         *_other_baselines(results),
+        *several_machines(results),
+        *other_clocks(results),
         *_disturbed(results),
         *_unpredicted(results),
         *_intervals(results),
@@ -190,7 +193,7 @@ def _unpredicted(results: Sequence[Result]) -> Iterable[str]:
             yield f"! {check.sentence(result.label, result.time_split())}"
     rough = [result.label for result, check in checks if not check.calibrated]
     if rough:
-        yield f"~ Predicted without a calibration for these runs: {', '.join(rough)}"
+        yield f"{UNCALIBRATED} Predicted without a calibration for these runs: {', '.join(rough)}"
 
 
 def _intervals(results: Sequence[Result]) -> Iterable[str]:

@@ -22,6 +22,8 @@ from parallel.results.validation import MAX_ERROR
 DEFAULT_ERROR = MAX_ERROR
 """Relative half-width where no validation of this machine says otherwise: the largest error that
 docs/predictions.md aims at."""
+UNCALIBRATED = "~"
+"""Mark of predictions without a calibration for the runs."""
 PARTS = {
     "compute_s": "compute",
     "communication_s": "communication",
@@ -56,7 +58,9 @@ class PredictionCheck:
         return self.calibrated and abs(self.ratio - 1) > self.error
 
     def __str__(self) -> str:
-        return f"{self.ratio:.2f}{' !' if self.outside else ''}{'' if self.calibrated else ' ~'}"
+        return (
+            f"{self.ratio:.2f}{' !' if self.outside else ''}{'' if self.calibrated else f' {UNCALIBRATED}'}"
+        )
 
     def sentence(self, label: str, measured: Mapping[str, float] | None) -> str:
         """Return a sentence on a row outside its interval. `measured`: seconds of an epoch by key of

@@ -27,6 +27,7 @@ from parallel.config.documents import read_bytes
 from parallel.config.typed import structure, structure_text
 from parallel.results.json_files import naming, read_json, write_beside
 from parallel.results.old_formats import NEW_COLUMNS, upgraded
+from parallel.results.record_checks import cut_texts, require_consistent
 from parallel.results.records import FORMAT, Epoch, Record
 
 RECORD, EPOCHS, PART = "record.json", "epochs.csv", "epochs.csv.part"
@@ -146,8 +147,8 @@ def write_record(run_dir: Path, record: Record) -> None:
 def read_record(path: Path) -> Record:
     """Read the record in a run directory, or the given `record.json`.
 
-    Raises `ValueError` that names the file and the error: absent, truncated, altered, of another
-    format.
+    Long texts that are only shown are cut. Raises `ValueError` that names the file and the error: absent,
+    truncated, altered, of another format, contradicting itself.
     """
     file = path if path.name == RECORD else path / RECORD
     if not file.is_file():
@@ -155,7 +156,7 @@ def read_record(path: Path) -> Record:
     values = read_json(file, 1, 2, FORMAT)
     columns = COLUMNS if values["format"] == FORMAT else COLUMNS_BEFORE
     with naming(file):
-        values = upgraded(values)
+        values = cut_texts(upgraded(values))
         require(
             "directory" not in values, "directory", values.get("directory"), "is not a field of a record file"
         )
@@ -163,7 +164,9 @@ def read_record(path: Path) -> Record:
     with naming(file.with_name(EPOCHS)):
         epochs = _read_epochs(file.with_name(EPOCHS), stated, columns)
     with naming(file):
-        return structure(Record, {**values, "epochs": epochs, "directory": str(file.parent)})
+        record = structure(Record, {**values, "epochs": epochs, "directory": str(file.parent)})
+        require_consistent(record)
+    return record
 
 
 def find_records(paths: Iterable[Path]) -> tuple[list[Record], list[str]]:

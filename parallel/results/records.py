@@ -139,11 +139,16 @@ class _Environment:
     gpus: tuple[str, ...] | None = None
     cuda: dict[str, Any] | None = None
     variables: dict[str, str] | None = None
+    cpu_count: int | None = None
+    machine_cpus: int | None = None
     memory_bytes: int | None = None
     emulated: dict[str, Any] | None = None
     side_by_side: int | None = None
 
     def __post_init__(self) -> None:
+        require_number("cpu_count", self.cpu_count, 1, MOST_WORKERS)
+        require_number("machine_cpus", self.machine_cpus, 1, MOST_WORKERS)
+        require_number("memory_bytes", self.memory_bytes, 1, MOST_BYTES)
         if self.emulated is not None:
             known = {key: self.emulated[key] for key in ("hosts", "rate") if key in self.emulated}
             structure(_Emulated, known, "emulated")
@@ -233,6 +238,12 @@ class Record:
     def __post_init__(self) -> None:
         require(self.format == FORMAT, "format", self.format, f"cannot be read; this version reads {FORMAT}")
         require_number("workers", self.workers, 1, MOST_WORKERS)
+        require(
+            not self.baseline or self.workers == 1,
+            "workers",
+            self.workers,
+            "must be 1 in a baseline: speedups are measured against one worker (baseline=true)",
+        )
         require_number("threads", self.threads, 1, MOST_THREADS)
         require_number("restarts", self.restarts, 0, MOST_STEPS)
         require_number("warmup_steps", self.warmup_steps, 0, MOST_STEPS)

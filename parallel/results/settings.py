@@ -1,9 +1,10 @@
 """The settings of a run that separate it from others in a comparison.
 
-Everything in the configuration that changes what a run learns or how fast it is separates rows. The
-options in `NEITHER` change neither; what the workload, the strategy's label and the number of workers
-state is part of the key of a row already. Everything else separates, also options that later versions
-add. What the system chose is a setting, too: backend, interface, transport, cores.
+Everything in the configuration that changes what a run learns or how fast it is separates rows; only
+seeds and repetitions pool. The options in `NEITHER` change neither; what the workload, the strategy's
+label and the number of workers state is part of the key of a row already. Everything else separates, also
+options that later versions add. What the system chose is a setting, too: backend, interface, transport,
+cores.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from parallel.config import AUTO, NEVER
 from parallel.results.records import Record
 
 Settings = tuple[tuple[str, Any], ...]
@@ -31,14 +33,18 @@ STATED = frozenset(
 """Options that the workload, the hardware, the key of a row or `_chosen` state."""
 NEITHER = frozenset(
     [
-        *("sweep", "resume", "repeat", "repeats", "trainer.seed", "trainer.warmup_steps", "trainer.trace"),
-        *("data.root", "data.cache", "data.decoders"),
+        *("sweep", "repeat", "repeats", "trainer.seed"),
+        # Every run times one step; which one does not matter.
+        "trainer.trace",
+        # What is kept of checkpoints, and the one after the last epoch. How often they are made does matter.
+        *("trainer.checkpoint.keep", "trainer.checkpoint.best", "trainer.checkpoint.final"),
+        # Predictions and searches read the description of the cluster. A searched plan is part of the key.
         *("cluster.timeout_s", "cluster.file", "cluster.cache"),
     ]
 )
 """Options that change neither what a run learns nor how fast it is, but seeds, which repetitions have
 of their own."""
-NEITHER_GROUPS = ("strategy.", "tracker.", "trainer.checkpoint.", "cluster.hardware")
+NEITHER_GROUPS = ("strategy.", "tracker.", "cluster.hardware")
 """Groups of such options. Those of the strategy are in its label."""
 TAKEN = ("strategy", "scheme", "workers", "threads", "hosts", "network", "epochs", "speedup", "efficiency")
 """Headings of other columns."""
@@ -47,7 +53,7 @@ SPEED_NEUTRAL = frozenset(
     [
         *("trainer.lr", "trainer.schedule", "trainer.step_epochs", "trainer.gamma", "trainer.epochs"),
         *("trainer.lr_scaling", "trainer.base_batch_size"),
-        *("model.init", "data.val_images"),
+        *("model.init", "data.val_images", "resume"),
     ]
 )
 """Settings that change what a run learns and not how fast it is."""
@@ -73,9 +79,9 @@ def settings_of(record: Record) -> Settings:
     options = flat(record.config)
     chosen = _chosen(record, options)
     left_out = set(NEITHER | STATED)
-    # The cosine schedule reaches 0 at the last epoch; others are the same up to any epoch.
-    left_out |= set() if options.get("trainer.schedule") == "cosine" else {"trainer.epochs"}
     left_out |= set() if len(record.hosts) > 1 else {"cluster.flows"}
+    # A run that continues from its own checkpoints is the same training as one without interruption.
+    left_out |= {"resume"} if options.get("resume") in (AUTO, NEVER) else set()
     kept = [
         (name, value)
         for name, value in options.items()
@@ -135,13 +141,13 @@ def _varies(name: str, every: Iterable[Mapping[str, Any]]) -> bool:
 
 
 def short_names(names: Iterable[str]) -> dict[str, str]:
-    """Return the heading of each setting: the last part of its name, unless another column has it
+    """Return the heading of each setting: its name without the group, unless another column has it
     too."""
     names = list(names)
-    last = [name.rpartition(".")[2] for name in names]
+    without = [name.partition(".")[2] or name for name in names]
     return {
-        name: short if last.count(short) == 1 and short not in TAKEN else name
-        for name, short in zip(names, last, strict=True)
+        name: short if without.count(short) == 1 and short not in TAKEN else name
+        for name, short in zip(names, without, strict=True)
     }
 
 

@@ -74,10 +74,10 @@ def record(config: Config) -> Record:
     workload = Workload(
         model=model.name,
         variant=model.variant,
-        num_classes=10,
+        num_classes=config.data.num_classes or 10,
         image_size=model.image_size,
         data=config.data.name,
-        train_images=100,
+        train_images=config.data.train_images or 100,
         batch_size=trainer.batch_size,
         precision=trainer.precision,
     )
@@ -91,7 +91,7 @@ def record(config: Config) -> Record:
         strategy=config.strategy.name,
         label=config.strategy.name,
         baseline=config.strategy.name == "single",
-        workers=config.workers or 1,
+        workers=config.worker_count(),
         threads=1,
         device="cpu",
         backend=None,

@@ -11,6 +11,7 @@ from parallel.config import Config, DataConfig, StrategyConfig
 from parallel.config.strategy import BASELINE
 from parallel.models.alexnet import AlexNetConfig
 from parallel.results.hosts import Host
+from parallel.results.record_checks import STATED
 from parallel.results.records import Epoch, Record, Workload
 
 WORKLOAD = Workload(
@@ -116,4 +117,16 @@ def made_record(
         "environment": ENVIRONMENT,
         "epochs": made_epochs(seconds),
     }
-    return Record(**{**values, **changes})
+    return of_workload(Record(**{**values, **changes}))
+
+
+def of_workload(record: Record, **changes: Any) -> Record:
+    """Return a record of a workload with these changes, and the configuration that states it."""
+    workload = dataclasses.replace(record.workload, **changes)
+    config = dict(record.config)
+    for field, (group, option) in STATED.items():
+        if group in config and option in config[group]:
+            value = getattr(workload, field)
+            stated = value.partition(" (")[0] if field == "data" else value  # other images may stand in
+            config[group] = {**config[group], option: stated}
+    return dataclasses.replace(record, workload=workload, config=config)

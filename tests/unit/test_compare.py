@@ -25,7 +25,7 @@ from parallel.results.records import Attempt, Record
 from parallel.results.result import Result, workers_and_threads
 from parallel.results.run_summary import run_summary
 from parallel.results.stragglers import Straggler
-from tests.support.made_records import ENVIRONMENT, WORKLOAD, made_hosts, made_record
+from tests.support.made_records import ENVIRONMENT, WORKLOAD, made_hosts, made_record, of_workload
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "scripts" / "published_epoch_times.json"
@@ -370,11 +370,11 @@ HOSTILE = "\x1b[2Jx\x1b]0;title\x07\x9b1m\u202e\udc80\r\n"
 def test_nothing_of_a_record_controls_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    workload = dataclasses.replace(WORKLOAD, model=HOSTILE)
     environment = {"cpu": HOSTILE, "python": HOSTILE}
-    changes: dict[str, Any] = {"name": HOSTILE, "scheme": HOSTILE, "label": HOSTILE, "workload": workload}
+    changes: dict[str, Any] = {"name": HOSTILE, "scheme": HOSTILE, "label": HOSTILE}
     for name, strategy in (("a", HOSTILE), ("b", "ddp")):
         record = dataclasses.replace(made_record(), strategy=strategy, environment=environment, **changes)
+        record = of_workload(record, model=HOSTILE)
         write_record(tmp_path / name, record)
     broken = tmp_path / "\x1b[2J"
     broken.mkdir()

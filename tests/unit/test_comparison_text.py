@@ -13,6 +13,7 @@ from parallel.compare import main
 from parallel.results.comparison import compare
 from parallel.results.comparison_text import as_latex, as_markdown, comparison_tables, latex, markdown
 from parallel.results.order import sorted_by
+from parallel.results.predicted import Predicted
 from parallel.results.record_files import write_record
 from parallel.results.records import Record
 from tests.support.made_records import ENVIRONMENT, WORKLOAD, made_record
@@ -34,6 +35,50 @@ def test_latex_has_a_row_for_each_result() -> None:
     assert rows[0].startswith("strategy & ") and rows[2].startswith("mine & ")
     assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
     assert r"2.00$\times$" in rows[2] and r"\toprule" in lines
+
+
+def latex_of(*records: Record) -> list[str]:
+    return as_latex(comparison_tables(compare(records))).splitlines()
+
+
+def test_latex_explains_the_marks_of_its_table() -> None:
+    """In the document: comments stay in the file."""
+    base = made_record("single", (10.0,) * 10)
+    plain = latex_of(made_record("single", (10.0,) * 3), made_record("ddp", (9.0,) * 3))
+    assert not any(line.startswith(r"\par") for line in plain)
+    rough = Predicted(
+        epoch_s=5.0,
+        step_s=0.1,
+        compute_s=4.0,
+        communication_s=0.5,
+        idle_s=0.3,
+        data_wait_s=0.2,
+        cluster="c",
+        calibrated=False,
+    )
+    found = latex_of(
+        base,
+        made_record("ddp", (4.0,) * 10, predicted=rough),
+        made_record("fsdp2", (9.0,) * 10, weights_changed=False),
+    )
+    end = found.index(r"\end{tabular}")
+    assert found[end + 1] == (
+        r"\par\footnotesize $\dagger$ covers the variation within a run only; ! disturbed by others, above "
+        r"linear speedup, or outside the error of the prediction; \textasciitilde{} predicted without a "
+        r"calibration for these runs; $\ast$ did not learn"
+    )
+
+
+def test_latex_has_the_mark_of_a_shared_gpu() -> None:
+    shared = made_record("ddp", (5.0,) * 3, device="cuda")
+    shared.config["cluster"]["share_gpu"] = True
+    text = "\n".join(latex_of(shared))
+    assert r"& $\ddagger$ &" in text and "U+2021" not in text
+    assert r"\par\footnotesize $\ddagger$ workers shared a GPU, so that there is no speedup" in text
+
+
+def test_names_with_a_mark_are_not_explained() -> None:
+    assert not any(line.startswith(r"\par") for line in latex_of(*records("what!†")))
 
 
 def test_latex_of_hostile_names_only_typesets_them() -> None:

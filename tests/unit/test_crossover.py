@@ -89,7 +89,7 @@ def only(records: Sequence[Record]) -> Crossover:
 def test_cells_are_rates_and_batches_with_the_fastest_first() -> None:
     found = only(RUNS)
     assert (found.rates, found.batches, found.workers) == ((1e9, NOT_LIMITED), (32, 64), 2)
-    assert found.hardware == "cpu: Some CPU, 2 emulated hosts", "without the rate"
+    assert found.hardware == "cpu: Some CPU, 2 cores, 2 emulated hosts", "without the rate"
     labels = {(c.rate, c.batch): [r.label for r in c.results] for c in found.cells}
     assert labels == {
         (1e9, 32): ["one_weird_trick a", "single", "data_parallel"],

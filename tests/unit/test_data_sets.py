@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from parallel.config import DataConfig
-from parallel.data import DATA_SETS, dogs_vs_cats, host_memory, known_classes, known_images, open_data
-from parallel.data.dataset import ArrayImages, stored_side, stratified_split, subset
+from parallel.data import DATA_SETS, Source, dogs_vs_cats, host_memory, known_classes, known_images, open_data
+from parallel.data.dataset import ArrayImages, DataSet, stored_side, stratified_split, subset
 from parallel.data.synthetic import SyntheticConfig
 
 
@@ -68,6 +68,26 @@ def test_subset_is_drawn_from_everywhere_and_refuses_more_than_there_is() -> Non
     assert len(open_data(DataConfig("digits", train_images=64, val_images=32), 64, 0).train) == 64
     with pytest.raises(ValueError, match="data.val_images=360 is more than the 359"):
         open_data(DataConfig("digits", val_images=360), 64, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "images", "said"),
+    [
+        ("digits", None, "name=digits of the data set must be data.name=mine"),
+        ("mine", 8, "data.train_images=8 must be the number of training images that data=mine returns"),
+    ],
+)
+def test_a_data_set_is_what_its_options_state(
+    name: str, images: int | None, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record states both, and one that contradicts itself is not read."""
+
+    def opened(data: DataConfig, size: int, seed: int) -> DataSet:
+        return dataclasses.replace(open_data(DataConfig("digits"), size, seed), name=name)
+
+    monkeypatch.setitem(DATA_SETS, "mine", Source(DataConfig("mine"), opened))
+    with pytest.raises(ValueError, match=said):
+        open_data(DataConfig("mine", train_images=images), 20, 0)
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 17, 2000, 7000, 22_500])

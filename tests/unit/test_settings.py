@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import shlex
 from typing import Any
 
 import pytest
@@ -12,15 +14,34 @@ from parallel.models.alexnet import AlexNetConfig
 from parallel.results.comparison import compare
 from parallel.results.comparison_table import RESULTS, WHO, cells
 from parallel.results.notes import notes
-from parallel.results.records import Record
+from parallel.results.records import Attempt, Record
 from parallel.results.result import Result
-from parallel.results.settings import NEITHER, STATED, flat, settings_of, short_names
+from parallel.results.settings import (
+    NEITHER,
+    SPEED_NEUTRAL,
+    SPEED_ZERO,
+    STATED,
+    flat,
+    settings_of,
+    short_names,
+)
 from tests.support.made_records import made_hosts, made_record
 
 
 def rows_of(*records: Record) -> list[Result]:
     (comparison,) = compare(records)
     return list(comparison.results)
+
+
+def with_option(record: Record, option: str, value: Any) -> Record:
+    """Return a record with an option of its configuration."""
+    config = copy.deepcopy(record.config)
+    *groups, name = option.split(".")
+    within = config
+    for group in groups:
+        within = within[group]
+    within[name] = value
+    return dataclasses.replace(record, config=config)
 
 
 def column(rows: list[Result], name: str) -> list[str]:
@@ -55,20 +76,71 @@ def test_what_changes_learning_or_speed_is_a_row_of_its_own(option: str, value: 
 
 
 @pytest.mark.parametrize(
-    "trainer", [{"seed": 3}, {"epochs": 9}, {"checkpoint": {"keep": 5}}, {"warmup_steps": 0}, {"trace": True}]
+    ("option", "value", "heading"),
+    [
+        ("trainer.epochs", 9, "trainer.epochs"),
+        ("trainer.warmup_steps", 0, "warmup_steps"),
+        ("trainer.checkpoint.every", "10 steps", "checkpoint.every"),
+        ("data.root", "/fast", "root"),
+        ("data.cache", "/fast", "cache"),
+        ("data.decoders", 8, "decoders"),
+        ("resume", "runs/first", "resume"),
+    ],
 )
-def test_seeds_and_what_is_beside_the_training_pool(trainer: dict[str, Any]) -> None:
-    (row,) = rows_of(made_record("ddp", name="a"), made_record("ddp", name="b", trainer=trainer))
+def test_every_option_is_a_row_of_its_own(option: str, value: Any, heading: str) -> None:
+    rows = rows_of(made_record("ddp", name="a"), with_option(made_record("ddp", name="b"), option, value))
+    assert len(rows) == 2 and str(value) in column(rows, heading)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("trainer.seed", 3),
+        ("trainer.trace", True),
+        *(("trainer.checkpoint.keep", 5), ("trainer.checkpoint.best", True)),
+        ("trainer.checkpoint.final", False),
+        *(("sweep", "other"), ("repeat", 2), ("repeats", 3)),
+        *(("resume", "never"), ("tracker.name", "none"), ("cluster.timeout_s", 5.0)),
+    ],
+)
+def test_repetitions_and_what_is_beside_the_training_pool(option: str, value: Any) -> None:
+    (row,) = rows_of(made_record("ddp", name="a"), with_option(made_record("ddp", name="b"), option, value))
     assert len(row.records) == 2 and row.label == "ddp"
 
 
-def test_the_cosine_schedule_depends_on_the_number_of_epochs() -> None:
-    cosine = [made_record("ddp", name=str(n), trainer={"schedule": "cosine", "epochs": n}) for n in (3, 9)]
-    rows = rows_of(*cosine)
-    assert column(rows, "trainer.epochs") == ["3", "9"] and [r.scheme for r in rows] == [
-        "trainer.epochs=3",
-        "trainer.epochs=9",
-    ]
+def test_a_run_that_continued_from_its_own_checkpoint_pools_with_its_repetitions() -> None:
+    """As after a requeue by Slurm: with resume=auto it goes on in its folder."""
+
+    def begun(step: int) -> Attempt:
+        return Attempt(step=step, started="2026-01-02T03:04:05Z", label="ddp", workers=2, plan=None)
+
+    requeued = made_record("ddp", name="b", attempts=(begun(0), begun(40)), restarts=1)
+    (row,) = rows_of(made_record("ddp", name="a", attempts=(begun(0),)), requeued)
+    assert len(row.records) == 2
+    old = made_record("ddp", name="c")
+    del old.config["resume"]
+    (row,) = rows_of(requeued, old)
+    assert len(row.records) == 2, "records of earlier versions have no such option"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "speedup"),
+    [
+        ("trainer.epochs", 9, True),
+        ("resume", "runs/first", True),
+        ("trainer.warmup_steps", 0, False),
+        ("trainer.checkpoint.every", "10 steps", False),
+        *(("data.root", "/fast", False), ("data.decoders", 8, False)),
+    ],
+)
+def test_the_baseline_differs_in_nothing_that_changes_its_speed(
+    option: str, value: Any, speedup: bool
+) -> None:
+    ours = with_option(made_record("ddp"), option, value)
+    (comparison,) = compare([made_record(), ours])
+    assert (comparison.results[1].speedup is not None) is speedup
+    commands = [note for note in notes(comparison) if note.startswith("No speedup for ddp")]
+    assert [f"{option}={value}" in shlex.split(command) for command in commands] == [True] * (not speedup)
 
 
 def test_options_of_all_groups_are_known() -> None:
@@ -77,8 +149,8 @@ def test_options_of_all_groups_are_known() -> None:
     options = flat(
         dataclasses.asdict(Config(AlexNetConfig(), DataConfig("digits"), StrategyConfig("single")))
     )
-    of_files = {"data.root", "data.cache", "data.decoders", "data.num_classes"}
-    assert (NEITHER | STATED) - set(options) - of_files <= {"repeat", "repeats"}
+    assert (NEITHER | STATED) - set(options) == {"data.num_classes"}, "which a synthetic set has"
+    assert {*SPEED_NEUTRAL, *SPEED_ZERO} <= set(options)
     names = [name for name, _ in settings_of(made_record())]
     assert "trainer.lr" in names and "model.dropout" in names and "cluster.flows" not in names
 
@@ -116,6 +188,11 @@ def test_headings_are_short_unless_two_share_them() -> None:
         "trainer.lr": "lr",
         "model.init": "model.init",
         "data.init": "data.init",
+    }
+    assert short_names(["resume", "trainer.checkpoint.every", "trainer.epochs"]) == {
+        "resume": "resume",
+        "trainer.checkpoint.every": "checkpoint.every",
+        "trainer.epochs": "trainer.epochs",
     }
 
 
