@@ -214,6 +214,12 @@ def test_time_to_accuracy() -> None:
     assert over_time(comparison.results[1]) == [], "its first epoch was not timed"
 
 
+SRUN = "srun --ntasks=2 --nodes=2 python -m parallel.train"
+EMULATE = "python -m parallel.emulate run --hosts=2 --rate=1gbit --workers-per-host=1,1 -- -m parallel.train"
+SEVERAL = "parallel-torchrun --nnodes 2 --node-rank 0 --master-addr a --nproc-per-node 1 -m parallel.train"
+IN_PROCESS = "python -m parallel.train -m strategy=ddp,single trainer.lr=0.1,0.002"
+
+
 @pytest.mark.parametrize(
     ("command", "workers", "again"),
     [
@@ -223,12 +229,41 @@ def test_time_to_accuracy() -> None:
             "python -m parallel.torchrun --nproc-per-node 2 -m parallel.train strategy=ddp",
         ),
         ("python -m parallel.train strategy=single", 1, "python -m parallel.train strategy=single"),
-        ("paper, table 2", 2, "paper, table 2"),
-        ("python 'open quote", 2, "python 'open quote"),
+        (f"{EMULATE} strategy=ddp hydra.run.dir=runs/x", 2, f"{EMULATE} strategy=ddp"),
+        (f"{SRUN} strategy=ddp hydra.run.dir=runs/x", 2, f"{SRUN} strategy=ddp"),
+        (f"{SEVERAL} strategy=ddp", 2, f"{SEVERAL} strategy=ddp"),
+        ("parallel-train strategy=single hydra.run.dir=runs/x", 1, "parallel-train strategy=single"),
+        (
+            "parallel-torchrun --nproc-per-node 2 -m parallel.train hydra.run.dir=runs/x strategy=ddp",
+            2,
+            "parallel-torchrun --nproc-per-node 2 -m parallel.train strategy=ddp",
+        ),
+        (IN_PROCESS, 1, "python -m parallel.train strategy=ddp trainer.lr=0.002"),
+        (
+            "parallel-train --multirun strategy=ddp 'trainer.lr=choice(0.1,0.002)' data.root='[a,b]' "
+            "hydra.sweep.dir=runs/all",
+            1,
+            "parallel-train strategy=ddp trainer.lr=0.002 'data.root=[a,b]'",
+        ),
+        ("python -m parallel.train -m strategy=ddp nothing.known=1,2", 1, None),
+        ("paper, table 2", 2, None),
+        ("python 'open quote", 2, None),
+        ("", 1, None),
     ],
 )
-def test_command_to_run_again(command: str, workers: int, again: str) -> None:
+def test_command_to_run_again(command: str, workers: int, again: str | None) -> None:
     assert command_again(made_record("ddp", command=command, workers=workers)) == again
+
+
+def test_a_command_that_does_not_join_its_hosts_is_no_command_to_run_again() -> None:
+    """Torchrun would start all workers on one host."""
+    typed, hosts = "python -m parallel.train strategy=ddp", made_hosts(1, 1)
+    apart = made_record("ddp", command=typed, hosts=hosts)
+    assert command_again(apart) is None
+    assert command_again(dataclasses.replace(apart, command=f"{EMULATE} strategy=ddp")) is not None
+    html = page(compare([made_record("single"), apart]))
+    shown = html[html.index("<h3>Run again</h3>") : html.index("Provenance")]
+    assert shown.count('class="command"') == 1 and "do not say what starts them: ddp." in shown
 
 
 def test_predictions_stand_beside_measurements() -> None:
