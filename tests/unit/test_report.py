@@ -293,6 +293,11 @@ def test_results_with_one_label_are_told_apart() -> None:
     assert {"data_parallel, 2 workers × 1 thread", "data_parallel, 4 workers × 1 thread"} < names
     assert "one_weird_trick a" in names and len(names) == len(comparison.results)
     assert page([comparison]).count('title="data_parallel, 4 workers × 1 thread"') >= 5, (
+def test_a_command_that_no_shell_takes_is_not_read() -> None:
+    typed = "python -m parallel.train strategy=ddp " + "x" * 200_000
+    assert command_again(made_record("ddp", command=typed)) is None
+
+
         "in every plot by epoch"
     )
 

@@ -20,6 +20,8 @@ LAUNCHERS = frozenset(
     ]
 )
 """Modules and programs that start the processes of a run, on one host or several."""
+LONGEST = 128 * 1024
+"""Characters of a command. Linux passes no longer argument, and `shlex` takes quadratic time."""
 RUN_DIR = "hydra.run.dir="
 MULTIRUN = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 SWEEP = re.compile(r"[+~]*hydra[./](mode|sweep|sweeper|launcher)\b")
@@ -37,6 +39,8 @@ def command_again(record: Record) -> str | None:
     are started by torchrun. None: the record names no command that trains (it was imported), or none
     that would run the same again.
     """
+    if len(record.command) > LONGEST:
+        return None
     try:
         words = shlex.split(record.command)
     except ValueError:
