@@ -227,6 +227,15 @@ IN_PROCESS = "python -m parallel.train -m strategy=ddp,single trainer.lr=0.1,0.0
             "/venv/bin/python -u -m parallel.train strategy=ddp 'hydra.run.dir='\"'\"'/r/x y'\"'\"''",
             2,
             "python -m parallel.torchrun --nproc-per-node 2 -m parallel.train strategy=ddp",
+def test_time_by_epoch_leaves_out_epochs_that_were_not_timed() -> None:
+    epochs = made_epochs((6.0, 6.0, 0.5))
+    partly = (*epochs[:2], dataclasses.replace(epochs[2], timed=False))
+    (comparison,) = compare([made_record("ddp", epochs=partly)])
+    (result,) = comparison.results
+    assert result.curve("seconds") == [(1, 6.0), (2, 6.0)]
+    assert len(result.curve("train_loss")) == 3
+
+
         ),
         ("python -m parallel.train strategy=single", 1, "python -m parallel.train strategy=single"),
         (f"{EMULATE} strategy=ddp hydra.run.dir=runs/x", 2, f"{EMULATE} strategy=ddp"),
