@@ -23,13 +23,14 @@ from parallel.results.report.provenance import provenance
 from parallel.results.result import Result, workers_and_threads
 from parallel.results.running import Running
 
+from parallel.results.settings import words
 FOOT = Markup(
     "Speedup is the ratio of median epoch times, by rounds the geometric mean of those of the rounds; its "
     "95&nbsp;% interval covers the variation between runs, by rounds that of their ratios, and where it is "
     "marked † only that within a run. Efficiency is speedup divided by workers."
 )
 ESSENTIAL = ("strategy", "scheme", "median", "speedup")
-"""Columns that a phone shows at first, with the settings in which results differ."""
+"""Columns that a phone shows at first, with the settings below the strategy."""
 MEMORY: Column = ("peak memory", lambda r: size(r.peak_memory_bytes))
 """Of the worker that needs most."""
 OVERVIEW = ("workload", "hardware", "results", "fastest", "median, s", "speedup", "95 %")
@@ -225,7 +226,7 @@ def _table(name: str, results: Sequence[Result], best: Result) -> HtmlTable:
         groups=[group for group in groups if group[0]],
         note_column="scheme" if "scheme" in columns else columns[0],
         name=name,
-        essential=(*ESSENTIAL, *(setting for setting, _ in results[0].settings)),
+        essential=ESSENTIAL,
         lines=[
             HtmlLine(
                 ["" if cell == "-" else cell for cell in line],
@@ -246,3 +247,4 @@ def _flags(result: Result) -> dict[str, str]:
     if result.efficiency is not None and result.efficiency > 1:
         flags["efficiency"] = "more than linear: from caches, or from a baseline that was disturbed"
     return {column: sentence for column, sentence in flags.items() if sentence}
+                below=words(result.settings),
