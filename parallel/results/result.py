@@ -169,6 +169,11 @@ def pooled(*, key: Key, role: Role, pool: Sequence[Record], baseline: Runs, **de
     )
 
 
+def trained(results: Sequence[Result]) -> list[Result]:
+    """Return the results whose runs have learned something, or all if none has."""
+    return [result for result in results if not result.not_trained] or list(results)
+
+
 def median_of(records: Iterable[Record], name: str) -> float | None:
     """Return the median of a field over all timed epochs. None: not measured."""
     epochs = [e for r in records for e in r.epochs if e.timed]
