@@ -107,6 +107,12 @@ def print_once_or_watch(given: Given, console: Console) -> int:
         len(folders),
         "must be at least 1: give run directories or folders that contain them",
     )
+    require(
+        "--sort" not in given.texts or "--weak" not in given.flags,
+        "--sort",
+        given.texts.get("--sort"),
+        "orders the rows of the comparison: leave it out with --weak, whose rows are by strategy and workers",
+    )
     console = _console(given, console)
     if "--watch" not in given.values:
         print_and_export(given, folders, console)

@@ -1,7 +1,7 @@
 """Which strategy wins where: the fastest by link rate and global batch, from the comparisons of a sweep.
 
-winner    the result with the smallest median epoch time in a cell
-by        median epoch time of the runner-up ÷ that of the winner, with its bootstrap interval
+winner    the result with the smallest median epoch time in a cell, of those that trained (all if none did)
+by        the winner's speedup over the runner-up, with the interval of `Runs.speedup_over`
 tie       the interval contains 1: another run may have another winner
 border    between two batches of one rate with different predicted winners, where their times are equal:
           the logarithm of their ratio is interpolated linearly over that of the batch        `border`
@@ -24,8 +24,9 @@ from parallel.results.baselines import hardware
 from parallel.results.comparison import Comparison
 from parallel.results.predicted_means import predicted_epoch_s
 from parallel.results.records import Record, Workload
-from parallel.results.result import Result
-from parallel.results.statistics import Speedup, speedup
+from parallel.results.result import Result, trained
+from parallel.results.runs import Runs
+from parallel.results.statistics import Speedup
 
 NOT_LIMITED = math.inf
 """Rate of links that are not limited, and of workers on one host."""
@@ -40,15 +41,25 @@ class Cell:
     batch: int
     results: tuple[Result, ...]
 
+    @cached_property
+    def rivals(self) -> tuple[Result, ...]:
+        """The results that trained, or all if none did, the fastest first."""
+        return tuple(trained(self.results))
+
     @property
     def winner(self) -> Result:
-        """The fastest result."""
-        return self.results[0]
+        """The fastest result that trained."""
+        return self.rivals[0]
+
+    @property
+    def runner_up(self) -> Result:
+        """The second of them."""
+        return self.rivals[1]
 
     @cached_property
     def by(self) -> Speedup:
         """The runner-up's time ÷ the winner's."""
-        return speedup(self.results[1].epoch_times, self.winner.epoch_times)
+        return Runs(self.winner.records).speedup_over(Runs(self.runner_up.records))
 
     @property
     def tie(self) -> bool:
@@ -202,17 +213,18 @@ class _Contest:
 
 def _contests(results: Sequence[Result]) -> list[list[Result]]:
     """Return the results of each number of workers and threads in which two strategies ran, after the
-    baseline with these threads."""
+    baseline with these threads; of all of them, two must have trained."""
     pools: dict[tuple[int, int | None], list[Result]] = defaultdict(list)
     for result in results:
         if not result.key.baseline:
             pools[result.key.workers, result.key.threads].append(result)
     baselines = [result for result in results if result.key.baseline]
-    return [
+    contests = [
         [*(one for one in baselines if one.key.threads == threads), *pool]
         for (workers, threads), pool in pools.items()
         if workers > 1 and len({result.label for result in pool}) > 1
     ]
+    return [contest for contest in contests if len(trained(contest)) > 1]
 
 
 def _fastest_first(results: Sequence[Result]) -> tuple[Result, ...]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from parallel.results.comparison import describe
+from parallel.results.comparison_table import DISTURBED, NOT_TRAINED
 from parallel.results.crossover import Cell, Crossover, PredictedMap
+from parallel.results.disturbance import too_few_cores
 from parallel.results.formatting import count, rate, seconds
+from parallel.results.notes import WITHIN_RUN
+from parallel.results.result import Result
 
 WORDS = ("link", "winner", "predicted")
 """Columns of text; the others are numbers."""
@@ -25,14 +29,22 @@ def title(crossover: Crossover) -> str:
 
 
 def interval(cell: Cell) -> str:
-    """Return the interval of the winner's lead; `-` without one."""
+    """Return the interval of the winner's lead, marked if it covers the variation within runs only; `-`
+    without one."""
     by = cell.by
-    return "-" if by.low is None or by.high is None else f"{by.low:.2f}–{by.high:.2f}"
+    if by.low is None or by.high is None:
+        return "-"
+    return f"{by.low:.2f}–{by.high:.2f}{WITHIN_RUN * (by.covers == 'within-run')}"
+
+
+def lead(cell: Cell) -> str:
+    """Return the winner's lead, marked if its time or that of the runner-up is doubtful."""
+    return f"{cell.by.ratio:.2f}×{DISTURBED * (_disturbed(cell.winner) or _disturbed(cell.runner_up))}"
 
 
 def winner_text(cell: Cell) -> str:
     """Return the label of the winner, or `tie` with those of the two fastest."""
-    return f"tie: {cell.winner.label}, {cell.results[1].label}" if cell.tie else cell.winner.label
+    return f"tie: {cell.winner.label}, {cell.runner_up.label}" if cell.tie else cell.winner.label
 
 
 def crossover_table(crossover: Crossover) -> tuple[list[str], list[list[str]]]:
@@ -40,13 +52,13 @@ def crossover_table(crossover: Crossover) -> tuple[list[str], list[list[str]]]:
     labels = list(crossover.labels)
     rows = []
     for cell in crossover.cells:
-        times = {result.label: seconds(result.epoch_s.median) for result in cell.results}
+        times = {result.label: _time(result) for result in cell.results}
         rows.append(
             [
                 rate_text(cell.rate),
                 f"{cell.batch:,}",
                 winner_text(cell),
-                f"{cell.by.ratio:.2f}×",
+                lead(cell),
                 interval(cell),
                 "-" if cell.predicted is None else cell.predicted.label,
                 *(times.get(label, "-") for label in labels),
@@ -67,12 +79,47 @@ def crossover_notes(crossover: Crossover, predicted: PredictedMap | None) -> lis
     notes = [f"Of {count(len(cells), 'cell')}, {', '.join(parts)}"]
     if any(cell.by.low is None for cell in cells):
         notes.append("A cell without an interval has too few epochs to tell a win from a tie")
+    if any(cell.by.covers == "within-run" for cell in cells):
+        notes.append(
+            f"Intervals marked {WITHIN_RUN} cover the variation within a run only, not that between runs "
+            "(repeats=3 in the sweep runs each three times)"
+        )
+    notes += _doubts(cells)
     notes += _agreement([(cell, None if c is None else c.label) for cell in cells for c in [cell.predicted]])
     if predicted is not None:
         near = {(cell.rate, cell.batch): cell.winner for cell in predicted.cells}
         notes += _agreement([(cell, near.get((cell.rate, cell.batch))) for cell in cells], predicted.cluster)
         notes += [_borders(rate, predicted) for rate in crossover.rates]
     return notes
+
+
+def _time(result: Result) -> str:
+    marks = NOT_TRAINED * bool(result.not_trained) + DISTURBED * _disturbed(result)
+    return seconds(result.epoch_s.median) + marks
+
+
+def _disturbed(result: Result) -> bool:
+    return bool(result.noisy) or any(map(too_few_cores, result.records))
+
+
+def _doubts(cells: Sequence[Cell]) -> list[str]:
+    """Return what the marks of times say: for each kind and strategy the first cell, and how many more."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for cell in cells:
+        where = f"{rate_text(cell.rate)}, batch {cell.batch:,}"
+        for result in cell.results:
+            crowded = next(filter(None, map(too_few_cores, result.records)), "")
+            for kind, said in (
+                (f"Not trained {NOT_TRAINED}, no winner where another one trained", result.not_trained),
+                (f"Noisy {DISTURBED}", result.noisy),
+                (f"More threads than cores {DISTURBED}", crowded and f"{result.label} {crowded}"),
+            ):
+                if said:
+                    found[kind, result.label].append(f"{said} ({where})")
+    return [
+        f"{kind}: {said[0]}" + (f", and {count(len(said) - 1, 'other cell')} likewise" if said[1:] else "")
+        for (kind, _), said in found.items()
+    ]
 
 
 def _agreement(pairs: Sequence[tuple[Cell, str | None]], cluster: str = "") -> list[str]:

@@ -58,6 +58,16 @@ def notes(comparison: Comparison) -> list[str]:
     ]
 
 
+def doubts(results: Sequence[Result]) -> list[str]:
+    """Return the notes on what the marks beside the numbers of results say."""
+    return [
+        *(f"Not trained: {result.not_trained}" for result in results if result.not_trained),
+        *_disturbed(results),
+        *_unpredicted(results),
+        *_intervals(results),
+    ]
+
+
 def baseline_command(record: Record) -> str | None:
     """Return the command that runs the baseline of `record`. None: the record has no configuration
     (it was imported).

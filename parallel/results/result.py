@@ -131,10 +131,13 @@ class Result:
         return {**parts, "other": max(0.0, _mean([e.seconds for e in epochs]) - sum(parts.values()))}
 
     def curve(self, name: str) -> list[tuple[int, float]]:
-        """Return (epoch, mean over the records that reached it) of a field of `Epoch`."""
+        """Return (epoch, mean over the records that reached it) of a field of `Epoch`; of times, those
+        of timed epochs."""
         points: dict[int, list[float]] = defaultdict(list)
         for epoch in (e for r in self.records for e in r.epochs):
             value = getattr(epoch, name)
+            if name == "seconds" and not epoch.timed:
+                continue
             if value is not None and abs(value) < DIVERGED:
                 points[epoch.epoch].append(value)
         return [(number, _mean(values)) for number, values in sorted(points.items())]
@@ -164,6 +167,11 @@ def pooled(*, key: Key, role: Role, pool: Sequence[Record], baseline: Runs, **de
         peak_memory_bytes=max(memory, default=None),
         **described,
     )
+
+
+def trained(results: Sequence[Result]) -> list[Result]:
+    """Return the results whose runs have learned something, or all if none has."""
+    return [result for result in results if not result.not_trained] or list(results)
 
 
 def median_of(records: Iterable[Record], name: str) -> float | None:

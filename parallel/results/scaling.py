@@ -23,8 +23,8 @@ from parallel.results.comparison import Comparison
 from parallel.results.predicted_means import predicted_epoch_s, predicted_rate
 from parallel.results.records import Record, Workload
 from parallel.results.result import Result
-from parallel.results.runs import epoch_times
-from parallel.results.statistics import Speedup, speedup
+from parallel.results.runs import epoch_times, in_rounds
+from parallel.results.statistics import Speedup, speedup_of_rounds, speedup_of_runs
 
 Kind = Literal["strong", "weak"]
 
@@ -34,10 +34,9 @@ class Point:
     """A result within a scaling: measured and predicted."""
 
     result: Result
+    """Its speedup and efficiency are those of the scaling."""
     batch_size: int
     """Global."""
-    speedup: Speedup | None
-    """None: there is no baseline."""
     predicted_speedup: float | None
     """None: a run of the result or of the baseline has no prediction."""
 
@@ -47,9 +46,14 @@ class Point:
         return self.result.key.workers
 
     @property
+    def speedup(self) -> Speedup | None:
+        """Speedup of the scaling. None: there is no baseline."""
+        return self.result.speedup
+
+    @property
     def efficiency(self) -> float | None:
         """Speedup ÷ workers."""
-        return None if self.speedup is None else self.speedup.ratio / self.workers
+        return self.result.efficiency
 
     @property
     def predicted_efficiency(self) -> float | None:
@@ -238,7 +242,7 @@ def _threads(point: Point) -> int | None:
 def _own_point(comparison: Comparison, result: Result) -> Point:
     """Return the point of a result that is compared with the baseline of its own comparison."""
     ratio = _ratio(predicted_rate(result.records), predicted_rate(result.baseline))
-    return Point(result, comparison.workload.batch_size or 0, result.speedup, ratio)
+    return Point(result, comparison.workload.batch_size or 0, ratio)
 
 
 def _weak_point(result: Result, batch: int, baseline: Sequence[Record]) -> Point:
@@ -247,8 +251,10 @@ def _weak_point(result: Result, batch: int, baseline: Sequence[Record]) -> Point
     if result.role == "baseline":
         ratio = Speedup(1.0)
     elif baseline:
-        ratio = speedup(image_times(baseline), image_times(result.records))
-    return Point(result, batch, ratio, _ratio(predicted_rate(result.records), predicted_rate(baseline)))
+        ratio = image_speedup(baseline, result.records)
+    efficiency = None if ratio is None else ratio.ratio / result.key.workers
+    result = dataclasses.replace(result, speedup=ratio, efficiency=efficiency)
+    return Point(result, batch, _ratio(predicted_rate(result.records), predicted_rate(baseline)))
 
 
 def _baseline(comparisons: Iterable[Comparison], batch: int, result: Result) -> tuple[Record, ...]:
@@ -261,6 +267,16 @@ def _baseline(comparisons: Iterable[Comparison], batch: int, result: Result) -> 
         for record in other.records
     ]
     return Baselines(alone).of(result.key.settings, result.key.threads)
+
+
+def image_speedup(baseline: Sequence[Record], records: Sequence[Record]) -> Speedup:
+    """Return the ratio of images per second to those of the baseline, with the interval that
+    `Runs.speedup_over` gives for epoch times."""
+    rounds = in_rounds(baseline, records)
+    if rounds is None:
+        return speedup_of_runs([image_times([r]) for r in baseline], [image_times([r]) for r in records])
+    base, ours = zip(*rounds, strict=True)
+    return speedup_of_rounds([image_times([r]) for r in base], [image_times([r]) for r in ours])
 
 
 def image_times(records: Sequence[Record]) -> tuple[float, ...]:

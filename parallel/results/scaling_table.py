@@ -7,22 +7,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from parallel.results import krizhevsky
 from parallel.results.comparison import describe
+from parallel.results.comparison_table import MARKED, NOT_TRAINED
 from parallel.results.formatting import count, duration, number, percent, seconds
 from parallel.results.krizhevsky import PublishedRow
-from parallel.results.notes import baseline_command
+from parallel.results.notes import baseline_command, doubts
 from parallel.results.records import Record
+from parallel.results.result import Result
 from parallel.results.scaling import BatchScaling, Point, Scaling
 
 Table = tuple[list[str], list[list[str]]]
 """Column names, and rows of cells."""
 
 
-def _interval(point: Point) -> str:
-    s = point.speedup
-    return "-" if s is None or s.low is None or s.high is None else f"{s.low:.2f}–{s.high:.2f}"
+def _marked(point: Point, name: str) -> str:
+    return MARKED[name](point.result)
+
+
+def _error(point: Point) -> str:
+    check = point.result.predicted
+    if point.error is None or check is None:
+        return "-"
+    return f"{number(point.error)}{' !' * check.outside}{' ~' * (not check.calibrated)}"
 
 
 COLUMNS: tuple[tuple[str, Callable[[Point], str]], ...] = (
@@ -35,12 +44,9 @@ COLUMNS: tuple[tuple[str, Callable[[Point], str]], ...] = (
     ("epochs", lambda p: str(len(p.result.epoch_times))),
     ("epoch s", lambda p: seconds(p.result.epoch_s.median)),
     ("images/s", lambda p: number(p.result.images_per_second, ",.1f")),
-    ("speedup", lambda p: "-" if p.speedup is None else f"{p.speedup.ratio:.2f}×"),
-    ("95 %", _interval),
-    ("efficiency", lambda p: percent(p.efficiency, 0)),
-    ("top-1", lambda p: percent(p.result.top1)),
+    *((name, partial(_marked, name=name)) for name in ("speedup", "95 %", "efficiency", "top-1")),
     ("predicted s", lambda p: "-" if p.predicted_s is None else seconds(p.predicted_s)),
-    ("measured/predicted", lambda p: number(p.error)),
+    ("measured/predicted", _error),
 )
 WORDS = ("strategy", "scheme")
 """Columns of text; the others are numbers."""
@@ -67,8 +73,13 @@ def scaling_table(scaling: Scaling | BatchScaling) -> Table:
     return [name for name, _ in used], [[cell(point) for _, cell in used] for point in points]
 
 
-def scaling_notes(scaling: Scaling) -> list[str]:
-    """Return sentences on missing baselines, each with the command that runs it."""
+def scaling_notes(scaling: Scaling | BatchScaling) -> list[str]:
+    """Return sentences on missing baselines, each with the command that runs it, and on the marks of
+    doubt."""
+    return [*(_missing(scaling) if isinstance(scaling, Scaling) else []), *doubts(_named(scaling))]
+
+
+def _missing(scaling: Scaling) -> list[str]:
     alone = [point for point in scaling.points if point.speedup is None]
     commands = dict.fromkeys(_baseline_command(point.result.records[0], scaling.batch) for point in alone)
     return [
@@ -76,6 +87,17 @@ def scaling_notes(scaling: Scaling) -> list[str]:
         + (f"; run it with: {command}" if command else "")
         for command in commands
     ]
+
+
+def _named(scaling: Scaling | BatchScaling) -> list[Result]:
+    """Return the results with labels that tell the points of a strategy apart."""
+    named = []
+    for point in scaling.points:
+        at = f"on {count(point.workers, 'worker')}"
+        if isinstance(scaling, BatchScaling):
+            at = f"with batch {point.batch_size:,}"
+        named.append(dataclasses.replace(point.result, scheme=f"{point.result.scheme} {at}".strip()))
+    return named
 
 
 def krizhevsky_table(scaling: Scaling) -> Table:
@@ -121,9 +143,9 @@ def _own_cells(point: Point) -> list[str]:
         f"{batch:,}, {inner:,}",
         point.result.scheme or "-",
         number(_last_loss(records), ".3f"),
-        percent(None if top1 is None else 1 - top1, 2),
+        percent(None if top1 is None else 1 - top1, 2) + NOT_TRAINED * bool(point.result.not_trained),
         duration(_training_s(records)),
-        "-" if point.speedup is None else f"{point.speedup.ratio:.2f}×",
+        _marked(point, "speedup"),
     ]
 
 

@@ -25,6 +25,7 @@ from parallel.results.crossover import (
     link_rate,
 )
 from parallel.results.crossover_table import crossover_notes, crossover_table
+from parallel.results.load import Load
 from parallel.results.predicted import Predicted
 from parallel.results.record_files import write_record
 from parallel.results.records import Record
@@ -43,7 +44,8 @@ def run(
     predicted_s: float | None = None,
     **more: Any,
 ) -> Record:
-    """Return a run on two emulated hosts, or on one of them for `single`."""
+    """Return a run on two emulated hosts, or on one of them for `single`, with enough epochs for an
+    interval."""
     emulated = {"hosts": 2, "rate": rate, "delay": None, "speed": "100%", "cores": 1}
     predicted = None
     if predicted_s is not None:
@@ -59,7 +61,7 @@ def run(
     workload = dataclasses.replace(WORKLOAD, batch_size=batch, train_images=images)
     return made_record(
         strategy,
-        seconds,
+        tuple(seconds) * 4,
         name=f"{strategy} {batch} {rate}",
         workload=more.pop("workload", workload),
         environment={**ENVIRONMENT, "emulated": emulated},
@@ -112,6 +114,43 @@ def test_a_single_epoch_is_no_tie_and_has_no_interval() -> None:
     found = only([dataclasses.replace(r, epochs=r.epochs[:1]) for r in RUNS])
     assert not any(cell.tie for cell in found.cells)
     assert any("too few epochs" in note for note in crossover_notes(found, None))
+
+
+def test_below_ten_epochs_a_lead_has_no_interval() -> None:
+    found = only([dataclasses.replace(r, epochs=r.epochs[:9]) for r in RUNS])
+    assert all(cell.by.low is None for cell in found.cells)
+    assert all(cell.by.covers == "within-run" for cell in only(RUNS).cells)
+
+
+def test_runs_that_did_not_train_win_nothing_and_doubtful_times_are_marked() -> None:
+    noisy = Load(processes=1.9, steal=0.2, clock_mhz=2000)
+    records = [
+        record
+        for batch in (32, 64)
+        for record in (
+            run("single", batch, SLOW),
+            run("data_parallel", batch, SLOW, load=noisy),
+            run("model_parallel", batch, (2.5, 2.5), scheme="layers"),
+            run("one_weird_trick", batch, FAST, scheme="a", weights_changed=False),
+        )
+    ]
+    found = only(records)
+    assert [cell.winner.label for cell in found.cells] == ["single"] * 2
+    columns, rows = crossover_table(found)
+    first = dict(zip(columns, rows[0], strict=True))
+    assert first["one_weird_trick a s"] == "1.02✗" and first["data_parallel s"] == "2.05!"
+    assert first["by"] == "1.00×!" and first["95 %"].endswith("†"), "the runner-up is noisy"
+    notes = "\n".join(crossover_notes(found, None))
+    assert "Not trained ✗, no winner where another one trained: one_weird_trick a (" in notes
+    assert "(1 Gbit/s, batch 32), and 1 other cell likewise" in notes
+    assert "Noisy !: data_parallel (" in notes
+    (section,) = crossover_sections([(found, None)])
+    assert "1.02✗" in section.body and "1.00×!" in section.body
+
+    nobody = [dataclasses.replace(r, weights_changed=False) for r in records]
+    assert [cell.winner.label for cell in only(nobody).cells] == ["one_weird_trick a"] * 2
+    alone = [r for r in records if r.strategy in ("data_parallel", "one_weird_trick")]
+    assert crossovers(compare(alone)) == [], "one result that trained is no contest"
 
 
 @pytest.mark.parametrize(
@@ -173,6 +212,8 @@ def test_predicted_winners_are_those_of_the_runs() -> None:
     notes = crossover_notes(only(RUNS[1:]), None)
     assert notes == [
         "Of 3 cells, data_parallel wins 1, one_weird_trick a wins 1, 1 is a tie",
+        "Intervals marked † cover the variation within a run only, not that between runs (repeats=3 in the "
+        "sweep runs each three times)",
         "The winner was predicted by the runs themselves in 1 of 2 cells without a tie",
     ]
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from parallel.cli.choices import CHOICES
 from parallel.prediction.recommendation.page import ORDER
 from parallel.results.comparison import compare
+from parallel.results.load import Load
 from parallel.results.predicted import Predicted
 from parallel.results.records import Epoch, Record
 from parallel.results.report import Section, write_report
@@ -21,7 +22,7 @@ from parallel.results.report.again import command_again
 from parallel.results.report.colours import PALETTE, strategy_colour
 from parallel.results.report.limits import drawn
 from parallel.results.report.names import names_of
-from parallel.results.report.page import page
+from parallel.results.report.page import best_of, page
 from parallel.results.report.svg import Scale, shortened, spread_out, tick_label
 from tests.support.html import Tags
 from tests.support.made_records import WORKLOAD, made_epochs, made_hosts, made_record
@@ -149,6 +150,34 @@ def test_headline(seconds: tuple[float, ...], said: str) -> None:
     assert said in page([comparison])
 
 
+def test_headline_and_overview_leave_out_what_did_not_train() -> None:
+    noisy = Load(processes=1.9, steal=0.2, clock_mhz=2000)
+    idle = made_record("one_weird_trick", (2.0,) * 10, scheme="a", weights_changed=False)
+    records = [
+        made_record("single", (10.0,) * 10),
+        made_record("data_parallel", (8.0,) * 10, load=noisy),
+        idle,
+    ]
+    (comparison,) = compare(records)
+    assert best_of(comparison.results).label == "data_parallel"
+    html = page([comparison])
+    lead = re.sub("<[^>]*>", "", html[html.index('<p class="lead">') :].split("</p>")[0])
+    assert "data_parallel on 2 workers × 1 thread is fastest: 1.25×" in lead
+    assert "Left out, because they did not train: one_weird_trick a." in lead
+    assert lead.endswith("Its numbers are doubtful: see the notes.")
+
+    (comparison,) = compare([records[0], idle])
+    assert best_of(comparison.results).role == "baseline"
+    (comparison,) = compare([dataclasses.replace(r, weights_changed=False) for r in records])
+    assert best_of(comparison.results).label == "one_weird_trick a", "if none did, the fastest"
+    assert "It did not train, as none of these results did." in page([comparison])
+
+    other = dataclasses.replace(WORKLOAD, batch_size=64)
+    overview = page(compare([*records, *(dataclasses.replace(r, workload=other) for r in records)]))
+    line = overview[overview.index("<tbody>") : overview.index("</tbody>")]
+    assert "1.25×!" in line and "1.25–1.25†" in line and line.count('class="flag" title="data_parallel') == 2
+
+
 def test_several_workloads_and_further_sections() -> None:
     other = made_record("ddp", environment={"cpu": "Another CPU"})
     html = page(compare([*RECORDS, other]), [Section("Prediction", Markup("<p>beside measurement</p>"))])
@@ -198,6 +227,15 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         ElementTree.fromstring(svg)
 
 
+def test_time_by_epoch_leaves_out_epochs_that_were_not_timed() -> None:
+    epochs = made_epochs((6.0, 6.0, 0.5))
+    partly = (*epochs[:2], dataclasses.replace(epochs[2], timed=False))
+    (comparison,) = compare([made_record("ddp", epochs=partly)])
+    (result,) = comparison.results
+    assert result.curve("seconds") == [(1, 6.0), (2, 6.0)]
+    assert len(result.curve("train_loss")) == 3
+
+
 def test_time_to_accuracy() -> None:
     """Accuracies of made epochs are 50, 75, 83.3 and 87.5 %."""
     slow, fast = made_record("single", (10.0,) * 4), made_record("ddp", (4.0,) * 3)
@@ -214,6 +252,12 @@ def test_time_to_accuracy() -> None:
     assert over_time(comparison.results[1]) == [], "its first epoch was not timed"
 
 
+SRUN = "srun --ntasks=2 --nodes=2 python -m parallel.train"
+EMULATE = "python -m parallel.emulate run --hosts=2 --rate=1gbit --workers-per-host=1,1 -- -m parallel.train"
+SEVERAL = "parallel-torchrun --nnodes 2 --node-rank 0 --master-addr a --nproc-per-node 1 -m parallel.train"
+IN_PROCESS = "python -m parallel.train -m strategy=ddp,single trainer.lr=0.1,0.002"
+
+
 @pytest.mark.parametrize(
     ("command", "workers", "again"),
     [
@@ -223,12 +267,46 @@ def test_time_to_accuracy() -> None:
             "python -m parallel.torchrun --nproc-per-node 2 -m parallel.train strategy=ddp",
         ),
         ("python -m parallel.train strategy=single", 1, "python -m parallel.train strategy=single"),
-        ("paper, table 2", 2, "paper, table 2"),
-        ("python 'open quote", 2, "python 'open quote"),
+        (f"{EMULATE} strategy=ddp hydra.run.dir=runs/x", 2, f"{EMULATE} strategy=ddp"),
+        (f"{SRUN} strategy=ddp hydra.run.dir=runs/x", 2, f"{SRUN} strategy=ddp"),
+        (f"{SEVERAL} strategy=ddp", 2, f"{SEVERAL} strategy=ddp"),
+        ("parallel-train strategy=single hydra.run.dir=runs/x", 1, "parallel-train strategy=single"),
+        (
+            "parallel-torchrun --nproc-per-node 2 -m parallel.train hydra.run.dir=runs/x strategy=ddp",
+            2,
+            "parallel-torchrun --nproc-per-node 2 -m parallel.train strategy=ddp",
+        ),
+        (IN_PROCESS, 1, "python -m parallel.train strategy=ddp trainer.lr=0.002"),
+        (
+            "parallel-train --multirun strategy=ddp 'trainer.lr=choice(0.1,0.002)' data.root='[a,b]' "
+            "hydra.sweep.dir=runs/all",
+            1,
+            "parallel-train strategy=ddp trainer.lr=0.002 'data.root=[a,b]'",
+        ),
+        ("python -m parallel.train -m strategy=ddp nothing.known=1,2", 1, None),
+        ("paper, table 2", 2, None),
+        ("python 'open quote", 2, None),
+        ("", 1, None),
     ],
 )
-def test_command_to_run_again(command: str, workers: int, again: str) -> None:
+def test_command_to_run_again(command: str, workers: int, again: str | None) -> None:
     assert command_again(made_record("ddp", command=command, workers=workers)) == again
+
+
+def test_a_command_that_no_shell_takes_is_not_read() -> None:
+    typed = "python -m parallel.train strategy=ddp " + "x" * 200_000
+    assert command_again(made_record("ddp", command=typed)) is None
+
+
+def test_a_command_that_does_not_join_its_hosts_is_no_command_to_run_again() -> None:
+    """Torchrun would start all workers on one host."""
+    typed, hosts = "python -m parallel.train strategy=ddp", made_hosts(1, 1)
+    apart = made_record("ddp", command=typed, hosts=hosts)
+    assert command_again(apart) is None
+    assert command_again(dataclasses.replace(apart, command=f"{EMULATE} strategy=ddp")) is not None
+    html = page(compare([made_record("single"), apart]))
+    shown = html[html.index("<h3>Run again</h3>") : html.index("Provenance")]
+    assert shown.count('class="command"') == 1 and "do not say what starts them: ddp." in shown
 
 
 def test_predictions_stand_beside_measurements() -> None:

@@ -130,7 +130,32 @@ def test_what_linear_speedup_lacks_is_divided_into_its_causes() -> None:
     waiting = why(result(4.0, idle=3.0), alone(), None)
     assert "it loses 2.00 s: waiting for other workers 3.00 s, but computing takes 1.00 s less." in waiting
     faster = why(result(4.0), alone(), None)
-    assert "Bound by computing: 100 %" in faster and "1.00 s faster than linear speedup (5.00 s)" in faster
+    assert "Bound by computing: 100 %" in faster
+    assert (
+        "1.00 s faster than linear speedup (5.00 s): compared with 1/2 of the baseline, computing" in faster
+    )
+
+
+def test_what_makes_it_faster_than_linear_is_what_takes_less() -> None:
+    """Computing takes longer than its share: it is the images that arrive sooner."""
+    waiting = dataclasses.replace(alone().records[0].epochs[0], compute_s=5.0, data_wait_s=5.0)
+    parallel = dataclasses.replace(waiting, seconds=3.6, compute_s=2.6, data_wait_s=1.0)
+    (found,) = compare(
+        [made_record("single", epochs=(waiting,)), made_record("data_parallel", epochs=(parallel,))]
+    )
+    baseline, measured = found.results
+    said = why(measured, baseline, None)
+    assert "1.40 s faster than linear speedup (5.00 s): compared with 1/2 of the baseline, " in said
+    assert said.endswith("baseline, waiting for images takes 1.50 s less.") and "their share" not in said
+
+
+def test_a_wait_of_less_than_a_hundredth_of_the_step_is_not_mentioned() -> None:
+    short = span(0, 0.99, 0.995, "communication", "sum fc7.bias")
+    longer = span(0, 0.95, 0.99, "communication", "sum fc7.bias")
+    step = (span(0, 0.0, 0.95), span(1, 0.0, 1.0))
+    measured = result(4.0, communication=1.0)
+    assert "A worker waits" not in why(measured, None, StepTimelines((*step, short)))
+    assert "A worker waits 2 %" in why(measured, None, StepTimelines((*step, longer)))
 
 
 def test_a_busy_machine_is_part_of_the_reason() -> None:

@@ -16,25 +16,33 @@ from markupsafe import Markup
 from parallel.compare import main
 from parallel.results.comparison import compare
 from parallel.results.formatting import duration
+from parallel.results.load import Load
 from parallel.results.predicted import Predicted
 from parallel.results.record_files import write_record
 from parallel.results.records import Epoch, Record
 from parallel.results.report.scaling import scaling_sections
 from parallel.results.scaling import batch_scaling, strong_scaling, weak_scaling
 from parallel.results.scaling_table import krizhevsky_table, scaling_notes, scaling_table
-from tests.support.made_records import WORKLOAD, made_epochs, made_record
+from tests.support.made_records import WORKLOAD, made_epochs, made_hosts, made_record
 
 IMAGES = 1000
 
 
 def run(
-    strategy: str, workers: int, batch: int, seconds: float, *, predicted_s: float | None = None, **more: Any
+    strategy: str,
+    workers: int,
+    batch: int,
+    seconds: float,
+    *,
+    predicted_s: float | None = None,
+    epochs: int = 3,
+    **more: Any,
 ) -> Record:
     """Return a run with epochs of about these seconds, which drop an incomplete last batch."""
     trained = IMAGES // batch * batch
-    epochs = tuple(
+    made = tuple(
         dataclasses.replace(epoch, images_per_second=trained / epoch.seconds)
-        for epoch in made_epochs([seconds, 0.99 * seconds, 1.01 * seconds])
+        for epoch in made_epochs([seconds * (1, 0.99, 1.01)[i % 3] for i in range(epochs)])
     )
     predicted = predicted_s and Predicted(
         epoch_s=predicted_s,
@@ -50,7 +58,7 @@ def run(
         strategy,
         workers=workers,
         workload=dataclasses.replace(WORKLOAD, batch_size=batch, train_images=IMAGES),
-        epochs=epochs,
+        epochs=made,
         predicted=predicted or None,
         plan=f"{strategy} on {workers}",
         trainer={"batch_size": batch},
@@ -102,7 +110,57 @@ def test_weak_scaling_compares_images_per_second_with_one_worker_and_its_own_bat
     assert found["a", 2].predicted_speedup == pytest.approx((128 / (4.2 / 7)) / (64 / (8.4 / 15)))
     assert found["a", 4].predicted_speedup is None and found["a", 4].error is None
     interval = found["a", 2].speedup
-    assert interval is not None and interval.low is not None and interval.low < two
+    assert interval is not None and interval.low is None, "three epochs say little about their spread"
+
+
+def test_intervals_of_weak_scaling_are_those_of_epochs_runs_or_rounds() -> None:
+    one, two = run("single", 1, 64, 8.0, epochs=10), run("data_parallel", 2, 128, 4.2, epochs=10)
+    (scaling,) = weak_scaling(compare([one, two]))
+    assert scaling.points[1].speedup and scaling.points[1].speedup.covers == "within-run"
+    columns, rows = scaling_table(scaling)
+    assert rows[1][columns.index("95 %")].endswith("†")
+    rounds = [
+        dataclasses.replace(
+            record,
+            started=f"2026-01-02T03:{minute:02d}:00Z",
+            finished=f"2026-01-02T03:{minute:02d}:50Z",
+            config={**record.config, "repeat": 1 + minute // 2},
+        )
+        for minute, record in enumerate([one, two, two, one])
+    ]
+    (scaling,) = weak_scaling(compare(rounds))
+    paired = scaling.points[1].speedup
+    assert paired and paired.covers == "rounds" and paired.ratio == pytest.approx((896 / 4.2) / (960 / 8))
+
+
+def test_points_have_the_marks_and_notes_of_the_comparison() -> None:
+    cores = tuple(dataclasses.replace(host, cores=2) for host in made_hosts(4))
+    noisy = Load(processes=1.9, steal=0.2, clock_mhz=2000)
+    doubtful = [
+        run("single", 1, 64, 8.0),
+        run("data_parallel", 2, 128, 5.0, load=noisy),
+        run("one_weird_trick", 2, 128, 3.0, weights_changed=False, scheme="a"),
+        run("data_parallel", 4, 256, 3.0, hosts=cores),
+    ]
+    comparisons = compare(doubtful)
+    (scaling,) = weak_scaling(comparisons)
+    columns, rows = scaling_table(scaling)
+    by = {(row[0], row[columns.index("workers")]): dict(zip(columns, row, strict=True)) for row in rows}
+    assert by["data_parallel", "2"]["speedup"].endswith("×!")
+    assert by["data_parallel", "4"]["speedup"].endswith("×!")
+    assert by["one_weird_trick", "2"]["top-1"].endswith("✗")
+    assert by["one_weird_trick", "2"]["efficiency"].endswith("%!")
+    assert not any(set("!✗†") & set("".join(row)) for row in rows[:1])
+    notes = "\n".join(scaling_notes(scaling))
+    assert "Noisy: data_parallel on 2 workers (data_parallel) ran while" in notes
+    assert "Not trained: one_weird_trick a on 2 workers (one_weird_trick) did not train" in notes
+    assert "data_parallel on 4 workers has 4 threads on 2 cores" in notes
+    assert "one_weird_trick a on 2 workers has an efficiency of 124 %" in notes
+    assert "No interval for data_parallel on 2 workers, data_parallel on 4 workers" in notes
+    (section,) = scaling_sections(comparisons)
+    assert section.body.count('class="flag" title=') == 3 and "disturbed or doubtful" in section.body
+    assert "!<abbr" not in section.body, "one mark, not two"
+    assert krizhevsky_table(scaling)[1][1][4].endswith("✗")
 
 
 def test_pooled_runs_are_predicted_only_if_each_of_them_is() -> None:
@@ -140,10 +198,11 @@ def test_a_batch_that_workers_do_not_share_evenly_is_no_weak_scaling() -> None:
 
 def test_the_missing_baseline_of_weak_scaling_is_named_with_its_command() -> None:
     (scaling,) = weak_scaling(compare(WEAK[1:]))
-    (note,) = scaling_notes(scaling)
+    note, crowded = scaling_notes(scaling)
     assert note.startswith("No speedups: one worker with a batch of 64 is missing; run it with: python -m")
     assert "trainer.batch_size=64" in note and "strategy=single" in note
-    assert scaling_notes(weak_scaling(compare(WEAK))[0]) == []
+    assert "on 4 workers has 4 threads on 2 cores" in crowded
+    assert not any(n.startswith("No speedups") for n in scaling_notes(weak_scaling(compare(WEAK))[0]))
 
 
 def test_scaling_by_batch() -> None:
@@ -172,7 +231,7 @@ def test_the_table_has_only_columns_with_values() -> None:
     cells = dict(zip(columns, rows[1], strict=True))
     assert (cells["workers"], cells["batch"], cells["epoch s"]) == ("2", "100", "5.00")
     assert (cells["speedup"], cells["efficiency"]) == ("1.60×", "80 %")
-    assert (cells["predicted s"], cells["measured/predicted"]) == ("4.20", "1.19")
+    assert (cells["predicted s"], cells["measured/predicted"]) == ("4.20", "1.19 !")
 
 
 def test_the_published_table_stands_beside_the_runs() -> None:
@@ -251,6 +310,13 @@ def test_the_command_prints_weak_scaling(tmp_path: Path, capsys: pytest.CaptureF
     out = capsys.readouterr().out
     assert "Weak scaling, batch 64 per worker" in out and "50.90 h" in out
     assert "Scaling: alexnet owt" in (tmp_path / "report.html").read_text()
+
+
+def test_sort_and_weak_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i, record in enumerate(WEAK):
+        write_record(tmp_path / str(i), record)
+    assert main([str(tmp_path), "--weak", "--sort", "speedup", "--no-report"]) == 2
+    assert "--sort=speedup orders the rows of the comparison" in capsys.readouterr().err
 
 
 def test_the_command_says_that_nothing_was_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

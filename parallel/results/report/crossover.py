@@ -14,6 +14,7 @@ from parallel.results.crossover_table import (
     crossover_notes,
     crossover_table,
     interval,
+    lead,
     rate_text,
     title,
     winner_text,
@@ -112,15 +113,16 @@ def measured_map(crossover: Crossover, predicted: PredictedMap | None, colours: 
 
 def _measured_cell(cell: Cell, columns: Columns, top: float, colours: Mapping[str, str]) -> str:
     x, width = columns.start(cell.batch), columns.width - 3
-    lead = min(1.0, (cell.by.ratio - 1) / (CLEAR - 1))
-    colour, strength = colours[cell.winner.label], FAINTEST + (STRONGEST - FAINTEST) * lead
+    # Over rounds, the ratio of a winner by medians may be below 1.
+    clear = min(1.0, max(0.0, cell.by.ratio - 1) / (CLEAR - 1))
+    colour, strength = colours[cell.winner.label], FAINTEST + (STRONGEST - FAINTEST) * clear
     if cell.tie:
         colour, strength = "var(--muted)", FAINTEST
     times = ", ".join(f"{result.label} {result.epoch_s.median:.4g} s" for result in cell.results)
     says = f"{winner_text(cell)}, {cell.by}: {times}"
     name = "tie" if cell.tie else cell.winner.label
     extent = interval(cell)
-    below = f"{cell.by.ratio:.2f}×" + ("" if extent == "-" else f" ({extent})")
+    below = lead(cell) + ("" if extent == "-" else f" ({extent})")
     return element(
         "g",
         titled(says),
@@ -140,7 +142,7 @@ def predicted_map(predicted: PredictedMap, colours: Mapping[str, str]) -> str:
         out.append(text(0, top + FINE_ROW / 2 + 4, rate_text(rate), class_="small"))
         for cell in predicted.row(rate):
             others = sorted(cell.step_s.values())
-            lead = min(1.0, (others[1] / others[0] - 1) / (CLEAR - 1)) if len(others) > 1 else 1.0
+            clear = min(1.0, (others[1] / others[0] - 1) / (CLEAR - 1)) if len(others) > 1 else 1.0
             times = ", ".join(f"{label} {milliseconds(s)} ms" for label, s in cell.step_s.items())
             out.append(
                 rect(
@@ -150,7 +152,7 @@ def predicted_map(predicted: PredictedMap, colours: Mapping[str, str]) -> str:
                     FINE_ROW - 1,
                     titled(f"{cell.winner} at {rate_text(rate)}, batch {cell.batch:,}: {times}"),
                     fill=colours[cell.winner],
-                    fill_opacity=FAINTEST + (STRONGEST - FAINTEST) * lead,
+                    fill_opacity=FAINTEST + (STRONGEST - FAINTEST) * clear,
                 )
             )
     return _map(out, columns, TOP + FINE_ROW * len(rates), "Predicted winners by link rate and batch")

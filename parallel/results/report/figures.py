@@ -238,15 +238,18 @@ def _accuracy(name: str, results: Sequence[Result]) -> Figure | None:
 
 def _commands(results: Sequence[Result], allowance: Allowance) -> Figure | None:
     names = names_of(results)
-    commands = [
-        (names[result.key], command_again(result.records[0]))
-        for result in results
-        if result.records[0].command
-    ]
+    every = [(names[result.key], command_again(result.records[0])) for result in results]
+    commands = [(name, command) for name, command in every if command is not None]
     shown, more = allowance.take("commands", commands)
     if not shown:
         return None
-    return Figure("Run again", f"The command of each result's first run. {more}", commands=shown)
+    without = [name for name, command in every if command is None]
+    left_out = f"Left out, because their records do not say what starts them: {'; '.join(without)}." * bool(
+        without
+    )
+    return Figure(
+        "Run again", f"The command of each result's first run. {more} {left_out}".strip(), commands=shown
+    )
 
 
 def _named(result: Result, name: str) -> str:

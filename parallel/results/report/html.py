@@ -8,6 +8,7 @@ and copies commands; without it everything can be read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,6 +30,8 @@ class HtmlLine:
     """Colour of a mark before the first cell."""
     note: str = ""
     """Text after the cell of the table's note column."""
+    below: str = ""
+    """Second line of the first cell, which only narrow pages show, instead of columns."""
     flags: Mapping[str, str] = field(default_factory=dict)
     """By column, a sentence on what makes its number doubtful: the number gets a mark."""
 
@@ -70,9 +73,36 @@ class HtmlTable:
         """Return the CSS classes of a column."""
         return " ".join(["word"] * (column in self.words) + ["key"] * (column in self.key))
 
-    def named(self, line: HtmlLine) -> Iterator[tuple[str, str]]:
-        """Yield each cell of a line with the name of its column."""
-        return zip(self.columns, line.cells, strict=True)
+    def named(self, line: HtmlLine) -> Iterator[tuple[str, str, str]]:
+        """Yield each cell of a line with the name of its column and what sorts it; empty: its text."""
+        for name, cell in zip(self.columns, line.cells, strict=True):
+            number = None if name in self.words or PLAIN.fullmatch(cell) else sort_number(cell)
+            yield name, cell, "" if number is None else f"{number:.9g}"
+
+
+UNITS = {
+    **{"": 1.0, "%": 1.0, "×": 1.0, "s": 1.0, "ms": 1e-3, "min": 60.0, "h": 3600.0},
+    **{"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12},
+    **{"bit/s": 1.0, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9},
+}
+NUMBER = re.compile(
+    r"([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:e[+-]?\d+)?)"  # with commas between thousands
+    r" ?([^\W\d_]+(?:/s)?|[%×])?"  # unit
+    r"(?:–[\d.]+)?[ !✗†~]*"  # upper end of an interval, marks of doubt
+)
+
+
+PLAIN = re.compile(r"[\d.e+-]+")
+"""Cells that are numbers as they are."""
+
+
+def sort_number(cell: str) -> float | None:
+    """Return the number that a cell states, in the base of its unit; of an interval its lower end.
+    None: the cell is text."""
+    found = NUMBER.fullmatch(cell)
+    if found is None or (found[2] or "") not in UNITS:
+        return None
+    return float(found[1].replace(",", "")) * UNITS[found[2] or ""]
 
 
 def render(template: str, **values: Any) -> Markup:

@@ -88,7 +88,7 @@ def _row(result: Result, lane: Lane, label: str) -> str:
     described = escape(f"{label}: {result.label}")
     return (
         f'<div class="lane {strategy_class(result.place)}">'
-        f'<div class="who"><b>{escape(result.key.strategy)}</b><small title="{below}">{below}</small></div>'
+        f'<div class="who"><b>{escape(result.key.strategy)}</b><small>{below}</small></div>'
         f'<svg height="{HEIGHT}" role="img" aria-label="{described}">{lane.marks}</svg>'
         f'<div class="value"><b>{escape(lane.value)}</b>{detail}</div></div>'
     )

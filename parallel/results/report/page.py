@@ -10,7 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from parallel.results.comparison import Comparison, describe
-from parallel.results.comparison_table import EPOCH_TIMES, RESULTS, TIMES, WHO, WORDS, Column, cells
+from parallel.results.comparison_table import EPOCH_TIMES, MARKED, RESULTS, TIMES, WHO, WORDS, Column, cells
 from parallel.results.disturbance import too_few_cores
 from parallel.results.formatting import count, percent, seconds, size
 from parallel.results.notes import notes
@@ -19,9 +19,11 @@ from parallel.results.report.figures import Figure, figures_of
 from parallel.results.report.html import HtmlLine, HtmlTable, render
 from parallel.results.report.lanes import ROLES
 from parallel.results.report.limits import MOST_SECTIONS, Allowance, not_all
+from parallel.results.report.names import names_of
 from parallel.results.report.provenance import provenance
-from parallel.results.result import Result, workers_and_threads
+from parallel.results.result import Result, trained, workers_and_threads
 from parallel.results.running import Running
+from parallel.results.settings import words
 
 FOOT = Markup(
     "Speedup is the ratio of median epoch times, by rounds the geometric mean of those of the rounds; its "
@@ -29,7 +31,7 @@ FOOT = Markup(
     "marked † only that within a run. Efficiency is speedup divided by workers."
 )
 ESSENTIAL = ("strategy", "scheme", "median", "speedup")
-"""Columns that a phone shows at first, with the settings in which results differ."""
+"""Columns that a phone shows at first, with the settings below the strategy."""
 MEMORY: Column = ("peak memory", lambda r: size(r.peak_memory_bytes))
 """Peak memory of the worker that needs most."""
 OVERVIEW = ("workload", "hardware", "results", "fastest", "median, s", "speedup", "95 %")
@@ -61,6 +63,8 @@ class ComparisonView:
     hardware: str
     best: Result
     """The result that the headline names."""
+    doubts: Sequence[str]
+    """What the headline leaves out or has to doubt."""
     table: HtmlTable
     notes: Sequence[str]
     figures: Sequence[Figure]
@@ -128,7 +132,8 @@ def page(
 
 def best_of(results: Sequence[Result]) -> Result:
     """Return the result with the largest speedup besides the baselines; without any speedup, the
-    fastest."""
+    fastest. Results that did not train are left out, unless none did."""
+    results = trained(results)
     rivals = [
         (result.speedup.ratio, result)
         for result in results
@@ -137,6 +142,18 @@ def best_of(results: Sequence[Result]) -> Result:
     if rivals:
         return max(rivals, key=lambda rival: rival[0])[1]
     return min(results, key=lambda result: result.epoch_s.median)
+
+
+def _doubts(results: Sequence[Result], best: Result) -> list[str]:
+    """Return what the headline on the best of the results leaves out or has to doubt."""
+    found, names = [], names_of(results)
+    if best.not_trained:
+        found.append("It did not train, as none of these results did.")
+    elif without := [names[result.key] for result in results if result.not_trained]:
+        found.append(f"Left out, because they did not train: {'; '.join(without)}.")
+    if flags(best):
+        found.append("Its numbers are doubtful: see the notes.")
+    return found
 
 
 def _detailed(comparisons: Sequence[Comparison]) -> list[Comparison]:
@@ -152,7 +169,6 @@ def _overview(comparisons: Sequence[Comparison]) -> HtmlTable:
     lines = []
     for comparison in comparisons:
         best = best_of(comparison.results)
-        s = best.speedup
         lines.append(
             HtmlLine(
                 [
@@ -161,9 +177,9 @@ def _overview(comparisons: Sequence[Comparison]) -> HtmlTable:
                     str(len(comparison.results)),
                     f"{best.label}, {workers_and_threads(best)}",
                     seconds(best.epoch_s.median),
-                    "" if s is None else f"{s.ratio:.2f}×",
-                    "" if s is None or s.low is None else f"{s.low:.2f}–{s.high:.2f}",
-                ]
+                    *(MARKED[name](best).removesuffix("-") for name in ("speedup", "95 %")),
+                ],
+                flags={"median, s": doubt} if (doubt := " ".join(flags(best).values())) else {},
             )
         )
     return HtmlTable(
@@ -206,6 +222,7 @@ def _view(name: str, comparison: Comparison, allowance: Allowance) -> Comparison
         workload=describe(comparison.workload),
         hardware=comparison.hardware,
         best=best,
+        doubts=_doubts(results, best),
         table=_table(name, results, best),
         notes=notes(comparison),
         figures=figures_of(name, results, allowance),
@@ -225,24 +242,25 @@ def _table(name: str, results: Sequence[Result], best: Result) -> HtmlTable:
         groups=[group for group in groups if group[0]],
         note_column="scheme" if "scheme" in columns else columns[0],
         name=name,
-        essential=(*ESSENTIAL, *(setting for setting, _ in results[0].settings)),
+        essential=ESSENTIAL,
         lines=[
             HtmlLine(
                 ["" if cell == "-" else cell for cell in line],
                 css="best" if faster and result is best else result.role,
                 chip=strategy_colour(result.place),
+                below=words(result.settings),
                 note=ROLES.get(result.role, ""),
-                flags=_flags(result),
+                flags=flags(result),
             )
             for result, line in zip(results, lines, strict=True)
         ],
     )
 
 
-def _flags(result: Result) -> dict[str, str]:
-    """Return by column what makes a number of a result doubtful."""
+def flags(result: Result, time: str = "median") -> dict[str, str]:
+    """Return by column what makes a number of a result doubtful; `time` is the column of its times."""
     few_cores = next(filter(None, map(too_few_cores, result.records)), "")
-    flags = {"median": result.noisy, "workers": few_cores and f"{result.label} {few_cores}"}
+    found = {time: result.noisy, "workers": few_cores and f"{result.label} {few_cores}"}
     if result.efficiency is not None and result.efficiency > 1:
-        flags["efficiency"] = "more than linear: from caches, or from a baseline that was disturbed"
-    return {column: sentence for column, sentence in flags.items() if sentence}
+        found["efficiency"] = "more than linear: from caches, or from a baseline that was disturbed"
+    return {column: sentence for column, sentence in found.items() if sentence}

@@ -15,7 +15,8 @@ from parallel.results.records import Workload
 from parallel.results.report.colours import strategy_colour
 from parallel.results.report.curves import DASHES, Curve, by_number
 from parallel.results.report.html import HtmlLine, HtmlTable, render
-from parallel.results.report.page import Section
+from parallel.results.report.page import Section, flags
+from parallel.results.result import Result
 from parallel.results.scaling import (
     BatchScaling,
     Line,
@@ -89,10 +90,10 @@ def _view(scaling: Scaling | BatchScaling, name: str) -> ScalingView:
     paper = isinstance(scaling, Scaling) and has_one_weird_trick(scaling)
     return ScalingView(
         title(scaling),
-        _html_table(*scaling_table(scaling), name, [p.result.place for p in scaling.points])
+        _html_table(*scaling_table(scaling), name, [point.result for point in scaling.points])
         if len(scaling.points) <= MOST_ROWS
         else None,
-        scaling_notes(scaling) if isinstance(scaling, Scaling) else (),
+        scaling_notes(scaling),
         _panels(scaling, along),
         _html_table(*krizhevsky_table(scaling), f"{name}-published")
         if paper and isinstance(scaling, Scaling)
@@ -100,11 +101,18 @@ def _view(scaling: Scaling | BatchScaling, name: str) -> ScalingView:
     )
 
 
-def _html_table(columns: list[str], rows: list[list[str]], name: str, chips: Sequence[int] = ()) -> HtmlTable:
-    colours = [strategy_colour(place) for place in chips] or [""] * len(rows)
+def _html_table(
+    columns: list[str], rows: list[list[str]], name: str, results: Sequence[Result] = ()
+) -> HtmlTable:
+    """Return a table, with the colours and flags of the results that its rows have, if any."""
+    of: Sequence[Result | None] = results or [None] * len(rows)
     lines = [
-        HtmlLine(["" if cell == "-" else cell for cell in row], chip=colour)
-        for row, colour in zip(rows, colours, strict=True)
+        HtmlLine(
+            ["" if cell == "-" else cell for cell in row],
+            chip="" if result is None else strategy_colour(result.place),
+            flags={} if result is None else flags(result, "epoch s"),
+        )
+        for row, result in zip(rows, of, strict=True)
     ]
     return HtmlTable(columns, lines, words=WORDS, key=("strategy", "speedup"), name=name, essential=ESSENTIAL)
 

@@ -22,6 +22,8 @@ from parallel.results.step_timeline import Span, StepTimelines
 
 WORTH = 0.02
 """Share of an epoch below which a part is not mentioned."""
+EXPOSED = 0.01
+"""Share of the measured step below which its longest exposed message is not mentioned."""
 BOUND = 0.10
 """Share of an epoch from which a part other than computing is said to bound a result."""
 NAMES = {
@@ -122,8 +124,10 @@ def _exposed(spans: Sequence[Span], shares: Mapping[str, float]) -> str:
     received = received_by_a_worker(spans, name)
     bytes_ = f", {size(received)}" if received else ""
     of_it = "" if len(by_name) == 1 else f" ({percent(longest / total, 0)} of its exposed communication)"
-    share = percent(longest / workers / end, 0)
-    return f"A worker waits {share} of the measured step for {described(name)}{bytes_}{of_it}."
+    share = longest / workers / end
+    if share < EXPOSED:
+        return ""
+    return f"A worker waits {percent(share, 0)} of the measured step for {described(name)}{bytes_}{of_it}."
 
 
 def received_by_a_worker(spans: Sequence[Span], name: str) -> int:
@@ -195,11 +199,15 @@ def _against_linear(result: Result, parts: Mapping[str, float], baseline: Result
     linear, measured = sum(alone.values()) / workers, sum(parts.values())
     beyond = {name: parts[name] - alone[name] / workers for name in (*EPOCH_PARTS, "other")}
     lost = measured - linear
+    saved = [
+        f"{NAMES[name]} takes {brief_seconds(-value)} less"
+        for name, value in sorted(beyond.items(), key=lambda item: item[1])
+        if value <= -WORTH * measured
+    ]
     if lost <= 0:
-        return (
-            f"It is {brief_seconds(-lost)} faster than linear speedup ({brief_seconds(linear)}): its workers compute "
-            f"{brief_seconds(max(0.0, -beyond['compute_s']))} less than their share of the baseline."
-        )
+        faster = f"It is {brief_seconds(-lost)} faster than linear speedup ({brief_seconds(linear)})"
+        share = f": compared with 1/{workers} of the baseline, {' and '.join(saved)}" if saved else ""
+        return f"{faster}{share}."
     causes = [
         f"{NAMES[name]} {brief_seconds(value)}"
         for name, value in sorted(beyond.items(), key=lambda item: -item[1])
@@ -207,11 +215,6 @@ def _against_linear(result: Result, parts: Mapping[str, float], baseline: Result
     ]
     sentence = f"Linear speedup would be {brief_seconds(linear)}. Beyond it, it loses {brief_seconds(lost)}"
     sentence += f": {', '.join(causes)}" if causes else ""
-    saved = [
-        f"{NAMES[name]} takes {brief_seconds(-value)} less"
-        for name, value in beyond.items()
-        if value <= -WORTH * measured
-    ]
     sentence += f", but {' and '.join(saved)}." if saved else "."
     more = beyond["compute_s"] / (alone["compute_s"] / workers) if alone["compute_s"] else 0.0
     if more >= WORTH:

@@ -1,15 +1,18 @@
 // Tables are sorted by a click on a heading; commands get a button that copies them.
-const UNITS = {k: 1e3, M: 1e6, G: 1e9, T: 1e12};
-
+// Cells have their number in data-sort if their text is not a plain one.
 function valueOf(cell) {
-  const found = cell.textContent.replace(/[,\s]/g, "").match(/^[^\d+\-.]*([+-]?[\d.]+)([kMGT]?)/);
-  return found ? parseFloat(found[1]) * (UNITS[found[2]] || 1) : NaN;
+  const text = cell.dataset.sort || cell.textContent.trim();
+  return text === "" ? NaN : Number(text);
 }
 
-function compare(one, other) {
+// Numbers come before texts, and cells without a value last in both directions.
+function compare(one, other, up) {
+  const [s, t] = [one, other].map((cell) => cell.textContent.trim());
+  if (!s || !t) return !s - !t;
   const [a, b] = [valueOf(one), valueOf(other)];
-  if (isNaN(a) || isNaN(b)) return isNaN(a) - isNaN(b);
-  return a - b;
+  if (isNaN(a) !== isNaN(b)) return isNaN(a) - isNaN(b);
+  const order = isNaN(a) ? s.localeCompare(t, undefined, { numeric: true }) : a - b;
+  return up ? order : -order;
 }
 
 for (const table of document.querySelectorAll("table.sortable")) {
@@ -19,11 +22,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const up = heading.getAttribute("aria-sort") !== "ascending";
       headings.forEach((other) => other.removeAttribute("aria-sort"));
       heading.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const word = heading.classList.contains("word");
-      const order = (a, b) => word
-        ? a.cells[column].textContent.localeCompare(b.cells[column].textContent)
-        : compare(a.cells[column], b.cells[column]);
-      const rows = [...table.tBodies[0].rows].sort((a, b) => (up ? order(a, b) : order(b, a)));
+      const order = (a, b) => compare(a.cells[column], b.cells[column], up);
+      const rows = [...table.tBodies[0].rows].sort(order);
       table.tBodies[0].append(...rows);
     };
     heading.tabIndex = 0;
