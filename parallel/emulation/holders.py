@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,7 +156,8 @@ def batch(holder: Process, program: str, commands: Sequence[str]) -> None:
 
 
 def processes_of(holder: Process) -> list[Process]:
-    """Return the processes of a host without its holder and what the holder starts."""
+    """Return the processes of a host without its holder and what the holder starts; none if the
+    holder has ended."""
     found = [process for process in _in_namespace(holder) if process != holder]
     return [process for process in found if HOLDER not in environment(process.pid)]
 
@@ -209,14 +210,26 @@ def kill_until_gone(processes: Sequence[Process]) -> None:
         time.sleep(0.01)
 
 
-def _in_namespace(holder: Process) -> Iterator[Process]:
+def _in_namespace(holder: Process) -> list[Process]:
+    """Return the processes in the process namespace of a holder.
+
+    None if the holder has ended, or is in the namespace of this process: that is no host, and its
+    processes must not be taken for those of one.
+    """
+    if not holder.lives:
+        return []
     try:
         namespace = os.readlink(f"/proc/{holder.pid}/ns/pid")
-    except FileNotFoundError:
-        return
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal():
-            # It may end at any moment.
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-                if os.readlink(f"/proc/{entry}/ns/pid") == namespace:
-                    yield Process.of(int(entry))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return []
+    # The number may be of another process since the first look.
+    if not holder.lives or namespace == os.readlink("/proc/self/ns/pid"):
+        return []
+    found = []
+    for entry in filter(str.isdecimal, os.listdir("/proc")):
+        # It may end at any moment, and its number be given to another process: the start is read first.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            process = Process.of(int(entry))
+            if os.readlink(f"/proc/{entry}/ns/pid") == namespace:
+                found.append(process)
+    return found

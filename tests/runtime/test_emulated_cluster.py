@@ -43,6 +43,27 @@ if sys.argv[2]:
 with cluster.temporary(description.uniform("", 2, "1gbit", None, 1, sys.argv[1])):
     wait()
 """
+# Runs a command with a folder that nobody else sees and that ends with it.
+PRIVATE = 'mount -t tmpfs tmpfs "$1" && shift && exec "$@"'
+# Sweeps a cluster all of whose process numbers are those of another process now. A sweep that takes
+# the namespace of that process for a host kills all processes in it, so this needs one of its own.
+STALE = """
+import dataclasses, os, subprocess, sys
+from parallel.emulation import cluster
+from parallel.emulation.description import uniform
+from parallel.emulation.holders import Process
+assert os.getpid() == 1
+other = subprocess.Popen(["sleep", "600"])
+ended = dataclasses.replace(Process.of(other.pid), started=1)
+stale = cluster.Cluster(
+    description=uniform("", 1, None, None, 1, "stale"),
+    switch=ended, hosts=(ended,), owner=None, processors=None,
+)
+stale.folder.mkdir()
+cluster._write(stale, stale.folder)
+print(cluster.sweep(), other.poll(), stale.folder.exists())
+other.kill()
+"""
 # A worker without torch: says where it is, and waits if it is told so.
 WORKER = """
 import json, os, socket, sys, time
@@ -219,3 +240,17 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next_command(name: str) -> N
         assert len(processes_of(cluster.hosts[0])) == 1, "a run that goes on is left alone"
     sweep()
     assert process.wait(10) != 0
+
+
+def test_processes_that_got_the_numbers_of_a_cluster_are_left_alone(tmp_path: Path) -> None:
+    need_emulation()
+    own = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", PRIVATE, "private"]
+    done = subprocess.run(
+        [*own, str(tmp_path), sys.executable, "-c", STALE],
+        env=os.environ | {clusters.FOLDER: str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "[] None False\n", done.stderr
+    assert list(tmp_path.iterdir()) == [], "no sweep of the machine's processes may see that state"
