@@ -36,7 +36,7 @@ from parallel.emulation.holders import (
     kill_until_gone,
     processes_of,
     signal_all,
-    started_in,
+    started_with,
 )
 from parallel.emulation.processors import Processors
 from parallel.results.environment import EMULATED
@@ -135,18 +135,22 @@ class Cluster:
     def signal(self, host: int, what: str) -> int:
         """Kill, stop or continue all processes of a host; return how many there were."""
         self.description.host(host)
-        found = processes_of(self.hosts[host])
-        signal_all([*found, *(entrances(found) if what == "continue" else [])], SIGNALS[what])
+        holder = self.hosts[host]
+        found = processes_of(holder)
+        signal_all([*found, *(entrances(holder) if what == "continue" else [])], SIGNALS[what])
         return len(found)
 
     def end_run(self) -> None:
         """Kill what is left of a run in the hosts."""
-        kill_until_gone([process for host in self.hosts for process in started_in(host, EMULATED)])
+        waiting = [process for host in self.hosts for process in entrances(host)]
+        inside = [process for host in self.hosts for process in processes_of(host)]
+        kill_until_gone(started_with(inside, EMULATED), started_with(waiting, EMULATED))
 
     def remove(self) -> None:
         """Remove the cluster and everything that runs in it."""
+        waiting = [process for host in self.hosts for process in entrances(host)]
         inside = [process for host in self.hosts for process in processes_of(host)]
-        kill_until_gone([*self.hosts, self.switch, *inside])
+        kill_until_gone([*self.hosts, self.switch, *inside], waiting)
         if self.processors is not None:
             self.processors.remove()
         with contextlib.suppress(FileNotFoundError):  # another command removes it at the same time

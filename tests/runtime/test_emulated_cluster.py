@@ -230,16 +230,26 @@ def test_a_run_that_is_stopped_leaves_no_process(
 
 def test_what_a_killed_run_leaves_is_removed_by_the_next_command(name: str) -> None:
     cluster = made(name)
-    process = subprocess.Popen(
-        ["nsenter", f"--target={cluster.hosts[0].pid}", "--pid", "sleep", "600"],
-        env=os.environ | {EMULATED: "{}"},
-    )
-    wait_for(lambda: len(processes_of(cluster.hosts[0])) == 1, 10)
+    process = enter(cluster)
     with cluster.running():
         sweep()
         assert len(processes_of(cluster.hosts[0])) == 1, "a run that goes on is left alone"
     sweep()
     assert process.wait(10) != 0
+
+
+def enter(cluster: Cluster) -> subprocess.Popen[bytes]:
+    """Start a process of a run in host 0."""
+    process = subprocess.Popen(
+        ["nsenter", f"--target={cluster.hosts[0].pid}", "--pid", "sleep", "600"],
+        env=os.environ | {EMULATED: "{}"},
+    )
+    wait_for(lambda: len(processes_of(cluster.hosts[0])) == 1, 10)
+    return process
+
+
+def state_of(process: subprocess.Popen[bytes]) -> str:
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def test_processes_that_got_the_numbers_of_a_cluster_are_left_alone(tmp_path: Path) -> None:
@@ -254,3 +264,29 @@ def test_processes_that_got_the_numbers_of_a_cluster_are_left_alone(tmp_path: Pa
     )
     assert done.stdout == "[] None False\n", done.stderr
     assert list(tmp_path.iterdir()) == [], "no sweep of the machine's processes may see that state"
+
+
+@pytest.mark.parametrize("then", ["nothing", "kill", "sweep"])
+def test_a_stopped_host_whose_run_was_killed_is_removed(then: str, name: str) -> None:
+    cluster = made(name)
+    entrance = enter(cluster)
+    cluster.signal(0, "stop")
+    wait_for(lambda: state_of(entrance) == "T", 10)
+    if then == "kill":
+        cluster.signal(0, "kill")
+    elif then == "sweep":
+        sweep()
+        assert entrance.wait(10) != 0, "the sweep ends what is left of the run"
+    cluster.remove()
+    assert entrance.wait(10) != 0
+
+
+def test_a_stopped_host_is_continued(name: str) -> None:
+    cluster = made(name)
+    entrance = enter(cluster)
+    cluster.signal(0, "stop")
+    wait_for(lambda: state_of(entrance) == "T", 10)
+    cluster.signal(0, "continue")
+    wait_for(lambda: state_of(entrance) == "S", 10)
+    cluster.signal(0, "kill")
+    assert entrance.wait(10) != 0
