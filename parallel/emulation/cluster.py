@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from parallel.config import require
+from parallel.config import one_line, printable, require
+from parallel.config.stderr import print_to_stderr
 from parallel.config.typed import structure
 from parallel.emulation import devices
 from parallel.emulation.description import Description, names, parse_percent
@@ -141,13 +142,13 @@ class Cluster:
         return len(found)
 
     def end_run(self) -> None:
-        """Kill what is left of a run in the hosts."""
+        """Kill what is left of a run in the hosts. Raises `ValueError` if it does not end."""
         waiting = [process for host in self.hosts for process in entrances(host)]
         inside = [process for host in self.hosts for process in processes_of(host)]
         kill_until_gone(started_with(inside, EMULATED), started_with(waiting, EMULATED))
 
     def remove(self) -> None:
-        """Remove the cluster and everything that runs in it."""
+        """Remove the cluster and everything that runs in it. Raises `ValueError` if it does not end."""
         waiting = [process for host in self.hosts for process in entrances(host)]
         inside = [process for host in self.hosts for process in processes_of(host)]
         kill_until_gone([*self.hosts, self.switch, *inside], waiting)
@@ -251,23 +252,32 @@ def find(name: str) -> Cluster:
 
 
 def sweep() -> list[Cluster]:
-    """Remove what killed commands have left behind; return the clusters that are up."""
-    found = []
+    """Remove what killed commands have left behind; return the clusters that are up.
+
+    What cannot be removed is named on standard error, and does not concern the other clusters.
+    """
+    found: list[Cluster] = []
     folder = state_folder()
     for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if entry.name.startswith(NEW):
-            pid, started = map(int, entry.name.removeprefix(NEW).split("-"))
-            if not Process(pid, started).lives:  # its holders ended with it
-                shutil.rmtree(entry)
+        try:
+            if entry.name.startswith(NEW):
+                pid, started = map(int, entry.name.removeprefix(NEW).split("-"))
+                if not Process(pid, started).lives:  # its holders ended with it
+                    shutil.rmtree(entry)
+                continue
+            cluster = _read(entry)
+            if not cluster.lives:
+                cluster.remove()
+                continue
+            found.append(cluster)
+            with (entry / LOCK).open("w") as file:
+                if _try_lock(file.fileno()):
+                    cluster.end_run()
+        except FileNotFoundError:  # somebody has removed it by hand
             continue
-        cluster = _read(entry)
-        if not cluster.lives:
-            cluster.remove()
-            continue
-        with (entry / LOCK).open("w") as file:
-            if _try_lock(file.fileno()):
-                cluster.end_run()
-        found.append(cluster)
+        except (OSError, ValueError) as error:
+            left = f"what is left of {entry.name} cannot be removed: {one_line(error)}"
+            print_to_stderr(printable(f"warning: {left}"))
     return found
 
 

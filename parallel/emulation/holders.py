@@ -196,13 +196,13 @@ def signal_all(processes: Sequence[Process], number: int) -> None:
 def kill_until_gone(processes: Sequence[Process], entrances: Sequence[Process] = ()) -> None:
     """Kill processes of hosts, and wait until they and the `entrances` of the hosts have ended.
 
-    Raises `TimeoutError` if one does not.
+    Raises `ValueError` if one does not.
     """
     signal_all(processes, signal.SIGKILL)
     deadline = time.monotonic() + ENDS_S
     while left := [process.pid for process in (*processes, *entrances) if process.lives]:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"processes {left} have not ended {ENDS_S:g} s after they were killed")
+            raise ValueError(f"processes {left} have not ended {ENDS_S:g} s after they were killed")
         # An entrance that is continued collects what was killed; if it were killed, process 1 of the
         # system would have to, which in a container may not. It may stop itself after the first time.
         signal_all(entrances, signal.SIGCONT)

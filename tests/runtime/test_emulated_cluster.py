@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ import pytest
 from parallel.emulation import cluster as clusters
 from parallel.emulation.cluster import Cluster, find, require_delay, sweep, temporary, up
 from parallel.emulation.description import uniform
-from parallel.emulation.holders import processes_of
+from parallel.emulation.holders import Process, kill_until_gone, processes_of
 from parallel.results.environment import EMULATED
 from tests.support.commands import Start
 from tests.support.emulated import holders, interfaces, need_emulation, remove_all, said, use_folder
@@ -290,3 +290,26 @@ def test_a_stopped_host_is_continued(name: str) -> None:
     wait_for(lambda: state_of(entrance) == "S", 10)
     cluster.signal(0, "kill")
     assert entrance.wait(10) != 0
+
+
+def test_a_cluster_that_cannot_be_removed_does_not_concern_the_others(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stuck, other = made(f"{name}a"), made(f"{name}b")
+    (clusters.state_folder() / "gone").mkdir()  # the state was removed by hand
+    stuck.switch.send(signal.SIGKILL)
+    wait_for(lambda: not stuck.lives, 10)
+
+    def kill(processes: Sequence[Process], entrances: Sequence[Process] = ()) -> None:
+        if stuck.switch in processes:
+            raise ValueError("processes [7] have not ended")
+        kill_until_gone(processes, entrances)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(clusters, "kill_until_gone", kill)
+        assert sweep() == [other]
+        words = f"what is left of {name}a cannot be removed: processes [7] have not ended"
+        assert capsys.readouterr().err == f"warning: {words}\n"
+        find(f"{name}b").remove()
+    (clusters.state_folder() / "gone").rmdir()
+    assert sweep() == []
