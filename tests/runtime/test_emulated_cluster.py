@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ import pytest
 from parallel.emulation import cluster as clusters
 from parallel.emulation.cluster import Cluster, find, require_delay, sweep, temporary, up
 from parallel.emulation.description import uniform
-from parallel.emulation.holders import Process, kill_until_gone, processes_of
+from parallel.emulation.holders import Process, batch, kill_until_gone, processes_of
 from parallel.results.environment import EMULATED
 from tests.support.commands import Start
 from tests.support.emulated import holders, interfaces, need_emulation, remove_all, said, use_folder
@@ -313,3 +315,64 @@ def test_a_cluster_that_cannot_be_removed_does_not_concern_the_others(
         find(f"{name}b").remove()
     (clusters.state_folder() / "gone").rmdir()
     assert sweep() == []
+
+
+def test_commands_at_the_same_time_keep_the_changes_of_each_other(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = made(name)
+    cuts, goes_on = threading.Event(), threading.Event()
+
+    def cut(holder: Process, program: str, commands: Sequence[str]) -> None:
+        if program == "ip":
+            cuts.set()
+            goes_on.wait(60)
+        batch(holder, program, commands)
+
+    monkeypatch.setattr(clusters, "batch", cut)
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(find(name).link, 0, up=False)
+        cuts.wait(60)
+        second = threads.submit(cluster.link, 1, rate="100mbit")
+        third = threads.submit(sweep)
+        wait([second, third], 1)  # they would be done by then if they did not wait
+        goes_on.set()
+        for change in (first, second, third):
+            change.result(60)
+    hosts = find(name).description.hosts
+    assert not hosts[0].up and hosts[1].rate == "100mbit"
+
+
+def test_a_sweep_does_not_take_a_cluster_from_a_run(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = made(name)
+    swept, goes_on = threading.Event(), threading.Event()
+
+    def end_run(cluster: Cluster) -> None:
+        swept.set()
+        goes_on.wait(60)
+
+    def run() -> None:
+        with cluster.running():
+            pass
+
+    monkeypatch.setattr(Cluster, "end_run", end_run)
+    with ThreadPoolExecutor() as threads:
+        sweeping = threads.submit(sweep)
+        swept.wait(60)
+        running = threads.submit(run)
+        wait([running], 1)
+        goes_on.set()
+        sweeping.result(60)
+        running.result(60)
+
+
+def test_a_cluster_that_was_removed_is_not_taken_for_a_later_one_with_its_name(name: str) -> None:
+    removed = made(name)
+    removed.remove()
+    with pytest.raises(ValueError, match=f"cluster {name} has been removed"):
+        removed.link(0, up=False)
+    later = made(name)
+    removed.remove()
+    with pytest.raises(ValueError, match=f"cluster {name} has been removed"), removed.running():
+        pass
+    assert sweep() == [later]
