@@ -5,6 +5,7 @@
     holders.py       the processes that hold the namespaces
     processors.py    control groups that limit a host's processor time
     cluster.py       make, change, list and remove clusters
+    lock.py          locks against other commands
     torchrun.py      one multi-node torchrun in a cluster
 
 A namespace lives as long as a process in it. Nothing has a name outside the namespaces: no

@@ -4,13 +4,16 @@ The state of a cluster is a folder with its name in `state_folder()`: `state.jso
 that its hosts see, and a lock. It is made under another name and renamed when it is complete, so no
 other process sees a part of it. A cluster belongs to its owner, the process that makes it or a
 sweep, until it is told to stay; `sweep` removes those whose owner or holders have ended.
+
+Commands run at the same time. Whatever reads states to change or remove them has the lock of the
+state folder meanwhile. The lock of a cluster is held by its run, and for a moment by a sweep, which
+has the other lock, too; so a run that takes it under that lock finds it taken only by another run.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -20,7 +23,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from parallel.config import require
+from parallel.config import one_line, printable, require
+from parallel.config.stderr import print_to_stderr
 from parallel.config.typed import structure
 from parallel.emulation import devices
 from parallel.emulation.description import Description, names, parse_percent
@@ -36,8 +40,9 @@ from parallel.emulation.holders import (
     kill_until_gone,
     processes_of,
     signal_all,
-    started_in,
+    started_with,
 )
+from parallel.emulation.lock import locked, try_lock
 from parallel.emulation.processors import Processors
 from parallel.results.environment import EMULATED
 from parallel.results.json_files import write_atomically
@@ -102,56 +107,98 @@ class Cluster:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Hold the right to run something in the hosts. Raises `ValueError` if another run has it."""
-        with (self.folder / LOCK).open("w") as file:
-            if not _try_lock(file.fileno()):
-                raise ValueError(f"cluster {self.description.name} is in use by another run")
+        """Hold the right to run something in the hosts.
+
+        Raises `ValueError` if another run has it, or if the cluster has been removed.
+        """
+        with contextlib.ExitStack() as stack:
+            with locked(state_folder()):
+                self._now()
+                file = stack.enter_context((self.folder / LOCK).open("w"))
+                if not try_lock(file.fileno()):
+                    raise ValueError(f"cluster {self.description.name} is in use by another run")
             yield
 
     def link(self, host: int, *, rate: str | None = None, up: bool | None = None) -> Cluster:
-        """Change the rate of a host's link, or plug its cable in or out."""
-        changed = self.description
-        if rate is not None:
-            changed = changed.changed(host, rate=rate)
-        if up is not None:
-            changed = changed.changed(host, up=up)
-            batch(self.switch, "ip", devices.cable_commands(host, up))
-        cluster = dataclasses.replace(self, description=changed)
-        if rate is not None:
-            cluster._shape(host)
-        cluster._save()
+        """Change the rate of a host's link, or plug its cable in or out.
+
+        Raises `ValueError` if the cluster has been removed.
+        """
+        with locked(state_folder()):
+            now = self._now()
+            changed = now.description
+            if rate is not None:
+                changed = changed.changed(host, rate=rate)
+            if up is not None:
+                changed = changed.changed(host, up=up)
+                batch(self.switch, "ip", devices.cable_commands(host, up))
+            cluster = dataclasses.replace(now, description=changed)
+            if rate is not None:
+                cluster._shape(host)
+            cluster._save()
         return cluster
 
     def slow(self, host: int, speed: str) -> Cluster:
-        """Limit the processor time of a host. Raises `ValueError` where the system cannot."""
-        changed = self.description.changed(host, speed=speed)
-        if self.processors is None:
-            raise ValueError("--slow needs the control group cpu, which is not mounted on this system")
-        part = parse_percent("--slow", speed)
-        self.processors.limit(host, None if part == 1 else part * changed.cores)
-        cluster = dataclasses.replace(self, description=changed)
-        cluster._save()
+        """Limit the processor time of a host.
+
+        Raises `ValueError` where the system cannot, or if the cluster has been removed.
+        """
+        with locked(state_folder()):
+            now = self._now()
+            changed = now.description.changed(host, speed=speed)
+            if self.processors is None:
+                raise ValueError("--slow needs the control group cpu, which is not mounted on this system")
+            part = parse_percent("--slow", speed)
+            self.processors.limit(host, None if part == 1 else part * changed.cores)
+            cluster = dataclasses.replace(now, description=changed)
+            cluster._save()
         return cluster
 
     def signal(self, host: int, what: str) -> int:
         """Kill, stop or continue all processes of a host; return how many there were."""
         self.description.host(host)
-        found = processes_of(self.hosts[host])
-        signal_all([*found, *(entrances(found) if what == "continue" else [])], SIGNALS[what])
+        holder = self.hosts[host]
+        found = processes_of(holder)
+        signal_all([*found, *(entrances(holder) if what == "continue" else [])], SIGNALS[what])
         return len(found)
 
     def end_run(self) -> None:
-        """Kill what is left of a run in the hosts."""
-        kill_until_gone([process for host in self.hosts for process in started_in(host, EMULATED)])
+        """Kill what is left of a run in the hosts. Raises `ValueError` if it does not end."""
+        waiting = [process for host in self.hosts for process in entrances(host)]
+        inside = [process for host in self.hosts for process in processes_of(host)]
+        kill_until_gone(started_with(inside, EMULATED), started_with(waiting, EMULATED))
 
     def remove(self) -> None:
-        """Remove the cluster and everything that runs in it."""
+        """Remove the cluster and everything that runs in it. Raises `ValueError` if it does not end."""
+        with locked(state_folder()):
+            self._remove()
+
+    def _remove(self) -> None:
+        waiting = [process for host in self.hosts for process in entrances(host)]
         inside = [process for host in self.hosts for process in processes_of(host)]
-        kill_until_gone([*self.hosts, self.switch, *inside])
+        kill_until_gone([*self.hosts, self.switch, *inside], waiting)
         if self.processors is not None:
             self.processors.remove()
-        with contextlib.suppress(FileNotFoundError):  # another command removes it at the same time
+        if self._saved() is not None:
             shutil.rmtree(self.folder.rename(_incomplete()))
+
+    def _saved(self) -> Cluster | None:
+        """Return the cluster as it was saved last; None if it has been removed."""
+        try:
+            saved = _read(self.folder)
+        except FileNotFoundError:
+            return None
+        return saved if saved.switch == self.switch else None  # not a later one with its name
+
+    def _now(self) -> Cluster:
+        """Return the cluster as it is after the changes of other commands.
+
+        Raises `ValueError` if it has been removed.
+        """
+        saved = self._saved()
+        if saved is None or not saved.lives:
+            raise ValueError(f"cluster {self.description.name} has been removed")
+        return saved
 
     def _shape(self, host: int) -> None:
         own, delay = self.description.hosts[host], self.description.delay
@@ -167,18 +214,20 @@ def up(description: Description) -> Cluster:
 
     Raises `ValueError` if there is one with this name, or if the system does not allow it.
     """
-    cluster, holders = _make(description)
-    for holder in holders:
-        holder.stay()
-    cluster = dataclasses.replace(cluster, owner=None)
-    cluster._save()
+    with _making(description):
+        cluster, holders = _make(description)
+        for holder in holders:
+            holder.stay()
+        cluster = dataclasses.replace(cluster, owner=None)
+        cluster._save()
     return cluster
 
 
 @contextlib.contextmanager
 def temporary(description: Description) -> Iterator[Cluster]:
     """Make a cluster that ends with the context, or with this process. Raises as `up` does."""
-    cluster, holders = _make(description)
+    with _making(description):
+        cluster, holders = _make(description)
     try:
         yield cluster
     finally:
@@ -187,15 +236,27 @@ def temporary(description: Description) -> Iterator[Cluster]:
             holder.end()
 
 
-def _make(description: Description) -> tuple[Cluster, list[Holder]]:
+@contextlib.contextmanager
+def _making(description: Description) -> Iterator[None]:
+    """Hold the lock of the state folder, which is made if there is none.
+
+    Raises `ValueError` if the system does not allow clusters.
+    """
     require_system()
     require_delay("--delay", description.delay)
-    sweep()
+    state_folder().mkdir(parents=True, exist_ok=True)
+    with locked(state_folder()):
+        yield
+
+
+def _make(description: Description) -> tuple[Cluster, list[Holder]]:
+    """Make a cluster, under the lock of the state folder."""
+    _sweep()
     folder = state_folder() / description.name
     require(not folder.exists(), "--name", description.name, "is the name of another cluster, which is up")
     me = Process.of(os.getpid())
     new = _incomplete()
-    new.mkdir(parents=True)
+    new.mkdir()
     holders: list[Holder] = []
     cluster: Cluster | None = None
     try:
@@ -223,7 +284,7 @@ def _make(description: Description) -> tuple[Cluster, list[Holder]]:
         if cluster is None:
             shutil.rmtree(new)
         else:
-            cluster.remove()
+            cluster._remove()
         raise
     return cluster, holders
 
@@ -248,23 +309,38 @@ def find(name: str) -> Cluster:
 
 
 def sweep() -> list[Cluster]:
-    """Remove what killed commands have left behind; return the clusters that are up."""
-    found = []
-    folder = state_folder()
-    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if entry.name.startswith(NEW):
-            pid, started = map(int, entry.name.removeprefix(NEW).split("-"))
-            if not Process(pid, started).lives:  # its holders ended with it
-                shutil.rmtree(entry)
+    """Remove what killed commands have left behind; return the clusters that are up.
+
+    What cannot be removed is named on standard error, and does not concern the other clusters.
+    """
+    if not state_folder().is_dir():
+        return []
+    with locked(state_folder()):
+        return _sweep()
+
+
+def _sweep() -> list[Cluster]:
+    found: list[Cluster] = []
+    for entry in sorted(state_folder().iterdir()):
+        try:
+            if entry.name.startswith(NEW):
+                pid, started = map(int, entry.name.removeprefix(NEW).split("-"))
+                if not Process(pid, started).lives:  # its holders ended with it
+                    shutil.rmtree(entry)
+                continue
+            cluster = _read(entry)
+            if not cluster.lives:
+                cluster._remove()
+                continue
+            found.append(cluster)
+            with (entry / LOCK).open("w") as file:
+                if try_lock(file.fileno()):
+                    cluster.end_run()
+        except FileNotFoundError:  # somebody has removed it by hand
             continue
-        cluster = _read(entry)
-        if not cluster.lives:
-            cluster.remove()
-            continue
-        with (entry / LOCK).open("w") as file:
-            if _try_lock(file.fileno()):
-                cluster.end_run()
-        found.append(cluster)
+        except (OSError, ValueError) as error:
+            left = f"what is left of {entry.name} cannot be removed: {one_line(error)}"
+            print_to_stderr(printable(f"warning: {left}"))
     return found
 
 
@@ -280,11 +356,3 @@ def _write(cluster: Cluster, folder: Path) -> None:
 
 def _read(folder: Path) -> Cluster:
     return structure(Cluster, json.loads((folder / STATE).read_text()), str(folder / STATE))
-
-
-def _try_lock(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,13 +67,13 @@ class Process:
         """Whether it has not ended. A zombie has."""
         return _started(self.pid) == self.started
 
-    def kill(self) -> None:
-        """Kill this process, and none that got its number; nothing if it has ended."""
+    def send(self, number: int) -> None:
+        """Send a signal to this process, and to none that got its number; nothing if it has ended."""
         with contextlib.suppress(ProcessLookupError):
             handle = os.pidfd_open(self.pid)
             try:
                 if self.lives:  # so the handle is of this process
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    signal.pidfd_send_signal(handle, number)
             finally:
                 os.close(handle)
 
@@ -156,28 +156,26 @@ def batch(holder: Process, program: str, commands: Sequence[str]) -> None:
 
 
 def processes_of(holder: Process) -> list[Process]:
-    """Return the processes of a host without its holder and what the holder starts."""
-    found = [process for process in _in_namespace(holder) if process != holder]
+    """Return the processes of a host without its holder and what the holder starts; none if the
+    holder has ended."""
+    found = [process for process in _of_namespace(holder, "pid") if process != holder]
     return [process for process in found if HOLDER not in environment(process.pid)]
 
 
-def started_in(holder: Process, variable: str) -> list[Process]:
-    """Return the processes of a host that have an environment variable."""
-    return [process for process in processes_of(holder) if variable in environment(process.pid)]
+def entrances(holder: Process) -> list[Process]:
+    """Return the nsenter processes outside of a host that wait for what they started in it.
 
-
-def entrances(processes: Sequence[Process]) -> list[Process]:
-    """Return the nsenter processes outside of a host that wait for some of its processes.
-
-    nsenter stops itself when the process that it waits for is stopped.
+    nsenter stops itself when the process that it waits for is stopped, and while it is stopped, a
+    process that was killed stays a zombie, without which process 1 of the host cannot end.
     """
-    found = []
-    for process in processes:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            parent = int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[1])
-            if Path(f"/proc/{parent}/comm").read_text().strip() == "nsenter":
-                found.append(Process.of(parent))
-    return found
+    inside = set(_of_namespace(holder, "pid"))
+    found = [process for process in _of_namespace(holder, "pid_for_children") if process not in inside]
+    return [process for process in found if _name(process.pid) == "nsenter"]
+
+
+def started_with(processes: Sequence[Process], variable: str) -> list[Process]:
+    """Return the processes that have an environment variable."""
+    return [process for process in processes if variable in environment(process.pid)]
 
 
 def environment(pid: int) -> Mapping[str, str]:
@@ -190,33 +188,54 @@ def environment(pid: int) -> Mapping[str, str]:
 
 
 def signal_all(processes: Sequence[Process], number: int) -> None:
-    """Send a signal to processes that were found just now."""
+    """Send a signal to processes."""
     for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            if process.lives:
-                os.kill(process.pid, number)
+        process.send(number)
 
 
-def kill_until_gone(processes: Sequence[Process]) -> None:
-    """Kill processes, and wait until they have ended. Raises `TimeoutError` if one does not."""
-    for process in processes:
-        process.kill()
+def kill_until_gone(processes: Sequence[Process], entrances: Sequence[Process] = ()) -> None:
+    """Kill processes of hosts, and wait until they and the `entrances` of the hosts have ended.
+
+    Raises `ValueError` if one does not.
+    """
+    signal_all(processes, signal.SIGKILL)
     deadline = time.monotonic() + ENDS_S
-    while any(process.lives for process in processes):
+    while left := [process.pid for process in (*processes, *entrances) if process.lives]:
         if time.monotonic() > deadline:
-            left = [process.pid for process in processes if process.lives]
-            raise TimeoutError(f"processes {left} were killed and have not ended in {ENDS_S:g} s")
+            raise ValueError(f"processes {left} have not ended {ENDS_S:g} s after they were killed")
+        # An entrance that is continued collects what was killed; if it were killed, process 1 of the
+        # system would have to, which in a container may not. It may stop itself after the first time.
+        signal_all(entrances, signal.SIGCONT)
         time.sleep(0.01)
 
 
-def _in_namespace(holder: Process) -> Iterator[Process]:
+def _of_namespace(holder: Process, link: str) -> list[Process]:
+    """Return the processes whose /proc/PID/ns/`link` is the process namespace of a holder.
+
+    None if the holder has ended, or is in the namespace of this process: that is no host, and its
+    processes must not be taken for those of one.
+    """
+    if not holder.lives:
+        return []
     try:
         namespace = os.readlink(f"/proc/{holder.pid}/ns/pid")
-    except FileNotFoundError:
-        return
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal():
-            # It may end at any moment.
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-                if os.readlink(f"/proc/{entry}/ns/pid") == namespace:
-                    yield Process.of(int(entry))
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return []
+    # The number may be of another process since the first look.
+    if not holder.lives or namespace == os.readlink("/proc/self/ns/pid"):
+        return []
+    found = []
+    for entry in filter(str.isdecimal, os.listdir("/proc")):
+        # It may end at any moment, and its number be given to another process: the start is read first.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            process = Process.of(int(entry))
+            if os.readlink(f"/proc/{entry}/ns/{link}") == namespace:
+                found.append(process)
+    return found
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

@@ -75,12 +75,12 @@ class Processors:
         (group / "cpu.cfs_quota_us").write_text(str(-1 if quota is None else quota))
 
     def remove(self) -> None:
-        """Remove the groups, whose processes have been killed."""
+        """Remove the groups, whose processes have been killed. Raises `ValueError` if some are left."""
         deadline = time.monotonic() + EMPTY_S
         while self.folder.exists():
             for group in [*self.folder.glob("host*"), self.folder]:
                 with contextlib.suppress(OSError):  # not empty yet, or gone already
                     os.rmdir(group)
             if time.monotonic() > deadline:
-                raise TimeoutError(f"{self.folder} still has processes that were killed")
+                raise ValueError(f"{self.folder} still has processes that were killed")
             time.sleep(0.01)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from parallel.config.quantities import parse_delay, parse_rate
 from parallel.emulation import devices
 from parallel.emulation.cluster import Cluster, require_system
 from parallel.emulation.description import Description, Host, names, parse_percent, parse_workers, uniform
-from parallel.emulation.holders import Process
+from parallel.emulation.holders import Process, entrances, processes_of
 from parallel.emulation.processors import Processors
 from parallel.emulation.torchrun import _Agent, agent_command, command, variables
 from parallel.results.environment import EMULATED, describe_emulated
@@ -207,8 +208,19 @@ def test_a_process_is_known_by_its_start_too() -> None:
     assert me.lives
     other = replace(me, started=me.started - 1)
     assert not other.lives
-    other.kill()  # must not kill this process
+    other.send(signal.SIGKILL)  # must not kill this process
     assert not Process(2**22 + 1, 1).lives
+
+
+def test_a_holder_that_has_ended_has_no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    me = Process.of(os.getpid())
+    reused = replace(me, started=me.started - 1)
+    assert processes_of(reused) == entrances(reused) == []
+    assert processes_of(me) == entrances(me) == [], "the namespace of this process is no host"
+    read, lives = os.readlink, iter((True, False))
+    monkeypatch.setattr(os, "readlink", lambda path: "pid:[1]" if f"/{me.pid}/" in path else read(path))
+    monkeypatch.setattr(Process, "lives", property(lambda process: next(lives)))
+    assert processes_of(reused) == [], "it ended while its namespace was read"
 
 
 def test_a_signal_for_an_agent_that_has_ended_is_dropped() -> None:
