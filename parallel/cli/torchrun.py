@@ -23,6 +23,7 @@ from parallel.cli.process_tree import end_with_parent, stops_ignored, stops_rais
 from parallel.config.stderr import print_to_stderr
 from parallel.results.command_line import COMMAND, typed_command
 from parallel.runtime.communication.bound_rendezvous import BACKEND, create_handler
+from parallel.runtime.failure.launcher import LAUNCHER, launcher_text
 
 DEFAULT_PORT = 29500
 """Port of the store of a run on several hosts; on one host the kernel chooses a free port."""
@@ -43,6 +44,7 @@ def torchrun(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(INVALID_INPUT) from None
     os.environ.setdefault(COMMAND, typed_command(sys.orig_argv))
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as torchrun does for several workers, with a warning
+    os.environ[LAUNCHER] = launcher_text(options.rdzv_id)
     rendezvous_handler_registry.register(BACKEND, create_handler)
     with _log_folder(options):
         try:
