@@ -37,10 +37,19 @@ UNPICKLES = (
 def agree(ranks: Ranks, config: Config) -> None:
     """Check all workers. Raises `ValueError` on all of them if one differs.
 
-    Call it on every worker at once. Does nothing with one worker.
+    Call it on every worker at once. One worker agrees with itself, but its launcher is looked at.
     """
-    if ranks.world == 1:
-        return
+    if ranks.world > 1:
+        _compare(ranks, config)
+    if (
+        ranks.rank == 0
+        and "TORCHELASTIC_RUN_ID" in ranks.environment
+        and unpickles(ranks.environment, psutil.Process(os.getppid()).cmdline())
+    ):
+        print_to_stderr(f"warning: {UNPICKLES}")
+
+
+def _compare(ranks: Ranks, config: Config) -> None:
     find_local_rank(ranks)
     own = fingerprint(config, _problem(ranks, config))
     texts = ranks.collect("fingerprint", own.encode())
@@ -61,13 +70,6 @@ def agree(ranks: Ranks, config: Config) -> None:
         sentence = clock_warning(fingerprints[rank].host, own.host, offset, uncertainty)
         if sentence is not None:
             print_to_stderr(f"warning: {sentence}")
-    by_torchrun = "TORCHELASTIC_RUN_ID" in ranks.environment
-    if (
-        ranks.rank == 0
-        and by_torchrun
-        and unpickles(ranks.environment, psutil.Process(os.getppid()).cmdline())
-    ):
-        print_to_stderr(f"warning: {UNPICKLES}")
 
 
 def _problem(ranks: Ranks, config: Config) -> str:

@@ -199,3 +199,26 @@ def stops_ignored() -> Iterator[None]:
     finally:
         for sign, handler in before.items():
             signal.signal(sign, handler)
+
+
+@contextlib.contextmanager
+def stops_deferred(until: str) -> Iterator[None]:
+    """Hold signals back while a block must not be left half done, then raise the first one again.
+
+    `until` tells the user what is still waited for.
+    """
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        os.write(2, f"{signal.Signals(number).name}: this command ends {until}\n".encode())
+
+    signs = [sign for sign in (*STOPS, signal.SIGINT) if not ignored(sign)]
+    before = {sign: signal.signal(sign, hear) for sign in signs}
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+    if heard:
+        signal.raise_signal(heard[0])

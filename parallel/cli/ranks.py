@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 from parallel.config.stderr import print_to_stderr
+from parallel.runtime.failure.in_time import NoAnswer, call_in_time
 from parallel.runtime.failure.running_clock import RunningClock
 
 if TYPE_CHECKING:
@@ -228,32 +228,15 @@ class Ranks:
         """Return `call()`, which uses the store. Raises what it raises, and `ValueError` if the
         store does not answer, now or in an earlier call: nobody waits for it twice.
 
-        torch's client has no timeout for a store whose process or machine is stopped. A thread
-        that is still blocked by one ends with this process.
+        torch's client has no timeout for a store whose process or machine is stopped.
         """
-        results: list[T] = []
-        errors: list[Exception] = []
-
-        def run() -> None:
-            try:
-                results.append(call())
-            except Exception as error:  # raised again in the caller's thread
-                errors.append(error)
-
         if not self._silent:
-            thread = threading.Thread(target=run, daemon=True)
-            thread.start()
-            now = RunningClock()
-            limit = now() + SILENT_STORE_S
-            while thread.is_alive() and now() < limit:
-                thread.join(min(0.5, SILENT_STORE_S))
-            self._silent = thread.is_alive()
-        if errors:
-            raise errors[0]
-        if not results:
-            address = f"{self.environment.get('MASTER_ADDR')}:{self.environment.get('MASTER_PORT')}"
-            raise ValueError(f"the launcher's store at {address} has not answered for {SILENT_STORE_S:g} s")
-        return results[0]
+            try:
+                return call_in_time(call, SILENT_STORE_S)
+            except NoAnswer:
+                self._silent = True
+        address = f"{self.environment.get('MASTER_ADDR')}:{self.environment.get('MASTER_PORT')}"
+        raise ValueError(f"the launcher's store at {address} has not answered for {SILENT_STORE_S:g} s")
 
     def _claim(self, message: str) -> tuple[int, bool]:
         """Return the number of failed ranks including this one, and whether another rank of this

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from parallel.cli.process_tree import stops_deferred, stops_ignored
 from parallel.cli.slurm_job import SCRIPT, Slurm, batch_script, folder_of
 from parallel.cli.slurm_queue import COMPLETED, JobState, QueueError, cancel, require_slurm, states, submit
 from parallel.cli.sweep import Job, Outcome, claim_folder, finished, read_error, set_aside, summary
@@ -44,8 +45,8 @@ def run_jobs(jobs: Sequence[Job], slurm: Slurm) -> None:
     """Submit the jobs, wait for them unless `slurm.wait` is false, and print a summary.
 
     Ctrl-C cancels the jobs; a SIGTERM or SIGHUP ends only this process, and the same command waits
-    again. Raises `ValueError` if a job is rejected, in which case none is left in the queue, and
-    `SweepFailed` at the end if a job failed.
+    again. Raises `ValueError` if a job is rejected, and `SweepFailed` at the end if a job failed. If
+    not all jobs can be submitted, for whatever reason, none is left in the queue.
     """
     require_slurm()
     folders: set[Path] = set()
@@ -59,7 +60,8 @@ def run_jobs(jobs: Sequence[Job], slurm: Slurm) -> None:
         if slurm.wait:
             _wait(waiting, slurm, outcomes)
     except KeyboardInterrupt:
-        cancel([queued.id for queued in waiting])
+        with stops_ignored():  # another Ctrl-C would end scancel
+            cancel([queued.id for queued in waiting])
         for queued in waiting:
             if outcomes[queued.job.index].status == "queued":
                 outcomes[queued.job.index] = Outcome(queued.job, "interrupted", detail=f"job {queued.id}")
@@ -77,7 +79,7 @@ def run_jobs(jobs: Sequence[Job], slurm: Slurm) -> None:
 def _submit_all(
     jobs: Sequence[Job], slurm: Slurm, outcomes: dict[int, Outcome], waiting: list[Queued]
 ) -> None:
-    """Submit the jobs that are neither finished nor queued. A rejected one cancels those before it."""
+    """Submit the jobs that are neither finished nor queued. An error cancels those before it."""
     submitted: list[str] = []
     try:
         for number, job in enumerate(jobs, start=1):
@@ -88,19 +90,20 @@ def _submit_all(
                 continue
             queued = _already_queued(job)
             known = queued is not None
-            if queued is None:
-                # At most array_parallelism jobs run at once, each after the end of one before it.
-                before = (
-                    waiting[-slurm.array_parallelism].id if len(waiting) >= slurm.array_parallelism else None
-                )
-                queued = _submit(job, slurm, before)
-                submitted.append(queued.id)
-            waiting.append(queued)
-            outcomes[job.index] = Outcome(job, "queued", detail=f"job {queued.id}")
+            # An sbatch that is interrupted may leave a job in the queue whose id nobody knows.
+            with stops_deferred(f"when Slurm has answered for {job.label}"):
+                if queued is None:
+                    # At most array_parallelism jobs run at once, each after the end of one before it.
+                    most = slurm.array_parallelism
+                    queued = _submit(job, slurm, waiting[-most].id if len(waiting) >= most else None)
+                    submitted.append(queued.id)
+                waiting.append(queued)
+                outcomes[job.index] = Outcome(job, "queued", detail=f"job {queued.id}")
             log = folder_of(job) / f"log-{queued.id}.txt"
             print(f"{head}: job {queued.id}{' (of an earlier call)' * known}, {log}", flush=True)
-    except ValueError:
-        cancel(submitted)
+    except Exception:
+        with stops_ignored():
+            cancel(submitted)
         for index, outcome in outcomes.items():
             if outcome.status == "queued":
                 outcomes[index] = Outcome(outcome.job, "not started")
@@ -117,12 +120,18 @@ def _submit(job: Job, slurm: Slurm, after: str | None) -> Queued:
     try:
         job_id = submit(script, after)
     except QueueError as error:
-        raise ValueError(f"Slurm does not answer: {one_line(error)}") from error
+        raise ValueError(
+            f"Slurm does not answer: {one_line(error)} (squeue shows whether it has {job.label} nevertheless)"
+        ) from error
     except ValueError as error:
         raise ValueError(
             f"Slurm rejects {job.label}: {one_line(error)} (the options are in {script})"
         ) from error
-    write_atomically(folder / QUEUED, json.dumps({"id": job_id, "config": _digest(job)}).encode())
+    try:
+        write_atomically(folder / QUEUED, json.dumps({"id": job_id, "config": _digest(job)}).encode())
+    except OSError:
+        cancel([job_id])
+        raise
     return Queued(job, job_id)
 
 

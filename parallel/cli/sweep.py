@@ -239,7 +239,7 @@ def rerun_command(job: Job, torchrun: Torchrun) -> str:
 def launcher_environment(job: Job, folder: Path, error_file: Path) -> dict[str, str]:
     """Return the variables that torchrun needs for a job; `folder` holds its temporary files."""
     variables = {
-        "PET_LOG_DIR": str(folder),  # otherwise it leaves a folder in /tmp
+        "PET_LOG_DIR": str(folder),  # removed also if torchrun is killed and can't remove one of its own
         "TORCHELASTIC_ERROR_FILE": str(error_file),
         # torchrun sets this only for several workers; the baseline must be treated alike.
         "OMP_NUM_THREADS": str(job.config.cluster.threads),

@@ -36,7 +36,7 @@ from parallel.cli.sweep import (
 from parallel.results.record_files import read_record, write_record
 from tests.support.commands import Run, Start
 from tests.support.fake_job import record
-from tests.support.waiting import wait_for
+from tests.support.waiting import free_port, wait_for
 
 JOB = "tests.support.fake_job"
 
@@ -263,12 +263,53 @@ def test_a_killed_sweep_leaves_no_process(start: Start, tmp_path: Path) -> None:
     check_stop(start(JOB, *SWEEP, environment=fake(ddp="sleep")), signal.SIGKILL, tmp_path)
 
 
-def test_ctrl_c_on_torchrun_leaves_no_process(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_torchrun_leaves_no_process_and_no_folder(
+    sign: signal.Signals, start: Start, tmp_path: Path
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     process = start(
-        "parallel.torchrun", "--nproc-per-node=2", "-m", JOB, "strategy=ddp", environment=fake(ddp="sleep")
+        *("parallel.torchrun", "--nproc-per-node=2", "-m", JOB, "strategy=ddp"),
+        environment={**fake(ddp="sleep"), "TMPDIR": str(temporary)},
     )
-    check_stop(process, signal.SIGINT, tmp_path)
+    check_stop(process, sign, tmp_path)
     assert process.returncode != 0
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_torchrun_that_is_stopped_while_it_waits_for_others_leaves_no_folder(
+    start: Start, tmp_path: Path
+) -> None:
+    process = start(
+        *("parallel.torchrun", "--nnodes=2", "--node-rank=1", f"--master-port={free_port()}", "-m", JOB),
+        environment={"TMPDIR": str(tmp_path)},
+    )
+    wait_for(lambda: bool(list(tmp_path.iterdir())), 90)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=40)
+    assert process.returncode == 143
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "action, code, error", [("ok", 0, None), ("raise", 1, "RuntimeError: boom in single")]
+)
+def test_torchrun_removes_its_folder_and_leaves_the_one_of_the_user(
+    action: str, code: int, error: str | None, run: Run, tmp_path: Path
+) -> None:
+    temporary, own, error_file = tmp_path / "temporary", tmp_path / "own", tmp_path / "error.json"
+    temporary.mkdir()
+    started = ("parallel.torchrun", "--nproc-per-node=1")
+    environment = {**fake(single=action), "TMPDIR": str(temporary)}
+    environment["TORCHELASTIC_ERROR_FILE"] = str(error_file)
+    done = run(*started, "-m", JOB, "strategy=single", environment=environment)
+    assert done.returncode == code, done.stderr
+    assert list(temporary.iterdir()) == []
+    assert (error in error_file.read_text()) if error else not error_file.exists()
+    done = run(*started, f"--log-dir={own}", "-m", JOB, "strategy=single", environment=environment)
+    assert done.returncode == code, done.stderr
+    assert list(temporary.iterdir()) == [] and len(list(own.iterdir())) == 1
 
 
 def check_stop(process, sign: signal.Signals, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

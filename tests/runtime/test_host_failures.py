@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,28 @@ def fail(cluster: Cluster, what: str, host: int) -> None:
         cluster.signal(host, what)
 
 
+def training(cluster: Cluster, start: Start, tmp_path: Path, *options: str) -> subprocess.Popen[str]:
+    """Start a run with one worker on host 0 and two on host 1; return it when it trains."""
+    process = start(
+        "parallel.emulate",
+        "run",
+        f"--name={cluster.description.name}",
+        "--workers-per-host=1,2",
+        "--",
+        *options,
+        "-m",
+        ALTERED,
+        *SMALL,
+        "trainer.epochs=100000",
+        "cluster.timeout_s=8",  # three workers and other tests share the cores: heartbeats may be late
+        environment={FOLDER: os.environ[FOLDER]},
+        real=True,
+    )
+    wait_for(lambda: epochs(tmp_path) > 2 or process.poll() is not None, 400)
+    assert process.poll() is None, process.communicate()[1]
+    return process
+
+
 @pytest.mark.parametrize(
     "what, host, named",
     [
@@ -53,22 +76,7 @@ def fail(cluster: Cluster, what: str, host: int) -> None:
 def test_a_lost_host_is_named(
     what: str, host: int, named: dict[int, str], cluster: Cluster, start: Start, tmp_path: Path
 ) -> None:
-    process = start(
-        "parallel.emulate",
-        "run",
-        f"--name={cluster.description.name}",
-        "--workers-per-host=1,2",
-        "--",
-        "-m",
-        ALTERED,
-        *SMALL,
-        "trainer.epochs=100000",
-        "cluster.timeout_s=8",  # three workers and other tests share the cores: heartbeats may be late
-        environment={FOLDER: os.environ[FOLDER]},
-        real=True,
-    )
-    wait_for(lambda: epochs(tmp_path) > 2 or process.poll() is not None, 400)
-    assert process.poll() is None, process.communicate()[1]
+    process = training(cluster, start, tmp_path)
     fail(cluster, what, host)
     other = cluster.hosts[1 - host]
     wait_for(lambda: processes_of(other) == [], 60)
@@ -80,3 +88,16 @@ def test_a_lost_host_is_named(
         assert re.search(rf"^(host1: )?error: worker {rank} ends in .*: {words}", err, re.M), err
     assert [processes_of(holder) for holder in cluster.hosts] == [[], []]
     assert list(tmp_path.rglob("record.json")) == []
+
+
+@pytest.mark.slow
+def test_both_sides_of_a_cut_link_end_if_they_may_start_again(
+    cluster: Cluster, start: Start, tmp_path: Path
+) -> None:
+    process = training(cluster, start, tmp_path, "--max-restarts=1", "--rdzv-conf=timeout=40")
+    cluster.link(1, up=False)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 1, out + err
+    assert "\nerror: node rank 1 of 2 has not come back within 40 s of the failure: " in err
+    assert "\nhost1: error: the store of node rank 0 at 10.77.0.1:29500 has not answered: " in err
+    assert "is killed" not in err, "each host ends by itself"

@@ -27,6 +27,7 @@ import selectors
 import signal
 import socket
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -152,6 +153,7 @@ def become(request: Request, executable: str) -> str:
     os.environ.clear()
     os.environ.update(request.environment)
     os.chdir(request.folder)
+    tempfile.tempdir = None  # that of the request, if TMPDIR states one
     sys.executable = executable
     sys.orig_argv = [executable, "-m", module, *arguments]
     sys.argv = [module, *arguments]

@@ -11,9 +11,10 @@ import pytest
 from torch.distributed import HashStore
 
 from parallel.cli import agreement
-from parallel.cli.agreement import clock_warning, measure_offsets, unpickles
+from parallel.cli.agreement import agree, clock_warning, measure_offsets, unpickles
 from parallel.cli.compose import compose_config
 from parallel.cli.fingerprint import OWN_SETTINGS, Fingerprint, fingerprint, refuse_differences
+from parallel.cli.ranks import Ranks
 from parallel.config import printable
 from parallel.runtime.communication.interface import choose_interface, chosen_interface, interface_towards
 from parallel.runtime.failure.blame import ABSENT, State
@@ -165,6 +166,14 @@ UUID = "6f1c6a4e-3c8f-4a55-9d0c-0b1b9f0c7a11"
 )
 def test_a_launcher_that_unpickles_is_recognised(run: str, launcher: str, expected: bool) -> None:
     assert unpickles({"TORCHELASTIC_RUN_ID": run}, launcher.split()) is expected
+
+
+@pytest.mark.parametrize(("run", "warnings"), [(UUID, 1), ("run-mine", 0)])
+def test_one_worker_of_a_launcher_that_unpickles_prints_a_warning(
+    run: str, warnings: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agree(Ranks(launched=True, environment={"TORCHELASTIC_RUN_ID": run}), compose_config([]))
+    assert capsys.readouterr().err.count("warning: torchrun was started with its c10d rendezvous") == warnings
 
 
 DATA = {"name": "digits", "training images": "1,000", "training labels": "abc"}

@@ -95,6 +95,100 @@ def test_hosts_meet_and_meet_again_after_a_restart() -> None:
     assert hosts[1].shutdown() and hosts[0].shutdown()
 
 
+def meet(hosts: list[BoundRendezvous]) -> None:
+    threads = [threading.Thread(target=one.next_rendezvous) for one in hosts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+
+@pytest.mark.parametrize(("rank", "other"), [(0, 1), (1, 0)])
+def test_a_host_that_does_not_come_back_is_named(
+    rank: int, other: int, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    port = free_port()
+    hosts = [host(rank, 2, port) for rank in range(2)]
+    meet(hosts)
+    capsys.readouterr()
+    monkeypatch.setattr(bound_rendezvous, "AGAIN_S", 0.3)
+    monkeypatch.setattr(bound_rendezvous, "SAID_S", 0.1)
+    with pytest.raises(SystemExit) as ended:
+        hosts[rank].next_rendezvous()
+    assert ended.value.code == 1, "the input is valid"
+    *said, error = capsys.readouterr().err.splitlines()
+    assert error == (
+        f"error: node rank {other} of 2 has not come back within 0.3 s of the failure: that host is gone, or cut off "
+        "from this one"
+    )
+    assert said[0].startswith(f"node rank {rank} has waited 0 s for node rank {other} of 2, of at most 0.3 s")
+
+
+def test_a_short_timeout_holds_after_a_failure_as_well(capsys: Any) -> None:
+    port, short = free_port(), timedelta(seconds=1)
+    hosts = [host(rank, 2, port, short) for rank in range(2)]
+    meet(hosts)
+    with pytest.raises(SystemExit):
+        hosts[0].next_rendezvous()
+    assert "has not come back within 1 s" in capsys.readouterr().err
+
+
+def test_a_host_that_has_ended_is_not_waited_for(capsys: Any) -> None:
+    port = free_port()
+    hosts = [host(rank, 2, port) for rank in range(2)]
+    meet(hosts)
+    assert hosts[1].shutdown()
+    with pytest.raises(SystemExit) as ended:
+        hosts[0].next_rendezvous()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("error: node rank 1 of 2 has ended, so that the")
+
+
+def test_a_store_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """A client of torch's store blocks while the store's machine is cut off."""
+    port, cut = free_port(), threading.Event()
+    hosts = [host(rank, 2, port) for rank in range(2)]
+    meet(hosts)
+    capsys.readouterr()
+    for name, seconds in {"AGAIN_S": 0.2, "CONNECT_S": 0.1, "ANSWER_S": 0.2, "SAID_S": 0.1}.items():
+        monkeypatch.setattr(bound_rendezvous, name, seconds)
+
+    class Blocked:
+        def add(self, key: str, value: int) -> int:
+            cut.wait()
+            return value
+
+    hosts[1]._store = Blocked()  # type: ignore[assignment]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            hosts[1].next_rendezvous()
+        assert ended.value.code == 1
+        said = capsys.readouterr().err.splitlines()
+        store = f"the store of node rank 0 at {LOOPBACK}:{port}"
+        assert f"for {store}, of at most 0.2 s" in said[0]
+        assert said[-1] == f"error: {store} has not answered: that host is gone, or cut off from this one"
+        assert hosts[1].shutdown(), "which asks the store nothing"
+    finally:
+        cut.set()
+
+
+def test_a_store_that_is_gone_at_the_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"LEAVING_S": 0.1, "ANSWER_S": 0.1}.items():
+        monkeypatch.setattr(bound_rendezvous, name, seconds)
+    cut = threading.Event()
+
+    class Blocked:
+        def set(self, key: str, value: str) -> None:
+            cut.wait()
+
+    one = host(1, 2, 1)
+    one._store = Blocked()  # type: ignore[assignment]
+    try:
+        assert not one.shutdown()
+    finally:
+        cut.set()
+
+
 def test_a_host_that_is_missing_is_named(capsys: Any) -> None:
     with pytest.raises(SystemExit) as ended:
         host(0, 3, free_port(), timedelta(seconds=0.2)).next_rendezvous()
@@ -131,7 +225,7 @@ def test_a_rank_given_twice_is_refused(capsys: Any) -> None:
     ]
     for thread in threads:
         thread.start()
-    connect_store(LOOPBACK, port, SHORT).wait(["parallel/host/1"], SHORT)
+    connect_store(LOOPBACK, port, SHORT).wait(["parallel/host/0/1"], SHORT)
     with pytest.raises(SystemExit):
         host(1, 3, port, one).next_rendezvous()
     assert "--node-rank=1 is given to two hosts of this run" in capsys.readouterr().err

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,7 @@ class FakeSlurm:
         self.cancelled: list[str] = []
         self.names: dict[str, str] = {}
         self.rejects: str | None = None
+        self.signals: signal.Signals | None = None
         monkeypatch.setattr(slurm_sweep, "require_slurm", lambda: None)
         monkeypatch.setattr(slurm_sweep, "submit", self.submit)
         monkeypatch.setattr(slurm_sweep, "states", self.states)
@@ -194,6 +197,8 @@ class FakeSlurm:
         job_id = str(len(self.submitted) + 1)
         self.submitted.append((name, after))
         self.names[job_id] = name
+        if self.signals is not None:  # Slurm has the job, and sbatch has not stated its id yet
+            signal.raise_signal(self.signals)
         return job_id
 
     def states(self, ids: list[str]) -> dict[str, JobState]:
@@ -271,6 +276,76 @@ def test_ctrl_c_cancels(
     assert fake.cancelled == ["1", "2"]
     printed = capsys.readouterr()
     assert "cancelled the jobs 1, 2" in printed.err and "2 interrupted" in printed.out
+
+
+def test_ctrl_c_while_a_job_is_submitted_cancels_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fake = FakeSlurm(monkeypatch)
+    fake.signals = signal.SIGINT
+    with pytest.raises(KeyboardInterrupt):
+        slurm_sweep.run_jobs(two(tmp_path), FAST)
+    assert [name for name, _ in fake.submitted] == ["strategy=ddp"] and fake.cancelled == ["1"]
+    printed = capfd.readouterr()
+    assert "SIGINT: this command ends when Slurm has answered for strategy=ddp\n" in printed.err
+    assert "cancelled the jobs 1." in printed.err and "1 interrupted, 1 not started" in printed.out
+
+
+def test_a_signal_while_a_job_is_submitted_leaves_a_note_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    fake = FakeSlurm(monkeypatch, "RUNNING", "COMPLETED")
+    fake.signals = signal.SIGTERM
+    before = signal.signal(signal.SIGTERM, ended)
+    try:
+        with pytest.raises(SystemExit):
+            slurm_sweep.run_jobs([job(tmp_path)], FAST)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert fake.cancelled == []
+    fake.signals = None
+    slurm_sweep.run_jobs([job(tmp_path)], FAST)
+    assert len(fake.submitted) == 1, "the second call waits for the job of the first"
+
+
+def test_ctrl_c_waits_for_a_slow_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands themselves, with Slurm's programs replaced."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    texts = {
+        "sbatch": f"kill -INT {os.getpid()}; sleep 0.5; echo 7",
+        "squeue": "",
+        "scancel": f'echo "$@" > {tmp_path}/cancelled',
+    }
+    for name, text in texts.items():
+        (programs / name).write_text(f"#!/bin/bash\n{text}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    with pytest.raises(KeyboardInterrupt):
+        slurm_sweep.run_jobs([job(tmp_path)], FAST)
+    assert (tmp_path / "cancelled").read_text() == "7\n"
+
+
+@pytest.mark.parametrize("broken", ["write_atomically", "batch_script"])
+def test_an_error_while_jobs_are_submitted_leaves_none_in_the_queue(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeSlurm(monkeypatch)
+    works = getattr(slurm_sweep, broken)
+
+    def fails_for_the_second(*arguments: Any) -> Any:
+        if "strategy=single" in str(arguments[0]):
+            raise OSError("No space left on device")
+        return works(*arguments)
+
+    monkeypatch.setattr(slurm_sweep, broken, fails_for_the_second)
+    with pytest.raises(OSError, match="No space left"):
+        slurm_sweep.run_jobs(two(tmp_path), FAST)
+    assert sorted(fake.cancelled) == [str(number + 1) for number in range(len(fake.submitted))]
+    assert ("strategy=ddp", None) in fake.submitted
 
 
 def test_a_queued_job_is_not_submitted_twice(
