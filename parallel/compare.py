@@ -24,7 +24,7 @@ folders, too. docs/records.md explains the columns.
     --watch[=SECONDS]
                      print the tables and write the report again every 5 (or SECONDS) seconds, until no
                      run below the folders is at work and none has written for a minute; the page reloads
-                     itself meanwhile
+                     itself meanwhile. What needs more runs than have finished is named in a line until then
     borders=CLUSTER  predict for runs with several batches or link rates where which strategy wins, with
                      a cluster of conf/cluster/ or a cluster file (docs/crossover.md)
 
@@ -37,10 +37,11 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 
@@ -57,11 +58,11 @@ from parallel.cli.tables import print_lines
 from parallel.cli.watch import interval_s, watch
 from parallel.config import require
 from parallel.results.appendix import appendices
-from parallel.results.comparison import Comparison, compare
+from parallel.results.comparison import Comparison, TooFewRuns, compare
 from parallel.results.comparison_export import as_csv, as_json, comparison_values, scaling_values
 from parallel.results.comparison_text import as_latex, as_markdown, comparison_tables, scaling_tables
 from parallel.results.crossover import Crossover, PredictedMap, crossovers
-from parallel.results.order import sorted_by
+from parallel.results.order import check_columns, other_columns, sorted_by
 from parallel.results.record_files import find_records, no_runs
 from parallel.results.records import Record
 from parallel.results.report import Live, write_report
@@ -71,6 +72,7 @@ from parallel.results.report.scaling import scaling_sections
 from parallel.results.report.validation import section as validation_section
 from parallel.results.running import Running, running_runs
 from parallel.results.scaling import Scaling, weak_scaling
+from parallel.results.settings import known_headings
 from parallel.results.validation import Validation, find_validations
 
 EXPORTERS = ("--json", "--csv", "--latex", "--markdown")
@@ -84,6 +86,7 @@ COMMAND = Command(
     width=WIDE,
 )
 STDOUT = Path("-")
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,15 @@ class Findings:
     """What lies below the folders, and what follows from it."""
 
     comparisons: Sequence[Comparison]
+    scalings: Sequence[Scaling] | None
+    """None: comparisons are printed and exported, and not weak scaling."""
     maps: Sequence[tuple[Crossover, PredictedMap | None]]
     validations: Sequence[Validation]
     running: Sequence[Running]
     left_out: Sequence[str]
     """Errors of files that cannot be read."""
+    awaited: Sequence[str]
+    """What is asked for and has too few runs yet."""
 
 
 def print_once_or_watch(given: Given, console: Console) -> int:
@@ -114,6 +121,8 @@ def print_once_or_watch(given: Given, console: Console) -> int:
         "orders the rows of the comparison: leave it out with --weak, whose rows are by strategy and workers",
     )
     console = _console(given, console)
+    if "--sort" in given.texts:
+        _check_columns(given.texts["--sort"])
     if "--watch" not in given.values:
         print_and_export(given, folders, console)
         return 0
@@ -137,15 +146,14 @@ def print_and_export(
     """Print the comparisons and validations, and write the requested files. With `every_s` this is done
     again after as many seconds, and there need not be a record yet."""
     found = _find(given, folders, waiting=every_s is not None)
-    weak = "--weak" in given.flags
-    _print(found, console, weak)
+    _print(found, console)
     for flag in EXPORTERS:
         if flag not in given.files:
             continue
         if given.files[flag] == STDOUT:
-            sys.stdout.write(_export(flag, found.comparisons, weak))
+            sys.stdout.write(_export(flag, found))
         else:
-            given.files[flag].write_text(_export(flag, found.comparisons, weak), encoding="utf-8")
+            given.files[flag].write_text(_export(flag, found), encoding="utf-8")
             print_lines(console, f"written: {given.files[flag]}")
     if "--no-report" not in given.flags:
         first = folders[0] if folders[0].is_dir() else folders[0].parent
@@ -165,12 +173,21 @@ def print_and_export(
         print_lines(console, send_report(folders))
 
 
-def _export(flag: str, comparisons: Sequence[Comparison], weak: bool) -> str:
+def _check_columns(columns: str) -> None:
+    """Raise `ValueError` for columns that no table can have."""
+    if other_columns(columns):
+        from parallel.cli.schema import option_names  # imports torch, which takes seconds
+
+        check_columns(columns, known_headings(option_names()))
+
+
+def _export(flag: str, found: Findings) -> str:
     """Return the tables that are printed in the format of `flag`."""
+    comparisons, scalings = found.comparisons, found.scalings
     if flag in ("--json", "--csv"):
-        values = scaling_values(_weak(comparisons)) if weak else comparison_values(comparisons)
+        values = comparison_values(comparisons) if scalings is None else scaling_values(scalings)
         return as_json(values) if flag == "--json" else as_csv(values)
-    tables = scaling_tables(_weak(comparisons)) if weak else comparison_tables(comparisons)
+    tables = comparison_tables(comparisons) if scalings is None else scaling_tables(scalings)
     return as_latex(tables) if flag == "--latex" else as_markdown(tables)
 
 
@@ -200,23 +217,39 @@ def _find(given: Given, folders: Sequence[Path], waiting: bool) -> Findings:
     running, errors = running_runs(folders)
     for error in (left_out := [*left_out, *errors]):
         warnings.warn(f"left out: {error}", stacklevel=2)
-    comparisons = compare(records)
+    awaited: list[str] = []
+
+    def found(search: Callable[[], list[Found]]) -> list[Found]:
+        try:
+            return search()
+        except TooFewRuns as error:
+            if not waiting:
+                raise
+            awaited.append(str(error))
+            return []
+
+    comparisons = found(lambda: compare(records))
     if "--sort" in given.texts:
         comparisons = sorted_by(comparisons, given.texts["--sort"])
     return Findings(
-        comparisons, _maps(comparisons, given.keys.get("borders")), validations, running, left_out
+        comparisons,
+        found(lambda: _weak(comparisons)) if "--weak" in given.flags else None,
+        found(lambda: _maps(comparisons, given.keys.get("borders"))),
+        validations,
+        running,
+        left_out,
+        awaited,
     )
 
 
-def _print(found: Findings, console: Console, weak: bool) -> None:
-    if weak:
-        for scaling in _weak(found.comparisons):
-            print_scaling(scaling, console)
-    else:
+def _print(found: Findings, console: Console) -> None:
+    if found.scalings is None:
         for comparison in found.comparisons:
             print_comparison(comparison, console)
         for appendix in appendices(found.comparisons):
             print_appendix(appendix, console)
+    for scaling in found.scalings or ():
+        print_scaling(scaling, console)
     for crossover, predicted in found.maps:
         print_crossover(crossover, predicted, console)
     for validation in found.validations:
@@ -224,6 +257,8 @@ def _print(found: Findings, console: Console, weak: bool) -> None:
         console.print()
     for run in found.running:
         print_lines(console, f"· {'running' if run.at_work else 'left out, not finished'}: {run}")
+    for sentence in found.awaited:
+        print_lines(console, f"· too few runs yet: {sentence}")
 
 
 def _maps(
@@ -233,9 +268,10 @@ def _maps(
     found = crossovers(comparisons)
     if borders is None:
         return [(crossover, None) for crossover in found]
-    require(
-        len(found) > 0, "borders", borders, "needs runs of several strategies with several batches or rates"
-    )
+    if not found:
+        raise TooFewRuns(
+            f"borders={borders} needs runs of several strategies with several batches or link rates"
+        )
     from parallel.cli.crossover import predict_crossover  # imports torch, which takes seconds
 
     with progress("predicting"):
@@ -246,9 +282,12 @@ def _weak(comparisons: Sequence[Comparison]) -> list[Scaling]:
     found = weak_scaling(comparisons)
     if not found:
         batches = sorted({str(comparison.workload.batch_size) for comparison in comparisons})
-        raise ValueError(
-            f"--weak compares runs with equal batches per worker on several numbers of workers, and there are "
-            f"none: global batches are {', '.join(batches)}. Run them with trainer.batch_per_worker=…"
+        present = (
+            f"there are none: global batches are {', '.join(batches)}" if batches else "none has finished"
+        )
+        raise TooFewRuns(
+            f"--weak compares runs with equal batches per worker on several numbers of workers, and {present}. "
+            "Run them with trainer.batch_per_worker=…"
         )
     return found
 

@@ -11,6 +11,7 @@ from parallel.cli.schema import config_of
 from parallel.cluster import open_cluster
 from parallel.config import ClusterConfig, Config, Searched, require
 from parallel.prediction.crossover import predict_map
+from parallel.results.comparison import TooFewRuns
 from parallel.results.crossover import Crossover, PredictedMap
 from parallel.results.json_files import naming
 from parallel.results.result import Result
@@ -21,7 +22,7 @@ def predict_crossover(crossover: Crossover, cluster: str) -> PredictedMap:
     file (`….yaml`).
 
     Warns that `searched` is left out: a search for every cell would take hours. Raises `ValueError` if
-    there is no such cluster, or a strategy has no prediction on it.
+    there is no such cluster, or a strategy has no prediction on it, and `TooFewRuns` without two others.
     """
     every = {label: _config(result) for label, result in crossover.labels.items()}
     configs = {label: config for label, config in every.items() if not isinstance(config.strategy, Searched)}
@@ -31,7 +32,8 @@ def predict_crossover(crossover: Crossover, cluster: str) -> PredictedMap:
             "batch and rate, and searching them takes long",
             stacklevel=2,
         )
-    require(len(configs) > 1, "borders", cluster, "needs two strategies besides searched")
+    if len(configs) < 2:
+        raise TooFewRuns(f"borders={cluster} needs two strategies besides searched")
     first = next(iter(configs.values()))
     hosts = max(len(result.records[0].hosts) for cell in crossover.cells for result in cell.results)
     return predict_map(

@@ -32,7 +32,7 @@ from parallel.cli.sweep import (
     spans_nodes,
     summary,
 )
-from parallel.cli.sweep_devices import refuse_without_gpus
+from parallel.cli.sweep_needs import refuse_without_data, refuse_without_gpus
 from parallel.cli.sweep_report import conclude
 from parallel.config import require
 from parallel.config.stderr import print_to_stderr
@@ -49,8 +49,8 @@ def run_jobs(jobs: Sequence[Job], torchrun: Torchrun) -> None:
     """Run the jobs and print a summary, also after an interruption.
 
     Raises `ValueError` before the first job for two jobs with one folder, a damaged record, a port
-    in use, too few GPUs for the workers of a job, or too few cores or GPUs for jobs side by side, and
-    `SweepFailed` at the end if a job failed.
+    in use, too few GPUs for the workers of a job, a data set that is not in its folder, or too few cores
+    or GPUs for jobs side by side, and `SweepFailed` at the end if a job failed.
     """
     folders: set[Path] = set()
     for job in jobs:
@@ -59,6 +59,7 @@ def run_jobs(jobs: Sequence[Job], torchrun: Torchrun) -> None:
     to_run = [job for job in jobs if job.index not in skipped]
     if any(job.cluster is None and job.config.cluster.device != "cpu" for job in to_run):
         refuse_without_gpus(to_run, torchrun, this_machine())
+    refuse_without_data(to_run)
     for job in jobs:
         if job.index not in skipped and spans_nodes(job, torchrun) and torchrun.node_rank == 0:
             port = torchrun.master_port + job.index

@@ -31,6 +31,7 @@ from parallel.config import (
 )
 from parallel.config.checks import shortened
 from parallel.config.typed import structure
+from parallel.results.settings import flat
 
 FIXED = {"cluster": ClusterConfig(), "trainer": TrainerConfig(), "tracker": TrackerConfig()}
 """Groups whose files all have the same keys."""
@@ -52,6 +53,13 @@ class Schema:
     repeats: int = 1
     repeat: int = 1
     resume: str = AUTO
+
+
+def option_names() -> list[str]:
+    """Return the name of every option of every choice, as overrides have it: `trainer.lr`."""
+    groups: list[tuple[str, Any]] = [*FIXED.items()]
+    groups += [(group, options) for group, choices in CHOICES.items() for options in choices.values()]
+    return [name for group, options in groups for name in flat(dataclasses.asdict(options), f"{group}.")]
 
 
 @functools.cache

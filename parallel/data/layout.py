@@ -13,6 +13,7 @@ import numpy as np
 from parallel.config import ImageFilesConfig, require
 from parallel.data.cache import ImageFiles, open_images
 from parallel.data.dataset import PHOTO_MEAN, PHOTO_STD, DataSet, Images, Triple, stored_side, subset
+from parallel.data.download.published_sets import PUBLISHED_SETS, WITH_ACCOUNT
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 STAND_IN_FILE = "stand_in.txt"
@@ -74,19 +75,28 @@ def open_layout(
 
 
 def find_root(name: str, layouts: Mapping[str, Layout], given: str | None) -> Path:
-    """Return the folder with the layout of `name`. Raises `ValueError` that names the expected
-    layout."""
+    """Return the folder with the layout of `name`. Raises `ValueError` that names the expected layout,
+    and the script that gets a published data set."""
     layout = layouts[name]
-    require(given is not None, "data.root", given, f"must be the folder of data={name}: {layout.text}")
+    wanted = f"{layout.text}{_how_to_get(name)}"
+    require(given is not None, "data.root", given, f"must be the folder of data={name}: {wanted}")
     root = Path(given or "").expanduser()
-    require(root.is_dir(), "data.root", given, f"is not a folder; looked for {layout.text}")
+    require(root.is_dir(), "data.root", given, f"is not a folder; looked for {wanted}")
     found = layout.find(root)
     if found is not None:
         return found
-    require(any(root.iterdir()), "data.root", given, f"is an empty folder; looked for {layout.text}")
+    require(any(root.iterdir()), "data.root", given, f"is an empty folder; looked for {wanted}")
     others = [other for other, its in layouts.items() if its.find(root) is not None]
     hint = f"; it looks like data={others[0]}" if others else ""
     raise ValueError(f"data.root={given} has another layout: looked for {layout.text}{hint}")
+
+
+def _how_to_get(name: str) -> str:
+    """Return the rest of a sentence: how to get a published data set. "" for others."""
+    command = f"python scripts/get_data.py {name}"
+    if name in PUBLISHED_SETS:
+        return f"; `{command}` gets it into data/{name}"
+    return f"; `{command}` says where to get it" if name in WITH_ACCOUNT else ""
 
 
 def stand_in(root: Path) -> str | None:

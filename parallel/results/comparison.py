@@ -29,6 +29,10 @@ from parallel.results.runs import Runs
 from parallel.results.settings import settings_of, short_names, varying, words
 
 
+class TooFewRuns(ValueError):
+    """What is asked for needs runs that have not been made, or have not finished."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The results of one workload on one kind of hardware, the baseline first."""
@@ -46,8 +50,8 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     """Group records by workload and hardware: one `Comparison` for each, in the order of their
     first records.
 
-    Strategies have the order of their first records too, after the baseline's. Raises `ValueError`
-    if no run has a timed epoch.
+    Strategies have the order of their first records too, after the baseline's. Raises
+    `TooFewRuns` if no run has a timed epoch.
     """
     records = tuple(records)
     strategies = dict.fromkeys(r.strategy for r in sorted(records, key=lambda record: not record.baseline))
@@ -71,7 +75,7 @@ def compare(records: Iterable[Record]) -> list[Comparison]:
     ]
     found = [comparison for comparison in comparisons if comparison.results]
     if comparisons and not found:
-        raise ValueError("none of the runs has an epoch that it trained in one piece: there are no times")
+        raise TooFewRuns("none of the runs has an epoch that it trained in one piece: there are no times")
     return found
 
 

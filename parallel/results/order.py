@@ -4,33 +4,49 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from parallel.config import require_one_of
+from parallel.config import require
 from parallel.results.comparison import Comparison
 from parallel.results.comparison_table import EPOCH_TIMES, RESULTS, TIMES, WHO, cells
 from parallel.results.result import Result
+
+HEADINGS = tuple(name for name, _ in WHO + TIMES + RESULTS)
+"""Every column that a table can have, without those of settings."""
 
 Value = tuple[int, float, str]
 """Numbers before texts, and cells without a value last."""
 UNKNOWN: Value = (2, 0.0, "")
 
 
+def other_columns(columns: str) -> list[str]:
+    """Return the names in `columns` that are not in `HEADINGS`: settings, or mistakes."""
+    return [name for name, _ in _order(columns) if name not in HEADINGS]
+
+
+def check_columns(columns: str, settings: Collection[str]) -> None:
+    """Raise `ValueError` for a column that is neither one of `HEADINGS` nor one of `settings`."""
+    for name in other_columns(columns):
+        require(
+            name in settings,
+            "--sort",
+            name,
+            f"is not known; it must be one of {', '.join(HEADINGS)}, or an option such as trainer.lr",
+        )
+
+
 def sorted_by(comparisons: Sequence[Comparison], columns: str) -> list[Comparison]:
     """Return the comparisons with their rows ordered by columns, the first of which counts most.
 
     `columns` are headings of the table, separated by commas; `-` before one is from large to small.
-    Rows without a value are last. Raises `ValueError` for a column that no comparison has.
+    Rows without a value are last. A column that a table lacks changes nothing.
     """
-    order = [(name.removeprefix("-"), name.startswith("-")) for name in columns.split(",")]
-    known = dict.fromkeys(name for c in comparisons for name in _names(c.results))
-    for name, _ in order:
-        require_one_of("--sort", name, tuple(known))
-    return [dataclasses.replace(c, results=_sorted(c.results, order)) for c in comparisons]
+    return [dataclasses.replace(c, results=_sorted(c.results, _order(columns))) for c in comparisons]
 
 
-def _names(results: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys([*cells(results, WHO + TIMES + RESULTS)[0], *NUMBERS]))
+def _order(columns: str) -> list[tuple[str, bool]]:
+    """Return the name of each column, and whether it is from large to small."""
+    return [(name.removeprefix("-"), name.startswith("-")) for name in columns.split(",")]
 
 
 def _sorted(results: Sequence[Result], order: Sequence[tuple[str, bool]]) -> tuple[Result, ...]:

@@ -151,6 +151,12 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     }
 
 
+def known_headings(options: Iterable[str]) -> set[str]:
+    """Return every heading that a setting can have: what the system chose, and those among `options`."""
+    kept = [name for name in options if name not in NEITHER | STATED and not name.startswith(NEITHER_GROUPS)]
+    return {*OF_SEVERAL, *kept, *(name.rpartition(".")[2] for name in kept)}
+
+
 def shown(value: Any) -> str:
     """Return the value of a setting as Hydra overrides have it."""
     return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)

@@ -134,10 +134,24 @@ def test_settings_are_ordered_as_numbers() -> None:
     assert [dict(row.settings)["lr"] for row in comparison.results] == [10.0, 0.2, 0.0001]
 
 
+@pytest.mark.parametrize("columns", ["network", "-momentum", "trainer.momentum", "transport,median"])
+def test_a_column_that_the_table_lacks_changes_nothing(
+    columns: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_record(tmp_path / "a", made_record("single"))
+    tables = []
+    for order in ([], ["--sort", columns]):
+        assert main([str(tmp_path), "--no-report", *order]) == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--sort", "speed"], "--sort=speed is not known; it must be one of strategy, workers"),
+        (["--sort", "speed"], "--sort=speed is not known; it must be one of strategy, scheme, workers"),
+        (["--sort", "median,-momentun"], "--sort=momentun is not known"),
+        (["--sort", "batch_size"], "--sort=batch_size is not known"),
         (["--sort"], "--sort= must be a value"),
         (["--latex", "-", "--markdown", "-"], "--markdown=- takes standard output, as does --latex"),
         (["--report", "-"], "--report=- must be a file"),

@@ -279,6 +279,26 @@ def test_the_page_shows_winners_ties_and_borders() -> None:
     assert "data_parallel at 1 Gbit/s, batch 64" in finer
 
 
+def test_the_page_has_a_map_for_each_image_size() -> None:
+    def runs(pixels: int, times: dict[str, Sequence[float]]) -> list[Record]:
+        workload = dataclasses.replace(WORKLOAD, image_size=pixels, train_images=1000)
+        return [
+            run(name, batch, seconds, workload=dataclasses.replace(workload, batch_size=batch))
+            for batch in (32, 64)
+            for name, seconds in times.items()
+        ]
+
+    small = runs(64, {"data_parallel": FAST, "one_weird_trick": SLOW})
+    large = runs(128, {"data_parallel": SLOW, "one_weird_trick": FAST})
+    sections = crossover_sections([(one, None) for one in crossovers(compare([*large, *small]))])
+    for section, pixels, winner in zip(
+        sections, ("64 px", "128 px"), ("data_parallel", "one_weird_trick a"), strict=True
+    ):
+        assert f" · {pixels} · " in section.title
+        (drawn,) = re.findall(r"<svg.*?</svg>", section.body, re.DOTALL)
+        assert re.findall(r'class="strong"[^>]*>([^<]*)<', drawn) == [winner, winner]
+
+
 def test_a_cluster_with_other_links() -> None:
     one_node = made_cluster(2, inside=link(1e9, 1e-3), core_contention=(1.0, 1.5))
     apart = with_links(one_node, 2, 2, 1e9)

@@ -108,13 +108,21 @@ def test_another_layout(roots: dict[str, Path], cache: str) -> None:
         opened("dogs_vs_cats", roots["imagenet"].parent, cache)
 
 
-@pytest.mark.parametrize("layout", ["tiny_imagenet", "imagenet", "dogs_vs_cats"])
-def test_no_root_missing_root_empty_root(layout: str, cache: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"data.root=None must be the folder of data={layout}"):
+@pytest.mark.parametrize(
+    ("layout", "gets"),
+    [
+        ("tiny_imagenet", "gets it into data/tiny_imagenet"),
+        ("imagenet", "says where to get it"),
+        ("dogs_vs_cats", "gets it into data/dogs_vs_cats"),
+    ],
+)
+def test_no_root_missing_root_empty_root(layout: str, gets: str, cache: str, tmp_path: Path) -> None:
+    script = f".*; `python scripts/get_data.py {layout}` {gets}$"
+    with pytest.raises(ValueError, match=f"data.root=None must be the folder of data={layout}{script}"):
         open_data(ImageFilesConfig(name=layout, cache=cache), 64, 0)
-    with pytest.raises(ValueError, match="data.root=.*nowhere is not a folder; looked for"):
+    with pytest.raises(ValueError, match=f"data.root=.*nowhere is not a folder; looked for{script}"):
         opened(layout, tmp_path / "nowhere", cache)
-    with pytest.raises(ValueError, match="data.root=.* is an empty folder; looked for"):
+    with pytest.raises(ValueError, match=f"data.root=.* is an empty folder; looked for{script}"):
         opened(layout, tmp_path, cache)
 
 

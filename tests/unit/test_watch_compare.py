@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import time
@@ -12,11 +13,12 @@ import pytest
 from parallel import compare
 from parallel.cli.watch import ended, interval_s, watch
 from parallel.results.record_files import EPOCHS, PART, RecordWriter, write_record
+from parallel.results.records import Record
 from parallel.results.report import Live
 from parallel.results.report.page import page
 from parallel.results.run_lock import LOCK, at_work, locked
 from parallel.results.running import running_runs
-from tests.support.made_records import made_epochs, made_record
+from tests.support.made_records import WORKLOAD, made_epochs, made_record
 
 
 def started(run_dir: Path, epochs: int = 2, config: str = "trainer:\n  epochs: 5\n") -> RecordWriter:
@@ -139,3 +141,76 @@ def test_watching_begins_before_the_first_run_has_ended(
         assert "2 of 5 epochs" in capsys.readouterr().out
         assert 'http-equiv="refresh"' in (tmp_path / "report.html").read_text()
         assert writer is not None
+
+
+def run(strategy: str, workers: int, batch: int) -> Record:
+    workload = dataclasses.replace(WORKLOAD, batch_size=batch)
+    return made_record(strategy, (2.0,) * 3, workers=workers, workload=workload, plan=f"{strategy} {batch}")
+
+
+@pytest.mark.parametrize("finished", [0, 1])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--weak"], "too few runs yet: --weak compares runs with equal batches per worker"),
+        (["borders=ethernet_1g"], "too few runs yet: borders=ethernet_1g needs runs of several strategies"),
+        (["--sort", "-speedup,lr"], ""),
+        (["--weak", "--csv", "weak.csv"], "written: weak.csv"),
+    ],
+)
+def test_what_needs_more_runs_is_awaited(
+    finished: int,
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Watching goes on, shows the run at work and says what is missing; at the end that is an error."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "sweep"
+    for number in range(finished):
+        write_record(folder / str(number), run("single", 1, 64))
+    renewed: list[str] = []
+
+    def sleep(seconds: float) -> None:
+        renewed.append(capsys.readouterr().out)
+        if len(renewed) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with started(folder / "ddp"):
+        assert compare.main([str(folder), "--watch=1", *arguments]) == 130
+    assert len(renewed) == 2 and all(said in out and "2 of 5 epochs" in out for out in renewed)
+    assert capsys.readouterr().err == ""
+    if "--sort" not in arguments:
+        assert compare.main([str(folder), *arguments]) == 2
+
+
+def test_what_was_awaited_is_shown_when_its_runs_have_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = [run("data_parallel", 2, 128)]
+    renewed: list[str] = []
+
+    def sleep(seconds: float) -> None:
+        renewed.append(capsys.readouterr().out)
+        if not later:
+            raise KeyboardInterrupt
+        write_record(tmp_path / "second", later.pop())
+
+    write_record(tmp_path / "first", run("single", 1, 64))
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert compare.main([str(tmp_path), "--watch=1", "--weak"]) == 130
+    before, after = renewed
+    assert "too few runs yet" in before and "weak scaling" not in before.lower()
+    assert "too few runs yet" not in after and "weak scaling" in after.lower()
+
+
+@pytest.mark.parametrize("column", ["spedup", "-median,momentun"])
+def test_a_column_that_no_table_has_is_refused_at_once(
+    column: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with started(tmp_path / "ddp"):
+        assert compare.main([str(tmp_path), "--watch=1", "--sort", column]) == 2
+    assert "is not known; it must be one of strategy, scheme" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Jobs of a sweep that need more GPUs than a pretended machine has."""
+"""Jobs of a sweep that need more GPUs than a pretended machine has, or data that are not there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from parallel.cli import run_sweep
 from parallel.cli.application import fit_world
 from parallel.cli.compose import compose_config
 from parallel.cli.sweep import Job, Outcome, Torchrun
-from parallel.cli.sweep_devices import refuse_without_gpus
+from parallel.cli.sweep_needs import refuse_without_data, refuse_without_gpus
 from parallel.config import Config
 from parallel.emulation.description import uniform
 from parallel.runtime.communication.device import Machine
@@ -116,3 +116,38 @@ def test_nothing_runs_before_all_jobs_are_known_to_fit(
     monkeypatch.setattr(run_sweep, "finished", lambda run_dir, _: run_dir == jobs[1].run_dir)
     run_sweep.run_jobs(jobs, ONE)  # what has finished needs no GPU
     assert started == ["workers=1"]
+
+
+def test_data_that_are_not_there_are_named_before_the_first_job(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[str] = []
+    tiny = f"data=tiny_imagenet data.root={tmp_path / 'tiny'}".split()
+    cats = f"data=dogs_vs_cats data.root={tmp_path / 'cats'}".split()
+    jobs = [
+        dataclasses.replace(job(1, *data, index=index), sweep_dir=tmp_path, run_dir=tmp_path / f"job{index}")
+        for index, data in enumerate(([], tiny, cats))
+    ]
+
+    def start(job: Job, torchrun: Torchrun) -> Outcome:
+        started.append(job.label)
+        return Outcome(job, "done")
+
+    monkeypatch.setattr(run_sweep, "_run", start)
+    words = (
+        rf"^job1 \(and 1 more of the sweep's 3 jobs\) cannot run here: data.root={tmp_path}/tiny is not a folder; .*"
+        "`python scripts/get_data.py tiny_imagenet` gets it into data/tiny_imagenet$"
+    )
+    with pytest.raises(ValueError, match=words):
+        run_sweep.run_jobs(jobs, ONE)
+    assert started == []
+    (tmp_path / "tiny" / "val").mkdir(parents=True)
+    (tmp_path / "tiny" / "wnids.txt").touch()
+    (tmp_path / "tiny" / "val" / "val_annotations.txt").touch()
+    monkeypatch.setattr(run_sweep, "finished", lambda run_dir, _: run_dir == jobs[2].run_dir)
+    run_sweep.run_jobs(jobs, ONE)  # what has finished needs no data
+    assert started == ["job0", "job1"]
+
+
+def test_other_data_need_no_folder() -> None:
+    refuse_without_data([job(1), job(1, "data=synthetic")])
