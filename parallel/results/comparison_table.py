@@ -122,5 +122,5 @@ RESULTS: tuple[Column, ...] = (
     ("top-5", lambda r: percent(r.top5)),
     ("sent", lambda r: size(r.bytes_per_epoch)),
 )
-MARKED = dict(RESULTS)
+RESULT_CELLS = dict(RESULTS)
 """Cells with their marks of doubt, by heading."""

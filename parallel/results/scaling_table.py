@@ -11,7 +11,7 @@ from functools import partial
 
 from parallel.results import krizhevsky
 from parallel.results.comparison import describe
-from parallel.results.comparison_table import MARKED, NOT_TRAINED
+from parallel.results.comparison_table import NOT_TRAINED, RESULT_CELLS
 from parallel.results.formatting import count, duration, number, percent, seconds
 from parallel.results.krizhevsky import PublishedRow
 from parallel.results.notes import baseline_command, doubts
@@ -24,7 +24,7 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def _marked(point: Point, name: str) -> str:
-    return MARKED[name](point.result)
+    return RESULT_CELLS[name](point.result)
 
 
 def _error(point: Point) -> str:

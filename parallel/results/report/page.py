@@ -10,7 +10,16 @@ from pathlib import Path
 from markupsafe import Markup
 
 from parallel.results.comparison import Comparison, describe
-from parallel.results.comparison_table import EPOCH_TIMES, MARKED, RESULTS, TIMES, WHO, WORDS, Column, cells
+from parallel.results.comparison_table import (
+    EPOCH_TIMES,
+    RESULT_CELLS,
+    RESULTS,
+    TIMES,
+    WHO,
+    WORDS,
+    Column,
+    cells,
+)
 from parallel.results.disturbance import too_few_cores
 from parallel.results.formatting import count, percent, seconds, size
 from parallel.results.notes import notes
@@ -177,7 +186,7 @@ def _overview(comparisons: Sequence[Comparison]) -> HtmlTable:
                     str(len(comparison.results)),
                     f"{best.label}, {workers_and_threads(best)}",
                     seconds(best.epoch_s.median),
-                    *(MARKED[name](best).removesuffix("-") for name in ("speedup", "95 %")),
+                    *(RESULT_CELLS[name](best).removesuffix("-") for name in ("speedup", "95 %")),
                 ],
                 flags={"median, s": doubt} if (doubt := " ".join(flags(best).values())) else {},
             )
