@@ -13,11 +13,16 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
+from parallel.config import invalid_input
+from parallel.config.documents import from_json
 from parallel.config.stderr import print_to_stderr
+from parallel.config.typed import structure
+from parallel.runtime.failure.errors import RunEnded
+from parallel.runtime.failure.host_names import describe_host, numbered_host
 from parallel.runtime.failure.running_clock import RunningClock
 
 if TYPE_CHECKING:
@@ -43,6 +48,18 @@ SERVING_STAY_S = 10.0
 torch."""
 REPORT_TIMEOUT = timedelta(seconds=10)
 """Time in which a rank that has failed must find the store to tell the others."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a rank ended, as it tells those that wait for it."""
+
+    host: str
+    """Its host (`host_names.numbered_host`)."""
+    rank: int
+    message: str
+    invalid: bool
+    """Whether it rejected its input."""
 
 
 @dataclass
@@ -88,15 +105,19 @@ class Ranks:
         return Ranks(rank, world, launched=True, environment=environment)
 
     def share(self, name: str, make: Callable[[], str]) -> str:
-        """Return rank 0's `make()` on every rank. Its `ValueError` is raised on every rank, too."""
+        """Return rank 0's `make()` on every rank.
+
+        If its input is invalid (`invalid_input`), every rank raises `ValueError` with its sentence.
+        """
         if self.world == 1:
             return make()
         if self.rank == 0:
             try:
                 value = make()
-            except ValueError as error:
-                text = f"error:{error}"
-                self._in_time(lambda: self._join().set(name, text))
+            except (ValueError, OSError) as error:
+                invalid = invalid_input(error)
+                if invalid is not None:
+                    self._in_time(lambda: self._join().set(name, f"error:{invalid}"))
                 raise
             self._in_time(lambda: self._join().set(name, f"value:{value}"))
             return value
@@ -108,7 +129,8 @@ class Ranks:
     def collect(self, name: str, value: str) -> list[str]:
         """Return the values of all ranks on rank 0, an empty list on the others.
 
-        Raises `ValueError` with the message of a rank that failed instead, or if one is missing.
+        Raises `ValueError` if one is missing or rejected its input instead, with its host and its
+        message, and `RunEnded` if one failed in another way.
         """
 
         def collected() -> list[str]:
@@ -148,17 +170,29 @@ class Ranks:
     def _wait(self, store: Store, keys: list[str], seconds: float) -> bool:
         """Return whether `keys` were written in time.
 
-        Raises `ValueError` with the message of the first rank that failed: nobody waits for it.
+        Raises `ValueError` or `RunEnded` with the message of the first rank that failed: nobody
+        waits for it.
         """
         now = RunningClock()
         limit = now() + seconds
         while not store.check(keys):  # store.wait would print a warning at its timeout
             if store.check(["failure"]):
-                raise ValueError(store.get("failure").decode())
+                raise self._failure_of(store.get("failure").decode())
             if now() > limit:
                 return False
             time.sleep(POLL_S)
         return True
+
+    def _failure_of(self, text: str) -> Exception:
+        """Return what another rank's failure, as it wrote it, means for this one."""
+        failure = structure(Failure, from_json(text.encode()), "failure")
+        there = (
+            ""
+            if failure.host == numbered_host(self.environment)
+            else describe_host(failure.host, [failure.rank])
+        )
+        message = ": ".join(filter(None, [there, failure.message]))
+        return ValueError(message) if failure.invalid else RunEnded(message)
 
     @property
     def attempt(self) -> int:
@@ -187,9 +221,9 @@ class Ranks:
 
         return self._in_time(read)
 
-    def report(self, message: str, details: str) -> bool:
+    def report(self, message: str, details: str, *, invalid: bool = False) -> bool:
         """Write `details` to torchrun's error file. Return whether this rank should print
-        `message`.
+        `message`. `invalid`: its input is.
 
         It should not if the first rank of this host to fail reported the same message. torchrun
         considers the error with the smallest timestamp, in whole seconds, the root cause. So each rank
@@ -199,7 +233,7 @@ class Ranks:
         self._patience = REPORT_TIMEOUT
         if self.world > 1:
             try:
-                order, repeated = self._in_time(lambda: self._claim(message))
+                order, repeated = self._in_time(lambda: self._claim(message, invalid))
             except (ValueError, RuntimeError) as error:
                 # Without the store the first failure is unknown, so every rank prints its error.
                 if str(error) != message:
@@ -255,13 +289,14 @@ class Ranks:
             raise ValueError(f"the launcher's store at {address} has not answered for {SILENT_STORE_S:g} s")
         return results[0]
 
-    def _claim(self, message: str) -> tuple[int, bool]:
+    def _claim(self, message: str, invalid: bool) -> tuple[int, bool]:
         """Return the number of failed ranks including this one, and whether another rank of this
         host was the first to fail there, with the same message."""
         store = self._join()
         order = store.add("failures", 1)
         if order == 1:
-            store.set("failure", message)  # for those that wait for this rank
+            failure = Failure(numbered_host(self.environment), self.rank, message, invalid)
+            store.set("failure", json.dumps(asdict(failure)))  # for those that wait for this rank
         own = f"{self.rank} {message}"
         key = f"first failure of host {self.environment.get('GROUP_RANK', '0')}"
         first = store.compare_set(key, "", own).decode()
