@@ -11,13 +11,14 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import psutil
 
 from parallel.cli.fingerprint import Fingerprint, fingerprint, refuse_differences
 from parallel.cli.local_ranks import find_local_rank
-from parallel.cli.ranks import STORE_TIMEOUT, Ranks
+from parallel.cli.ranks import Ranks
 from parallel.config import Config
 from parallel.config.stderr import print_to_stderr
 from parallel.runtime.communication.interface import check_interface
@@ -41,6 +42,7 @@ def agree(ranks: Ranks, config: Config) -> None:
     """
     if ranks.world == 1:
         return
+    ranks.allow(config.cluster.timeout_s)
     find_local_rank(ranks)
     own = fingerprint(config, _problem(ranks, config))
     texts = ranks.collect("fingerprint", own.encode())
@@ -56,7 +58,8 @@ def agree(ranks: Ranks, config: Config) -> None:
         return ",".join(map(str, _first_of_other_hosts(fingerprints)))
 
     asked = [int(rank) for rank in ranks.share("agreement", judge).split(",") if rank]
-    offsets = ranks.call(lambda store: measure_offsets(store, ranks.rank, asked)) if asked else {}
+    limit = timedelta(seconds=ranks.limit_s)
+    offsets = ranks.call(lambda store: measure_offsets(store, ranks.rank, asked, limit)) if asked else {}
     for rank, (offset, uncertainty) in offsets.items():
         sentence = clock_warning(fingerprints[rank].host, own.host, offset, uncertainty)
         if sentence is not None:
@@ -87,9 +90,11 @@ def _first_of_other_hosts(fingerprints: list[Fingerprint]) -> list[int]:
     return [rank for rank, host in enumerate(hosts) if host != hosts[0] and hosts.index(host) == rank]
 
 
-def measure_offsets(store: Store, rank: int, asked: list[int]) -> dict[int, tuple[float, float]]:
+def measure_offsets(
+    store: Store, rank: int, asked: list[int], limit: timedelta
+) -> dict[int, tuple[float, float]]:
     """Return, on worker 0, how far the clock of each worker of `asked` is ahead, and the largest
-    error of that, in seconds.
+    error of that, in seconds. A wait for a worker may last `limit`.
 
     A clock is read between a question and its answer; half of the round trip is the error (Cristian
     1989). The others return nothing.
@@ -97,12 +102,12 @@ def measure_offsets(store: Store, rank: int, asked: list[int]) -> dict[int, tupl
     offsets = {}
     try:
         if rank in asked:
-            store.wait([f"clock/question/{rank}"], STORE_TIMEOUT)
+            store.wait([f"clock/question/{rank}"], limit)
             store.set(f"clock/answer/{rank}", repr(time.time()))
         for other in asked if rank == 0 else ():
             begin = time.time()
             store.set(f"clock/question/{other}", "")
-            store.wait([f"clock/answer/{other}"], STORE_TIMEOUT)
+            store.wait([f"clock/answer/{other}"], limit)
             theirs = float(store.get(f"clock/answer/{other}"))
             end = time.time()
             offsets[other] = theirs - (begin + end) / 2, (end - begin) / 2

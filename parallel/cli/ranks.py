@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
@@ -22,7 +22,12 @@ from parallel.config.documents import from_json
 from parallel.config.stderr import print_to_stderr
 from parallel.config.typed import structure
 from parallel.runtime.failure.errors import RunEnded
-from parallel.runtime.failure.host_names import describe_host, numbered_host
+from parallel.runtime.failure.host_names import (
+    describe_host,
+    describe_workers,
+    numbered_host,
+    workers_per_host,
+)
 from parallel.runtime.failure.running_clock import RunningClock
 
 if TYPE_CHECKING:
@@ -30,14 +35,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STORE_TIMEOUT = timedelta(seconds=60)
-"""torchrun starts the ranks of all nodes together, and importing torch takes seconds."""
-COLLECT_S = STORE_TIMEOUT.total_seconds() - 5.0
-"""Time that rank 0 waits for the others, which wait for its answer."""
+LONGER = "a larger cluster.timeout_s waits longer"
+START_S = 60.0
+"""Time that a rank waits for the others to start, unless cluster.timeout_s is longer. Launchers start
+the ranks of all hosts together, and importing torch takes seconds."""
+ANSWER_S = 5.0
+"""Time beyond that in which ranks wait for the answer of rank 0, which waits for the others, and for
+an answer of the store."""
 POLL_S = 0.01
 """Interval at which a rank looks for what it waits for, or for the failure of another."""
-SILENT_STORE_S = STORE_TIMEOUT.total_seconds() + 5.0
-"""Time after which the store's process counts as stopped. It is longer than any wait for a key."""
 FOLLOWER_S = 0.5
 """Delay of ranks that fail after the first. torchrun ends all ranks as soon as one exits, so the
 first one needs this time to report its error."""
@@ -46,7 +52,7 @@ STAY_S = 1.0
 SERVING_STAY_S = 10.0
 """The same for a rank that serves the store itself, without torchrun: the others may still import
 torch."""
-REPORT_TIMEOUT = timedelta(seconds=10)
+REPORT_S = 10.0
 """Time in which a rank that has failed must find the store to tell the others."""
 
 
@@ -78,10 +84,10 @@ class Ranks:
     """This attempt's part of it."""
     serves: bool = field(default=False, repr=False)
     """Whether this rank serves the store."""
-    _patience: timedelta = field(default=STORE_TIMEOUT, repr=False)
-    """How long to look for the store."""
-    _silent: bool = field(default=False, repr=False)
-    """Whether the store has stopped to answer."""
+    limit_s: float = START_S
+    """Time to wait for the others, and to look for the store."""
+    _silent: str = field(default="", repr=False)
+    """Sentence, if the store has stopped to answer."""
 
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> Ranks:
@@ -103,6 +109,10 @@ class Ranks:
         if rank >= world:
             raise ValueError(f"RANK={rank} in the environment must be below WORLD_SIZE={world}")
         return Ranks(rank, world, launched=True, environment=environment)
+
+    def allow(self, timeout_s: float) -> None:
+        """Wait for the others for at least `timeout_s`, of the configuration."""
+        self.limit_s = max(self.limit_s, timeout_s)
 
     def share(self, name: str, make: Callable[[], str]) -> str:
         """Return rank 0's `make()` on every rank.
@@ -136,7 +146,7 @@ class Ranks:
         def collected() -> list[str]:
             store = self._join()
             store.set(f"{name}/{self.rank}", value)
-            return [] if self.rank > 0 else self._values(store, name, COLLECT_S)
+            return [] if self.rank > 0 else self._values(store, name)
 
         return [value] if self.world == 1 else self._in_time(collected)
 
@@ -146,15 +156,17 @@ class Ranks:
         def exchanged() -> list[str]:
             store = self._join()
             store.set(f"{name}/{self.rank}", value)
-            return self._values(store, name, STORE_TIMEOUT.total_seconds())
+            return self._values(store, name)
 
         return [value] if self.world == 1 else self._in_time(exchanged)
 
-    def _values(self, store: Store, name: str, seconds: float) -> list[str]:
+    def _values(self, store: Store, name: str) -> list[str]:
         keys = [f"{name}/{rank}" for rank in range(self.world)]
-        if not self._wait(store, keys, seconds):
-            missing = ", ".join(str(rank) for rank, key in enumerate(keys) if not store.check([key]))
-            raise ValueError(f"rank {missing} has not started within {seconds:g} s")
+        if not self._wait(store, keys, self.limit_s):
+            late = [rank for rank, key in enumerate(keys) if not store.check([key])]
+            raise ValueError(
+                f"waited {self.limit_s:g} s for the start of {self._named(store, late)}; {LONGER}"
+            )
         return [text.decode() for text in store.multi_get(keys)]
 
     def call(self, function: Callable[[Store], T]) -> T:
@@ -163,9 +175,18 @@ class Ranks:
 
     def _shared(self, name: str) -> str:
         store = self._join()
-        if not self._wait(store, [name], STORE_TIMEOUT.total_seconds()):
-            raise ValueError(f"rank 0 did not share its {name} within {STORE_TIMEOUT.seconds} s")
+        limit = self.limit_s + ANSWER_S
+        if not self._wait(store, [name], limit):
+            raise ValueError(f"waited {limit:g} s for {name} from {self._named(store, [0])}; {LONGER}")
         return str(store.get(name).decode())
+
+    def _named(self, store: Store, ranks: Sequence[int]) -> str:
+        """Return ranks with their hosts, of which all wrote the name that have reached the store."""
+        hosts = {}
+        for rank in range(self.world):
+            key = f"host/{rank}"
+            hosts[rank] = store.get(key).decode() if store.check([key]) else ""
+        return describe_workers(ranks, hosts, workers_per_host(self.rank, self.world, self.environment))
 
     def _wait(self, store: Store, keys: list[str], seconds: float) -> bool:
         """Return whether `keys` were written in time.
@@ -186,12 +207,9 @@ class Ranks:
     def _failure_of(self, text: str) -> Exception:
         """Return what another rank's failure, as it wrote it, means for this one."""
         failure = structure(Failure, from_json(text.encode()), "failure")
-        there = (
-            ""
-            if failure.host == numbered_host(self.environment)
-            else describe_host(failure.host, [failure.rank])
-        )
-        message = ": ".join(filter(None, [there, failure.message]))
+        message = failure.message
+        if failure.host != numbered_host(self.environment):
+            message = f"{describe_host(failure.host, [failure.rank])}: {message}"
         return ValueError(message) if failure.invalid else RunEnded(message)
 
     @property
@@ -230,7 +248,7 @@ class Ranks:
         that fails later adds a second for each failure before its own.
         """
         order, repeated = 1, False
-        self._patience = REPORT_TIMEOUT
+        self.limit_s = min(self.limit_s, REPORT_S)
         if self.world > 1:
             try:
                 order, repeated = self._in_time(lambda: self._claim(message, invalid))
@@ -278,15 +296,17 @@ class Ranks:
             thread = threading.Thread(target=run, daemon=True)
             thread.start()
             now = RunningClock()
-            limit = now() + SILENT_STORE_S
+            seconds = self.limit_s + 2 * ANSWER_S  # longer than any wait for a key
+            limit = now() + seconds
             while thread.is_alive() and now() < limit:
-                thread.join(min(0.5, SILENT_STORE_S))
-            self._silent = thread.is_alive()
+                thread.join(min(0.5, seconds))
+            if thread.is_alive():
+                address = f"{self.environment.get('MASTER_ADDR')}:{self.environment.get('MASTER_PORT')}"
+                self._silent = f"the launcher's store at {address} has not answered for {seconds:g} s"
         if errors:
             raise errors[0]
         if not results:
-            address = f"{self.environment.get('MASTER_ADDR')}:{self.environment.get('MASTER_PORT')}"
-            raise ValueError(f"the launcher's store at {address} has not answered for {SILENT_STORE_S:g} s")
+            raise ValueError(self._silent)
         return results[0]
 
     def _claim(self, message: str, invalid: bool) -> tuple[int, bool]:
@@ -308,6 +328,7 @@ class Ranks:
 
             # A restarted group must not read the entries of the previous one.
             self._store = PrefixStore(f"parallel/launch/{self.attempt}", self._open_store())
+            self._store.set(f"host/{self.rank}", numbered_host(self.environment))
         return self._store
 
     def _open_store(self) -> Store:
@@ -321,11 +342,12 @@ class Ranks:
                     f"MASTER_ADDR={address} and MASTER_PORT={port} in the environment must be the address and a "
                     "port of the host of rank 0: start with python -m parallel.torchrun"
                 )
+            limit = timedelta(seconds=self.limit_s)
             if self.rank > 0 or self.environment.get(AGENT_STORE) == "True":
-                self._root = connect_store(address, int(port), self._patience)
+                self._root = connect_store(address, int(port), limit)
             else:
                 spans_hosts = int(self.environment.get("LOCAL_WORLD_SIZE", self.world)) < self.world
-                self._root = serve_store(address, int(port), STORE_TIMEOUT, for_others=spans_hosts)
+                self._root = serve_store(address, int(port), limit, for_others=spans_hosts)
                 self.serves = True
                 os.environ[AGENT_STORE] = "True"  # torch's own rendezvous would open another store
         return self._root

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from parallel.runtime.communication.interface import choose_interface, chosen_in
 from parallel.runtime.failure.blame import ABSENT, State
 from parallel.training.same_data import refuse_other_data
 
+LIMIT = timedelta(seconds=60)
 A = Fingerprint(
     "a",
     {"parallel/plan.py": "1", "parallel/x.py": "2"},
@@ -142,11 +144,11 @@ def test_a_clock_is_measured_over_the_store(monkeypatch: Any) -> None:
 
     monkeypatch.setattr(agreement, "time", Clock)
     store = HashStore()
-    other = threading.Thread(target=measure_offsets, args=(store, 2, [2]), name="other")
+    other = threading.Thread(target=measure_offsets, args=(store, 2, [2], LIMIT), name="other")
     other.start()
-    assert measure_offsets(store, 0, [2]) == {2: (60.0, 0.0)}
+    assert measure_offsets(store, 0, [2], LIMIT) == {2: (60.0, 0.0)}
     other.join(10)
-    assert measure_offsets(store, 1, [2]) == {}
+    assert measure_offsets(store, 1, [2], LIMIT) == {}
 
 
 UUID = "6f1c6a4e-3c8f-4a55-9d0c-0b1b9f0c7a11"
