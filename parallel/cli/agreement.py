@@ -21,7 +21,7 @@ from parallel.cli.local_ranks import find_local_rank
 from parallel.cli.ranks import Ranks
 from parallel.config import Config
 from parallel.config.stderr import print_to_stderr
-from parallel.runtime.communication.interface import check_interface
+from parallel.runtime.communication.interface import check_interface, find_endpoint
 
 if TYPE_CHECKING:
     from parallel.cli.ranks import Store
@@ -44,7 +44,7 @@ def agree(ranks: Ranks, config: Config) -> None:
         return
     ranks.allow(config.cluster.timeout_s)
     find_local_rank(ranks)
-    own = fingerprint(config, _problem(ranks, config))
+    own = _fingerprint(ranks, config)
     texts = ranks.collect("fingerprint", own.encode())
     fingerprints: list[Fingerprint] = []
 
@@ -73,16 +73,17 @@ def agree(ranks: Ranks, config: Config) -> None:
         print_to_stderr(f"warning: {UNPICKLES}")
 
 
-def _problem(ranks: Ranks, config: Config) -> str:
-    """Return why this worker cannot take part, or "": the others would wait for it."""
-    from parallel.runtime.communication.device import choose_device  # imports torch
+def _fingerprint(ranks: Ranks, config: Config) -> Fingerprint:
+    """Return this worker's fingerprint, also if it cannot take part: the others would wait for it."""
+    from parallel.runtime.communication.device import backend_of, choose_device  # imports torch
 
     try:
-        choose_device(config.cluster)
+        backend = backend_of(config.cluster, choose_device(config.cluster))
         check_interface(ranks.environment)
+        endpoint = find_endpoint(backend, ranks.environment.get("MASTER_ADDR", ""), ranks.environment)
     except ValueError as error:
-        return str(error)
-    return ""
+        return fingerprint(config, problem=str(error))
+    return fingerprint(config, endpoint=endpoint)
 
 
 def _first_of_other_hosts(fingerprints: list[Fingerprint]) -> list[int]:

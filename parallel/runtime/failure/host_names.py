@@ -10,10 +10,12 @@ import os
 import socket
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from parallel.config import printable
 from parallel.results.formatting import listed
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NUMBER = "GROUP_RANK"
 """Environment variable with the launcher's number of the host, set by torchrun and for tasks of Slurm."""
 PER_HOST = "LOCAL_WORLD_SIZE"
@@ -23,6 +25,11 @@ PER_HOST = "LOCAL_WORLD_SIZE"
 def host_name() -> str:
     """Return the name of this host."""
     return printable(socket.gethostname())
+
+
+def boot_id() -> str:
+    """Return what the kernel chose at random when it started; elsewhere than on Linux the host's name."""
+    return BOOT_ID.read_text().strip() if BOOT_ID.is_file() else socket.gethostname()
 
 
 def numbered_host(environment: Mapping[str, str] = os.environ) -> str:
