@@ -40,6 +40,7 @@ from parallel.cli.repeats import order_of_round
 from parallel.results.disturbance import noise
 from parallel.results.record_files import RECORD, find_records, unfinished_runs
 from parallel.results.records import Record
+from parallel.results.run_lock import locked
 from parallel.results.runs import epoch_times
 from parallel.results.statistics import Speedup, speedup, speedup_of_rounds, speedup_of_runs
 from parallel.runtime.communication.world import World
@@ -121,7 +122,8 @@ def train_one(run_dir: Path, kind: str, number: int, seed: int) -> None:
 
     own = [f"trainer.seed={seed}", f"sweep={kind}", f"repeat={number}", "workers=1"]
     config = compose_config([*OPTIONS, *own])
-    with patch.object(trainer, "open_engine", delayed if kind == PLANTED else open_engine):
+    engines = patch.object(trainer, "open_engine", delayed if kind == PLANTED else open_engine)
+    with engines, locked(run_dir):
         trainer.train(config, run_dir)
 
 

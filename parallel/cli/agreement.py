@@ -11,16 +11,17 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import psutil
 
 from parallel.cli.fingerprint import Fingerprint, fingerprint, refuse_differences
 from parallel.cli.local_ranks import find_local_rank
-from parallel.cli.ranks import STORE_TIMEOUT, Ranks
+from parallel.cli.ranks import Ranks
 from parallel.config import Config
 from parallel.config.stderr import print_to_stderr
-from parallel.runtime.communication.interface import check_interface
+from parallel.runtime.communication.interface import check_interface, find_endpoint
 
 if TYPE_CHECKING:
     from parallel.cli.ranks import Store
@@ -50,8 +51,9 @@ def agree(ranks: Ranks, config: Config) -> None:
 
 
 def _compare(ranks: Ranks, config: Config) -> None:
+    ranks.allow(config.cluster.timeout_s)
     find_local_rank(ranks)
-    own = fingerprint(config, _problem(ranks, config))
+    own = _fingerprint(ranks, config)
     texts = ranks.collect("fingerprint", own.encode())
     fingerprints: list[Fingerprint] = []
 
@@ -65,23 +67,25 @@ def _compare(ranks: Ranks, config: Config) -> None:
         return ",".join(map(str, _first_of_other_hosts(fingerprints)))
 
     asked = [int(rank) for rank in ranks.share("agreement", judge).split(",") if rank]
-    offsets = ranks.call(lambda store: measure_offsets(store, ranks.rank, asked)) if asked else {}
+    limit = timedelta(seconds=ranks.limit_s)
+    offsets = ranks.call(lambda store: measure_offsets(store, ranks.rank, asked, limit)) if asked else {}
     for rank, (offset, uncertainty) in offsets.items():
         sentence = clock_warning(fingerprints[rank].host, own.host, offset, uncertainty)
         if sentence is not None:
             print_to_stderr(f"warning: {sentence}")
 
 
-def _problem(ranks: Ranks, config: Config) -> str:
-    """Return why this worker cannot take part, or "": the others would wait for it."""
-    from parallel.runtime.communication.device import choose_device  # imports torch
+def _fingerprint(ranks: Ranks, config: Config) -> Fingerprint:
+    """Return this worker's fingerprint, also if it cannot take part: the others would wait for it."""
+    from parallel.runtime.communication.device import backend_of, choose_device  # imports torch
 
     try:
-        choose_device(config.cluster)
+        backend = backend_of(config.cluster, choose_device(config.cluster))
         check_interface(ranks.environment)
+        endpoint = find_endpoint(backend, ranks.environment.get("MASTER_ADDR", ""), ranks.environment)
     except ValueError as error:
-        return str(error)
-    return ""
+        return fingerprint(config, problem=str(error))
+    return fingerprint(config, endpoint=endpoint)
 
 
 def _first_of_other_hosts(fingerprints: list[Fingerprint]) -> list[int]:
@@ -89,9 +93,11 @@ def _first_of_other_hosts(fingerprints: list[Fingerprint]) -> list[int]:
     return [rank for rank, host in enumerate(hosts) if host != hosts[0] and hosts.index(host) == rank]
 
 
-def measure_offsets(store: Store, rank: int, asked: list[int]) -> dict[int, tuple[float, float]]:
+def measure_offsets(
+    store: Store, rank: int, asked: list[int], limit: timedelta
+) -> dict[int, tuple[float, float]]:
     """Return, on worker 0, how far the clock of each worker of `asked` is ahead, and the largest
-    error of that, in seconds.
+    error of that, in seconds. A wait for a worker may last `limit`.
 
     A clock is read between a question and its answer; half of the round trip is the error (Cristian
     1989). The others return nothing.
@@ -99,12 +105,12 @@ def measure_offsets(store: Store, rank: int, asked: list[int]) -> dict[int, tupl
     offsets = {}
     try:
         if rank in asked:
-            store.wait([f"clock/question/{rank}"], STORE_TIMEOUT)
+            store.wait([f"clock/question/{rank}"], limit)
             store.set(f"clock/answer/{rank}", repr(time.time()))
         for other in asked if rank == 0 else ():
             begin = time.time()
             store.set(f"clock/question/{other}", "")
-            store.wait([f"clock/answer/{other}"], STORE_TIMEOUT)
+            store.wait([f"clock/answer/{other}"], limit)
             theirs = float(store.get(f"clock/answer/{other}"))
             end = time.time()
             offsets[other] = theirs - (begin + end) / 2, (end - begin) / 2

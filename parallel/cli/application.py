@@ -48,6 +48,7 @@ from parallel.cli.swept_options import refuse_options_of_some
 from parallel.config import Config, PeerConfig, require
 from parallel.config.stderr import print_to_stderr
 from parallel.results.record_files import RECORD
+from parallel.results.run_lock import locked
 from parallel.strategies import FromFile
 
 OTHER_LAUNCHERS = ("joblib", "submitit_local", "ray", "ray_aws", "rq")
@@ -57,7 +58,10 @@ Train = Callable[[Config, Path], None]
 
 
 def main(train: Train) -> None:
-    """Run `train(config, run_dir)` as configured on the command line, and exit with its exit code."""
+    """Run `train(config, run_dir)` as configured on the command line, and exit with its exit code.
+
+    Meanwhile worker 0 holds the lock of the run directory (`run_lock.py`).
+    """
     run_ranked(lambda ranks: _application(train, ranks))
 
 
@@ -98,13 +102,21 @@ def _application(train: Train, ranks: Ranks) -> None:
     agree(ranks, config)
     refuse_repeats(config)
     explicit = any(o.key_or_group == "hydra.run.dir" for o in parsed)
-    run_dir = Path(ranks.share("run_dir", lambda: str(_run_dir(Path(node.hydra.run.dir), explicit, ranks))))
-    if ranks.rank == 0:
-        line = one_worker_line(config, arguments, in_slurm(ranks.environment))
-        if line is not None and not ranks.launched:
-            print(line, flush=True)
-        _run_hydra(lambda node: None, [*arguments, f"hydra.run.dir={quote(str(run_dir))}"])
-    train(config, run_dir)
+    line = one_worker_line(config, arguments, in_slurm(ranks.environment))
+    with contextlib.ExitStack() as held:
+
+        def open_run_dir() -> str:
+            run_dir = _run_dir(Path(node.hydra.run.dir), explicit, ranks)
+            try:
+                held.enter_context(locked(run_dir))
+                if line is not None and not ranks.launched:
+                    print(line, flush=True)
+                _run_hydra(lambda node: None, [*arguments, f"hydra.run.dir={quote(str(run_dir))}"])
+            except OSError as error:
+                raise ValueError(f"hydra.run.dir={run_dir} can't be written: {error.strerror}") from error
+            return str(run_dir)
+
+        train(config, Path(ranks.share("run_dir", open_run_dir)))
 
 
 def refuse_launchers(parsed: Sequence[Override], arguments: Sequence[str]) -> None:
@@ -167,7 +179,8 @@ def _job(train: Train, ranks: Ranks, folders: set[Path], node: DictConfig) -> No
             "hydra/launcher=torchrun workers=2",
             flush=True,
         )
-    train(config, run_dir)
+    with locked(run_dir):
+        train(config, run_dir)
 
 
 def refuse_repeats(config: Config) -> None:

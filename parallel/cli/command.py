@@ -21,7 +21,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from parallel.config import one_line, printable, require
+from parallel.config import invalid_input, printable, require
 from parallel.config.stderr import print_to_stderr
 
 HELP = ("--help", "-h")
@@ -125,15 +125,14 @@ def exit_code(body: Callable[[], int]) -> int:
     """Return `body()`, or the exit code of the error that it raises; print invalid input as a line."""
     try:
         return body()
-    except ValueError as error:
-        print_to_stderr(f"error: {one_line(error)}")
-    except OSError as error:
-        if error.filename is None:
-            raise  # not a file that the user named
-        print_to_stderr(printable(f"error: {error.filename}: {error.strerror}"))
     except KeyboardInterrupt:
         return 130
-    return 2
+    except Exception as error:
+        sentence = invalid_input(error)
+        if sentence is None:
+            raise
+        print_to_stderr(f"error: {sentence}")
+        return 2
 
 
 def open_console(width: int, *, stderr: bool = False) -> Console:

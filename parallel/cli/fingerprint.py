@@ -20,6 +20,7 @@ import parallel
 from parallel.config import Config, printable
 from parallel.config.documents import from_json
 from parallel.config.typed import structure
+from parallel.runtime.communication.interface import Endpoint, refuse_endpoints
 from parallel.runtime.failure.host_names import describe_host, host_name, refuse_problems
 
 OWN_SETTINGS = (
@@ -45,6 +46,8 @@ class Fingerprint:
     """Values of the configuration by key, without `OWN_SETTINGS`."""
     problem: str = ""
     """Why this worker cannot take part."""
+    endpoint: Endpoint | None = None
+    """Where it listens for messages; None: it has a problem."""
 
     def encode(self) -> str:
         """Return the fingerprint as JSON."""
@@ -56,9 +59,9 @@ class Fingerprint:
         return structure(Fingerprint, from_json(text.encode()), "fingerprint")
 
 
-def fingerprint(config: Config, problem: str = "") -> Fingerprint:
+def fingerprint(config: Config, problem: str = "", endpoint: Endpoint | None = None) -> Fingerprint:
     """Return the fingerprint of this worker."""
-    return Fingerprint(host_name(), _files(), _versions(), dict(_settings(config)), problem)
+    return Fingerprint(host_name(), _files(), _versions(), dict(_settings(config)), problem, endpoint)
 
 
 def _files() -> dict[str, str]:
@@ -90,8 +93,8 @@ def _settings(config: Config) -> Iterator[tuple[str, Any]]:
 
 
 def refuse_differences(fingerprints: Sequence[Fingerprint]) -> None:
-    """Raise `ValueError` if a worker has a problem or differs from worker 0; `fingerprints` are by
-    rank."""
+    """Raise `ValueError` if a worker has a problem, differs from worker 0, or listens where others
+    cannot reach it; `fingerprints` are by rank."""
     refuse_problems([(own.host, own.problem) for own in fingerprints])
     first = fingerprints[0]
     for other in fingerprints[1:]:
@@ -107,6 +110,7 @@ def refuse_differences(fingerprints: Sequence[Fingerprint]) -> None:
                 f"{describe_host(other.host, alike)} has other {what} than "
                 f"{describe_host(first.host, [0])}: {details}"
             )
+    refuse_endpoints([(own.host, own.endpoint) for own in fingerprints if own.endpoint is not None])
 
 
 def _difference(first: Fingerprint, other: Fingerprint) -> tuple[str, str] | None:

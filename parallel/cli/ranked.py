@@ -18,10 +18,10 @@ from parallel.cli.local_ranks import mpi_environment
 from parallel.cli.ranks import Ranks
 from parallel.cli.slurm_ranks import in_slurm, slurm_environment
 from parallel.cli.sweep import SweepFailed
-from parallel.config import Config, one_line, require
+from parallel.config import Config, invalid_input, one_line, require
 from parallel.config.stderr import print_to_stderr
 from parallel.results.record_files import NotWritten
-from parallel.runtime.failure.errors import RunEnded, RunStopped, WorkerLost
+from parallel.runtime.failure.errors import InputRefused, RunEnded, RunStopped, WorkerLost
 from parallel.runtime.failure.launcher import watch_launcher
 
 FULL_ERROR = "PARALLEL_FULL_ERROR"
@@ -70,15 +70,6 @@ def run_ranked(body: Callable[[Ranks], None]) -> None:
     watch_launcher(os.environ)
     try:
         body(ranks)
-    except ValueError as error:
-        message = one_line(error)
-        if ranks.report(message, f"error: {message}"):
-            print_to_stderr(f"error: {message}")
-            if os.environ.get(FULL_ERROR):
-                traceback.print_exc()
-        if ranks.serves:
-            ranks.stay()
-        _end(2, ranks)
     except SweepFailed as error:
         print_to_stderr(f"error: {error}")
         sys.exit(1)
@@ -94,18 +85,28 @@ def run_ranked(body: Callable[[Ranks], None]) -> None:
         message = one_line(error)
         reachable = not isinstance(error, WorkerLost) or error.reachable
         if not reachable or ranks.report(message, f"error: {message}"):
-            print_to_stderr(f"error: {message}")
-            if os.environ.get(FULL_ERROR):
-                traceback.print_exc()
+            _print_error(message)
         if reachable:
             ranks.stay()
-        _end(1, ranks)
+        _end(2 if isinstance(error, InputRefused) else 1, ranks)
     except Exception as error:
+        invalid = invalid_input(error)
+        if invalid is not None:
+            if ranks.report(invalid, f"error: {invalid}", invalid=True):
+                _print_error(invalid)
+            ranks.stay()
+            _end(2, ranks)
         ranks.report(f"{type(error).__name__}: {error}", traceback.format_exc())
         # Torch's hook puts the rank before every line.
         sys.excepthook(type(error), error, error.__traceback__)
         ranks.stay()
         _end(1, ranks)
+
+
+def _print_error(message: str) -> None:
+    print_to_stderr(f"error: {message}")
+    if os.environ.get(FULL_ERROR):
+        traceback.print_exc()
 
 
 def _end(code: int, ranks: Ranks) -> NoReturn:

@@ -11,12 +11,22 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
+from parallel.config import invalid_input
+from parallel.config.documents import from_json
 from parallel.config.stderr import print_to_stderr
+from parallel.config.typed import structure
+from parallel.runtime.failure.errors import RunEnded
+from parallel.runtime.failure.host_names import (
+    describe_host,
+    describe_workers,
+    numbered_host,
+    workers_per_host,
+)
 from parallel.runtime.failure.in_time import NoAnswer, call_in_time
 from parallel.runtime.failure.running_clock import RunningClock
 
@@ -25,14 +35,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-STORE_TIMEOUT = timedelta(seconds=60)
-"""torchrun starts the ranks of all nodes together, and importing torch takes seconds."""
-COLLECT_S = STORE_TIMEOUT.total_seconds() - 5.0
-"""Time that rank 0 waits for the others, which wait for its answer."""
+LONGER = "a larger cluster.timeout_s waits longer"
+START_S = 60.0
+"""Time that a rank waits for the others to start, unless cluster.timeout_s is longer. Launchers start
+the ranks of all hosts together, and importing torch takes seconds."""
+ANSWER_S = 5.0
+"""Time beyond that in which ranks wait for the answer of rank 0, which waits for the others, and for
+an answer of the store."""
 POLL_S = 0.01
 """Interval at which a rank looks for what it waits for, or for the failure of another."""
-SILENT_STORE_S = STORE_TIMEOUT.total_seconds() + 5.0
-"""Time after which the store's process counts as stopped. It is longer than any wait for a key."""
 FOLLOWER_S = 0.5
 """Delay of ranks that fail after the first. torchrun ends all ranks as soon as one exits, so the
 first one needs this time to report its error."""
@@ -41,8 +52,20 @@ STAY_S = 1.0
 SERVING_STAY_S = 10.0
 """Time that a failed rank waits if it serves the store itself, without torchrun: the others may still
 import torch."""
-REPORT_TIMEOUT = timedelta(seconds=10)
+REPORT_S = 10.0
 """Time in which a rank that has failed must find the store to tell the others."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a rank ended, as it tells those that wait for it."""
+
+    host: str
+    """Its host (`host_names.numbered_host`)."""
+    rank: int
+    message: str
+    invalid: bool
+    """Whether it rejected its input."""
 
 
 @dataclass
@@ -61,10 +84,10 @@ class Ranks:
     """This attempt's part of it."""
     serves: bool = field(default=False, repr=False)
     """Whether this rank serves the store."""
-    _patience: timedelta = field(default=STORE_TIMEOUT, repr=False)
-    """How long to look for the store."""
-    _silent: bool = field(default=False, repr=False)
-    """Whether the store has stopped to answer."""
+    limit_s: float = START_S
+    """Time to wait for the others, and to look for the store."""
+    _silent: str = field(default="", repr=False)
+    """Sentence, if the store has stopped to answer."""
 
     @staticmethod
     def from_environment(environment: Mapping[str, str]) -> Ranks:
@@ -87,16 +110,24 @@ class Ranks:
             raise ValueError(f"RANK={rank} in the environment must be below WORLD_SIZE={world}")
         return Ranks(rank, world, launched=True, environment=environment)
 
+    def allow(self, timeout_s: float) -> None:
+        """Wait for the others for at least `timeout_s`, of the configuration."""
+        self.limit_s = max(self.limit_s, timeout_s)
+
     def share(self, name: str, make: Callable[[], str]) -> str:
-        """Return rank 0's `make()` on every rank. Its `ValueError` is raised on every rank, too."""
+        """Return rank 0's `make()` on every rank.
+
+        If its input is invalid (`invalid_input`), every rank raises `ValueError` with its sentence.
+        """
         if self.world == 1:
             return make()
         if self.rank == 0:
             try:
                 value = make()
-            except ValueError as error:
-                text = f"error:{error}"
-                self._in_time(lambda: self._join().set(name, text))
+            except (ValueError, OSError) as error:
+                invalid = invalid_input(error)
+                if invalid is not None:
+                    self._in_time(lambda: self._join().set(name, f"error:{invalid}"))
                 raise
             self._in_time(lambda: self._join().set(name, f"value:{value}"))
             return value
@@ -108,13 +139,14 @@ class Ranks:
     def collect(self, name: str, value: str) -> list[str]:
         """Return the values of all ranks on rank 0, an empty list on the others.
 
-        Raises `ValueError` with the message of a rank that failed instead, or if one is missing.
+        Raises `ValueError` if one is missing or rejected its input instead, with its host and its
+        message, and `RunEnded` if one failed in another way.
         """
 
         def collected() -> list[str]:
             store = self._join()
             store.set(f"{name}/{self.rank}", value)
-            return [] if self.rank > 0 else self._values(store, name, COLLECT_S)
+            return [] if self.rank > 0 else self._values(store, name)
 
         return [value] if self.world == 1 else self._in_time(collected)
 
@@ -124,15 +156,17 @@ class Ranks:
         def exchanged() -> list[str]:
             store = self._join()
             store.set(f"{name}/{self.rank}", value)
-            return self._values(store, name, STORE_TIMEOUT.total_seconds())
+            return self._values(store, name)
 
         return [value] if self.world == 1 else self._in_time(exchanged)
 
-    def _values(self, store: Store, name: str, seconds: float) -> list[str]:
+    def _values(self, store: Store, name: str) -> list[str]:
         keys = [f"{name}/{rank}" for rank in range(self.world)]
-        if not self._wait(store, keys, seconds):
-            missing = ", ".join(str(rank) for rank, key in enumerate(keys) if not store.check([key]))
-            raise ValueError(f"rank {missing} has not started within {seconds:g} s")
+        if not self._wait(store, keys, self.limit_s):
+            late = [rank for rank, key in enumerate(keys) if not store.check([key])]
+            raise ValueError(
+                f"waited {self.limit_s:g} s for the start of {self._named(store, late)}; {LONGER}"
+            )
         return [text.decode() for text in store.multi_get(keys)]
 
     def call(self, function: Callable[[Store], T]) -> T:
@@ -141,24 +175,42 @@ class Ranks:
 
     def _shared(self, name: str) -> str:
         store = self._join()
-        if not self._wait(store, [name], STORE_TIMEOUT.total_seconds()):
-            raise ValueError(f"rank 0 did not share its {name} within {STORE_TIMEOUT.seconds} s")
+        limit = self.limit_s + ANSWER_S
+        if not self._wait(store, [name], limit):
+            raise ValueError(f"waited {limit:g} s for {name} from {self._named(store, [0])}; {LONGER}")
         return str(store.get(name).decode())
+
+    def _named(self, store: Store, ranks: Sequence[int]) -> str:
+        """Return ranks with their hosts, of which all wrote the name that have reached the store."""
+        hosts = {}
+        for rank in range(self.world):
+            key = f"host/{rank}"
+            hosts[rank] = store.get(key).decode() if store.check([key]) else ""
+        return describe_workers(ranks, hosts, workers_per_host(self.rank, self.world, self.environment))
 
     def _wait(self, store: Store, keys: list[str], seconds: float) -> bool:
         """Return whether `keys` were written in time.
 
-        Raises `ValueError` with the message of the first rank that failed: nobody waits for it.
+        Raises `ValueError` or `RunEnded` with the message of the first rank that failed: nobody
+        waits for it.
         """
         now = RunningClock()
         limit = now() + seconds
         while not store.check(keys):  # store.wait would print a warning at its timeout
             if store.check(["failure"]):
-                raise ValueError(store.get("failure").decode())
+                raise self._failure_of(store.get("failure").decode())
             if now() > limit:
                 return False
             time.sleep(POLL_S)
         return True
+
+    def _failure_of(self, text: str) -> Exception:
+        """Return what another rank's failure, as it wrote it, means for this one."""
+        failure = structure(Failure, from_json(text.encode()), "failure")
+        message = failure.message
+        if failure.host != numbered_host(self.environment):
+            message = f"{describe_host(failure.host, [failure.rank])}: {message}"
+        return ValueError(message) if failure.invalid else RunEnded(message)
 
     @property
     def attempt(self) -> int:
@@ -187,19 +239,19 @@ class Ranks:
 
         return self._in_time(read)
 
-    def report(self, message: str, details: str) -> bool:
+    def report(self, message: str, details: str, *, invalid: bool = False) -> bool:
         """Write `details` to torchrun's error file. Return whether this rank should print
-        `message`.
+        `message`. `invalid`: its input is.
 
         It should not if the first rank of this host to fail reported the same message. torchrun
         considers the error with the smallest timestamp, in whole seconds, the root cause. So each rank
         that fails later adds a second for each failure before its own.
         """
         order, repeated = 1, False
-        self._patience = REPORT_TIMEOUT
+        self.limit_s = min(self.limit_s, REPORT_S)
         if self.world > 1:
             try:
-                order, repeated = self._in_time(lambda: self._claim(message))
+                order, repeated = self._in_time(lambda: self._claim(message, invalid))
             except (ValueError, RuntimeError) as error:
                 # Without the store the first failure is unknown, so every rank prints its error.
                 if str(error) != message:
@@ -231,20 +283,22 @@ class Ranks:
         torch's client has no timeout for a store whose process or machine is stopped.
         """
         if not self._silent:
+            seconds = self.limit_s + 2 * ANSWER_S  # longer than any wait for a key
             try:
-                return call_in_time(call, SILENT_STORE_S)
+                return call_in_time(call, seconds)
             except NoAnswer:
-                self._silent = True
-        address = f"{self.environment.get('MASTER_ADDR')}:{self.environment.get('MASTER_PORT')}"
-        raise ValueError(f"the launcher's store at {address} has not answered for {SILENT_STORE_S:g} s")
+                address = f"{self.environment.get('MASTER_ADDR')}:{self.environment.get('MASTER_PORT')}"
+                self._silent = f"the launcher's store at {address} has not answered for {seconds:g} s"
+        raise ValueError(self._silent)
 
-    def _claim(self, message: str) -> tuple[int, bool]:
+    def _claim(self, message: str, invalid: bool) -> tuple[int, bool]:
         """Return the number of failed ranks including this one, and whether another rank of this
         host was the first to fail there, with the same message."""
         store = self._join()
         order = store.add("failures", 1)
         if order == 1:
-            store.set("failure", message)  # for those that wait for this rank
+            failure = Failure(numbered_host(self.environment), self.rank, message, invalid)
+            store.set("failure", json.dumps(asdict(failure)))  # for those that wait for this rank
         own = f"{self.rank} {message}"
         key = f"first failure of host {self.environment.get('GROUP_RANK', '0')}"
         first = store.compare_set(key, "", own).decode()
@@ -256,6 +310,7 @@ class Ranks:
 
             # A restarted group must not read the entries of the previous one.
             self._store = PrefixStore(f"parallel/launch/{self.attempt}", self._open_store())
+            self._store.set(f"host/{self.rank}", numbered_host(self.environment))
         return self._store
 
     def _open_store(self) -> Store:
@@ -269,11 +324,12 @@ class Ranks:
                     f"MASTER_ADDR={address} and MASTER_PORT={port} in the environment must be the address and a "
                     "port of the host of rank 0: start with python -m parallel.torchrun"
                 )
+            limit = timedelta(seconds=self.limit_s)
             if self.rank > 0 or self.environment.get(AGENT_STORE) == "True":
-                self._root = connect_store(address, int(port), self._patience)
+                self._root = connect_store(address, int(port), limit)
             else:
                 spans_hosts = int(self.environment.get("LOCAL_WORLD_SIZE", self.world)) < self.world
-                self._root = serve_store(address, int(port), STORE_TIMEOUT, for_others=spans_hosts)
+                self._root = serve_store(address, int(port), limit, for_others=spans_hosts)
                 self.serves = True
                 os.environ[AGENT_STORE] = "True"  # torch's own rendezvous would open another store
         return self._root

@@ -7,6 +7,7 @@ own options.
 
 from parallel.config.checkpoint import CheckpointConfig
 from parallel.config.checks import (
+    invalid_input,
     one_line,
     printable,
     require,
@@ -48,6 +49,7 @@ __all__ = [
     "TrackerConfig",
     "TrainerConfig",
     "check_dropout",
+    "invalid_input",
     "one_line",
     "printable",
     "require",

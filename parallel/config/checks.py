@@ -123,3 +123,15 @@ def _escaped(char: str) -> str:
 def one_line(error: BaseException) -> str:
     """Return the message of an error as one line, for the console."""
     return printable(" ".join(str(error).split()))
+
+
+def invalid_input(error: BaseException) -> str | None:
+    """Return the line for an error that is invalid input; None: it is another error.
+
+    Invalid input is a `ValueError`, or an `OSError` that names a file.
+    """
+    if isinstance(error, ValueError):
+        return one_line(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return printable(f"{error.filename}: {error.strerror}")
+    return None

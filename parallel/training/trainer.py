@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 from parallel.config import NEVER, Config, Searched
@@ -12,7 +12,6 @@ from parallel.plans import Plan, read_plan
 from parallel.prediction.own import OwnPrediction
 from parallel.results.record_files import RecordWriter
 from parallel.results.records import Epoch, Record
-from parallel.results.run_lock import locked
 from parallel.results.run_summary import run_summary
 from parallel.results.tracker import RunFacts, Tracker, open_tracker
 from parallel.runtime.communication.bandwidth import measured
@@ -40,15 +39,12 @@ from parallel.training.same_data import prepare_together
 
 def train(config: Config, run_dir: Path) -> None:
     """Train as configured on the workers that torchrun started; worker 0 writes the record to
-    `run_dir`.
+    `run_dir`, which exists and is locked by the caller (`run_lock`).
 
     Raises `ValueError` before the first step for an invalid configuration.
     """
     choose_device(config.cluster)
-    with (
-        open_world(config.cluster, precision=config.trainer.precision) as world,
-        locked(run_dir) if world.rank == 0 else nullcontext(),
-    ):
+    with open_world(config.cluster, precision=config.trainer.precision) as world:
         world = measured(world)
         job, start = _prepare(config, run_dir, world)
         check = open_check(job, world)

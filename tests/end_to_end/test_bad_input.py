@@ -129,6 +129,7 @@ def test_plan_files(plan: str | None, words: list[str], tmp_path: Path) -> None:
             ["trainer.precision=fp16 is not known; it must be one of fp32, tf32, bf16, fp64"],
         ),
         (["hydra.run.dir=file"], ["hydra.run.dir=", "file cannot be created"]),
+        (["hydra.run.dir=/sys/kernel"], ["hydra.run.dir=/sys/kernel can't be written: "]),
         (
             ["strategy=ddp", "workers=2"],
             [

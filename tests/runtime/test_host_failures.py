@@ -23,6 +23,11 @@ FIRST = (
     r"the store at 10\.77\.0\.1:29500 does not answer \(.*\), so that host 0 \(host0, worker 0\), "
     "or its launcher, is gone"
 )
+ON_LOOPBACK = """
+import os, runpy
+os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+runpy.run_module("tests.support.fake_job", run_name="__main__", alter_sys=True)
+"""
 SECOND = r"host 1 \(host1, workers 1, 2\) {}: no sign of life for \d+\.\d s, the last one in "
 
 
@@ -101,3 +106,28 @@ def test_both_sides_of_a_cut_link_end_if_they_may_start_again(
     assert "\nerror: node rank 1 of 2 has not come back within 40 s of the failure: " in err
     assert "\nhost1: error: the store of node rank 0 at 10.77.0.1:29500 has not answered: " in err
     assert "is killed" not in err, "each host ends by itself"
+
+
+def test_hosts_that_listen_on_their_loopback_are_refused(
+    cluster: Cluster, start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "on_loopback.py").write_text(ON_LOOPBACK)
+    process = start(
+        "parallel.emulate",
+        "run",
+        f"--name={cluster.description.name}",
+        "--workers-per-host=1,2",
+        "--",
+        str(tmp_path / "on_loopback.py"),
+        "strategy=ddp",
+        environment={FOLDER: os.environ[FOLDER]},
+        real=True,
+    )
+    _, err = process.communicate(timeout=400)
+    assert process.returncode == 2, err
+    said = (
+        "error: host host0 (worker 0) listens on lo, address 127.0.0.1, where host host1 (workers 1, 2) can't "
+        "reach it: GLOO_SOCKET_IFNAME must name an interface of the network between them"
+    )
+    lines = [line for line in err.splitlines() if "error: " in line]
+    assert sorted(lines) == [said, f"host1: {said}"], err

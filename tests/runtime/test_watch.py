@@ -13,7 +13,17 @@ from pathlib import Path
 import pytest
 
 from parallel.cli.process_tree import MARK, marked
-from parallel.runtime.failure.blame import ABSENT, ABSENT_S, BROKEN_S, SILENT_S, State, Symptom, find_blame
+from parallel.runtime.failure.blame import (
+    ABSENT,
+    ABSENT_S,
+    BROKEN_S,
+    SILENT_S,
+    State,
+    Symptom,
+    find_blame,
+    read_refusal,
+    refusal,
+)
 from parallel.runtime.failure.host_names import describe_host, numbered_host, workers_per_host
 from parallel.runtime.failure.running_clock import RunningClock
 from tests.support.commands import Run, Start
@@ -62,6 +72,15 @@ def test_a_worker_that_never_joined_is_to_blame_after_a_slow_start() -> None:
     )
     assert find_blame(0, states, {**FRESH, 1: 60.0}, 70.0, None) is None
     assert "worker 1 is gone" in str(find_blame(0, states, {**FRESH, 1: SILENT_S}, 5.0, None, told=True))
+
+
+def test_a_worker_that_rejects_its_input_is_named_on_other_hosts() -> None:
+    blame = refusal(1, "run_dir=a must be …")
+    hosts = {0: "0 a", 1: "1 b", 2: "1 b"}
+    assert read_refusal(blame, hosts, "1 b") == "run_dir=a must be …"
+    assert read_refusal(blame, hosts, "0 a") == "host 1 (b, worker 1): run_dir=a must be …"
+    assert read_refusal(blame, {1: ""}, "0 a") == "worker 1: run_dir=a must be …"
+    assert read_refusal("worker 1 failed in step 1: invalid input of worker 1: x", hosts, "0 a") is None
 
 
 def test_a_host_is_to_blame_if_all_its_workers_are_silent() -> None:

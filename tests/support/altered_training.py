@@ -7,6 +7,7 @@ kernel     a kernel of rank 1 hangs in the second step, on a GPU
 device     the device of rank 1 hangs in the second step, and that of rank 0 waits for it: both are imitated
 absent     rank 1 never joins the others
 early      rank 1 is killed while it opens the data, before any step
+probe      rank 1 cannot write to shared memory
 hang       rank 1 hangs while it reads the images of the second step
 slow       backward of the second step takes eight seconds, on all ranks alike
 storm      rank VICTIM sends itself SIGNAL after DELAY seconds of training or, if SAVING, in the next checkpoint
@@ -34,7 +35,7 @@ from parallel.checkpoints.saver import PARTIAL
 from parallel.cli import application
 from parallel.config import Config
 from parallel.data.loader import Batch, Loader
-from parallel.runtime.communication import opening
+from parallel.runtime.communication import hosts, opening
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.failure import blame
 from parallel.training import engines, evaluation, same_data, trainer
@@ -187,6 +188,8 @@ def train(config: Config, run_dir: Path) -> None:
             time.sleep(600)
     elif alteration == "early":
         _replace(same_data, "prepare", _killed if os.environ["RANK"] == "1" else _slow)
+    elif alteration == "probe" and os.environ["RANK"] == "1":
+        _replace(hosts, "SHARED_MEMORY", Path("/sys/kernel"))  # nobody can create a file there
     elif alteration == "hang":
         _replace(evaluation, "Loader", Hanging)
     elif alteration == "fullgraph":

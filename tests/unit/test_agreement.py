@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,10 +17,18 @@ from parallel.cli.compose import compose_config
 from parallel.cli.fingerprint import OWN_SETTINGS, Fingerprint, fingerprint, refuse_differences
 from parallel.cli.ranks import Ranks
 from parallel.config import printable
-from parallel.runtime.communication.interface import choose_interface, chosen_interface, interface_towards
+from parallel.runtime.communication.interface import (
+    Endpoint,
+    choose_interface,
+    chosen_interface,
+    find_endpoint,
+    interface_towards,
+)
 from parallel.runtime.failure.blame import ABSENT, State
+from parallel.runtime.failure.host_names import boot_id
 from parallel.training.same_data import refuse_other_data
 
+LIMIT = timedelta(seconds=60)
 A = Fingerprint(
     "a",
     {"parallel/plan.py": "1", "parallel/x.py": "2"},
@@ -143,11 +152,11 @@ def test_a_clock_is_measured_over_the_store(monkeypatch: Any) -> None:
 
     monkeypatch.setattr(agreement, "time", Clock)
     store = HashStore()
-    other = threading.Thread(target=measure_offsets, args=(store, 2, [2]), name="other")
+    other = threading.Thread(target=measure_offsets, args=(store, 2, [2], LIMIT), name="other")
     other.start()
-    assert measure_offsets(store, 0, [2]) == {2: (60.0, 0.0)}
+    assert measure_offsets(store, 0, [2], LIMIT) == {2: (60.0, 0.0)}
     other.join(10)
-    assert measure_offsets(store, 1, [2]) == {}
+    assert measure_offsets(store, 1, [2], LIMIT) == {}
 
 
 UUID = "6f1c6a4e-3c8f-4a55-9d0c-0b1b9f0c7a11"
@@ -224,6 +233,59 @@ def test_an_interface_that_is_stated_is_kept_if_it_exists() -> None:
         ValueError, match="GLOO_SOCKET_IFNAME=none7 must be an interface of this host, which has"
     ):
         choose_interface("gloo", "127.0.0.1", {"GLOO_SOCKET_IFNAME": "none7"})
+
+
+def at(interface: str, *addresses: str, network: str = "boot net:[1]") -> Endpoint:
+    return Endpoint("GLOO_SOCKET_IFNAME", network, interface, addresses)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "sentence"),
+    [
+        (
+            at("lo", "127.0.0.1"),
+            at("lo", "127.0.0.1", network="other"),
+            "host a (worker 0) listens on lo, address 127.0.0.1, where host b (workers 1, 2) can't reach it: "
+            "GLOO_SOCKET_IFNAME must name an interface of the network between them",
+        ),
+        (
+            at("eth0", "192.0.2.1"),
+            at("eth0,lo", "192.0.2.2", "::1", network="other"),
+            "host b (workers 1, 2) listens on eth0,lo, address ::1, where host a (worker 0) can't reach it: "
+            "GLOO_SOCKET_IFNAME must name an interface of the network between them",
+        ),
+        (
+            at("docker0", "172.17.0.1"),
+            at("br0", "172.17.0.1", network="other"),
+            "host a (worker 0) and host b (workers 1, 2) have the same address, 172.17.0.1 on docker0 and br0: "
+            "GLOO_SOCKET_IFNAME must name an interface of the network between them",
+        ),
+        (at("lo", "127.0.0.1"), at("lo", "127.0.0.1"), None),
+        (at("eth0", "192.0.2.1"), at("eth0", "192.0.2.2", network="other"), None),
+        (at("ens"), at("ens", network="other"), None),  # NCCL takes beginnings of names
+    ],
+)
+def test_an_address_that_other_hosts_cannot_reach_is_refused(
+    first: Endpoint, second: Endpoint, sentence: str | None
+) -> None:
+    of_a, of_other = dataclasses.replace(A, endpoint=first), of_b(endpoint=second)
+    if sentence is None:
+        refuse_differences([of_a, of_other, of_other])
+        return
+    with pytest.raises(ValueError) as error:
+        refuse_differences([of_a, of_other, of_other])
+    assert str(error.value) == sentence
+
+
+def test_a_worker_tells_where_it_listens() -> None:
+    loopback = interface_towards("127.0.0.1") or ""
+    own = find_endpoint("gloo", "127.0.0.1", {})
+    assert (own.variable, own.interface, own.addresses) == ("GLOO_SOCKET_IFNAME", loopback, ("127.0.0.1",))
+    assert own.network.startswith(boot_id())
+    assert find_endpoint("nccl", "192.0.2.1", {"NCCL_SOCKET_IFNAME": f"={loopback}"}).addresses == (
+        "127.0.0.1",
+    )
+    assert Fingerprint.decode(dataclasses.replace(A, endpoint=own).encode()).endpoint == own
 
 
 def test_the_interface_that_was_chosen() -> None:

@@ -68,6 +68,11 @@ def choose_device(cluster: ClusterConfig) -> torch.device:
     return device_of(cluster, this_machine(), os.environ)
 
 
+def backend_of(cluster: ClusterConfig, device: torch.device) -> str:
+    """Return what moves the messages of several workers: nccl, or gloo for CPUs and shared GPUs."""
+    return "nccl" if device.type == "cuda" and not cluster.share_gpu else "gloo"
+
+
 def device_of(cluster: ClusterConfig, machine: Machine, environment: Mapping[str, str]) -> torch.device:
     """Return the device of a worker with this environment. Raises `ValueError`, as `choose_device`, on all
     workers of a host with the same sentence."""

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,10 +30,9 @@ from parallel.config import ClusterConfig
 from parallel.results.environment import memory_bytes
 from parallel.results.hosts import Host
 from parallel.runtime.communication.interface import chosen_interface
-from parallel.runtime.failure.host_names import host_name
+from parallel.runtime.failure.host_names import boot_id, host_name
 
 SHARED_MEMORY = Path("/dev/shm")
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 IPC_NAMESPACE = Path("/proc/self/ns/ipc")
 
 Gather = Callable[[Any], list[Any]]
@@ -169,5 +167,4 @@ def _probe(folder: Path, rank: int) -> Iterator[str]:
 
 
 def _kernel() -> tuple[str, str]:
-    boot = BOOT_ID.read_text().strip() if BOOT_ID.is_file() else socket.gethostname()
-    return boot, os.readlink(IPC_NAMESPACE) if IPC_NAMESPACE.is_symlink() else ""
+    return boot_id(), os.readlink(IPC_NAMESPACE) if IPC_NAMESPACE.is_symlink() else ""

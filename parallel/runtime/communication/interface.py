@@ -8,17 +8,81 @@ several it may be the loopback, or a network that does not connect them.
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
-from collections.abc import Mapping, MutableMapping
+from collections import defaultdict
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 from parallel.config import require
+from parallel.runtime.failure.host_names import boot_id, describe_host
 
 LOOPBACK = "127.0.0.1"
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
+NETWORK_NAMESPACE = Path("/proc/self/ns/net")
 _ANY_PORT = 9
 """Connecting a datagram socket sends nothing."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a worker listens for the messages of others."""
+
+    variable: str
+    """Environment variable that selects the interface."""
+    network: str
+    """Boot id and network namespace: workers with the same reach each other over the loopback."""
+    interface: str
+    """Empty: not known."""
+    addresses: tuple[str, ...]
+    """Address of each interface, of which gloo takes several."""
+
+
+def find_endpoint(backend: str, store_host: str, environment: Mapping[str, str]) -> Endpoint:
+    """Return where this worker will listen, after `choose_interface`.
+
+    Raises `ValueError` as that.
+    """
+    variables = dict(environment)
+    choose_interface(backend, store_host, variables)
+    interface = chosen_interface(backend, variables) or ""
+    every = _addresses()
+    return Endpoint(
+        NCCL if backend == "nccl" else GLOO,
+        f"{boot_id()} {os.readlink(NETWORK_NAMESPACE) if NETWORK_NAMESPACE.is_symlink() else ''}",
+        interface,
+        tuple(every[name][0] for name in interface.split(",") if name in every),
+    )
+
+
+def refuse_endpoints(endpoints: Sequence[tuple[str, Endpoint]]) -> None:
+    """Raise `ValueError` if workers cannot reach each other at their addresses.
+
+    That is a loopback address where workers of another host need it, or one address on two hosts.
+    `endpoints` has each worker's host and endpoint, by rank.
+    """
+    workers: dict[tuple[str, Endpoint], list[int]] = defaultdict(list)
+    for rank, one in enumerate(endpoints):
+        workers[one].append(rank)
+    for (host, own), ranks in workers.items():
+        for (other_host, other), others in workers.items():
+            if own.network == other.network:
+                continue
+            here, there = describe_host(host, ranks), describe_host(other_host, others)
+            instead = f"{own.variable} must name an interface of the network between them"
+            for address in own.addresses:
+                if ipaddress.ip_address(address).is_loopback:
+                    raise ValueError(
+                        f"{here} listens on {own.interface}, address {address}, where {there} can't reach it: {instead}"
+                    )
+                if address in other.addresses:
+                    raise ValueError(
+                        f"{here} and {there} have the same address, {address} on {own.interface} and "
+                        f"{other.interface}: {instead}"
+                    )
 
 
 def choose_interface(backend: str, store_host: str, environment: MutableMapping[str, str]) -> None:

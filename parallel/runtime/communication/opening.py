@@ -18,6 +18,7 @@ from parallel.config import ClusterConfig, require
 from parallel.runtime.communication.bound_store import connect_store
 from parallel.runtime.communication.chaos import Chaos
 from parallel.runtime.communication.device import (
+    backend_of,
     choose_device,
     environment_size,
     gather_uuids,
@@ -115,7 +116,7 @@ def _join(
 ) -> Iterator[World]:
     """Join the other workers in a process group that a thread watches."""
     staging = open_staging(cluster, device)
-    backend = "nccl" if device.type == "cuda" and staging is None else "gloo"
+    backend = backend_of(cluster, device)
     start_timeout = timedelta(seconds=max(START_TIMEOUT_S, cluster.timeout_s))
     choose_interface(backend, store_address()[0], os.environ)
     if backend == "nccl":

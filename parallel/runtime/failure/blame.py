@@ -18,6 +18,7 @@ yet: that worker is about to publish why it closed the connection.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -40,6 +41,8 @@ BROKEN_S = 10 * BEAT_S
 """Time that a live worker has to publish why it closed a connection."""
 
 MOST_STATE_BYTES = 10_000
+REFUSAL = re.compile(r"invalid input of worker (\d+): (.*)")
+"""A blame that says that a worker rejected its input, and why."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,27 @@ class State:
 
 ABSENT = State(beat=0, where="the start", doing="starting", seconds=0.0, waits=False, told=False, done=False)
 """State of a worker that has not joined the others yet."""
+
+
+def refusal(rank: int, sentence: str) -> str:
+    """Return the blame of a worker that rejected its input."""
+    return f"invalid input of worker {rank}: {sentence}"
+
+
+def read_refusal(blame: str, hosts: Mapping[int, str], own: str) -> str | None:
+    """Return why a worker rejected its input; None: the blame is another one.
+
+    `hosts` are those of the workers that are known, by rank. If the worker's host is not this one,
+    `own`, it is named.
+    """
+    found = REFUSAL.fullmatch(blame)
+    if found is None:
+        return None
+    rank, sentence = int(found[1]), found[2]
+    host = hosts.get(rank, "")
+    if host == own:
+        return sentence
+    return f"{describe_host(host, [rank]) if host else f'worker {rank}'}: {sentence}"
 
 
 @dataclass(frozen=True)

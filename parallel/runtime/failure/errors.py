@@ -16,6 +16,10 @@ class WorkerLost(RunEnded):
         self.reachable = reachable
 
 
+class InputRefused(WorkerLost):
+    """Another worker rejected its input."""
+
+
 class DeviceFailed(RunEnded):
     """This worker's GPU failed, or its memory is short."""
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 import socket
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from parallel.config import printable
 from parallel.results.formatting import listed
 
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 NUMBER = "GROUP_RANK"
 """Environment variable with the launcher's number of the host, set by torchrun and for tasks of Slurm."""
 PER_HOST = "LOCAL_WORLD_SIZE"
@@ -22,6 +25,11 @@ PER_HOST = "LOCAL_WORLD_SIZE"
 def host_name() -> str:
     """Return the name of this host."""
     return printable(socket.gethostname())
+
+
+def boot_id() -> str:
+    """Return what the kernel chose at random when it started; elsewhere than on Linux the host's name."""
+    return BOOT_ID.read_text().strip() if BOOT_ID.is_file() else socket.gethostname()
 
 
 def numbered_host(environment: Mapping[str, str] = os.environ) -> str:
@@ -43,6 +51,24 @@ def describe_host(host: str, workers: Sequence[int]) -> str:
     number, _, name = printable(host).rpartition(" ")
     named = listed("worker", workers)
     return f"host {number} ({name}, {named})" if number else f"host {name} ({named})"
+
+
+def describe_workers(workers: Sequence[int], hosts: Mapping[int, str], per_host: int) -> str:
+    """Return workers by host: `host 1 (node17, workers 2, 3) and worker 5`.
+
+    `hosts` has every worker's host by rank (`numbered_host`), "" where it is not known. Its number is
+    known even so where the launcher started `per_host` workers on each (`workers_per_host`).
+    """
+    numbered = {host.partition(" ")[0]: host for host in hosts.values() if " " in host}
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for worker in workers:
+        number = str(worker // per_host) if per_host else ""
+        groups[hosts[worker] or numbered.get(number, ""), number].append(worker)
+    words = []
+    for (host, number), group in groups.items():
+        named = listed("worker", group)
+        words.append(describe_host(host, group) if host else f"host {number} ({named})" if number else named)
+    return " and ".join(words)
 
 
 def refuse_problems(problems: Sequence[tuple[str, str]]) -> None:

@@ -29,10 +29,26 @@ from datetime import timedelta
 
 from torch.distributed import DistBackendError
 
+from parallel.config import invalid_input
 from parallel.runtime.failure.activity import Activity
-from parallel.runtime.failure.blame import BEAT_S, BROKEN_S, SILENT_S, State, Symptom, find_blame
+from parallel.runtime.failure.blame import (
+    BEAT_S,
+    BROKEN_S,
+    SILENT_S,
+    State,
+    Symptom,
+    find_blame,
+    read_refusal,
+    refusal,
+)
 from parallel.runtime.failure.device_errors import describe_device_error
-from parallel.runtime.failure.errors import DeviceFailed, InstructionFailed, RunEnded, WorkerLost
+from parallel.runtime.failure.errors import (
+    DeviceFailed,
+    InputRefused,
+    InstructionFailed,
+    RunEnded,
+    WorkerLost,
+)
 from parallel.runtime.failure.gpu import Device
 from parallel.runtime.failure.host_names import describe_host, numbered_host, workers_per_host
 from parallel.runtime.failure.null_watch import NullWatch, heard, take_signals
@@ -160,6 +176,14 @@ class Watch(NullWatch):
 
     def _lost(self) -> WorkerLost:
         self._ends = True
+        return self._ending()
+
+    def _ending(self) -> WorkerLost:
+        """Return what the blame means for this worker."""
+        hosts = {rank: state.host for rank, (state, _) in self._seen.copy().items()}
+        refused = read_refusal(self._blame, hosts, self._host)
+        if refused is not None:
+            return InputRefused(refused)
         return WorkerLost(self._own(self._blame), self._reachable)
 
     def stops(self, done: int) -> bool:
@@ -186,11 +210,15 @@ class Watch(NullWatch):
     def failed(self, error: BaseException) -> None:
         """Publish that this worker ends because of `error`.
 
-        The first worker to do so is to blame.
+        The first worker to do so is to blame. If its input is invalid, the others end as it does.
         """
         self._ends = True
         if not isinstance(error, WorkerLost):
-            self._fails(self._activity.where, describe_error(error))
+            invalid = invalid_input(error)
+            if invalid is None:
+                self._fails(self._activity.where, describe_error(error))
+            elif not self._own_failure:
+                self._own_failure = refusal(self._rank, invalid)
             self._news.set()
             self._known.wait(4 * BEAT_S)
         self._stop()
@@ -248,7 +276,8 @@ class Watch(NullWatch):
             self._store_is_gone(f"for {now - self._answered:.1f} s")
         if self._blame:
             if now - self._blamed_at > (CLEAN_UP_S if self._ends else BLOCKED_S):
-                self._exit(self._blame, 1)
+                ending = self._ending()
+                self._exit(str(ending), 2 if isinstance(ending, InputRefused) else 1)
         elif self._told and self._stopping.agreed is None:
             others = [state for rank, (state, _) in self._seen.items() if rank != self._rank]
             in_steps = self._stopping.stated is not None
@@ -256,11 +285,12 @@ class Watch(NullWatch):
             if (all_told and not in_steps) or now - self._told_at > (
                 CLEAN_UP_S if self._told == signal.SIGINT else TOLD_S
             ):
-                self._exit("" if all_told else f"it was told to end (signal {self._told})", 128 + self._told)
+                why = "" if all_told else self._own(f"it was told to end (signal {self._told})")
+                self._exit(why, 128 + self._told)
 
     def _exit(self, why: str, code: int) -> None:
         if why:
-            os.write(2, f"error: {self._own(why)}\n".encode())
+            os.write(2, f"error: {why}\n".encode())
         os._exit(code)
 
     # A thread that asks the device, and blocks when the driver does not answer.

@@ -1,0 +1,111 @@
+"""Ranks that wait for others: for how long, and how they name those that are late or have failed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from torch.distributed import TCPStore
+
+from parallel.cli.agreement import agree
+from parallel.cli.compose import compose_config
+from parallel.cli.ranked import run_ranked
+from parallel.cli.ranks import START_S, Ranks
+from parallel.runtime.failure.errors import RunEnded
+from parallel.runtime.failure.host_names import describe_workers, host_name
+
+HERE = host_name()
+
+
+@pytest.fixture
+def address() -> Iterator[dict[str, str]]:
+    """The variables of a worker whose launcher has a store."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    yield {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "LOCAL_RANK": "0",
+    }
+
+
+def on_host(address: dict[str, str], number: int) -> dict[str, str]:
+    return {**address, "GROUP_RANK": str(number), "LOCAL_WORLD_SIZE": "2"}
+
+
+def test_hosts_that_are_late_are_named(address: dict[str, str]) -> None:
+    Ranks(2, 6, True, on_host(address, 1)).call(lambda store: None)  # it has reached the store, and no more
+    Ranks(1, 6, True, on_host(address, 0)).call(lambda store: store.set("what/1", ""))
+    first = Ranks(0, 6, True, on_host(address, 0), limit_s=0.1)
+    late = f"host 1 ({HERE}, workers 2, 3) and host 2 (workers 4, 5)"
+    with pytest.raises(ValueError) as error:
+        first.collect("what", "")
+    assert (
+        str(error.value) == f"waited 0.1 s for the start of {late}; a larger cluster.timeout_s waits longer"
+    )
+    other = Ranks(2, 6, True, on_host(address, 1), limit_s=0.1)
+    with pytest.raises(ValueError, match=rf"^waited 5.1 s for run_dir from host 0 \({HERE}, worker 0\); "):
+        other.share("run_dir", lambda: "")
+
+
+def test_workers_are_named_by_host_where_it_is_known() -> None:
+    hosts = {0: "0 a", 1: "", 2: "1 b", 3: "", 4: "", 5: ""}
+    assert describe_workers([1], hosts, 2) == "host 0 (a, worker 1)"
+    assert describe_workers([2, 3], hosts, 2) == "host 1 (b, workers 2, 3)"
+    assert describe_workers([3, 4, 5], hosts, 2) == "host 1 (b, worker 3) and host 2 (workers 4, 5)"
+    assert describe_workers([2, 4, 5], hosts, 0) == "host 1 (b, worker 2) and workers 4, 5"
+    assert describe_workers([1], {0: "a", 1: "a"}, 0) == "host a (worker 1)"
+
+
+def test_the_configuration_lengthens_the_wait_for_a_slow_start(address: dict[str, str]) -> None:
+    ranks = Ranks(0, 2, True, address)
+    ranks.allow(5.0)
+    assert ranks.limit_s == START_S
+    ranks.allow(300.0)
+    assert ranks.limit_s == 300.0
+    config = compose_config(["workers=2", "cluster.timeout_s=0.3"])
+    with pytest.raises(ValueError, match="^waited 0.3 s for the start of worker 1; "):
+        agree(Ranks(0, 2, True, address, limit_s=0.1), config)
+
+
+def test_a_rank_that_failed_is_named_by_those_that_wait_for_it(address: dict[str, str]) -> None:
+    Ranks(2, 3, True, on_host(address, 1)).report("x=1 must be 2", "", invalid=True)
+    with pytest.raises(ValueError, match=rf"^host 1 \({HERE}, worker 2\): x=1 must be 2$"):
+        Ranks(0, 3, True, on_host(address, 0)).collect("what", "")
+    with pytest.raises(ValueError, match="^x=1 must be 2$"):
+        Ranks(1, 3, True, on_host(address, 1)).share("what", lambda: "")
+
+
+def test_a_crash_is_no_invalid_input_of_those_that_wait(address: dict[str, str]) -> None:
+    Ranks(1, 2, True, on_host(address, 1)).report("RuntimeError: boom", "")
+    with pytest.raises(RunEnded, match=rf"^host 1 \({HERE}, worker 1\): RuntimeError: boom$"):
+        Ranks(0, 2, True, on_host(address, 0)).collect("what", "")
+
+
+def test_a_file_that_cannot_be_read_is_invalid_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def body(ranks: Ranks) -> None:
+        (tmp_path / "none").read_text()
+
+    with pytest.raises(SystemExit) as ended:
+        run_ranked(body)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/none: No such file or directory\n"
+
+
+def test_a_failed_connection_is_a_crash(capsys: pytest.CaptureFixture[str]) -> None:
+    def body(ranks: Ranks) -> None:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    with pytest.raises(SystemExit) as ended:
+        run_ranked(body)
+    assert ended.value.code == 1 and "Traceback" in capsys.readouterr().err
+
+
+def test_every_rank_learns_that_rank_0_cannot_write(address: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Ranks(0, 2, True, address).share("what", lambda: (tmp_path / "none").read_text())
+    with pytest.raises(ValueError, match=f"^{tmp_path}/none: No such file or directory$"):
+        Ranks(1, 2, True, address).share("what", lambda: "")
