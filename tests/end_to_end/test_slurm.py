@@ -5,6 +5,7 @@ Nothing is installed: without Slurm's programs these tests are skipped.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from parallel.checkpoints.checkpoint import whole_checkpoints
 from parallel.cli.slurm_ranks import node_names
 from parallel.results.record_files import read_record
 from scripts.slurm_on_one_machine import PROGRAMS, down, program, up
-from tests.support.commands import Start, variables
+from tests.support.commands import ROOT, Start, variables
 from tests.support.waiting import free_port, wait_for
 
 MISSING = [name for name in PROGRAMS if program(name) is None]
@@ -130,12 +131,26 @@ def test_a_batch_script_is_one_process(call: Call, tmp_path: Path) -> None:
 
 def test_srun_torchrun(call: Call, tmp_path: Path) -> None:
     torchrun = (
-        f"{sys.executable} -m torch.distributed.run --nnodes=2 --node-rank=$SLURM_NODEID --nproc-per-node=1 "
+        f"{sys.executable} -m parallel.torchrun --nnodes=2 --node-rank=$SLURM_NODEID --nproc-per-node=1 "
         f"--master-addr=127.0.0.1 --master-port={free_port()} -m {FAKE} strategy=ddp hydra.run.dir={tmp_path}/run"
     )
     done = call("srun", "--nodes=2", "--ntasks-per-node=1", "bash", "-c", torchrun)
     assert done.returncode == 0, done.stderr
     assert read_record(tmp_path / "run").config["workers"] == 2
+
+
+def test_the_script_that_starts_torchrun_on_every_node(call: Call, tmp_path: Path) -> None:
+    """The names of these nodes do not resolve, so the address is that of Slurm's configuration."""
+    text = (ROOT / "scripts/slurm/torchrun.sbatch").read_text()
+    trains = "-m parallel.train strategy=data_parallel data=digits"
+    assert trains in text
+    script = tmp_path / "torchrun.sbatch"
+    script.write_text(text.replace(trains, f"-m {FAKE} strategy=ddp"))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = call("sbatch", "--wait", f"--output={tmp_path}/log", str(script), more={"PATH": path})
+    assert done.returncode == 0, (tmp_path / "log").read_text()
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert read_record(run_dir).config["workers"] == 4
 
 
 def test_preempted_job_of_a_sweep_goes_on(
