@@ -62,7 +62,7 @@ def known_classes(data: DataConfig) -> int:
     """Return the number of classes of the configured data set without opening it."""
     classes = data.num_classes or DATA_SETS[data.name].num_classes
     if classes is None:
-        raise ValueError(f"data.num_classes=None must be the number of classes of data={data.name}")
+        raise ValueError(f"model.num_classes=None must be the number of classes of data={data.name}")
     return classes
 
 

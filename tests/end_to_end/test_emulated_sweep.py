@@ -15,10 +15,9 @@ from parallel.cli import compose
 from parallel.cli.sweep import Torchrun, command
 from parallel.emulation.cluster import FOLDER
 from parallel.emulation.description import uniform
-from parallel.results.record_files import read_record
-from tests.end_to_end.test_launcher import JOB, errors, fake, job
 from tests.support.commands import Run, Start
 from tests.support.emulated import holders, interfaces, need_emulation, use_folder
+from tests.support.fake_sweeps import JOB, errors, fake, job
 from tests.support.waiting import wait_for
 
 SWEEP = ("-m", "strategy=single,ddp", "workers=2", "hydra/launcher=emulated", "sweep=mine")
@@ -99,7 +98,8 @@ def test_every_job_runs_in_a_cluster_of_its_own(folder: dict[str, str], run: Run
     ]
     again = run(JOB, *SWEEP, "hydra.launcher.rate=1gbit,5gbit", environment=folder, real=True)
     assert again.stdout.count("already finished") == 4
-    assert all(read_record(path.parent).workers in (1, 2) for path in tmp_path.rglob("record.json"))
+    workers = {name: record["workers"] for name, record in found.items()}
+    assert workers == {name: 1 if name.startswith("strategy=single") else 2 for name in found}
 
 
 @pytest.mark.slow

@@ -18,12 +18,9 @@ from pathlib import Path
 import pytest
 import torch.distributed.run
 
-from parallel.cli.application import fit_world
-from parallel.cli.compose import compose_config
 from parallel.cli.process_tree import runs
 from parallel.cli.ranks import Ranks
 from parallel.cli.sweep import (
-    Job,
     Outcome,
     Torchrun,
     command,
@@ -36,17 +33,8 @@ from parallel.cli.sweep import (
 from parallel.results.record_files import read_record, write_record
 from tests.support.commands import Run, Start
 from tests.support.fake_job import record
+from tests.support.fake_sweeps import JOB, errors, fake, job
 from tests.support.waiting import free_port, wait_for
-
-JOB = "tests.support.fake_job"
-
-
-def fake(**actions: str) -> dict[str, str]:
-    return {"FAKE_JOB": json.dumps(actions)}
-
-
-def errors(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.startswith("error")]
 
 
 def test_plain_python_makes_one_run_directory(run: Run, tmp_path: Path) -> None:
@@ -322,18 +310,6 @@ def check_stop(process, sign: signal.Signals, tmp_path: Path) -> None:  # type: 
     process.wait(40)
     wait_for(lambda: not any(runs(pid) for pid in pids()), 5)
     assert all((path.parent / "record.json").exists() is False for path in tmp_path.rglob("pid-*"))
-
-
-def job(tmp_path: Path, *overrides: str, workers: int = 2, index: int = 0) -> Job:
-    config = fit_world(compose_config([*overrides, f"workers={workers}"]), workers, launched=True)
-    return Job(
-        index=index,
-        overrides=overrides,
-        config=config,
-        workers=workers,
-        run_dir=tmp_path / "sweep" / "job",
-        sweep_dir=tmp_path / "sweep",
-    )
 
 
 def test_the_command_of_a_job(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.execution.step import StepRun
 from parallel.runtime.instrumentation.clock import Clock
 from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, build_plan
+from tests.support.setups import nothing
 from tests.support.small_models import CLASSES, build, graph_of
 from tests.support.workers import WorkerError, Workers
 
@@ -113,10 +114,6 @@ def test_delays_change_no_weight(
     late, right = (workers.run(count, train, plan, shared_memory, chaos, None)[0] for chaos in (CHAOS, None))
     assert late.keys() == right.keys()
     assert all(torch.equal(late[name], right[name]) for name in right)
-
-
-def nothing(*_: object) -> None:
-    """Wait for nothing."""
 
 
 def held_parameters(parameters: Parameters, op: str) -> dict[str, Tensor]:

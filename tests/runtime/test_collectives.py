@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -28,37 +26,22 @@ from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.instrumentation.phases import HostPhases, Phase
 from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, build_plan
-from parallel.verification.parity import Case, Difference, compare_cases
-from tests.runtime.test_checkpoints import STEPS as CHECKPOINT_STEPS
-from tests.runtime.test_checkpoints import State, load, save
-from tests.runtime.test_parity import WRITTEN
+from parallel.verification.parity import Difference
 from tests.support.gpu import needs_two_gpus
+from tests.support.named_plans import WRITTEN
+from tests.support.parity import compare, sent_bytes
+from tests.support.saved_states import STEPS as SAVED_STEPS
+from tests.support.saved_states import load, save
+from tests.support.setups import Setup
+from tests.support.side_streams import AsLateAsPossible, AtOnce
 from tests.support.small_models import build, graph_of
 from tests.support.workers import WorkerError, Workers
 
 STEPS = 3
 LIMIT = 64
 """Bytes of a full bucket: most parameters have a bucket of their own, and small ones share some."""
-
-
-def compare(
-    model: str,
-    plan: str,
-    batch_size: int,
-    limit: int,
-    chaos: Chaos | None,
-    hosts: tuple[int, ...] = (),
-    device: str = "cpu",
-) -> tuple[Difference, set[tuple[int, ...]]]:
-    """Run one worker's side of a comparison; return also the sets of workers of its collectives."""
-    network, shape = build(model)
-    plan_of = read_plan(plan, trace(network, shape))
-    case = Case(network, plan_of, shape, batch_size, STEPS, seed=11, hosts=hosts, collectives=True)
-    with patch("parallel.program.lowering.COLLECTIVE_BYTES", limit):
-        assert case.program is not None
-        sets = {bucket.workers for bucket in case.program.buckets if bucket.collective}
-        assert not any(bucket.levels for bucket in case.program.buckets)
-        return compare_cases([case], ClusterConfig(device=device), chaos)[0], sets
+SMALL = Setup(collectives=True, collective_bytes=LIMIT)
+LATE = Chaos(seed=3, max_delay_s=0.003)
 
 
 NAMED: list[tuple[str, int, StrategyConfig]] = [
@@ -76,8 +59,10 @@ def test_named_strategies(
     workers: Workers, model: str, count: int, strategy: StrategyConfig, limit: int
 ) -> None:
     plan = build_plan(graph_of(model), count, strategy)
-    difference, sets = workers.run(count, compare, model, str(plan), 5 * plan.micro_batches, limit, None)[0]
-    assert sets == {tuple(range(count))} and difference.ok, difference
+    setup = Setup(collectives=True, collective_bytes=limit)
+    found = workers.run(count, compare, model, str(plan), 5 * plan.micro_batches, setup)[0]
+    assert found.collective == {tuple(range(count))} and not found.in_levels
+    assert found.difference.ok, found.difference
 
 
 @pytest.mark.parametrize("name", WRITTEN)
@@ -85,66 +70,40 @@ def test_written_plans(workers: Workers, name: str) -> None:
     """They sum over many subsets of the workers, and shards of uneven and of small tensors."""
     model, batch_size, text = WRITTEN[name]
     plan = read_plan(text, graph_of(model))
-    difference, _ = workers.run(plan.workers, compare, model, str(plan), batch_size, LIMIT, None)[0]
-    assert difference.ok, difference
+    found = workers.run(plan.workers, compare, model, str(plan), batch_size, SMALL)[0]
+    assert found.difference.ok, found.difference
 
 
 @pytest.mark.parametrize("limit", [LIMIT, 25 << 20])
 def test_late_collectives_change_nothing(workers: Workers, limit: int) -> None:
     plan = str(build_plan(graph_of("tower"), 3, OneWeirdTrick(scheme="c", update="pass")))
-    chaos = Chaos(seed=3, max_delay_s=0.003)
-    difference, _ = workers.run(3, compare, "tower", plan, 15, limit, chaos)[0]
-    assert difference.ok, difference
-
-
-def nothing(*_: object) -> None:
-    """Wait for nothing."""
-
-
-def compare_without(missing: str, plan: str) -> Difference:
-    with (
-        patch.object(CollectiveBucket, missing, nothing),
-        patch("parallel.runtime.failure.blame.BROKEN_S", 0.5),
-    ):
-        return compare("tower", plan, 9, LIMIT, Chaos(seed=3, max_delay_s=0.003))[0]
+    setup = Setup(collectives=True, collective_bytes=limit, chaos=LATE)
+    found = workers.run(3, compare, "tower", plan, 15, setup)[0]
+    assert found.difference.ok, found.difference
 
 
 @pytest.mark.parametrize("missing", ["finish_sync", "finish_gather"])
 def test_a_missing_wait_shows(workers: Workers, missing: str) -> None:
     plan = str(build_plan(graph_of("tower"), 2, DataParallel()))
+    setup = replace(SMALL, chaos=LATE, missing=(CollectiveBucket, missing))
     try:
-        difference = workers.run(2, compare_without, missing, plan, timeout=120.0)[0]
+        found = workers.run(2, compare, "tower", plan, 9, setup, timeout=120.0)[0]
     except WorkerError as error:
         assert "never waited for" in str(error)
     else:
-        assert not difference.ok
+        assert not found.difference.ok
 
 
 def test_hosts_make_no_difference(workers: Workers) -> None:
     plan = str(build_plan(graph_of("tower"), 4, DataParallel()))
-    difference, sets = workers.run(4, compare, "tower", plan, 20, LIMIT, None, (0, 0, 1, 1))[0]
-    assert sets == {(0, 1, 2, 3)} and difference.ok, difference
-
-
-def sent_bytes(plan: str) -> tuple[int, int]:
-    """Return the bytes that this worker sent in a step, and those that the program says."""
-    network, shape = build("tower")
-    graph = trace(network, shape)
-    program = lower(graph, read_plan(plan, graph), 12, collectives=True)
-    with open_world(ClusterConfig(device="cpu")) as world:
-        runtime = Runtime(program, network, world, EngineOptions(seed=0))
-        images = torch.randn(len(runtime.image_positions), *shape)
-        labels = torch.zeros(len(runtime.label_positions), dtype=torch.int64)
-        runtime.train_step(images, labels, step=0, lr=0.1)
-        runtime.complete()
-        sent = runtime.bytes_sent
-        world.barrier()
-        runtime.close()
-    return sent, program.bytes_sent(world.rank, 4)
+    found = workers.run(4, compare, "tower", plan, 20, replace(SMALL, hosts=(0, 0, 1, 1)))[0]
+    assert found.collective == {(0, 1, 2, 3)} and not found.in_levels
+    assert found.difference.ok, found.difference
 
 
 def test_the_program_knows_the_bytes(workers: Workers) -> None:
-    for sent, expected in workers.run(3, sent_bytes, str(build_plan(graph_of("tower"), 3, DataParallel()))):
+    plan = str(build_plan(graph_of("tower"), 3, DataParallel()))
+    for sent, expected in workers.run(3, sent_bytes, "tower", plan, 12, Setup(collectives=True)):
         assert sent == expected > 0
 
 
@@ -156,37 +115,10 @@ def test_over_nccl(strategy: StrategyConfig) -> None:
     workers = Workers()  # those of other tests are in a group of gloo's
     try:
         batch_size = 5 * plan.micro_batches
-        results = workers.run(2, compare, "tower", str(plan), batch_size, LIMIT, None, (), "cuda")
+        found = workers.run(2, compare, "tower", str(plan), batch_size, replace(SMALL, device="cuda"))[0]
     finally:
         workers.stop()
-    assert results[0][0].ok, results[0][0]
-
-
-class AtOnce:
-    """A side stream that is always ahead of the compute stream."""
-
-    def run(self, work: Callable[[], None]) -> None:
-        work()
-
-
-class AsLateAsPossible:
-    """A side stream that is always behind: it works when the compute stream waits for its results.
-
-    The compute stream is the host's thread, which runs what it is told at once. As a GPU, it keeps the
-    order of the work.
-    """
-
-    def __init__(self) -> None:
-        self.queue: deque[Callable[[], None]] = deque()
-        self.started = 0
-
-    def run(self, work: Callable[[], None]) -> None:
-        self.queue.append(work)
-        self.started += 1
-
-    def finish(self) -> None:
-        while self.queue:
-            self.queue.popleft()()
+    assert found.difference.ok, found.difference
 
 
 def compare_beside(plan: str, batch_size: int, late: bool, joins: bool, chaos: Chaos | None) -> Difference:
@@ -203,7 +135,7 @@ def compare_beside(plan: str, batch_size: int, late: bool, joins: bool, chaos: C
         patch("parallel.runtime.execution.parameters.open_side_stream", lambda _: side),
         patch.object(CollectiveBucket, "finish_gather", joined),
     ):
-        difference, _ = compare("tower", plan, batch_size, LIMIT, chaos)
+        difference = compare("tower", plan, batch_size, replace(SMALL, chaos=chaos)).difference
     assert not isinstance(side, AsLateAsPossible) or side.started > STEPS
     return difference
 
@@ -306,23 +238,6 @@ def test_updates_beside_the_compute_stream_give_the_same_bits(workers: Workers) 
     assert all(workers.run(2, same_bits))
 
 
-@contextmanager
-def lowered(collectives: bool) -> Iterator[None]:
-    """Lower the programs of `test_checkpoints` with or without collectives."""
-    with patch("tests.runtime.test_checkpoints.lower", partial(lower, collectives=collectives)):
-        yield
-
-
-def save_with(collectives: bool, plan: str, folder: Path) -> State:
-    with lowered(collectives):
-        return save("tower", plan, folder)
-
-
-def load_with(collectives: bool, plan: str, folder: Path) -> State:
-    with lowered(collectives):
-        return load("tower", plan, [folder])[0]
-
-
 SAVED: list[tuple[int, StrategyConfig, bool]] = [
     (3, DataParallel(), True),
     (2, OneWeirdTrick(scheme="b"), True),
@@ -334,10 +249,12 @@ def test_checkpoints_do_not_depend_on_collectives(workers: Workers, tmp_path: Pa
     """Each is loaded by all others, with and without padding."""
     plans = [str(build_plan(graph_of("tower"), count, strategy)) for count, strategy, _ in SAVED]
     for number, (count, _, collectives) in enumerate(SAVED):
-        ours = workers.run(count, save_with, collectives, plans[number], tmp_path / str(number))[0]
-        folder = tmp_path / str(number) / folder_name(CHECKPOINT_STEPS)
+        setup = Setup(collectives=collectives)
+        ours = workers.run(count, save, "tower", plans[number], tmp_path / str(number), setup)[0]
+        folder = tmp_path / str(number) / folder_name(SAVED_STEPS)
         for (other, _, loads), plan in zip(SAVED, plans, strict=True):
-            loaded = workers.run(other, load_with, loads, plan, folder)[0]
+            setup = Setup(collectives=loads)
+            (loaded,) = workers.run(other, load, "tower", plan, [folder], setup)[0]
             assert loaded.keys() == ours.keys()
             for kind, tensors in ours.items():
                 assert all(torch.equal(loaded[kind][name], tensor) for name, tensor in tensors.items()), kind

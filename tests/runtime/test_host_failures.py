@@ -14,7 +14,7 @@ import pytest
 from parallel.emulation.cluster import FOLDER, Cluster, temporary
 from parallel.emulation.description import uniform
 from parallel.emulation.holders import processes_of
-from tests.runtime.test_watch import ALTERED, SMALL, epochs
+from tests.support.altered_runs import ALTERED, SMALL, epochs
 from tests.support.commands import Start
 from tests.support.emulated import need_emulation, use_folder
 from tests.support.waiting import wait_for

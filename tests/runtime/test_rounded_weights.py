@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -31,13 +30,12 @@ from parallel.runtime.execution.held_bucket import HeldBucket
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.strategies import DataParallel, OneWeirdTrick, build_plan
-from tests.runtime import test_checkpoints
-from tests.runtime.test_checkpoints import STEPS as CHECKPOINT_STEPS
-from tests.runtime.test_checkpoints import State, load, save, state_of
-from tests.runtime.test_collectives import AtOnce
-from tests.runtime.test_parity import WRITTEN
-from tests.runtime.test_sums_in_levels import on_host
 from tests.support.imitated_staging import imitated_staging
+from tests.support.named_plans import WRITTEN
+from tests.support.saved_states import STEPS as SAVED_STEPS
+from tests.support.saved_states import State, load, save, state_of
+from tests.support.setups import Setup, on_host
+from tests.support.side_streams import AtOnce
 from tests.support.small_models import CLASSES, build, graph_of
 from tests.support.workers import Workers
 
@@ -45,6 +43,7 @@ STEPS = 3
 OPTIONS = EngineOptions(seed=0, precision="bf16", momentum=0.9, weight_decay=0.01)
 LIMIT = 64
 """Bytes of a full bucket: most parameters have a bucket of their own, and small ones share some."""
+SMALL = Setup(bucket_bytes=LIMIT)
 BF16 = 2
 """Bytes per element of an activation."""
 
@@ -161,7 +160,7 @@ class Compared:
     held: tuple[frozenset[str], frozenset[str]]
 
 
-def compare(
+def compare_gathers(
     model: str, text: str, batch_size: int, way: Way, options: EngineOptions = OPTIONS, broken: bool = False
 ) -> Compared:
     program = program_of(model, text, batch_size, way)
@@ -194,7 +193,7 @@ def check(found: Compared, held: set[str]) -> None:
 def test_the_bits_are_those_of_a_gather_in_fp32(workers: Workers, name: str) -> None:
     count, way = WAYS[name]
     plan = str(build_plan(graph_of("tower"), count, DataParallel()))
-    for found in workers.run(count, compare, "tower", plan, 7, way):
+    for found in workers.run(count, compare_gathers, "tower", plan, 7, way):
         check(found, {"torch.bfloat16"})
         assert found.saved > 0 and found.sent[0] - found.sent[1] == found.saved
 
@@ -210,7 +209,7 @@ NAMED: list[tuple[int, StrategyConfig]] = [
 def test_strategies(workers: Workers, count: int, strategy: StrategyConfig, collectives: bool) -> None:
     plan = build_plan(graph_of("tower"), count, strategy)
     way = Way(collectives=collectives)
-    for found in workers.run(count, compare, "tower", str(plan), 4 * plan.micro_batches, way):
+    for found in workers.run(count, compare_gathers, "tower", str(plan), 4 * plan.micro_batches, way):
         check(found, {"torch.bfloat16"})
 
 
@@ -220,7 +219,9 @@ def test_written_plans(workers: Workers, name: str, channels_last: bool) -> None
     """With gradients of several micro-batches, which are added up in fp32, and groups that are cut."""
     model, batch_size, text = WRITTEN[name]
     plan, options = read_plan(text, graph_of(model)), replace(OPTIONS, channels_last=channels_last)
-    found = workers.run(plan.workers, compare, model, text, batch_size, Way(shared_memory=False), options)
+    found = workers.run(
+        plan.workers, compare_gathers, model, text, batch_size, Way(shared_memory=False), options
+    )
     assert any(one.saved for one in found)
     for one in found:
         check(one, {"torch.bfloat16"} if one.saved else set())
@@ -232,42 +233,34 @@ def test_weights_of_batch_norm_are_gathered_in_fp32(workers: Workers, collective
     plan, way = str(build_plan(graph_of("residual"), 2, DataParallel())), Way(collectives=collectives)
     for bucket in program_of("residual", plan, 6, way).buckets:
         assert bucket.rounded == (not any("bn" in op or "downsample.1" in op for op, _ in bucket.parameters))
-    for found in workers.run(2, compare, "residual", plan, 6, way):
+    for found in workers.run(2, compare_gathers, "residual", plan, 6, way):
         check(found, {"torch.bfloat16", "torch.float32"})
         assert 0 < found.sent[0] - found.sent[1] < found.saved
 
 
 def test_a_shard_that_is_not_rounded_shows(workers: Workers) -> None:
     plan = str(build_plan(graph_of("tower"), 2, DataParallel()))
-    found = workers.run(2, compare, "tower", plan, 7, Way(), OPTIONS, True)[0]
+    found = workers.run(2, compare_gathers, "tower", plan, 7, Way(), OPTIONS, True)[0]
     assert any(name.startswith("weights") for name in found.differences)
 
 
 def test_other_precisions_are_not_rounded(workers: Workers) -> None:
     plan = str(build_plan(graph_of("tower"), 2, DataParallel()))
-    found = workers.run(2, compare, "tower", plan, 7, Way(), replace(OPTIONS, precision="fp32"))[0]
+    found = workers.run(2, compare_gathers, "tower", plan, 7, Way(), replace(OPTIONS, precision="fp32"))[0]
     assert found.differences == () and found.held == ({"torch.float32"},) * 2
-
-
-def with_bf16(function: Callable[..., Any], *arguments: Any) -> Any:
-    with (
-        patch.object(test_checkpoints, "OPTIONS", OPTIONS),
-        patch("parallel.program.lowering.BUCKET_BYTES", LIMIT),
-    ):
-        return function(*arguments)
 
 
 def test_checkpoints_hold_fp32_weights(workers: Workers, tmp_path: Path) -> None:
     """They are those of one worker, which rounds no weights that it holds, and load everywhere."""
     plans = {count: str(build_plan(graph_of("tower"), count, DataParallel())) for count in (1, 2, 3)}
-    saved = {n: workers.run(n, with_bf16, save, "tower", plans[n], tmp_path / str(n))[0] for n in (1, 2)}
+    saved = {n: workers.run(n, save, "tower", plans[n], tmp_path / str(n), SMALL, OPTIONS)[0] for n in (1, 2)}
     for weights in (state["weights"] for state in saved.values()):
         assert all(tensor.dtype == torch.float32 for tensor in weights.values())
         assert not any(torch.equal(tensor, tensor.bfloat16().float()) for tensor in weights.values())
-    folders = [tmp_path / str(n) / folder_name(CHECKPOINT_STEPS) for n in saved]
+    folders = [tmp_path / str(n) / folder_name(SAVED_STEPS) for n in saved]
     for count, plan in plans.items():
         for ours, theirs in zip(
-            workers.run(count, with_bf16, load, "tower", plan, folders)[0], saved.values(), strict=True
+            workers.run(count, load, "tower", plan, folders, SMALL, OPTIONS)[0], saved.values(), strict=True
         ):
             for kind, tensors in theirs.items():
                 assert all(torch.equal(ours[kind][name], tensor) for name, tensor in tensors.items()), kind
@@ -297,9 +290,9 @@ def evaluated(plan: str, folder: Path) -> list[Tensor]:
 
 def test_what_was_loaded_is_read(workers: Workers, tmp_path: Path) -> None:
     plan = str(build_plan(graph_of("tower"), 2, DataParallel()))
-    workers.run(2, with_bf16, save, "tower", plan, tmp_path)
+    workers.run(2, save, "tower", plan, tmp_path, SMALL, OPTIONS)
     for before, after, before_in_fp32, after_in_fp32 in workers.run(
-        2, evaluated, plan, tmp_path / folder_name(CHECKPOINT_STEPS)
+        2, evaluated, plan, tmp_path / folder_name(SAVED_STEPS)
     ):
         assert torch.equal(before, before_in_fp32) and torch.equal(after, after_in_fp32)
         assert not torch.equal(before, after)

@@ -18,7 +18,7 @@ from parallel.program.lowering import lower
 from parallel.results import step_timeline
 from parallel.results.record_files import read_record
 from parallel.search.kept_plans import load
-from parallel.search.resolve import Candidate, Request, confirm, find, resolve, reuse
+from parallel.search.resolve import Request, confirm, find, resolve, reuse
 from parallel.simulator.simulate import simulate
 from parallel.strategies.named import named_plans
 from tests.support.commands import Run
@@ -91,9 +91,9 @@ def test_the_fastest_of_the_timed_candidates_wins(request_: Request) -> None:
     kept, candidates = find(request_, named(request_))
     chosen = candidates[:3]
     confirmed = confirm(kept, chosen, [0.3, 0.1, 0.2])
+    assert kept.plan != chosen[1].plan, "the search alone chose another"
     assert confirmed.plan == chosen[1].plan and confirmed.predicted_step_s == chosen[1].predicted_step_s
     assert confirmed.confirmed == dict(zip([c.label for c in chosen], [0.3, 0.1, 0.2], strict=True))
-    assert isinstance(chosen[0], Candidate)
 
 
 def test_a_damaged_file_is_refused_with_what_to_do(request_: Request) -> None:

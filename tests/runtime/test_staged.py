@@ -6,7 +6,6 @@ shared memory without a copy to the host.
 
 from __future__ import annotations
 
-import contextlib
 from unittest.mock import patch
 
 import pytest
@@ -25,10 +24,11 @@ from parallel.runtime.execution.runtime import Runtime
 from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, build_plan
 from parallel.training.engines import own_memory
 from parallel.verification.parity import Case, Difference, compare_cases
-from tests.runtime.test_parity import NAMED, WRITTEN, title
-from tests.runtime.test_sums_in_levels import on_host
 from tests.support.gpu import needs_gpu
 from tests.support.imitated_staging import imitated_staging
+from tests.support.named_plans import NAMED, WRITTEN, title
+from tests.support.parity import compare
+from tests.support.setups import Setup
 from tests.support.small_models import build, graph_of
 from tests.support.workers import Workers
 
@@ -36,19 +36,10 @@ STEPS = 2
 LATE = Chaos(seed=3, max_delay_s=0.002)
 
 
-def compare(
-    model: str, text: str, batch_size: int, shared_memory: bool, chaos: Chaos | None, hosts: tuple[int, ...]
-) -> Difference:
-    """Run one worker's side of a comparison over staged messages."""
-    network, shape = build(model)
-    plan = read_plan(text, trace(network, shape))
-    case = Case(network, plan, shape, batch_size, STEPS, seed=11, hosts=hosts)
-    cluster = ClusterConfig(device="cpu", shared_memory=shared_memory)
-    pretended = on_host(hosts) if hosts else contextlib.nullcontext()
-    with imitated_staging() as staging, patch("parallel.program.lowering.BUCKET_BYTES", 512), pretended:
-        difference = compare_cases([case], cluster, chaos)[0]
-    assert plan.workers == 1 or staging.bytes_to_host > 0
-    return difference
+def compare_staged(model: str, plan: str, batch_size: int, setup: Setup) -> tuple[Difference, int]:
+    """Compare over staged messages; return also the bytes that this worker copied to the host."""
+    with imitated_staging() as staging:
+        return compare(model, plan, batch_size, setup, STEPS).difference, staging.bytes_to_host
 
 
 def check(
@@ -60,8 +51,11 @@ def check(
     chaos: Chaos | None = None,
     hosts: tuple[int, ...] = (),
 ) -> None:
-    found = workers.run(plan.workers, compare, model, str(plan), batch_size, shared_memory, chaos, hosts)[0]
-    assert found.ok, f"{found} in {model}, batch {batch_size}, with\n{plan}"
+    setup = Setup(hosts=hosts, apart=bool(hosts), shared_memory=shared_memory, bucket_bytes=512, chaos=chaos)
+    found = workers.run(plan.workers, compare_staged, model, str(plan), batch_size, setup)
+    assert plan.workers == 1 or all(copied > 0 for _, copied in found)
+    difference, _ = found[0]
+    assert difference.ok, f"{difference} in {model}, batch {batch_size}, with\n{plan}"
 
 
 def written(case: str) -> tuple[str, Plan, int]:

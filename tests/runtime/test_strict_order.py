@@ -26,8 +26,9 @@ from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.execution.runtime import Runtime
 from parallel.runtime.instrumentation.clock import Clock
 from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, build_plan
-from parallel.verification.parity import Case, Difference, compare_cases
-from tests.runtime.test_parity import NAMED, WRITTEN, title
+from tests.support.named_plans import NAMED, WRITTEN, title
+from tests.support.parity import compare
+from tests.support.setups import Setup
 from tests.support.small_models import build, graph_of
 from tests.support.workers import WorkerError, Workers
 
@@ -39,28 +40,11 @@ Hosts = tuple[int, ...] | None
 """Host of every worker, whose messages sum the gradients. None: collectives sum them, as in NCCL's runs."""
 
 
-def compare(model: str, plan: str, batch_size: int, hosts: Hosts) -> Difference:
-    """Run one worker's side of a comparison; the plan is passed as text."""
-    network, shape = build(model)
-    case = Case(
-        network,
-        read_plan(plan, trace(network, shape)),
-        shape,
-        batch_size,
-        steps=2,
-        seed=11,
-        hosts=hosts or (),
-        collectives=hosts is None,
-    )
-    with (
-        patch("parallel.program.lowering.BUCKET_BYTES", 512),
-        patch("parallel.program.lowering.COLLECTIVE_BYTES", 512),
-    ):
-        return compare_cases([case], CPU, strict=True)[0]
-
-
 def check(workers: Workers, model: str, plan: Plan, batch_size: int, hosts: Hosts = None) -> None:
-    difference = workers.run(plan.workers, compare, model, str(plan), batch_size, hosts)[0]
+    setup = Setup(
+        hosts=hosts or (), collectives=hosts is None, bucket_bytes=512, collective_bytes=512, strict=True
+    )
+    difference = workers.run(plan.workers, compare, model, str(plan), batch_size, setup, 2)[0].difference
     assert difference.ok, f"{difference} in {model}, batch {batch_size}, with\n{plan}"
 
 

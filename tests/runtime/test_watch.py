@@ -26,21 +26,10 @@ from parallel.runtime.failure.blame import (
 )
 from parallel.runtime.failure.host_names import describe_host, numbered_host, workers_per_host
 from parallel.runtime.failure.running_clock import RunningClock
+from tests.support.altered_runs import ALTERED, SMALL, epochs
 from tests.support.commands import Run, Start
 from tests.support.gpu import needs_two_gpus
 from tests.support.waiting import wait_for
-
-SMALL = (
-    "model=small",
-    "data.train_images=24",
-    "data.val_images=12",
-    "trainer.batch_size=12",
-    "tracker=none",
-    "cluster.timeout_s=3",
-    "strategy=data_parallel",
-    "trainer.warmup_steps=1",
-)
-ALTERED = "tests.support.altered_training"
 
 BUSY = State(beat=7, where="step 17", doing="computing", seconds=0.1, waits=False, told=False, done=False)
 WAITS = replace(
@@ -173,11 +162,6 @@ def ranks_of(mark: str) -> dict[int, int]:
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         found.update({int(entry[5:]): pid for entry in environment if entry.startswith(b"RANK=")})
     return found
-
-
-def epochs(folder: Path) -> int:
-    """Return the number of lines that the run has written."""
-    return sum(len(path.read_text().splitlines()) for path in folder.glob("runs/*/epochs.csv.part"))
 
 
 @pytest.mark.parametrize(

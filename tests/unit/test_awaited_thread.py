@@ -1,4 +1,4 @@
-"""Threads at the end of a program. Checkpoints, which are written by one, are tested in test_checkpoint_files.py."""
+"""Threads at the end of a program. Checkpoints, which are written by one, are tested in test_checkpoint_saving.py."""
 
 import subprocess
 import sys

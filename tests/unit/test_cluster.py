@@ -399,7 +399,7 @@ class TestFiles:
         assert {
             *("two_p100", "k20", "dgx1", "a100", "h100", "h100_infiniband", "h200"),
             *("ethernet_1g", "ethernet_10g"),
-        } == set(SHIPPED)
+        } <= set(SHIPPED)
 
     @pytest.mark.parametrize("name", ["a100", "h100", "h100_infiniband", "h200"])
     def test_tensor_cores_are_priced_by_precision(self, name: str) -> None:

@@ -102,8 +102,18 @@ def test_the_documented_keys_exist() -> None:
             ["strategy=nope"],
             [
                 "strategy=nope",
-                "accelerate, data_parallel, ddp, ddp_ours, deepspeed, fabric, from_file, fsdp2, model_parallel, "
-                "model_parallel_tensor, one_weird_trick, one_weird_trick_b, one_weird_trick_c, searched, single",
+                *(
+                    "accelerate",
+                    "data_parallel",
+                    "ddp",
+                    "ddp_ours",
+                    "deepspeed",
+                    "fabric",
+                    "from_file",
+                    "fsdp2",
+                ),
+                *("model_parallel", "model_parallel_tensor", "one_weird_trick", "one_weird_trick_b"),
+                *("one_weird_trick_c", "searched", "single"),
             ],
         ),
         (["data=nope"], ["data=nope", "digits, dogs_vs_cats"]),

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parallel.config import DataConfig
+from parallel.config import DataConfig, ImageFilesConfig
 from parallel.data import DATA_SETS, Source, dogs_vs_cats, host_memory, known_classes, known_images, open_data
 from parallel.data.dataset import ArrayImages, DataSet, stored_side, stratified_split, subset
 from parallel.data.synthetic import SyntheticConfig
@@ -15,7 +15,24 @@ def test_the_default_options_are_of_that_name_and_fit_the_default_model(name: st
     options = DATA_SETS[name].options
     assert options.name == name
     assert stored_side(options, 64) >= 64
+
+
+@pytest.mark.parametrize("name", ["digits", "tiny_imagenet", "dogs_vs_cats", "imagenet", "synthetic"])
+def test_published_sets_state_their_numbers(name: str) -> None:
+    options = DATA_SETS[name].options
     assert known_classes(options) >= 2 and known_images(options) >= 1
+
+
+def test_numbers_that_a_set_does_not_state_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = ImageFilesConfig("listed")
+    monkeypatch.setitem(
+        DATA_SETS,
+        "listed",
+        dataclasses.replace(DATA_SETS["digits"], options=listed, num_classes=None, train_images=None),
+    )
+    for key, known in (("model.num_classes", known_classes), ("data.train_images", known_images)):
+        with pytest.raises(ValueError, match=f"^{key}=None must be the number of .* of data=listed$"):
+            known(listed)
 
 
 def test_digits() -> None:

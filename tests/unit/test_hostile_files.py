@@ -36,8 +36,8 @@ from parallel.results.report.page import page
 from parallel.results.report.validation import section
 from parallel.results.validation import read_validation, write_validation
 from tests.support.made_records import made_record
+from tests.support.made_validations import row, validation
 from tests.support.small_models import graph_of
-from tests.unit.test_limits import VALIDATION
 
 DEEP: Any = 1
 for _ in range(NESTING + 8):
@@ -312,7 +312,7 @@ def test_epochs(data: st.DataObject) -> None:
 
 
 def validation_values() -> Any:
-    return json.loads(json.dumps(dataclasses.asdict(VALIDATION)))
+    return json.loads(json.dumps(dataclasses.asdict(validation(row(1.0, 1.0)))))
 
 
 @MANY

@@ -27,44 +27,15 @@ from parallel.config.checks import NESTING
 from parallel.models.alexnet import AlexNetConfig
 from parallel.plans import Layout, Plan
 from parallel.results.records import Workload
-from parallel.results.validation import StepSplit, ValidatedPlan, Validation
 from parallel.search.kept_plans import KeptPlan
 from parallel.strategies import Single
 from parallel.training.loop import learning_rate
 from parallel.validation.options import ValidationOptions
 from tests.support.made_clusters import made_cluster
 from tests.support.made_records import WORKLOAD, made_epochs, made_record
+from tests.support.made_validations import row, validation
 
-NAMED = ValidatedPlan(
-    name="single",
-    kind="named",
-    plan="",
-    workers=1,
-    batch_size=8,
-    held_out=False,
-    predicted_s=1.0,
-    measured_s=1.0,
-    first_quartile_s=1.0,
-    third_quartile_s=1.0,
-    predicted=StepSplit(1.0, 0.0, 0.0),
-    measured=StepSplit(1.0, 0.0, 0.0),
-)
-VALIDATION = Validation(
-    model="alexnet",
-    image_size=64,
-    num_classes=10,
-    precision="fp32",
-    cluster="c",
-    device="cpu",
-    threads=1,
-    started="",
-    command="",
-    blocks=1,
-    steps=1,
-    seed=0,
-    environment={},
-    rows=(NAMED,),
-)
+NAMED = row(1.0, 1.0)
 PLAN = Plan(workers=1, layouts={})
 EXAMPLES: tuple[Any, ...] = (
     Config(AlexNetConfig(), DataConfig("digits"), Single()),
@@ -85,7 +56,7 @@ EXAMPLES: tuple[Any, ...] = (
     made_record(),
     NAMED.predicted,
     NAMED,
-    VALIDATION,
+    validation(NAMED),
 )
 ABSURD: dict[type, tuple[Any, ...]] = {
     int: (2**63, -(2**63), 10**300, 10**5000),

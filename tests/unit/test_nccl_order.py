@@ -34,7 +34,7 @@ from parallel.runtime.communication.world import World
 from parallel.runtime.execution.options import EngineOptions
 from parallel.runtime.instrumentation.clock import Clock
 from parallel.strategies import DataParallel, ModelParallel, OneWeirdTrick, build_plan
-from tests.runtime.test_parity import NAMED, WRITTEN, title
+from tests.support.named_plans import NAMED, WRITTEN, title
 from tests.support.nccl_replay import CPU, FEW_STEPS, META, STEPS, Recorder, fake_group, replay
 from tests.support.nccl_rules import (
     RECEIVE,

@@ -22,7 +22,6 @@ from parallel.prediction.basis import calibration_command
 from parallel.prediction.own import OwnPrediction, OwnRun, predict_own
 from parallel.prediction.plans import plan_of
 from parallel.program.lowering import lower
-from parallel.results.step_timeline import Span
 from parallel.results.validation import kept_validation, write_validation
 from parallel.simulator.simulate import simulate
 from parallel.simulator.step_spans import joined, pieces, step_spans
@@ -187,12 +186,18 @@ def test_a_worker_of_a_pipeline_idles_while_the_other_computes() -> None:
     config = compose_config([*MODEL, "strategy=model_parallel"])
     graph = graph_of(config)
     timeline = simulate(lower(graph, plan_of(config, graph), 8), made_cluster(), "fp32")
-    idle = [
-        sum(s.end_s - s.start_s for s in step_spans(timeline) if s.worker == worker and s.kind == "idle")
+    spans = {
+        (worker, kind): [
+            (s.start_s, s.end_s) for s in step_spans(timeline) if (s.worker, s.kind) == (worker, kind)
+        ]
         for worker in range(2)
-    ]
+        for kind in ("idle", "compute")
+    }
+    idle = [sum(end - start for start, end in spans[worker, "idle"]) for worker in range(2)]
     assert idle == pytest.approx(timeline.split.idle_s.tolist()) and min(idle) > 0
-    assert all(isinstance(span, Span) for span in step_spans(timeline))
+    for worker in range(2):
+        others = joined(spans[1 - worker, "compute"])
+        assert all(any(within for *_, within in pieces(one, others)) for one in spans[worker, "idle"])
 
 
 def test_pieces_of_an_interval() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from hypothesis import given, settings
 from torch import nn
@@ -13,13 +11,10 @@ from parallel.graph.box import Box
 from parallel.graph.ops import Part
 from parallel.plans import Layout, Plan, check_batch, follow, make_plan, read_plan
 from parallel.strategies import DataParallel, build_plan
+from tests.support.refusals import refused
 from tests.support.small_models import graph_of, plans
 
 TOWER, TOWERS = graph_of("tower"), graph_of("towers")
-
-
-def refused(sentence: str) -> pytest.RaisesExc[ValueError]:
-    return pytest.raises(ValueError, match=f"^{re.escape(sentence)}$")
 
 
 # Text.

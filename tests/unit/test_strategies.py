@@ -30,6 +30,7 @@ from parallel.strategies import (
     build_plan,
 )
 from parallel.strategies.model_parallel import balance, cost_of
+from tests.support.refusals import refused
 from tests.support.small_models import graph_of
 
 
@@ -39,10 +40,6 @@ def alexnet(variant: str = "owt", size: int = 64) -> Graph:
 
 ALEXNETS = {variant: alexnet(variant) for variant in VARIANTS}
 OWT = ALEXNETS["owt"]
-
-
-def refused(sentence: str) -> pytest.RaisesExc[ValueError]:
-    return pytest.raises(ValueError, match=f"^{re.escape(sentence)}$")
 
 
 def test_every_strategy_is_a_choice_of_its_own_name() -> None:
