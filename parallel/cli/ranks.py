@@ -296,7 +296,8 @@ class Ranks:
             thread = threading.Thread(target=run, daemon=True)
             thread.start()
             now = RunningClock()
-            seconds = self.limit_s + 2 * ANSWER_S  # longer than any wait for a key
+            # Longer than any wait for a key, before which the first call looks for the store.
+            seconds = self.limit_s * (2 if self._store is None else 1) + 2 * ANSWER_S
             limit = now() + seconds
             while thread.is_alive() and now() < limit:
                 thread.join(min(0.5, seconds))
