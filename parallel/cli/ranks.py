@@ -283,7 +283,8 @@ class Ranks:
         torch's client has no timeout for a store whose process or machine is stopped.
         """
         if not self._silent:
-            seconds = self.limit_s + 2 * ANSWER_S  # longer than any wait for a key
+            # Longer than any wait for a key, before which the first call looks for the store.
+            seconds = self.limit_s * (2 if self._store is None else 1) + 2 * ANSWER_S
             try:
                 return call_in_time(call, seconds)
             except NoAnswer:

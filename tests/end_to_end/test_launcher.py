@@ -455,7 +455,7 @@ def test_ranks_do_not_wait_for_ever_for_a_stopped_store(
         "TORCHELASTIC_ERROR_FILE": str(tmp_path / "error"),
     }
     ranks = Ranks(rank, 2, True, environment, Stopped(), limit_s=0.1)  # type: ignore[arg-type]
-    said = "the launcher's store at host:1 has not answered for 0.1 s"
+    said = "the launcher's store at host:1 has not answered for 0.2 s"
     with pytest.raises(ValueError, match=said):
         ranks.share("run_dir", lambda: "runs/one")
     ranks.limit_s = 600.0

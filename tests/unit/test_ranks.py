@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ from parallel.cli.agreement import agree
 from parallel.cli.compose import compose_config
 from parallel.cli.ranked import run_ranked
 from parallel.cli.ranks import START_S, Ranks
+from parallel.runtime.communication.bound_store import serve_store
 from parallel.runtime.failure.errors import RunEnded
 from parallel.runtime.failure.host_names import describe_workers, host_name
+from tests.support.waiting import free_port
 
 HERE = host_name()
 
@@ -47,6 +51,17 @@ def test_hosts_that_are_late_are_named(address: dict[str, str]) -> None:
     other = Ranks(2, 6, True, on_host(address, 1), limit_s=0.1)
     with pytest.raises(ValueError, match=rf"^waited 5.1 s for run_dir from host 0 \({HERE}, worker 0\); "):
         other.share("run_dir", lambda: "")
+
+
+def test_a_store_that_comes_late_does_not_count_as_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("parallel.cli.ranks.ANSWER_S", 0.1)
+    port, stores = free_port(), []
+    serve = threading.Timer(1.0, lambda: stores.append(serve_store("127.0.0.1", port, timedelta(seconds=9))))
+    serve.start()
+    ranks = Ranks(1, 2, True, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}, limit_s=1.5)
+    with pytest.raises(ValueError, match="^waited 1.6 s for run_dir from worker 0; "):
+        ranks.share("run_dir", lambda: "")
+    serve.join()
 
 
 def test_workers_are_named_by_host_where_it_is_known() -> None:
