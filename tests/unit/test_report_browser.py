@@ -89,7 +89,7 @@ def test_columns_sort_by_number_unit_and_text(tmp_path: Path) -> None:
         ("ddp", "1e-05", "step", "41.8 s", "1.60×!"),
         ("single", "0.1", "constant", "1.48 min", ""),
         ("fsdp2", "0.001", "step", "2.00 h", "10.00×"),
-        ("x", "0.01", "null", "-", "2.50× "),
+        ("x", "0.01", "-", "-", "2.50× "),
     ]
     columns = ("strategy", "lr", "schedule", "time", "speedup")
     lines = [HtmlLine(["" if cell == "-" else cell for cell in line]) for line in cells]
@@ -112,10 +112,10 @@ def test_columns_sort_by_number_unit_and_text(tmp_path: Path) -> None:
         return sorted;""",
         tmp_path,
     )
-    (strategy, _), (lr, falling), (schedule, _), (time, back), (speedup, _) = found
+    (strategy, _), (lr, falling), (schedule, words), (time, back), (speedup, _) = found
     assert strategy == ["ddp", "fsdp2", "single", "x"]
     assert lr == ["1e-05", "0.001", "0.01", "0.1"] and falling == lr[::-1]
-    assert schedule == ["constant", "null", "step", "step"]
+    assert schedule == ["constant", "step", "step", ""] and words == ["step", "step", "constant", ""]
     assert time == ["41.8 s", "1.48 min", "2.00 h", ""] and back == ["2.00 h", "1.48 min", "41.8 s", ""]
     assert speedup == ["1.60×!", "2.50×", "10.00×", ""]
 
