@@ -144,7 +144,7 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     """Return the heading of each setting: its name without the group, unless another column has it
     too."""
     names = list(names)
-    without = [name.partition(".")[2] or name for name in names]
+    without = [_without_group(name) for name in names]
     return {
         name: short if without.count(short) == 1 and short not in TAKEN else name
         for name, short in zip(names, without, strict=True)
@@ -154,7 +154,11 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 def known_headings(options: Iterable[str]) -> set[str]:
     """Return every heading that a setting can have: what the system chose, and those among `options`."""
     kept = [name for name in options if name not in NEITHER | STATED and not name.startswith(NEITHER_GROUPS)]
-    return {*OF_SEVERAL, *kept, *(name.rpartition(".")[2] for name in kept)}
+    return {*OF_SEVERAL, *kept, *map(_without_group, kept)}
+
+
+def _without_group(name: str) -> str:
+    return name.partition(".")[2] or name
 
 
 def shown(value: Any) -> str:

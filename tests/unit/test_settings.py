@@ -22,6 +22,7 @@ from parallel.results.settings import (
     SPEED_ZERO,
     STATED,
     flat,
+    known_headings,
     settings_of,
     short_names,
 )
@@ -194,6 +195,12 @@ def test_headings_are_short_unless_two_share_them() -> None:
         "trainer.checkpoint.every": "checkpoint.every",
         "trainer.epochs": "trainer.epochs",
     }
+
+
+def test_every_heading_is_known() -> None:
+    """By those a table can be sorted, also while it does not have them."""
+    names = ["resume", "trainer.checkpoint.every", "trainer.lr", "model.init", "data.init"]
+    assert known_headings(names) >= {*names, *short_names(names).values()}
 
 
 class TestTransport:
