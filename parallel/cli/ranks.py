@@ -45,8 +45,8 @@ an answer of the store."""
 POLL_S = 0.01
 """Interval at which a rank looks for what it waits for, or for the failure of another."""
 FOLLOWER_S = 0.5
-"""Delay of ranks that fail after the first. torchrun ends all ranks as soon as one exits, so the
-first one needs this time to report its error."""
+"""Delay of ranks that fail after the first, and half that of ranks for which another speaks. torchrun ends
+all ranks as soon as one exits, so the others need this time to report their errors."""
 STAY_S = 1.0
 """Time that a failed rank waits for the others, so that they can read the cause from its store."""
 SERVING_STAY_S = 10.0
@@ -261,8 +261,8 @@ class Ranks:
             extra = {"py_callstack": details, "timestamp": str(int(time.time()) + order - 1)}
             with open(path, "w", encoding="utf-8") as file:
                 json.dump({"message": {"message": message, "extraInfo": extra}}, file)
-        if order > 1:
-            time.sleep(FOLLOWER_S)
+        # The rank that speaks for this one may have failed after it, and then waits itself.
+        time.sleep(2 * FOLLOWER_S if repeated else FOLLOWER_S if order > 1 else 0.0)
         return not repeated
 
     def stay(self) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch.distributed import TCPStore
@@ -51,6 +52,33 @@ def test_hosts_that_are_late_are_named(address: dict[str, str]) -> None:
     other = Ranks(2, 6, True, on_host(address, 1), limit_s=0.1)
     with pytest.raises(ValueError, match=rf"^waited 5.1 s for run_dir from host 0 \({HERE}, worker 0\); "):
         other.share("run_dir", lambda: "")
+
+
+class Interrupted:
+    """A store in which another rank comes in between, before `set`."""
+
+    def __init__(self, store: Any, other: Callable[[], None]) -> None:
+        self._store, self._other = store, other
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def set(self, key: str, value: str) -> None:
+        self._other()
+        self._store.set(key, value)
+
+
+def test_the_rank_that_speaks_for_a_host_is_not_ended_before(
+    address: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun ends it when the other one exits: here one that failed first, and was overtaken."""
+    first, second = (Ranks(rank, 2, True, on_host(address, 0)) for rank in (0, 1))
+    slept: list[float] = []
+    speaks: list[bool] = []
+    monkeypatch.setattr("parallel.cli.ranks.time.sleep", slept.append)
+    first._store = Interrupted(first._join(), lambda: speaks.append(second.report("x", "", invalid=True)))  # type: ignore[assignment]
+    speaks.append(first.report("x", "", invalid=True))
+    assert speaks == [True, False] and 0 < 2 * slept[0] <= slept[1]
 
 
 def test_a_store_that_comes_late_does_not_count_as_silent(monkeypatch: pytest.MonkeyPatch) -> None:
