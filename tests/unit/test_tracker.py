@@ -22,7 +22,7 @@ from parallel.results.record_files import write_record
 from parallel.results.records import Epoch, Record
 from parallel.results.run_summary import run_summary
 from parallel.results.tracker import RunFacts, Tracker, open_tracker
-from parallel.results.tracker.connection import KnownRun, read_known
+from parallel.results.tracker.connection import KnownRun, offline_parts, read_known
 from parallel.results.tracker.names import MOST_TAG, run_name, settings, tags
 from parallel.results.tracker.report_job import send_report
 from parallel.results.tracker.tracker import NAMES
@@ -213,6 +213,14 @@ def test_a_resumed_run_goes_on_as_the_same_run_and_a_new_one_does_not(tmp_path: 
     assert folders == [2, 1]
 
 
+def test_parts_of_a_run_that_are_kept_offline(tmp_path: Path) -> None:
+    names = [f"offline-run-20260101_120000-{rest}" for rest in ("a1", "a1-1", "a1-2", "a10", "b2-1")]
+    for name in names:
+        (tmp_path / "wandb" / name).mkdir(parents=True)
+    (tmp_path / "wandb" / names[0] / "run-a1.wandb.synced").touch()
+    assert [part.name for part in offline_parts(tmp_path, "a1")] == names[1:3]
+
+
 def test_a_damaged_file_of_the_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "wandb.json").write_text('{"id": 5}')
     with pytest.raises(ValueError, match=r"wandb\.json"):
@@ -283,7 +291,7 @@ def test_a_run_that_ended_before_its_baseline_gets_its_speedup(tmp_path: Path) -
     assert "speedup" not in summary_of(read_back(run_dir))
     assert "speedups of 1 run sent again" in send_report([tmp_path])
     first, second = sorted((run_dir / "wandb").glob("offline-run-*"), key=lambda path: path.name)
-    assert first.name.rpartition("-")[2] == second.name.rpartition("-")[2]
+    assert first.name.split("-")[3] == second.name.split("-")[3]
     (run_dir / "first").mkdir()
     (run_dir / "first" / "wandb").mkdir()
     first.rename(run_dir / "first" / "wandb" / first.name)

@@ -134,8 +134,12 @@ def begin(
 
 
 def offline_parts(directory: Path, run_id: str) -> list[Path]:
-    """Return the parts of a run that were kept offline and not uploaded since."""
-    parts = (directory / "wandb").glob(f"offline-run-*-{run_id}")
+    """Return the parts of a run that were kept offline and not uploaded since.
+
+    W&B numbers parts that begin in the same second: `offline-run-TIME-ID`, `offline-run-TIME-ID-1`, ….
+    """
+    folder = directory / "wandb"
+    parts = [*folder.glob(f"offline-run-*-{run_id}"), *folder.glob(f"offline-run-*-{run_id}-*")]
     return sorted(part for part in parts if not any(part.glob("*.wandb.synced")))
 
 
