@@ -21,10 +21,12 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from types import FrameType
 
 import psutil
 
+from parallel.config.signals import handled, ignored
 from parallel.config.stderr import print_to_stderr
 
 MARK = "PARALLEL_PROCESS_TREE"
@@ -172,33 +174,16 @@ def stops_raise() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(128 + number)
 
-    heard = [sign for sign in STOPS if not ignored(sign)]
-    before = {sign: signal.signal(sign, stop) for sign in heard}
-    try:
+    with handled([sign for sign in STOPS if not ignored(sign)], stop):
         yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
 
 
-def ignored(sign: signal.Signals) -> bool:
-    """Return whether this process ignores the signal, as it does SIGHUP under nohup."""
-    return signal.getsignal(sign) is signal.SIG_IGN
-
-
-@contextlib.contextmanager
-def stops_ignored() -> Iterator[None]:
+def stops_ignored() -> AbstractContextManager[None]:
     """Ignore signals while the tree is being ended, so that another Ctrl-C cannot leave part of it.
 
     The end takes only seconds.
     """
-    signs = (*STOPS, signal.SIGINT)
-    before = {sign: signal.signal(sign, signal.SIG_IGN) for sign in signs}
-    try:
-        yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
+    return handled((*STOPS, signal.SIGINT), signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -213,12 +198,7 @@ def stops_deferred(until: str) -> Iterator[None]:
         heard.append(number)
         os.write(2, f"{signal.Signals(number).name}: this command ends {until}\n".encode())
 
-    signs = [sign for sign in (*STOPS, signal.SIGINT) if not ignored(sign)]
-    before = {sign: signal.signal(sign, hear) for sign in signs}
-    try:
+    with handled([sign for sign in (*STOPS, signal.SIGINT) if not ignored(sign)], hear):
         yield
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
     if heard:
         signal.raise_signal(heard[0])

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from parallel.cli import process_tree
 from parallel.config import Config, require, require_number
 from parallel.config.checks import MOST_SECONDS, MOST_WORKERS
+from parallel.config.signals import ignored
 from parallel.emulation.description import Description
 from parallel.results.command_line import script_module
 from parallel.results.record_files import RECORD, read_record
@@ -244,7 +244,7 @@ def launcher_environment(job: Job, folder: Path, error_file: Path) -> dict[str, 
         # torchrun sets this only for several workers; the baseline must be treated alike.
         "OMP_NUM_THREADS": str(job.config.cluster.threads),
     }
-    if process_tree.ignored(signal.SIGHUP):
+    if ignored(signal.SIGHUP):
         # torchrun would end on a SIGHUP, also under nohup. (Older versions of torch ignore this.)
         variables["PET_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"
     return variables

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from parallel.config import one_line, printable, require
+from parallel.config.process import Process
 from parallel.config.stderr import print_to_stderr
 from parallel.config.typed import structure
 from parallel.emulation import devices
@@ -34,7 +35,6 @@ from parallel.emulation.holders import (
     SWITCH_NAMESPACES,
     SWITCH_SCRIPT,
     Holder,
-    Process,
     batch,
     entrances,
     kill_until_gone,

@@ -13,8 +13,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+from parallel.config.process import Process
 
 READY = "ready"
 STAY = "stay"
@@ -44,47 +45,6 @@ echo 1 2>/dev/null >/proc/sys/net/ipv6/conf/all/disable_ipv6 || true
 """
     + _HOLD
 )
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process for as long as it lives: its number may be given to another one afterwards."""
-
-    pid: int
-    started: int
-    """Time of its start in ticks since the machine's."""
-
-    @staticmethod
-    def of(pid: int) -> Process:
-        """Return the process that has this number now. Raises `ProcessLookupError` without one."""
-        started = _started(pid)
-        if started is None:
-            raise ProcessLookupError(pid)
-        return Process(pid, started)
-
-    @property
-    def lives(self) -> bool:
-        """Whether it has not ended. A zombie has."""
-        return _started(self.pid) == self.started
-
-    def send(self, number: int) -> None:
-        """Send a signal to this process, and to none that got its number; nothing if it has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            handle = os.pidfd_open(self.pid)
-            try:
-                if self.lives:  # so the handle is of this process
-                    signal.pidfd_send_signal(handle, number)
-            finally:
-                os.close(handle)
-
-
-def _started(pid: int) -> int | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    state, *fields = text.rpartition(")")[2].split()
-    return None if state in "ZX" else int(fields[18])
 
 
 class Holder:

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from types import FrameType
+from collections.abc import Mapping, Sequence
 from typing import IO
 
+from parallel.config.signals import handled, ignored
 from parallel.config.stderr import print_to_stderr
 from parallel.emulation.cluster import Cluster
 from parallel.emulation.description import address
@@ -75,7 +75,8 @@ def run(
     handed on, and the code is 128 + its number then. Raises `ValueError` if the cluster is in use.
     """
     heard: list[int] = []
-    with cluster.running(), _handling(heard):
+    taken = [sign for sign in HEARD if not ignored(sign)]
+    with cluster.running(), handled(taken, lambda number, frame: heard.append(number)):
         agents = []
         try:
             for host in range(len(workers)):
@@ -159,22 +160,6 @@ def _wait(agents: Sequence[_Agent], heard: list[int]) -> int:
                 )
             return code
         time.sleep(LOOK_S)
-
-
-@contextlib.contextmanager
-def _handling(heard: list[int]) -> Iterator[None]:
-    """Append the signals that this process receives to `heard`."""
-
-    def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
-
-    taken = [number for number in HEARD if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, hear) for number in taken}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _copy(source: IO[bytes], target: IO[str], prefix: str) -> None:

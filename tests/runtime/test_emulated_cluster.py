@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from parallel.config.process import Process
 from parallel.emulation import cluster as clusters
 from parallel.emulation.cluster import Cluster, find, require_delay, sweep, temporary, up
 from parallel.emulation.description import uniform
-from parallel.emulation.holders import Process, batch, kill_until_gone, processes_of
+from parallel.emulation.holders import batch, kill_until_gone, processes_of
 from parallel.results.environment import EMULATED
 from tests.support.commands import Start
 from tests.support.emulated import holders, interfaces, need_emulation, remove_all, said, use_folder
@@ -53,7 +54,7 @@ STALE = """
 import dataclasses, os, subprocess, sys
 from parallel.emulation import cluster
 from parallel.emulation.description import uniform
-from parallel.emulation.holders import Process
+from parallel.config.process import Process
 assert os.getpid() == 1
 other = subprocess.Popen(["sleep", "600"])
 ended = dataclasses.replace(Process.of(other.pid), started=1)

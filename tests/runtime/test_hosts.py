@@ -21,7 +21,7 @@ from parallel.runtime.communication.opening import open_world
 from tests.support.workers import Workers
 
 CPU = torch.device("cpu")
-KERNEL = ("boot", "ipc:[1]")
+KERNEL = "boot ipc:[1]"
 NETWORK = ("net:[1]", 1000)
 
 
@@ -45,8 +45,8 @@ class TestGroups:
     def test_by_files(self, sight: str, groups: list[tuple[int, ...]]) -> None:
         assert group_workers([KERNEL] * len(sight.split()), seen(sight)) == groups
 
-    @pytest.mark.parametrize("other", [("boot", "ipc:[2]"), ("later", "ipc:[1]")])
-    def test_a_folder_is_not_enough(self, other: tuple[str, str]) -> None:
+    @pytest.mark.parametrize("other", ["boot ipc:[2]", "later ipc:[1]"])
+    def test_a_folder_is_not_enough(self, other: str) -> None:
         """A network file system may show the same files to workers of other kernels and containers."""
         assert group_workers([KERNEL, other], seen("11 11")) == [(0,), (1,)]
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from parallel.config.process import Process
 from parallel.emulation.cluster import FOLDER, require_system, sweep
-from parallel.emulation.holders import Process, inside
+from parallel.emulation.holders import inside
 
 
 def need_emulation() -> None:

@@ -27,7 +27,8 @@ def nothing(*_: object) -> None:
 def on_host(hosts: tuple[int, ...]) -> Iterator[None]:
     """Make workers of different pretended hosts share no memory."""
     with patch(
-        "parallel.runtime.communication.hosts._kernel", lambda: (str(hosts[int(os.environ["RANK"])]), "")
+        "parallel.runtime.communication.hosts.kernel_namespace",
+        lambda kind: str(hosts[int(os.environ["RANK"])]),
     ):
         yield
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from parallel.cli.emulation_arguments import parse
+from parallel.config.process import Process
 from parallel.config.quantities import parse_delay, parse_rate
 from parallel.emulation import devices
 from parallel.emulation.cluster import Cluster, require_system
 from parallel.emulation.description import Description, Host, names, parse_percent, parse_workers, uniform
-from parallel.emulation.holders import Process, entrances, processes_of
+from parallel.emulation.holders import entrances, processes_of
 from parallel.emulation.processors import Processors
 from parallel.emulation.torchrun import _Agent, agent_command, command, variables
 from parallel.results.environment import EMULATED, describe_emulated

@@ -90,7 +90,7 @@ def started_by_hand(environments: list[dict[str, str]], kernels: Mapping[int, st
         except ValueError as error:
             errors.append(str(error))
 
-    with patch("parallel.runtime.communication.hosts._kernel", lambda: (kernels[of_thread.rank], "")):
+    with patch("parallel.runtime.communication.hosts.kernel_namespace", lambda kind: kernels[of_thread.rank]):
         threads = [threading.Thread(target=one, args=(rank,)) for rank in range(len(environments))]
         for thread in threads:
             thread.start()

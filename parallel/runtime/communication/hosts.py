@@ -30,10 +30,9 @@ from parallel.config import ClusterConfig
 from parallel.results.environment import memory_bytes
 from parallel.results.hosts import Host
 from parallel.runtime.communication.interface import chosen_interface
-from parallel.runtime.failure.host_names import boot_id, host_name
+from parallel.runtime.failure.host_names import host_name, kernel_namespace
 
 SHARED_MEMORY = Path("/dev/shm")
-IPC_NAMESPACE = Path("/proc/self/ns/ipc")
 
 Gather = Callable[[Any], list[Any]]
 """Returns every worker's plain value by rank."""
@@ -45,7 +44,7 @@ class Facts:
 
     probe: str
     """Name of its file in shared memory."""
-    kernel: tuple[str, str]
+    kernel: str
     """Boot id and IPC namespace."""
     name: str
     """Host name."""
@@ -69,7 +68,7 @@ def find_hosts(
     with _probe(_shared_folder(), rank) if size > 1 else contextlib.nullcontext("") as probe:
         own = Facts(
             probe=probe,
-            kernel=_kernel(),
+            kernel=kernel_namespace("ipc"),
             name=host_name(),
             cores=cores,
             threads=cluster.threads,
@@ -91,10 +90,10 @@ def locate(rank: int, size: int, gather: Gather) -> tuple[int, int, int]:
     `ValueError` as `find_hosts`.
     """
     with _probe(_shared_folder(), rank) as probe:
-        told = gather([probe, *_kernel()])
-        seen = gather([(_shared_folder() / name).exists() for name, *_ in told])
+        told = gather([probe, kernel_namespace("ipc")])
+        seen = gather([(_shared_folder() / name).exists() for name, _ in told])
         gather(None)  # the file lies there until all workers have looked
-    groups = group_workers([(boot, space) for _, boot, space in told], seen)
+    groups = group_workers([kernel for _, kernel in told], seen)
     index, own = next((index, group) for index, group in enumerate(groups) if rank in group)
     return own.index(rank), len(own), index
 
@@ -103,9 +102,7 @@ def _shared_folder() -> Path:
     return SHARED_MEMORY if SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
 
 
-def group_workers(
-    kernels: Sequence[tuple[str, str]], seen: Sequence[Sequence[bool]]
-) -> list[tuple[int, ...]]:
+def group_workers(kernels: Sequence[str], seen: Sequence[Sequence[bool]]) -> list[tuple[int, ...]]:
     """Return the workers of each host, in order, from what they share.
 
     `seen[a][b]` says whether worker a sees b's file. Raises `ValueError` if the ranks of a host are
@@ -132,7 +129,7 @@ def group_workers(
     return groups
 
 
-def _share(kernels: Sequence[tuple[str, str]], seen: Sequence[Sequence[bool]], a: int, b: int) -> bool:
+def _share(kernels: Sequence[str], seen: Sequence[Sequence[bool]], a: int, b: int) -> bool:
     return a == b or (kernels[a] == kernels[b] and seen[a][b] and seen[b][a])
 
 
@@ -164,7 +161,3 @@ def _probe(folder: Path, rank: int) -> Iterator[str]:
         yield path.name
     finally:
         path.unlink(missing_ok=True)
-
-
-def _kernel() -> tuple[str, str]:
-    return boot_id(), os.readlink(IPC_NAMESPACE) if IPC_NAMESPACE.is_symlink() else ""

@@ -8,21 +8,18 @@ several it may be the loopback, or a network that does not connect them.
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 from collections import defaultdict
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
 from parallel.config import require
-from parallel.runtime.failure.host_names import boot_id, describe_host
+from parallel.runtime.failure.host_names import describe_host, kernel_namespace
 
 LOOPBACK = "127.0.0.1"
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
-NETWORK_NAMESPACE = Path("/proc/self/ns/net")
 _ANY_PORT = 9
 """Connecting a datagram socket sends nothing."""
 
@@ -52,7 +49,7 @@ def find_endpoint(backend: str, store_host: str, environment: Mapping[str, str])
     every = _addresses()
     return Endpoint(
         NCCL if backend == "nccl" else GLOO,
-        f"{boot_id()} {os.readlink(NETWORK_NAMESPACE) if NETWORK_NAMESPACE.is_symlink() else ''}",
+        kernel_namespace("net"),
         interface,
         tuple(every[name][0] for name in interface.split(",") if name in every),
     )

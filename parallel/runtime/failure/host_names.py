@@ -32,6 +32,12 @@ def boot_id() -> str:
     return BOOT_ID.read_text().strip() if BOOT_ID.is_file() else socket.gethostname()
 
 
+def kernel_namespace(kind: str) -> str:
+    """Return a text that processes share which run on one kernel in one namespace: `net`, `ipc`, `pid`."""
+    path = Path(f"/proc/self/ns/{kind}")
+    return f"{boot_id()} {os.readlink(path) if path.is_symlink() else ''}"
+
+
 def numbered_host(environment: Mapping[str, str] = os.environ) -> str:
     """Return this host as `2 node17`; only the name if the launcher gives it no number."""
     return " ".join([*filter(None, [environment.get(NUMBER)]), host_name()])

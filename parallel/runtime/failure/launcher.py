@@ -15,19 +15,15 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-import psutil
+from parallel.config.process import Process
+from parallel.runtime.failure.host_names import kernel_namespace
 
 LAUNCHER = "PARALLEL_LAUNCHER"
 """Environment variable with the process of the launcher, see `launcher_text`."""
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-PID_NAMESPACE = Path("/proc/self/ns/pid")
 LOOK_S = 0.5
 """Interval between two looks at the launcher."""
 GRACE_S = 5.0
@@ -38,9 +34,10 @@ gone."""
 def launcher_text(run_id: str) -> str:
     """Return the text that states this process as the launcher of a run.
 
-    It is JSON: process id, start, the processes that it sees, run id.
+    It is JSON: process id, start, the namespace of process ids, run id.
     """
-    return json.dumps([os.getpid(), _started(os.getpid()), _visible(), run_id])
+    own = Process.of(os.getpid())
+    return json.dumps([own.pid, own.started, kernel_namespace("pid"), run_id])
 
 
 def watch_launcher(environment: Mapping[str, str]) -> None:
@@ -64,38 +61,15 @@ def _stated(environment: Mapping[str, str]) -> tuple[int, Callable[[], bool]] | 
     """
     if LAUNCHER not in environment:
         return None
-    pid, started, visible, run_id = json.loads(environment[LAUNCHER])
-    if visible != _visible() or run_id != environment["TORCHELASTIC_RUN_ID"]:
+    pid, started, seen_in, run_id = json.loads(environment[LAUNCHER])
+    if seen_in != kernel_namespace("pid") or run_id != environment["TORCHELASTIC_RUN_ID"]:
         return None
-    return pid, lambda: _started(pid) == started
+    return pid, lambda: Process(pid, started).lives
 
 
 def _parent() -> tuple[int, Callable[[], bool]]:
     pid = os.getppid()
     return pid, lambda: os.getppid() == pid
-
-
-def _started(pid: int) -> str | None:
-    """Return when a process started: a later one with its id has another text. None: it has ended."""
-    if sys.platform != "linux":
-        try:
-            return str(psutil.Process(pid).create_time())
-        except psutil.NoSuchProcess:
-            return None
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # proc(5): fields 3 and 22, after the name, which may have spaces. Unlike psutil's time, which is
-    # one of the day, ticks since the start of the machine stay the same when its clock is set.
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else fields[19]
-
-
-def _visible() -> str:
-    """Return a text that processes with the same process ids share: kernel and namespace."""
-    boot = BOOT_ID.read_text().strip() if BOOT_ID.is_file() else socket.gethostname()
-    return f"{boot} {os.readlink(PID_NAMESPACE) if PID_NAMESPACE.is_symlink() else ''}"
 
 
 def _watch(runs: Callable[[], bool], sentence: str) -> None:
